@@ -1,0 +1,187 @@
+"""The server's settings: a frozen tree. Flags, their help and the docs page are generated from these dataclasses.
+
+A field's metadata: `help` (one sentence), `flags` (other spellings on the command line), `choices`, `metavar`.
+The value None (or "auto") means: let `resolve` choose; what it chose, and why, is in the resolved tree and its reasons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, get_type_hints
+
+from radixmill.core.errors import CannotStart
+
+
+def option(default: Any, help: str, *, flags: tuple[str, ...] = (), choices: tuple[str, ...] = (), **more: Any) -> Any:
+    """A dataclass field that is also a command-line flag."""
+    meta = {"help": help, "flags": flags, "choices": choices, **more}
+    return field(default=default, metadata=meta)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and how its files are read."""
+
+    model: str = option(
+        "smollm2-135m-instruct",
+        "a folder (Hugging Face layout), a .gguf file, a hub id, or a short name of the catalogue",
+        flags=("--model-path",),
+        positional=True,
+    )
+    tokenizer: str | None = option(None, "folder or file of the tokenizer, if not the model's own", flags=("--tokenizer-path",))
+    revision: str | None = option(None, "branch, tag or commit of a hub id")
+    served_model_name: tuple[str, ...] = option((), "name(s) in the API; the first is the one shown")
+    load_format: str = option("auto", "where weights come from; dummy: random ones", choices=("auto", "safetensors", "gguf", "dummy"))
+    context_length: int | None = option(
+        None, "tokens a sequence may have, prompt and output together (8192, 32k, …)", flags=("--max-model-len",), size=True
+    )
+    chat_template: str | None = option(None, "a .jinja file to use instead of the model's own chat template")
+    allow_unknown_config: bool = option(False, "load although config.json has keys that we do not know")
+
+
+@dataclass(frozen=True)
+class ComputeOptions:
+    """How the numbers are computed."""
+
+    compute: str = option(
+        "fast",
+        "fast: int8 activations on quantised weights, f16 KV; exact: f32 activations and KV over the same weights",
+        choices=("fast", "exact"),
+    )
+    backend: str = option("auto", "who computes; reference is plain NumPy", choices=("auto", "cpu", "reference"))
+    threads: int | None = option(None, "compute threads; default: the cores this process may use")
+    isa: str = option("auto", "instruction set of the C++ kernels", choices=("auto", "avx2", "portable"))
+
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """The KV cache."""
+
+    page_size: int = option(64, "positions in a page of the KV cache")
+    kv_cache_bytes: int | None = option(None, "bytes for the KV cache (512m, 4g, …); default: a quarter of free memory, at most 1g", size=True)
+    max_total_tokens: int | None = option(None, "tokens the KV cache holds; overrides --kv-cache-bytes", size=True)
+    prefix_cache: bool = option(True, "keep the KV of finished prompts and outputs for reuse", off=("--no-prefix-cache", "--disable-radix-cache"))
+
+
+@dataclass(frozen=True)
+class ScheduleOptions:
+    """Who runs next."""
+
+    max_running_requests: int = option(64, "sequences that run at once")
+    schedule_policy: str = option("fcfs", "order of the queue: first come first served, or longest cached prefix first with ageing", choices=("fcfs", "lpm"))
+    step_tokens: int = option(512, "most tokens computed in one step; adapts downwards so that a step takes at most a second", flags=("--chunked-prefill-size",))
+    step_seconds: float = option(1.0, "how long a step may take; the token budget follows what was measured")
+    overlap: bool = option(False, "schedule the next step while the device computes this one")
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """The HTTP side."""
+
+    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 opens the server to the network")
+    port: int = option(30000, "port to listen on; 0 picks a free one")
+    api_key: tuple[str, ...] = option((), "key(s) that clients must send as a bearer token", secret=True)
+    sampling_defaults: str = option("model", "model: defaults from generation_config.json; openai: temperature 1, top_p 1", choices=("model", "openai"))
+    strict_fields: bool = option(False, "answer 400 to request fields we have never heard of instead of naming them in X-RadixMill-Ignored")
+    max_body_bytes: int = option(32 << 20, "largest request body", size=True)
+    max_queued_requests: int = option(1024, "requests that may be in flight or waiting; more get 429")
+    drain_timeout: float = option(30.0, "seconds to finish live requests after SIGTERM")
+    log_level: str = option("info", "what is logged", choices=("debug", "info", "warning", "error"))
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of one server."""
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    compute: ComputeOptions = field(default_factory=ComputeOptions)
+    cache: CacheOptions = field(default_factory=CacheOptions)
+    schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
+    server: ServerOptions = field(default_factory=ServerOptions)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the machine has, as far as settings depend on it."""
+
+    cores: int
+    free_bytes: int
+    isa: str  # best instruction set that a compiled kernel and this machine share; "" without compiled kernels
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What settings need to know of the model."""
+
+    context: int
+    kv_bytes_per_token: int
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Settings with every "auto" replaced, the sizes that follow from them, and a sentence for each choice."""
+
+    config: Config
+    pages: int
+    context: int
+    context_reason: str
+    reasons: tuple[str, ...]
+
+
+# A lone sequence may need two pages more than its tokens fill: the copy of a partly matched page, and its own prompt's
+# ragged tail, which the tree adopts.
+SPARE_PAGES = 2
+
+
+def resolve(config: Config, hardware: Hardware, model: ModelFacts) -> Resolved:
+    """Choose what was left open. Pure: the same arguments give the same answer."""
+    reasons: list[str] = []
+    compute, cache = config.compute, config.cache
+    if compute.backend == "auto":
+        compute = replace(compute, backend="cpu" if hardware.isa else "reference")
+        reasons.append(f"backend {compute.backend}: " + ("compiled kernels found" if hardware.isa else "no compiled kernels, NumPy instead (slow)"))
+    if compute.backend == "cpu" and not hardware.isa:
+        raise CannotStart("--backend cpu needs the compiled kernels, which are not installed", "Install a C++17 compiler and reinstall, or use --backend reference")
+    if compute.isa == "auto":
+        compute = replace(compute, isa=hardware.isa if compute.backend == "cpu" else "numpy")
+    if compute.threads is None:
+        compute = replace(compute, threads=hardware.cores)
+        reasons.append(f"threads {hardware.cores}: the cores this process may use")
+    tokens, why = _kv_tokens(cache, hardware, model)
+    pages = max(tokens // cache.page_size, 0)
+    wanted = config.model.context_length or model.context
+    if wanted > model.context:
+        raise CannotStart(f"--context-length {wanted} is more than the model's {model.context} tokens", "Lower it")
+    room = (pages - SPARE_PAGES) * cache.page_size
+    if room < min(wanted, cache.page_size):
+        raise CannotStart(
+            f"too little memory for the KV cache: {why} gives {max(room, 0)} tokens at {model.kv_bytes_per_token} bytes each",
+            "Free memory, or raise --kv-cache-bytes",
+        )
+    if config.model.context_length and room < wanted:
+        raise CannotStart(f"the KV cache holds {room} tokens ({why}), fewer than --context-length {wanted}", "Raise --kv-cache-bytes or lower --context-length")
+    context = min(wanted, room)
+    source = "--context-length" if config.model.context_length else "the model's own"
+    context_reason = f"{context}: {source}" if context == wanted else f"{context}: what the KV cache holds ({why}); the model takes {wanted}"
+    reasons += [f"KV cache {pages} pages of {cache.page_size} tokens: {why}", f"context {context_reason}"]
+    return Resolved(replace(config, compute=compute, cache=cache), pages, context, context_reason, tuple(reasons))
+
+
+def _kv_tokens(cache: CacheOptions, hardware: Hardware, model: ModelFacts) -> tuple[int, str]:
+    if cache.max_total_tokens is not None:
+        return cache.max_total_tokens, "--max-total-tokens"
+    if cache.kv_cache_bytes is not None:
+        return cache.kv_cache_bytes // model.kv_bytes_per_token, "--kv-cache-bytes"
+    budget = min(1 << 30, hardware.free_bytes // 4)
+    return budget // model.kv_bytes_per_token, f"{budget >> 20} MiB, the lesser of 1 GiB and a quarter of free memory"
+
+
+def walk(cls: type, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], type, Any]]:
+    """Every leaf of a tree of option dataclasses: (path, type, dataclass field)."""
+    hints = get_type_hints(cls)
+    for f in fields(cls):
+        if is_dataclass(hints[f.name]):
+            yield from walk(hints[f.name], (*prefix, f.name))
+        else:
+            yield (*prefix, f.name), hints[f.name], f

@@ -1,0 +1,104 @@
+"""Errors that know their HTTP face.
+
+    RadixMillError
+    ├── CannotStart                 command line: one line, exit code 2
+    │   └── BadModel                the model's files or its architecture are not what we can serve
+    └── ServeError                  an answer to a client; status, type, code, param
+        ├── BadRequest          400
+        │   └── ContextTooLong  400  context_length_exceeded
+        ├── Unauthorized        401  invalid_api_key
+        ├── NotFound            404
+        │   └── UnknownModel    404  model_not_found
+        ├── TooLarge            413
+        ├── Overloaded          429  rate_limit_exceeded
+        ├── EngineFailed        500
+        └── NotReady            503
+
+Asserts are for our bugs; these are for users and machines.
+"""
+
+from __future__ import annotations
+
+
+class RadixMillError(Exception):
+    """Root of everything RadixMill raises on purpose."""
+
+
+class CannotStart(RadixMillError):
+    """The command cannot go on: `message` says what is wrong, `hint` what to do. Exit code 2, no traceback."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(f"{message}. {hint}" if hint else message)
+        self.message, self.hint = message, hint
+
+
+class BadModel(CannotStart):
+    """The model's files are missing, damaged, or of an architecture that has no model file here."""
+
+
+class ServeError(RadixMillError):
+    """An error that is the answer to a request."""
+
+    status: int = 500
+    type: str = "server_error"
+    code: str | None = None
+
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message, self.param, self.retry_after = message, param, retry_after
+        if code is not None:
+            self.code = code
+
+    def body(self) -> dict[str, dict[str, str | None]]:
+        """OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+class BadRequest(ServeError):
+    status, type = 400, "invalid_request_error"
+
+
+class ContextTooLong(BadRequest):
+    code = "context_length_exceeded"
+
+    def __init__(self, prompt: int, wanted: int, limit: int, *, param: str = "messages") -> None:
+        """`prompt` tokens in the prompt, `wanted` more to generate, `limit` what the server's context holds."""
+        asked = f" and {wanted} more were requested" if wanted else ""
+        super().__init__(
+            f"This model's maximum context length is {limit} tokens, but the prompt has {prompt} tokens{asked} "
+            f"({prompt + wanted} in all). Shorten the prompt or lower max_tokens.",
+            param=param,
+        )
+
+
+class Unauthorized(ServeError):
+    status, type, code = 401, "invalid_request_error", "invalid_api_key"
+
+
+class NotFound(ServeError):
+    status, type, code = 404, "invalid_request_error", "not_found"
+
+
+class UnknownModel(NotFound):
+    code = "model_not_found"
+
+    def __init__(self, name: str, served: tuple[str, ...]) -> None:
+        super().__init__(f"The model `{name}` does not exist here; this server has: {', '.join(served)}.", param="model")
+
+
+class TooLarge(ServeError):
+    status, type, code = 413, "invalid_request_error", "request_too_large"
+
+
+class Overloaded(ServeError):
+    status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
+
+
+class EngineFailed(ServeError):
+    status, type, code = 500, "server_error", "internal_error"
+
+
+class NotReady(ServeError):
+    status, type, code = 503, "server_error", "not_ready"

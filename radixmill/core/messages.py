@@ -1,0 +1,118 @@
+"""Everything that crosses the waist between front and engine: two closed unions.
+
+    front → engine   Submit | Cancel | Control
+    engine → front   Ready | Deltas | Reply          (Died is made by the link itself)
+
+A sequence id is unique among the live sequences of one front. `TokenDelta.at` is the output index of its first token:
+a receiver drops what it holds already, and a gap is a bug.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from radixmill.core.request import GenerateRequest
+from radixmill.core.spec import ModelSpec
+
+EndReason = Literal["stop", "length", "cancelled", "failed"]
+
+
+class SeqStart(Struct, frozen=True, array_like=True):
+    """One sequence of a request: where it draws its random numbers from, and what it has said already."""
+
+    seq: int
+    seed: int
+    output: tuple[int, ...] = ()
+
+
+class Submit(Struct, tag=True, frozen=True):
+    """Run these sequences of one request. After a respawn, the same message with the outputs so far."""
+
+    request: GenerateRequest
+    seqs: tuple[SeqStart, ...]
+
+
+class Cancel(Struct, tag=True, frozen=True):
+    """Stop this sequence; idempotent. Its end comes back as a delta if it was still live."""
+
+    seq: int
+
+
+class Control(Struct, tag=True, frozen=True):
+    """A question or an order that is not about one sequence: `flush_cache`, `stats`, …; answered by a Reply."""
+
+    id: int
+    verb: str
+    args: dict[str, Any] = {}
+
+
+ToEngine = Submit | Cancel | Control
+
+
+class Usage(Struct, frozen=True, array_like=True):
+    """Tokens of one sequence: prompt, output (the end token counts), and prompt tokens found in the cache."""
+
+    prompt: int
+    completion: int
+    cached: int
+
+
+class End(Struct, frozen=True):
+    """Why a sequence ended. `token` is the stop token that ended it; `detail` explains a failure."""
+
+    reason: EndReason
+    usage: Usage
+    token: int | None = None
+    detail: str = ""
+
+
+class TokenLogprob(Struct, frozen=True, array_like=True):
+    """Log-softmax of the model's unmodified logits: the chosen token's, and the most likely `(id, logprob)`s."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class TokenDelta(Struct, frozen=True, array_like=True):
+    """New tokens of one sequence, or its end, or both."""
+
+    seq: int
+    at: int
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    end: End | None = None
+    cached: int | None = None  # prompt tokens found in the cache, on the first delta after an admission
+
+
+class Deltas(Struct, tag=True, frozen=True):
+    """All that one step has for one front."""
+
+    items: tuple[TokenDelta, ...]
+
+
+class Ready(Struct, tag=True, frozen=True):
+    """The engine serves. Sent once on every new connection."""
+
+    spec: ModelSpec
+    incarnation: int
+
+
+class Reply(Struct, tag=True, frozen=True):
+    """The answer to the Control of the same id."""
+
+    id: int
+    ok: bool
+    data: dict[str, Any] = {}
+    error: str = ""
+
+
+class Died(Struct, tag=True, frozen=True):
+    """The engine's connection broke. Never sent: the client half of the link makes it."""
+
+    incarnation: int
+    detail: str = ""
+
+
+FromEngine = Ready | Deltas | Reply | Died

@@ -1,0 +1,106 @@
+"""All the device needs for one step, and what comes back. Arrays are NumPy on the host.
+
+Alphabet: R rows of the step (one per sequence that runs in it), T tokens of the step, P page size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixmill.core.messages import TokenLogprob
+from radixmill.core.request import SamplingParams
+from radixmill.core.spec import ModelSpec
+
+LAST_SAMPLED = -1  # in StepPlan.tokens: the token this slot sampled in the step before, which only the device knows
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """A sequence takes a slot: what its sampler must know. `output` is what it has said before (resumed, preempted)."""
+
+    slot: int
+    sampling: SamplingParams
+    seed: int
+    prompt: tuple[int, ...]
+    output: tuple[int, ...]
+    stop_ids: frozenset[int]  # tokens that end it; masked until min_tokens are out
+
+
+@dataclass(frozen=True, slots=True)
+class PageCopy:
+    """Before the forward pass: copy the first `tokens` positions of page `src` to page `dst`, in every layer of the group."""
+
+    group: int
+    src: int
+    dst: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class PageTable:
+    """The pages of each row, flat: row r has ids[starts[r]:starts[r + 1]], which cover its positions from 0 on."""
+
+    ids: NDArray[np.int32]  # [Σ]
+    starts: NDArray[np.int32]  # [R + 1]
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One step. Row r computes positions [starts[r], starts[r] + counts[r]) of the sequence in slot slots[r]."""
+
+    step: int
+    slots: NDArray[np.int32]  # [R]
+    starts: NDArray[np.int32]  # [R]
+    counts: NDArray[np.int32]  # [R], ≥ 1, sum = T
+    tokens: NDArray[np.int64]  # [T] row after row; LAST_SAMPLED where the device holds the token
+    samples: NDArray[np.bool_]  # [R] whether the row's last position is sampled
+    pages: tuple[PageTable, ...]  # per KV group; row r's pages cover [0, starts[r] + counts[r])
+    admits: tuple[Admit, ...] = ()  # before anything else
+    copies: tuple[PageCopy, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        return len(self.slots)
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step sampled: for each row the token, or −1 where the plan asked for none."""
+
+    step: int
+    tokens: NDArray[np.int64]  # [R]
+    logprobs: tuple[TokenLogprob | None, ...] = ()  # [R], or empty where no row wants any
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """Grammar masks for the sampled rows: packed bits, 1 = allowed."""
+
+    rows: dict[int, NDArray[np.uint32]] = field(default_factory=dict)  # row → [⌈V/32⌉]
+
+
+class Ticket(Protocol):
+    """A launched step."""
+
+    def sample(self, masks: Masks | None) -> None:
+        """Draw the tokens; masks may have been filled while the forward pass ran."""
+
+    def result(self) -> StepResult:
+        """Wait for the tokens. Called once, after `sample`."""
+
+
+class Executor(Protocol):
+    """Runs plans, in the order they are launched."""
+
+    spec: ModelSpec
+
+    def launch(self, plan: StepPlan) -> Ticket: ...
+
+    def stats(self) -> dict[str, Any]: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,61 @@
+"""What a client asked for, validated. Only the front makes these; nobody behind it checks them again."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+_MASK64 = (1 << 64) - 1
+
+
+class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How tokens are drawn. Defaults leave the model's distribution as it is.
+
+    Order on the logits: penalties → bias → grammar mask → temperature → top-k → top-p → min-p, each on the
+    renormalised rest; then the inverse CDF over the kept tokens in id order.
+    """
+
+    max_tokens: int
+    min_tokens: int = 0
+    temperature: float = 1.0  # 0 takes the most likely token, the lower id of equals
+    top_k: int = 0  # 0: all
+    top_p: float = 1.0  # 0 is greedy
+    min_p: float = 0.0
+    presence_penalty: float = 0.0  # over output tokens
+    frequency_penalty: float = 0.0  # over output tokens
+    repetition_penalty: float = 1.0  # over prompt and output tokens, as in Hugging Face's generate
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    stop_token_ids: tuple[int, ...] = ()  # besides the model's own end tokens
+    ignore_eos: bool = False
+    logprobs: int | None = None  # None: none; k: the chosen token's, and the k most likely
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0.0 or self.top_p == 0.0 or self.top_k == 1
+
+
+class GenerateRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One prompt and how to continue it; the constant half of a record."""
+
+    id: str
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+    tenant: str = ""  # salts the cache namespace: tenants can't probe each other's prompts
+    priority: int = 0  # higher runs first
+    deadline: float | None = None  # seconds since the epoch
+    adapter: str | None = None
+    numerics: str | None = None  # refuse any other numerics id
+    arrived: float = 0.0  # seconds since the epoch, at the front
+    trace: str | None = None
+
+
+def splitmix64(x: int) -> int:
+    """The output function of SplitMix64 (Steele, Lea, Flood 2014) for state `x`; 64 bits in, 64 bits out."""
+    x = (x + 0x9E3779B97F4A7C15) & _MASK64
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK64
+    return x ^ (x >> 31)
+
+
+def choice_seed(seed: int, choice: int) -> int:
+    """The seed of choice `choice` (prompt-major) of a request seeded `seed`: the seed itself for the first."""
+    return seed & _MASK64 if choice == 0 else splitmix64((seed + choice) & _MASK64)

@@ -1,0 +1,34 @@
+"""What front and engine know of a model: numbers, no arrays."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class KVGroup(Struct, frozen=True):
+    """Layers whose KV lives and dies together."""
+
+    layers: tuple[int, ...]
+    bytes_per_token: int  # all layers of the group together
+    pages: int  # how many the pool holds
+    window: int | None = None  # positions a query looks back, itself included; None: all
+
+
+class ModelSpec(Struct, frozen=True, kw_only=True):
+    """The model as the other rooms see it."""
+
+    name: str
+    architecture: str
+    vocab_size: int
+    context: int  # max_model_len: the model's own, or less where the KV pool is smaller
+    context_reason: str = ""
+    eos_ids: tuple[int, ...] = ()
+    page_size: int = 64
+    slots: int = 64  # sequences that can run at once
+    kv_groups: tuple[KVGroup, ...] = ()
+    numerics: str = ""  # equal ids give equal bytes
+    compute: str = "fast"
+    isa: str = ""
+    modalities: tuple[str, ...] = ("text",)
+    notes: tuple[str, ...] = ()  # why settings are what they are
+    phases: tuple[tuple[str, float], ...] = ()  # start-up: what was done, seconds

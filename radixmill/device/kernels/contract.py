@@ -1,0 +1,145 @@
+"""The op contract: everything a model may ask of a backend, with shapes and units.
+
+`reference/` implements all of it in plain NumPy and is the specification; `cpu/` speeds up what it can. Arrays are opaque
+to everything above: allocate, pass, slice along the first axis, reshape.
+
+Alphabet: T tokens of the step, R rows (one per sequence), N outputs, K inputs, H query heads, G key/value heads, D head
+size, P page size, V vocabulary. Activations are float32, C-contiguous.
+
+Batch invariance is part of the contract: the bits of a token's result depend on that token's own inputs alone, never on
+T, R, its place in the batch, where a prefill was cut, or the number of threads. No op may choose its algorithm by T or R.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = Any  # a backend's buffer: numpy.ndarray on CPU
+Mode = Literal["fast", "exact"]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A matrix as its file stores it, row-major: N rows (outputs) of K values.
+
+    `kind`: "F32", "F16", "BF16" (`data` is float32 / float16 / uint16, [N, K]), or a GGML block type such as "Q4_1",
+    "Q8_0", "Q6_K" (`data` is uint8, [N, bytes per row]). `data` may be a view of a memory map; pack() copies what it keeps.
+    """
+
+    kind: str
+    shape: tuple[int, int]
+    data: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A matrix in a backend's compute format. Only the backend that packed it looks inside `parts`."""
+
+    format: str  # "f32", "f16", "bf16", "w4", "w8", …
+    shape: tuple[int, int]  # [N, K]
+    parts: tuple[Any, ...]
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class AttentionParams:
+    """What differs between layers."""
+
+    scale: float
+    window: int | None = None  # a query at position t sees keys in (t − window, t]; None: all up to t
+    softcap: float | None = None  # scores become softcap · tanh(score / softcap), before the mask
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Which queries of the batch belong to which row, and where each row's keys lie.
+
+    Row r has queries [query_starts[r], query_starts[r + 1]) at positions starts[r], starts[r] + 1, …; its keys at
+    position p are slot p mod P of page page_ids[page_starts[r] + p // P]. A query sees keys up to its own position.
+    """
+
+    query_starts: NDArray[np.int32]  # [R + 1]
+    starts: NDArray[np.int32]  # [R]
+    page_ids: NDArray[np.int32]
+    page_starts: NDArray[np.int32]  # [R + 1]
+    page_size: int
+
+
+class Ops(Protocol):
+    """One backend, opened in one compute mode."""
+
+    name: str  # "reference", "cpu"
+    isa: str  # "numpy", "avx2", "portable"
+    version: str  # changes whenever any op's bits do; part of the numerics id
+    mode: Mode
+    threads: int
+
+    def table(self) -> dict[str, str]:
+        """Which implementation serves which op, for `radixmill doctor`."""
+
+    def packs(self, kind: str) -> str | None:
+        """The compute format that takes this stored kind without loss; None: it must be widened to F32 first."""
+
+    def pack(self, stored: Stored) -> Weight: ...
+
+    def array(self, values: NDArray[Any]) -> Array:
+        """A vector or table (norm weight, bias, rope table) as this backend's float32 buffer."""
+
+    def linear(self, x: Array, weight: Weight, bias: Array | None = None) -> Array:
+        """x [T, K] · weightᵀ → [T, N], the sum over K in one fixed order.
+
+        In `fast` mode, formats with quantised codes see x as int8: per group of 32 values, scale = max|x| / 127 and
+        codes round half to even. In `exact` mode, and for f32/f16/bf16 always, x is float32 and so is the sum.
+        """
+
+    def embed(self, ids: NDArray[np.int64], weight: Weight, scale: float = 1.0) -> Array:
+        """ids [T] → rows of weight, times scale, [T, K], dequantised exactly."""
+
+    def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
+        """x / sqrt(mean(x²) + eps) · weight over the last axis; x [..., K], weight [K]."""
+
+    def add(self, x: Array, y: Array) -> Array:
+        """x + y; may reuse x's memory."""
+
+    def scale(self, x: Array, by: float) -> Array: ...
+
+    def softcap(self, x: Array, cap: float) -> Array:
+        """cap · tanh(x / cap)."""
+
+    def gated(self, gate_up: Array, activation: Literal["silu", "gelu_tanh", "gelu"]) -> Array:
+        """gate_up [T, 2F] → activation(gate) · up, [T, F]; gate is the first half."""
+
+    def rope(self, x: Array, positions: NDArray[np.int32], cos: Array, sin: Array) -> Array:
+        """Rotate halves: x [T, H, D]; cos and sin [positions, r/2] with r ≤ D rotated dimensions (the first r).
+
+        Pair (i, i + r/2) of a head turns by its angle at positions[t]. May reuse x's memory.
+        """
+
+    def kv_alloc(self, pages: int, page_size: int, heads: int, dim: int, *, value_dim: int | None = None) -> Array:
+        """One layer's key and value pages: float16 in `fast` mode, float32 in `exact`. Opaque."""
+
+    def kv_bytes_per_token(self, heads: int, dim: int) -> int:
+        """Bytes one layer keeps per token, keys and values together."""
+
+    def kv_store(self, kv: Array, k: Array, v: Array, ragged: Ragged) -> None:
+        """Write k, v [T, G, D] at the batch's own positions."""
+
+    def kv_copy(self, kv: Array, src: int, dst: int, tokens: int) -> None:
+        """Copy the first `tokens` positions of page src to page dst."""
+
+    def attention(self, q: Array, kv: Array, ragged: Ragged, params: AttentionParams) -> Array:
+        """q [T, H, D] against the row's stored keys → [T, H, D]. Head h reads key head h // (H / G).
+
+        Keys are walked in the order of their positions, page by page; the softmax is float32. Stale slots beyond a
+        query's position, whatever they hold (NaN too), never reach the result.
+        """
+
+    def gather(self, x: Array, rows: NDArray[np.int32]) -> Array:
+        """x [T, K], rows [R] → [R, K]."""
+
+    def numpy(self, x: Array) -> NDArray[np.float32]:
+        """The values on the host."""

@@ -1,0 +1,15 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from radixmill.store.catalogue import pull
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The embedded model's GGUF file, fetched into the cache if need be."""
+    return pull("smollm2-135m-instruct").root
