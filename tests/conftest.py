@@ -9,6 +9,12 @@ import pytest
 from radixmill.store.catalogue import pull
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--chaos", type=int, default=0, help="seconds of engine kills under load (tests/e2e/test_recovery.py)"
+    )
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The embedded model's GGUF file, fetched into the cache if need be."""

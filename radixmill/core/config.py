@@ -29,12 +29,19 @@ class ModelOptions:
         flags=("--model-path",),
         positional=True,
     )
-    tokenizer: str | None = option(None, "folder or file of the tokenizer, if not the model's own", flags=("--tokenizer-path",))
+    tokenizer: str | None = option(
+        None, "folder or file of the tokenizer, if not the model's own", flags=("--tokenizer-path",)
+    )
     revision: str | None = option(None, "branch, tag or commit of a hub id")
     served_model_name: tuple[str, ...] = option((), "name(s) in the API; the first is the one shown")
-    load_format: str = option("auto", "where weights come from; dummy: random ones", choices=("auto", "safetensors", "gguf", "dummy"))
+    load_format: str = option(
+        "auto", "where weights come from; dummy: random ones", choices=("auto", "safetensors", "gguf", "dummy")
+    )
     context_length: int | None = option(
-        None, "tokens a sequence may have, prompt and output together (8192, 32k, …)", flags=("--max-model-len",), size=True
+        None,
+        "tokens a sequence may have, prompt and output together (8192, 32k, …)",
+        flags=("--max-model-len",),
+        size=True,
     )
     chat_template: str | None = option(None, "a .jinja file to use instead of the model's own chat template")
     allow_unknown_config: bool = option(False, "load although config.json has keys that we do not know")
@@ -59,9 +66,15 @@ class CacheOptions:
     """The KV cache."""
 
     page_size: int = option(64, "positions in a page of the KV cache")
-    kv_cache_bytes: int | None = option(None, "bytes for the KV cache (512m, 4g, …); default: a quarter of free memory, at most 1g", size=True)
+    kv_cache_bytes: int | None = option(
+        None, "bytes for the KV cache (512m, 4g, …); default: a quarter of free memory, at most 1g", size=True
+    )
     max_total_tokens: int | None = option(None, "tokens the KV cache holds; overrides --kv-cache-bytes", size=True)
-    prefix_cache: bool = option(True, "keep the KV of finished prompts and outputs for reuse", off=("--no-prefix-cache", "--disable-radix-cache"))
+    prefix_cache: bool = option(
+        True,
+        "keep the KV of finished prompts and outputs for reuse",
+        off=("--no-prefix-cache", "--disable-radix-cache"),
+    )
 
 
 @dataclass(frozen=True)
@@ -69,8 +82,16 @@ class ScheduleOptions:
     """Who runs next."""
 
     max_running_requests: int = option(64, "sequences that run at once")
-    schedule_policy: str = option("fcfs", "order of the queue: first come first served, or longest cached prefix first with ageing", choices=("fcfs", "lpm"))
-    step_tokens: int = option(512, "most tokens computed in one step; adapts downwards so that a step takes at most a second", flags=("--chunked-prefill-size",))
+    schedule_policy: str = option(
+        "fcfs",
+        "order of the queue: first come first served, or longest cached prefix first with ageing",
+        choices=("fcfs", "lpm"),
+    )
+    step_tokens: int = option(
+        512,
+        "most tokens computed in one step; adapts downwards so that a step takes at most a second",
+        flags=("--chunked-prefill-size",),
+    )
     step_seconds: float = option(1.0, "how long a step may take; the token budget follows what was measured")
     overlap: bool = option(False, "schedule the next step while the device computes this one")
 
@@ -82,8 +103,14 @@ class ServerOptions:
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 opens the server to the network")
     port: int = option(30000, "port to listen on; 0 picks a free one")
     api_key: tuple[str, ...] = option((), "key(s) that clients must send as a bearer token", secret=True)
-    sampling_defaults: str = option("model", "model: defaults from generation_config.json; openai: temperature 1, top_p 1", choices=("model", "openai"))
-    strict_fields: bool = option(False, "answer 400 to request fields we have never heard of instead of naming them in X-RadixMill-Ignored")
+    sampling_defaults: str = option(
+        "model",
+        "model: defaults from generation_config.json; openai: temperature 1, top_p 1",
+        choices=("model", "openai"),
+    )
+    strict_fields: bool = option(
+        False, "answer 400 to request fields we have never heard of instead of naming them in X-RadixMill-Ignored"
+    )
     max_body_bytes: int = option(32 << 20, "largest request body", size=True)
     max_queued_requests: int = option(1024, "requests that may be in flight or waiting; more get 429")
     drain_timeout: float = option(30.0, "seconds to finish live requests after SIGTERM")
@@ -140,9 +167,15 @@ def resolve(config: Config, hardware: Hardware, model: ModelFacts) -> Resolved:
     compute, cache = config.compute, config.cache
     if compute.backend == "auto":
         compute = replace(compute, backend="cpu" if hardware.isa else "reference")
-        reasons.append(f"backend {compute.backend}: " + ("compiled kernels found" if hardware.isa else "no compiled kernels, NumPy instead (slow)"))
+        reasons.append(
+            f"backend {compute.backend}: "
+            + ("compiled kernels found" if hardware.isa else "no compiled kernels, NumPy instead (slow)")
+        )
     if compute.backend == "cpu" and not hardware.isa:
-        raise CannotStart("--backend cpu needs the compiled kernels, which are not installed", "Install a C++17 compiler and reinstall, or use --backend reference")
+        raise CannotStart(
+            "--backend cpu needs the compiled kernels, which are not installed",
+            "Install a C++17 compiler and reinstall, or use --backend reference",
+        )
     if compute.isa == "auto":
         compute = replace(compute, isa=hardware.isa if compute.backend == "cpu" else "numpy")
     if compute.threads is None:
@@ -160,10 +193,17 @@ def resolve(config: Config, hardware: Hardware, model: ModelFacts) -> Resolved:
             "Free memory, or raise --kv-cache-bytes",
         )
     if config.model.context_length and room < wanted:
-        raise CannotStart(f"the KV cache holds {room} tokens ({why}), fewer than --context-length {wanted}", "Raise --kv-cache-bytes or lower --context-length")
+        raise CannotStart(
+            f"the KV cache holds {room} tokens ({why}), fewer than --context-length {wanted}",
+            "Raise --kv-cache-bytes or lower --context-length",
+        )
     context = min(wanted, room)
     source = "--context-length" if config.model.context_length else "the model's own"
-    context_reason = f"{context}: {source}" if context == wanted else f"{context}: what the KV cache holds ({why}); the model takes {wanted}"
+    context_reason = (
+        f"{context}: {source}"
+        if context == wanted
+        else f"{context}: what the KV cache holds ({why}); the model takes {wanted}"
+    )
     reasons += [f"KV cache {pages} pages of {cache.page_size} tokens: {why}", f"context {context_reason}"]
     return Resolved(replace(config, compute=compute, cache=cache), pages, context, context_reason, tuple(reasons))
 

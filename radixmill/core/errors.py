@@ -85,7 +85,9 @@ class UnknownModel(NotFound):
     code = "model_not_found"
 
     def __init__(self, name: str, served: tuple[str, ...]) -> None:
-        super().__init__(f"The model `{name}` does not exist here; this server has: {', '.join(served)}.", param="model")
+        super().__init__(
+            f"The model `{name}` does not exist here; this server has: {', '.join(served)}.", param="model"
+        )
 
 
 class TooLarge(ServeError):

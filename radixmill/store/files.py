@@ -1,7 +1,8 @@
-"""The files of one model, found."""
+"""The files of one model, found; and the folder that keeps what we fetched."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,3 +23,18 @@ class ModelFiles:
     def folder(self) -> Path:
         """Where side files (tokenizer.json, chat_template.jinja, generation_config.json) lie."""
         return self.root.parent if self.is_gguf else self.root
+
+
+def models_folder() -> Path:
+    """`models` under $RADIXMILL_CACHE, else under $XDG_CACHE_HOME/radixmill, else under ~/.cache/radixmill."""
+    if own := os.environ.get("RADIXMILL_CACHE"):
+        return Path(own).expanduser() / "models"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "radixmill" / "models"
+
+
+def file_bytes(path: Path) -> int:
+    """Bytes of a file, or of all files under a folder."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

@@ -1,0 +1,30 @@
+"""The blocks that models are made of. Built once from a Build, called with activations and a ForwardBatch."""
+
+from __future__ import annotations
+
+from radixmill.device.layers.attention import Attention, AttentionShape
+from radixmill.device.layers.batch import ForwardBatch
+from radixmill.device.layers.build import Build, Part, Parts, Tensors
+from radixmill.device.layers.embed import Embedding, Head
+from radixmill.device.layers.linear import Linear
+from radixmill.device.layers.mlp import MLP, Activation
+from radixmill.device.layers.norm import Norm
+from radixmill.device.layers.rope import Rope, RopeSpec
+
+__all__ = [
+    "MLP",
+    "Activation",
+    "Attention",
+    "AttentionShape",
+    "Build",
+    "Embedding",
+    "ForwardBatch",
+    "Head",
+    "Linear",
+    "Norm",
+    "Part",
+    "Parts",
+    "Rope",
+    "RopeSpec",
+    "Tensors",
+]

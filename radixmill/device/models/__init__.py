@@ -1,0 +1,27 @@
+"""One file per model family. `family(config)` finds the one that a config.json asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from radixmill.core.errors import BadModel
+from radixmill.device.models import gemma2, gemma3, llama, qwen2, qwen3
+from radixmill.device.models.decoder import Decoder, DecoderConfig, Family
+
+__all__ = ["FAMILIES", "Decoder", "DecoderConfig", "Family", "family"]
+
+FAMILIES: Mapping[str, Family] = {
+    name: module.FAMILY for module in (llama, qwen2, qwen3, gemma2, gemma3) for name in module.ARCHITECTURES
+}
+
+
+def family(hf: Mapping[str, Any]) -> Family:
+    """The family of a config.json. Raises BadModel where we have no model file for its architecture."""
+    names = hf.get("architectures") or ["(none named)"]
+    for name in names:
+        if name in FAMILIES:
+            return FAMILIES[name]
+    raise BadModel(
+        f"architecture {', '.join(names)} has no model file here", f"There are: {', '.join(sorted(FAMILIES))}"
+    )

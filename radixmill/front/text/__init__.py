@@ -1,0 +1,21 @@
+"""Strings ⇄ token ids, and messages → strings. Knows nothing of requests, engines or HTTP."""
+
+from __future__ import annotations
+
+from radixmill.front.text.chat import encode_chat
+from radixmill.front.text.decoder import TextDecoder
+from radixmill.front.text.stack import TextStack, load_text
+from radixmill.front.text.stops import StopScanner
+from radixmill.front.text.template import ChatTemplate, TemplateError
+from radixmill.front.text.tokenizer import Tokenizer
+
+__all__ = [
+    "ChatTemplate",
+    "StopScanner",
+    "TemplateError",
+    "TextDecoder",
+    "TextStack",
+    "Tokenizer",
+    "encode_chat",
+    "load_text",
+]

@@ -1,0 +1,51 @@
+# make serve   start a server on the embedded model      make test    run all tests
+# make bench   load it and print a table                 make lint    ruff and mypy
+# make chaos   kill engines under load                   make clean   remove what these made
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+MODEL  ?= smollm2-135m-instruct
+PORT   ?= 30000
+NATIVE := $(wildcard radixmill/device/kernels/cpu/csrc/*) CMakeLists.txt pyproject.toml
+
+.PHONY: serve test lint fast bench chaos clean install
+
+serve: $(VENV)/.installed
+	@$(BIN)/radixmill serve $(MODEL) --port $(PORT)
+
+install: $(VENV)/.installed
+
+# Editable, so that a change of Python code needs no reinstall; a change of C++ code does, and make sees to it.
+$(VENV)/.installed: $(NATIVE) | $(VENV)/bin/python
+	$(BIN)/pip install --disable-pip-version-check -q -e .
+	@touch $@
+
+$(VENV)/.tested: $(NATIVE) constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[test]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("RadixMill needs Python 3.11 or newer; set PYTHON=python3.x")'
+	$(PYTHON) -m venv $(VENV)
+
+test: lint
+	$(BIN)/python -m pytest
+
+fast: $(VENV)/.tested
+	$(BIN)/python -m pytest -m 'not weights and not oracle and not slow'
+
+lint: $(VENV)/.tested
+	$(BIN)/ruff check radixmill tests
+	$(BIN)/ruff format --check radixmill tests
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed
+	$(BIN)/pip install --disable-pip-version-check -q -e '.[bench]'
+	$(BIN)/radixmill bench $(ARGS)
+
+chaos: $(VENV)/.tested
+	$(BIN)/python -m pytest tests/e2e/test_recovery.py --chaos 300
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,141 @@
+"""The command line: `radixmill serve | chat | complete | bench | pull | models | doctor`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+from radixmill import __version__
+from radixmill.core.errors import CannotStart
+
+STARTED = time.monotonic()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 0 well, 1 the work failed, 2 the command was wrong or cannot start."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        return _dispatch(argv)
+    except CannotStart as error:
+        print(f"radixmill: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 1
+
+
+def launch_server(argv: Sequence[str]) -> int:
+    """`serve` with SGLang's flags."""
+    from radixmill import compat
+
+    try:
+        return _serve(compat.config_from(compat.parser().parse_args(argv)))
+    except CannotStart as error:
+        print(f"launch_server: error: {error}", file=sys.stderr)
+        return 2
+
+
+# Commands import what they need themselves, so that `radixmill --help` and the supervisor stay light.
+
+
+def _dispatch(argv: Sequence[str]) -> int:
+    if argv[:1] == ["bench"]:
+        from radixmill import bench
+
+        return bench.main(list(argv[1:]))
+    args = _parser(argv[:1]).parse_args(argv)
+    run = getattr(args, "run", None)
+    if run is None:
+        _parser([]).print_help()
+        return 2
+    code: int = run(args)
+    return code
+
+
+def _parser(command: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="radixmill",
+        description="Serve open-weight language models behind the OpenAI API.",
+        epilog="`radixmill serve` starts the embedded model on http://127.0.0.1:30000. `radixmill COMMAND --help` tells more.",
+    )
+    parser.add_argument("--version", action="version", version=f"radixmill {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND")
+    serve = commands.add_parser("serve", help="start a server", description="Start an OpenAI-compatible server.")
+    serve.set_defaults(run=_serve_command)
+    if command == ["serve"]:
+        from radixmill.cli import add_flags
+
+        add_flags(serve)
+    _add_talkers(commands)
+    pull = commands.add_parser(
+        "pull", help="fetch a model", description="Fetch a model of the catalogue or the hub into the cache."
+    )
+    pull.add_argument("model", help="a short name of the catalogue (see `radixmill models`) or a hub id")
+    pull.add_argument("--revision", help="branch, tag or commit of a hub id")
+    pull.set_defaults(run=_pull_command)
+    models = commands.add_parser("models", help="list the catalogue and what is cached")
+    models.set_defaults(run=_models_command)
+    doctor = commands.add_parser("doctor", help="what this machine can do, and which kernel serves which op")
+    doctor.set_defaults(run=_doctor_command)
+    commands.add_parser("bench", help="load a server and print a table", add_help=False)
+    return parser
+
+
+def _add_talkers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    for name, about in (("chat", "chat with a running server"), ("complete", "let a running server continue a text")):
+        talk = commands.add_parser(name, help=about, description=about.capitalize() + "; the answer is streamed.")
+        talk.add_argument("text", nargs="*" if name == "chat" else "+", help="what to say; without it, a conversation")
+        talk.add_argument("--url", default="http://127.0.0.1:30000", help="the server (default: %(default)s)")
+        talk.add_argument("--api-key", default="", help="its key, if it asks for one")
+        talk.add_argument("--max-tokens", type=int, help="most tokens of an answer")
+        talk.add_argument("--temperature", type=float, help="0 takes the most likely token")
+        talk.add_argument("--seed", type=int, help="same seed, same answer")
+        talk.set_defaults(run=_talk_command, kind=name)
+
+
+def _serve_command(args: argparse.Namespace) -> int:
+    from radixmill.cli import config_from
+
+    return _serve(config_from(args))
+
+
+def _serve(config: object) -> int:
+    from radixmill import launch, store
+    from radixmill.core.config import Config
+    from radixmill.observe import log
+
+    assert isinstance(config, Config)
+    log.setup("supervisor", config.server.log_level)
+    files = store.find(config.model.model, revision=config.model.revision)
+    return launch.serve(config, files, STARTED)
+
+
+def _talk_command(args: argparse.Namespace) -> int:
+    from radixmill import talk
+
+    return talk.main(args)
+
+
+def _pull_command(args: argparse.Namespace) -> int:
+    from radixmill.store import cli
+
+    return cli.pull_command(args.model, revision=args.revision)
+
+
+def _models_command(args: argparse.Namespace) -> int:
+    from radixmill.store import cli
+
+    return cli.models_command()
+
+
+def _doctor_command(args: argparse.Namespace) -> int:
+    from radixmill import doctor
+
+    return doctor.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

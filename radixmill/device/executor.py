@@ -1,0 +1,201 @@
+"""The device's door: open a model on this machine, then run plans in the order they are launched."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixmill.core.config import Config, Hardware, ModelFacts, Resolved, resolve
+from radixmill.core.errors import CannotStart
+from radixmill.core.plan import Masks, StepPlan, StepResult
+from radixmill.core.spec import KVGroup, ModelSpec
+from radixmill.device.kernels import open_backend
+from radixmill.device.kernels.contract import Mode, Ops
+from radixmill.device.layers import Build
+from radixmill.device.loader import Checkpoint, open_checkpoint
+from radixmill.device.models import Decoder, DecoderConfig, family
+from radixmill.device.runner import PagedKV, Runner
+from radixmill.device.sampling import Sampler
+from radixmill.device.worker import detect
+from radixmill.store.files import ModelFiles
+
+KV_TYPES: dict[Mode, tuple[str, int]] = {"fast": ("f16", 2), "exact": ("f32", 4)}  # name, bytes of a value
+
+
+@dataclass
+class _Phases:
+    """Start-up, by the clock."""
+
+    done: list[tuple[str, float]] = field(default_factory=list)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.done.append((name, time.perf_counter() - began))
+
+
+@dataclass
+class _Ticket:
+    """A launched step: the forward pass has run, the tokens are drawn on `sample`."""
+
+    executor: LocalExecutor
+    plan: StepPlan
+    logits: NDArray[np.float32]
+    seconds: float
+    drawn: StepResult | None = None
+
+    def sample(self, masks: Masks | None) -> None:
+        began = time.perf_counter()
+        result = self.executor.runner.sample(self.plan, self.logits, masks)
+        self.seconds += time.perf_counter() - began
+        self.drawn = StepResult(result.step, result.tokens, result.logprobs, self.seconds)
+        self.executor.landed(self.plan, self.seconds)
+
+    def result(self) -> StepResult:
+        assert self.drawn is not None, "result() before sample()"
+        return self.drawn
+
+
+class LocalExecutor:
+    """core.plan.Executor in this process. The forward pass runs inside `launch`."""
+
+    def __init__(self, runner: Runner, spec: ModelSpec, config: Config) -> None:
+        self.runner, self.spec, self.config = runner, spec, config
+        self._steps, self._tokens, self._seconds = 0, 0, 0.0
+
+    def launch(self, plan: StepPlan) -> _Ticket:
+        """Run the plan up to its logits."""
+        began = time.perf_counter()
+        logits = self.runner.forward(plan)
+        return _Ticket(self, plan, logits, time.perf_counter() - began)
+
+    def landed(self, plan: StepPlan, seconds: float) -> None:
+        self._steps += 1
+        self._tokens += len(plan.tokens)
+        self._seconds += seconds
+
+    def stats(self) -> dict[str, Any]:
+        """Counts since the start; bytes of the KV pool."""
+        return {
+            "steps": self._steps,
+            "tokens": self._tokens,
+            "seconds": self._seconds,
+            "kv_bytes": self.runner.kv.nbytes,
+        }
+
+    def close(self) -> None:
+        """Nothing to release: buffers go with the object."""
+
+
+def open_executor(config: Config, files: ModelFiles, hardware: Hardware | None = None) -> LocalExecutor:
+    """Load a model and make it ready to run. Raises CannotStart (BadModel for the files) with one clear line."""
+    hardware = hardware or detect()
+    phases = _Phases()
+    with phases("open files"):
+        checkpoint = open_checkpoint(files, load_format=config.model.load_format)
+    with closing(checkpoint):
+        kind = family(checkpoint.config)
+        model_config = kind.config.from_hf(checkpoint.config, allow_unknown=config.model.allow_unknown_config)
+        resolved = _resolve(config, hardware, model_config)
+        ops = _open_backend(resolved.config)
+        with phases("pack weights"):
+            build = Build(ops, checkpoint, resolved.context)
+            model = Decoder(build, kind, model_config, checkpoint.names)
+        with phases("allocate KV cache"):
+            kv = _allocate(model, resolved, hardware.free_bytes - build.nbytes)
+        spec = _spec(files, checkpoint, model, resolved, (*resolved.reasons, *build.notes), tuple(phases.done))
+    runner = Runner(model, kv, Sampler(model_config.vocab, spec.slots))
+    return LocalExecutor(runner, spec, resolved.config)
+
+
+def numerics_id(checkpoint: Checkpoint, model: DecoderConfig, ops: Ops, page_size: int) -> str:
+    """A hash of everything that a token's bits depend on; equal ids promise equal bytes."""
+    facts = {
+        "weights": checkpoint.fingerprint,
+        "adapter": None,
+        "model": _plain(asdict(model)),
+        "architecture": checkpoint.config.get("architectures"),
+        "compute": ops.mode,
+        "kv": KV_TYPES[ops.mode][0],
+        "page_size": page_size,
+        "kernels": [ops.name, ops.version, ops.isa],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _resolve(config: Config, hardware: Hardware, model: DecoderConfig) -> Resolved:
+    mode: Mode = "exact" if config.compute.compute == "exact" else "fast"
+    per_token = model.layers * 2 * model.kv_heads * model.head_dim * KV_TYPES[mode][1]
+    return resolve(config, hardware, ModelFacts(context=model.context, kv_bytes_per_token=per_token))
+
+
+def _open_backend(config: Config) -> Ops:
+    compute = config.compute
+    mode: Mode = "exact" if compute.compute == "exact" else "fast"
+    try:
+        return open_backend(compute.backend, mode, compute.threads or 1, compute.isa)
+    except ValueError as error:
+        raise CannotStart(str(error), "Choose another --backend or --isa; `radixmill doctor` lists them") from error
+
+
+def _allocate(model: Decoder, resolved: Resolved, room: int) -> PagedKV:
+    """The KV pool, if it fits into the `room` bytes that the weights left."""
+    page_size = resolved.config.cache.page_size
+    config = model.config
+    wanted = resolved.pages * page_size * config.layers * model.ops.kv_bytes_per_token(config.kv_heads, config.head_dim)
+    refusal = CannotStart(
+        f"the KV cache needs {wanted >> 20} MiB, but only {max(room, 0) >> 20} MiB of memory are free beside the weights",
+        "Free memory, or lower --kv-cache-bytes or --max-total-tokens",
+    )
+    if wanted > room:
+        raise refusal
+    try:
+        return PagedKV.allocate(model, resolved.pages, page_size)
+    except MemoryError as error:
+        raise refusal from error
+
+
+def _spec(
+    files: ModelFiles,
+    checkpoint: Checkpoint,
+    model: Decoder,
+    resolved: Resolved,
+    notes: tuple[str, ...],
+    phases: tuple[tuple[str, float], ...],
+) -> ModelSpec:
+    config, ops, chosen = model.config, model.ops, resolved.config
+    per_token = config.layers * ops.kv_bytes_per_token(config.kv_heads, config.head_dim)
+    return ModelSpec(
+        name=files.name,
+        architecture=checkpoint.config["architectures"][0],
+        vocab_size=config.vocab,
+        context=resolved.context,
+        context_reason=resolved.context_reason,
+        eos_ids=checkpoint.eos_ids,
+        page_size=chosen.cache.page_size,
+        slots=chosen.schedule.max_running_requests,
+        kv_groups=(KVGroup(tuple(range(config.layers)), per_token, resolved.pages),),
+        numerics=numerics_id(checkpoint, config, ops, chosen.cache.page_size),
+        compute=ops.mode,
+        isa=ops.isa,
+        notes=notes,
+        phases=phases,
+    )
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no sets."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, frozenset):
+        return sorted(value)
+    return value

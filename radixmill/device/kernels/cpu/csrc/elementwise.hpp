@@ -1,0 +1,130 @@
+// Rows in, rows out: norms, activations, rotation, quantisation. Include after math.hpp.
+#pragma once
+
+namespace radixmill {
+namespace {
+
+RADIXMILL_INLINE V load_some(const float* p, int n) {
+  float all[kLanes] = {};
+  __builtin_memcpy(all, p, size_t(n) * 4);
+  return load(all);
+}
+RADIXMILL_INLINE void store_some(float* p, V v, int n) {
+  float all[kLanes];
+  store(all, v);
+  __builtin_memcpy(p, all, size_t(n) * 4);
+}
+
+template <class F>
+RADIXMILL_INLINE void map(const float* x, float* y, size_t n, F f) {
+  size_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(y + i, f(load(x + i)));
+  if (i < n) store_some(y + i, f(load_some(x + i, int(n - i))), int(n - i));
+}
+
+template <class F>
+RADIXMILL_INLINE void map2(const float* a, const float* b, float* y, size_t n, F f) {
+  size_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(y + i, f(load(a + i), load(b + i)));
+  if (const int rest = int(n - i)) store_some(y + i, f(load_some(a + i, rest), load_some(b + i, rest)), rest);
+}
+
+void add_rows(float* x, const float* y, size_t n) {
+  map2(x, y, x, n, [](V a, V b) { return add(a, b); });
+}
+
+void scale_rows(const float* x, float* y, size_t n, float by) {
+  map(x, y, n, [by](V a) { return mul(a, set1(by)); });
+}
+
+void softcap_rows(const float* x, float* y, size_t n, float cap) {
+  map(x, y, n, [cap](V a) { return mul(tanh(div(a, set1(cap))), set1(cap)); });
+}
+
+// Two running vectors of squares, 16 values a turn, then a fixed tree: one order for every k.
+float mean_square(const float* x, int k) {
+  V even = zero(), odd = zero();
+  int i = 0;
+  for (; i + 2 * kLanes <= k; i += 2 * kLanes) {
+    const V a = load(x + i), b = load(x + i + kLanes);
+    even = fma(a, a, even);
+    odd = fma(b, b, odd);
+  }
+  for (bool first = true; i < k; i += kLanes, first = false) {
+    const V a = k - i >= kLanes ? load(x + i) : load_some(x + i, k - i);
+    (first ? even : odd) = fma(a, a, first ? even : odd);
+  }
+  return sum_lanes(add(even, odd)) / float(k);
+}
+
+void rms_norm_row(const float* x, const float* weight, float* y, int k, float eps) {
+  const V inverse = set1(1.0f / __builtin_sqrtf(mean_square(x, k) + eps));
+  map2(x, weight, y, size_t(k), [inverse](V a, V w) { return mul(mul(a, inverse), w); });
+}
+
+RADIXMILL_INLINE V silu(V x) { return div(x, add(set1(1), exp(sub(zero(), x)))); }
+RADIXMILL_INLINE V gelu_tanh(V x) {
+  const V cube = mul(mul(x, x), x);
+  const V inner = mul(set1(0.797884561f), fma(set1(0.044715f), cube, x));
+  return mul(mul(set1(0.5f), x), add(set1(1), tanh(inner)));
+}
+RADIXMILL_INLINE V gelu(V x) { return mul(mul(set1(0.5f), x), add(set1(1), erf(mul(x, set1(0.707106781f))))); }
+
+void gated_row(const float* gate, const float* up, float* y, int f, Activation activation) {
+  switch (activation) {
+    case Activation::silu: return map2(gate, up, y, size_t(f), [](V g, V u) { return mul(silu(g), u); });
+    case Activation::gelu_tanh: return map2(gate, up, y, size_t(f), [](V g, V u) { return mul(gelu_tanh(g), u); });
+    case Activation::gelu: return map2(gate, up, y, size_t(f), [](V g, V u) { return mul(gelu(g), u); });
+  }
+}
+
+void rope_token(float* x, int heads, int dim, const float* cos, const float* sin, int half) {
+  for (int h = 0; h < heads; h++, x += dim) {
+    float *left = x, *right = x + half;
+    for (int i = 0; i < half; i += kLanes) {
+      const int n = half - i < kLanes ? half - i : kLanes;
+      const V c = load_some(cos + i, n), s = load_some(sin + i, n);
+      const V a = load_some(left + i, n), b = load_some(right + i, n);
+      store_some(left + i, sub(mul(a, c), mul(b, s)), n);
+      store_some(right + i, add(mul(b, c), mul(a, s)), n);
+    }
+  }
+}
+
+void to_half_row(const float* x, uint16_t* y, int n) {
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) store_half(y + i, load(x + i));
+  if (i < n) {
+    uint16_t all[kLanes];
+    store_half(all, load_some(x + i, n - i));
+    __builtin_memcpy(y + i, all, size_t(n - i) * 2);
+  }
+}
+
+// One group of 32: scale = max|x| / 127, codes = round(x / scale). A NaN anywhere makes the scale NaN.
+void quantise_group(const float* x, int8_t* codes, float* scale, float* sum) {
+  V peak = zero();
+  bool nan = false;
+  for (int i = 0; i < kGroup; i += kLanes) {
+    const V v = load(x + i);
+    peak = max(peak, abs(v));
+    nan |= any_nan(v);
+  }
+  *scale = nan ? __builtin_nanf("") : max_lanes(peak) / 127.0f;
+  const bool none = !(*scale > 0);
+  VI total = to_int(zero());
+  for (int i = 0; i < kGroup; i += kLanes) {
+    const V turned = none ? zero() : div(load(x + i), set1(*scale));
+    const VI code = to_int(max(set1(-127), min(set1(127), turned)));
+    store_int8(codes + i, code);
+    total = add_int(total, code);
+  }
+  *sum = *scale * sum_lanes(to_float(total));  // integers up to 32 · 127: the float sum is exact
+}
+
+void quantise_row(const float* x, int k, int8_t* codes, float* scales, float* sums) {
+  for (int g = 0; g * kGroup < k; g++) quantise_group(x + g * kGroup, codes + g * kGroup, scales + g, sums + g);
+}
+
+}  // namespace
+}  // namespace radixmill

@@ -1,0 +1,179 @@
+#include "engine.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+namespace radixmill {
+
+namespace {
+
+constexpr int64_t kWorthSharing = 8192;  // values below which a job stays with the caller
+constexpr int kQueryBlock = 8;
+
+void check(const Pages& kv, const Ragged& ragged) {
+  if (ragged.query_starts[0] != 0) throw std::invalid_argument("query_starts must begin with 0");
+  for (int r = 0; r < ragged.rows; r++) {
+    const int queries = ragged.queries(r), pages = ragged.page_starts[r + 1] - ragged.page_starts[r];
+    if (queries < 0 || ragged.starts[r] < 0 || pages < 0) throw std::invalid_argument("ragged: negative length");
+    if (queries && int64_t(ragged.starts[r]) + queries > int64_t(pages) * kv.page_size) throw std::invalid_argument("ragged: too few pages");
+    for (int i = ragged.page_starts[r]; i < ragged.page_starts[r + 1]; i++)
+      if (ragged.page_ids[i] < 0 || ragged.page_ids[i] >= kv.pages) throw std::out_of_range("ragged: no such page");
+  }
+}
+
+// Positions of one head of a page: keys lie transposed, values row by row.
+template <class T>
+void copy_positions(const Pages& kv, T* to_keys, const T* from_keys, T* to_values, const T* from_values, int tokens) {
+  const size_t stride = size_t(pad8(kv.page_size)), width = size_t(pad8(kv.value_dim));
+  for (size_t i = 0; i < size_t(kv.groups) * kv.dim; i++) memcpy(to_keys + i * stride, from_keys + i * stride, size_t(tokens) * sizeof(T));
+  for (size_t g = 0; g < size_t(kv.groups); g++) {
+    const size_t at = g * kv.page_size * width;
+    memcpy(to_values + at, from_values + at, size_t(tokens) * width * sizeof(T));
+  }
+}
+
+}  // namespace
+
+Engine::Engine(const Kernels& kernels, int threads, bool fast) : kernels_(kernels), fast_(fast), pool_(threads), scratch_(size_t(pool_.threads())) {}
+
+float* Engine::scratch(int worker, size_t floats) {
+  auto& mine = scratch_[size_t(worker)];
+  if (mine.size() < floats) mine.resize(floats);
+  return mine.data();
+}
+
+// f(from, to) over [0, rows), in pieces if `rows` rows of `row_cost` values are worth it.
+template <class F>
+void Engine::spread(int64_t rows, int64_t row_cost, const F& f) {
+  if (rows * row_cost < kWorthSharing) return f(int64_t(0), rows);
+  const int64_t piece = std::max<int64_t>(1, rows / (4 * pool_.threads()));
+  pool_.run((rows + piece - 1) / piece, [&](int64_t task, int) { f(task * piece, std::min(rows, (task + 1) * piece)); });
+}
+
+void Engine::linear(const Matrix& w, const float* x, int t, const float* bias, float* y) {
+  LinearJob job{w.format(), w.data(), t, w.n(), w.k(), x, nullptr, nullptr, nullptr, bias, y};
+  if (fast_ && is_quantised(w.format())) {
+    const size_t values = size_t(t) * w.k(), groups = values / kGroup;
+    if (codes_.size() < values) codes_.resize(values);
+    if (scales_.size() < groups) scales_.resize(groups), sums_.resize(groups);
+    const int k = w.k();
+    spread(t, k, [&](int64_t from, int64_t to) {
+      for (int64_t i = from; i < to; i++)
+        kernels_.quantise(x + i * k, k, codes_.data() + i * k, scales_.data() + i * (k / kGroup), sums_.data() + i * (k / kGroup));
+    });
+    job.codes = codes_.data(), job.scales = scales_.data(), job.sums = sums_.data();
+  }
+  // Pieces small enough that no thread waits long for the last one, large enough to be worth a turn of the counter.
+  const int panels = w.panels(), piece = std::clamp(panels / (8 * pool_.threads()) / 4 * 4, 4, 64);
+  pool_.run((panels + piece - 1) / piece, [&](int64_t task, int worker) {
+    const int from = int(task) * piece;
+    kernels_.linear(job, from, std::min(panels, from + piece), scratch(worker, kernels_.linear_scratch(t)));
+  });
+}
+
+void Engine::embed(const Matrix& w, const int64_t* ids, int t, float scale, float* y) {
+  for (int i = 0; i < t; i++)
+    if (ids[i] < 0 || ids[i] >= w.n()) throw std::out_of_range("embed: no such row");
+  spread(t, 4 * w.k(), [&](int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; i++) w.row(ids[i], scale, y + i * w.k());
+  });
+}
+
+void Engine::rms_norm(const float* x, const float* weight, float* y, int64_t rows, int k, float eps) {
+  spread(rows, k, [&](int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; i++) kernels_.rms_norm(x + i * k, weight, y + i * k, k, eps);
+  });
+}
+
+// Flat arrays are cut at multiples of 1024.
+void Engine::add(float* x, const float* y, int64_t n) {
+  spread((n + 1023) / 1024, 1024, [&](int64_t from, int64_t to) { kernels_.add(x + from * 1024, y + from * 1024, size_t(std::min(n, to * 1024) - from * 1024)); });
+}
+
+void Engine::scale(const float* x, float* y, int64_t n, float by) {
+  spread((n + 1023) / 1024, 1024, [&](int64_t from, int64_t to) { kernels_.scale(x + from * 1024, y + from * 1024, size_t(std::min(n, to * 1024) - from * 1024), by); });
+}
+
+void Engine::softcap(const float* x, float* y, int64_t n, float cap) {
+  spread((n + 1023) / 1024, 4096, [&](int64_t from, int64_t to) { kernels_.softcap(x + from * 1024, y + from * 1024, size_t(std::min(n, to * 1024) - from * 1024), cap); });
+}
+
+void Engine::gated(const float* gate_up, float* y, int t, int f, Activation activation) {
+  spread(t, 4 * int64_t(f), [&](int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; i++) kernels_.gated(gate_up + i * 2 * f, gate_up + i * 2 * f + f, y + i * f, f, activation);
+  });
+}
+
+void Engine::rope(float* x, int t, int heads, int dim, const int32_t* positions, const float* cos, const float* sin, int limit, int half) {
+  if (2 * half > dim) throw std::invalid_argument("rope: more rotated dimensions than the head has");
+  for (int i = 0; i < t; i++)
+    if (positions[i] < 0 || positions[i] >= limit) throw std::out_of_range("rope: position outside the table");
+  spread(t, int64_t(heads) * dim, [&](int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; i++) {
+      const int64_t angle = int64_t(positions[i]) * half;
+      kernels_.rope(x + i * heads * dim, heads, dim, cos + angle, sin + angle, half);
+    }
+  });
+}
+
+void Engine::kv_store(const Pages& kv, const float* k, const float* v, const Ragged& ragged) {
+  check(kv, ragged);
+  for (int row = 0; row < ragged.rows; row++)
+    spread(ragged.queries(row), int64_t(kv.groups) * (kv.dim + kv.value_dim), [&](int64_t from, int64_t to) {
+      uint16_t halves[kLanes];
+      for (int64_t i = from; i < to; i++) {
+        const int position = ragged.starts[row] + int(i), slot = position % kv.page_size;
+        const size_t page = size_t(ragged.page_ids[ragged.page_starts[row] + position / kv.page_size]);
+        const float *kt = k + (ragged.query_starts[row] + i) * kv.groups * kv.dim, *vt = v + (ragged.query_starts[row] + i) * kv.groups * kv.value_dim;
+        const size_t stride = size_t(pad8(kv.page_size)), width = size_t(pad8(kv.value_dim));
+        for (int g = 0; g < kv.groups; g++) {
+          const size_t key = page * kv.key_page() + size_t(g) * kv.dim * stride + slot;
+          const size_t value = page * kv.value_page() + (size_t(g) * kv.page_size + slot) * width;
+          if (!kv.half) {
+            for (int d = 0; d < kv.dim; d++) ((float*)kv.keys)[key + d * stride] = kt[g * kv.dim + d];
+            memcpy((float*)kv.values + value, vt + g * kv.value_dim, size_t(kv.value_dim) * 4);
+            continue;
+          }
+          for (int d = 0; d < kv.dim; d += kLanes) {
+            const int n = std::min(kLanes, kv.dim - d);
+            kernels_.to_half(kt + g * kv.dim + d, halves, n);
+            for (int i8 = 0; i8 < n; i8++) ((uint16_t*)kv.keys)[key + (d + i8) * stride] = halves[i8];
+          }
+          kernels_.to_half(vt + g * kv.value_dim, (uint16_t*)kv.values + value, kv.value_dim);
+        }
+      }
+    });
+}
+
+void Engine::kv_copy(const Pages& kv, int src, int dst, int tokens) {
+  if (src < 0 || src >= kv.pages || dst < 0 || dst >= kv.pages) throw std::out_of_range("kv_copy: no such page");
+  if (tokens < 0 || tokens > kv.page_size) throw std::out_of_range("kv_copy: more tokens than a page has");
+  const auto copy = [&](auto* keys, auto* values) {
+    copy_positions(kv, keys + dst * kv.key_page(), keys + src * kv.key_page(), values + dst * kv.value_page(), values + src * kv.value_page(), tokens);
+  };
+  if (kv.half)
+    copy((uint16_t*)kv.keys, (uint16_t*)kv.values);
+  else
+    copy((float*)kv.keys, (float*)kv.values);
+}
+
+void Engine::attention(const Pages& kv, const float* q, float* y, int heads, const Ragged& ragged, float scale, int window, float softcap) {
+  check(kv, ragged);
+  if (heads % kv.groups) throw std::invalid_argument("attention: query heads must be a multiple of key heads");
+  blocks_.clear();
+  for (int row = 0; row < ragged.rows; row++)
+    for (int at = 0; at < ragged.queries(row); at += kQueryBlock)
+      for (int g = 0; g < kv.groups; g++) blocks_.push_back({row, at, std::min(kQueryBlock, ragged.queries(row) - at), g});
+  const AttentionJob common{kv.half, kv.keys, kv.values, kv.groups, kv.page_size, kv.dim, kv.value_dim, heads, scale, softcap, window, nullptr};
+  pool_.run(int64_t(blocks_.size()), [&](int64_t task, int worker) {
+    const Block& block = blocks_[size_t(task)];
+    AttentionJob job = common;
+    job.page_ids = ragged.page_ids + ragged.page_starts[block.row];
+    const int64_t token = ragged.query_starts[block.row] + block.first;
+    kernels_.attention(job, q + token * heads * kv.dim, y + token * heads * kv.value_dim, block.queries, ragged.starts[block.row] + block.first,
+                       block.group, scratch(worker, kernels_.attention_scratch(job, kQueryBlock)));
+  });
+}
+
+}  // namespace radixmill

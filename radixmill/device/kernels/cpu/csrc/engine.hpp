@@ -1,0 +1,68 @@
+// The ops over raw pointers: checks that nothing leaves its array, and shares the work among the pool's threads.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "matrix.hpp"
+
+namespace radixmill {
+
+// One layer's pages. keys [pages, G, D, pad8(P)], values [pages, G, P, pad8(Dv)]; f16 or f32.
+struct Pages {
+  bool half;
+  uint8_t *keys, *values;
+  int pages, page_size, groups, dim, value_dim;
+
+  size_t item() const { return half ? 2 : 4; }
+  size_t key_page() const { return size_t(groups) * dim * pad8(page_size); }      // items
+  size_t value_page() const { return size_t(groups) * page_size * pad8(value_dim); }
+};
+
+// Which queries belong to which row; see Ragged in contract.py.
+struct Ragged {
+  int rows;
+  const int32_t *query_starts, *starts, *page_ids, *page_starts;
+
+  int queries(int row) const { return query_starts[row + 1] - query_starts[row]; }
+};
+
+class Engine {
+ public:
+  Engine(const Kernels& kernels, int threads, bool fast);
+
+  Pool& pool() { return pool_; }
+  const char* isa() const { return kernels_.isa; }
+
+  void linear(const Matrix& w, const float* x, int t, const float* bias, float* y);
+  void embed(const Matrix& w, const int64_t* ids, int t, float scale, float* y);
+  void rms_norm(const float* x, const float* weight, float* y, int64_t rows, int k, float eps);
+  void add(float* x, const float* y, int64_t n);
+  void scale(const float* x, float* y, int64_t n, float by);
+  void softcap(const float* x, float* y, int64_t n, float cap);
+  void gated(const float* gate_up, float* y, int t, int f, Activation activation);
+  // x [t, heads, dim]; cos, sin [limit, half].
+  void rope(float* x, int t, int heads, int dim, const int32_t* positions, const float* cos, const float* sin, int limit, int half);
+  void kv_store(const Pages& kv, const float* k, const float* v, const Ragged& ragged);
+  void kv_copy(const Pages& kv, int src, int dst, int tokens);
+  void attention(const Pages& kv, const float* q, float* y, int heads, const Ragged& ragged, float scale, int window, float softcap);
+
+ private:
+  struct Block {
+    int row, first, queries, group;
+  };
+
+  template <class F>
+  void spread(int64_t rows, int64_t row_cost, const F& f);
+  float* scratch(int worker, size_t floats);
+  void store_tokens(const Pages& kv, const float* k, const float* v, const Ragged& ragged, int row, int from, int to, float* scratch);
+
+  const Kernels& kernels_;
+  bool fast_;
+  Pool pool_;
+  std::vector<std::vector<float>> scratch_;  // one per thread
+  std::vector<int8_t> codes_;                // activations of the current linear()
+  std::vector<float> scales_, sums_;
+  std::vector<Block> blocks_;
+};
+
+}  // namespace radixmill

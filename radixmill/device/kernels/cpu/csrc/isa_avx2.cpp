@@ -1,0 +1,16 @@
+#include "vec_avx2.hpp"
+// The rest is written once, over the vectors above.
+#include "math.hpp"
+#include "elementwise.hpp"
+#include "linear.hpp"
+#include "attention.hpp"
+#include "isa_body.hpp"
+
+namespace radixmill {
+
+const Kernels& avx2_kernels() {
+  static constexpr Kernels kernels = make_kernels("avx2");
+  return kernels;
+}
+
+}  // namespace radixmill

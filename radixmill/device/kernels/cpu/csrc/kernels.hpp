@@ -1,0 +1,80 @@
+// What one instruction set provides: plain functions over raw pointers, each computing whole rows or panels.
+// Nothing here knows of threads, Python or memory ownership. The bits of an output row depend on its inputs alone.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace radixmill {
+
+constexpr int kLanes = 8;   // rows of a weight panel; floats in a vector
+constexpr int kGroup = 32;  // weights, and int8 activations, that share a scale
+
+// How a panel of 8 rows is stored, K ascending:
+//   f32, f16, bf16  [K][8]
+//   w4, w4s, w8     per group of 32: codes, then 8 f16 scales, then (w4 only) 8 f16 minima.
+//     Codes of w4 come in 4 chunks of [8 rows][4 bytes]; byte b of chunk j holds k = 4j + b low, k = 16 + 4j + b high.
+//     Codes of w8 come in 8 chunks of [8 rows][4 bytes], k = 4j + b.
+//   A value is scale · code + minimum; w4s has minimum = −8 · scale, w8 none.
+enum class Format : int { f32, f16, bf16, w4, w4s, w8 };
+
+static constexpr size_t group_bytes(Format f) {
+  return f == Format::w4 ? 160 : f == Format::w4s ? 144 : 272;
+}
+static constexpr size_t code_bytes(Format f) { return f == Format::w8 ? 256 : 128; }
+static constexpr bool is_quantised(Format f) { return f >= Format::w4; }
+static constexpr size_t panel_bytes(Format f, int k) {
+  return is_quantised(f) ? group_bytes(f) * size_t(k / kGroup) : size_t(k) * kLanes * (f == Format::f32 ? 4 : 2);
+}
+
+struct LinearJob {
+  Format format;
+  const uint8_t* panels;
+  int t, n, k;
+  const float* x;        // [t, k]
+  const int8_t* codes;   // [t, k] with scales and scale · Σ codes per group: the int8 path; null: the f32 path
+  const float* scales;   // [t, k / 32]
+  const float* sums;     // [t, k / 32]
+  const float* bias;     // [n] or null
+  float* y;              // [t, n]
+};
+
+enum class Activation : int { silu, gelu_tanh, gelu };
+
+// One query block of one row against one key/value head: `queries` tokens × `rep` heads that share it.
+struct AttentionJob {
+  bool half;             // f16 keys and values, else f32
+  const void* keys;      // [pages, G, D, stride_p]: transposed, so that 8 keys are one vector
+  const void* values;    // [pages, G, P, stride_d]
+  int groups, page_size, dim, value_dim;
+  int heads;
+  float scale, softcap;  // softcap 0: none
+  int window;            // 0: none
+  const int32_t* page_ids;  // the row's
+};
+
+struct Kernels {
+  const char* isa;
+  // Floats of scratch that linear() needs for `t` rows, and attention() for its job.
+  size_t (*linear_scratch)(int t);
+  void (*linear)(const LinearJob&, int first_panel, int last_panel, float* scratch);
+  void (*quantise)(const float* x, int k, int8_t* codes, float* scales, float* sums);
+  void (*rms_norm)(const float* x, const float* weight, float* y, int k, float eps);
+  void (*add)(float* x, const float* y, size_t n);
+  void (*scale)(const float* x, float* y, size_t n, float by);
+  void (*softcap)(const float* x, float* y, size_t n, float cap);
+  void (*gated)(const float* gate, const float* up, float* y, int f, Activation);
+  void (*rope)(float* x, int heads, int dim, const float* cos, const float* sin, int half);
+  void (*to_half)(const float* x, uint16_t* y, int n);
+  size_t (*attention_scratch)(const AttentionJob&, int queries);
+  // q, y: of the block's first token, [queries, heads, dim]; `position` is the first token's; `group` the key head.
+  void (*attention)(const AttentionJob&, const float* q, float* y, int queries, int position, int group, float* scratch);
+};
+
+const Kernels& portable_kernels();
+#ifdef RADIXMILL_AVX2
+const Kernels& avx2_kernels();
+#endif
+
+static constexpr int pad8(int n) { return (n + 7) & ~7; }
+
+}  // namespace radixmill

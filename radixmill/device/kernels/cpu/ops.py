@@ -1,0 +1,137 @@
+"""CpuOps: the contract over the compiled module `_native`. Python allocates and checks shapes' product; C++ does the rest."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixmill.device.kernels.contract import Array, AttentionParams, Mode, Ragged, Stored, Weight
+
+try:
+    from radixmill.device.kernels.cpu import _native
+except ImportError:  # installed without a compiler
+    _native = None
+
+# Part of the numerics id. Raise it with every change that moves a bit of any op's result.
+VERSION = "1"
+
+NATIVE = (
+    "linear", "embed", "rms_norm", "add", "scale", "softcap", "gated", "rope", "kv_store", "kv_copy", "attention",
+)  # fmt: skip
+FORMATS = {"F32": "f32", "F16": "f16", "BF16": "bf16", "Q4_0": "w4", "Q4_1": "w4", "Q8_0": "w8"}
+ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2}
+
+
+def native_isa() -> str:
+    """The best instruction set that the compiled module and this machine share; "" where there is no module."""
+    return "" if _native is None else str(_native.best_isa())
+
+
+class CpuOps:
+    """C++ on `threads` threads (the caller is one of them) with instruction set `isa`: "avx2" or "portable".
+
+    One call at a time. The threads sleep when there is nothing to do and end with the object.
+    Raises ValueError if the module is not installed, or has no such instruction set here.
+    """
+
+    name = "cpu"
+    version = VERSION
+
+    def __init__(self, mode: Mode, threads: int, isa: str) -> None:
+        if _native is None:
+            raise ValueError("the compiled kernels are not installed")
+        self.mode, self.threads, self.isa = mode, max(threads, 1), isa
+        self._engine: Any = _native.Engine(isa, self.threads, mode == "fast")
+        self._kv_type = np.dtype(np.float16 if mode == "fast" else np.float32)
+
+    def table(self) -> dict[str, str]:
+        return dict.fromkeys(NATIVE, f"c++ {self.isa}") | {"gather": "numpy"}
+
+    def packs(self, kind: str) -> str | None:
+        return FORMATS.get(kind)
+
+    def pack(self, stored: Stored) -> Weight:
+        """Raises ValueError for a kind that `packs` refuses, data of another size, or quantised K not a multiple of 32."""
+        n, k = stored.shape
+        matrix = self._engine.pack(stored.kind, np.ascontiguousarray(stored.data), n, k)
+        return Weight(matrix.format, stored.shape, (matrix,), matrix.nbytes)
+
+    def array(self, values: NDArray[Any]) -> Array:
+        return np.array(values, np.float32, order="C")
+
+    def linear(self, x: Array, weight: Weight, bias: Array | None = None) -> Array:
+        y = np.empty((x.shape[0], weight.shape[0]), np.float32)
+        self._engine.linear(x, weight.parts[0], bias, y)
+        return y
+
+    def embed(self, ids: NDArray[np.int64], weight: Weight, scale: float = 1.0) -> Array:
+        y = np.empty((len(ids), weight.shape[1]), np.float32)
+        self._engine.embed(ids, weight.parts[0], scale, y)
+        return y
+
+    def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
+        y = np.empty(x.shape, np.float32)
+        self._engine.rms_norm(x, weight, eps, y)
+        return y
+
+    def add(self, x: Array, y: Array) -> Array:
+        self._engine.add(x, y)
+        return x
+
+    def scale(self, x: Array, by: float) -> Array:
+        y = np.empty(x.shape, np.float32)
+        self._engine.scale(x, by, y)
+        return y
+
+    def softcap(self, x: Array, cap: float) -> Array:
+        y = np.empty(x.shape, np.float32)
+        self._engine.softcap(x, cap, y)
+        return y
+
+    def gated(self, gate_up: Array, activation: Literal["silu", "gelu_tanh", "gelu"]) -> Array:
+        tokens, both = gate_up.shape
+        y = np.empty((tokens, both // 2), np.float32)
+        self._engine.gated(gate_up, ACTIVATIONS[activation], both // 2, y)
+        return y
+
+    def rope(self, x: Array, positions: NDArray[np.int32], cos: Array, sin: Array) -> Array:
+        """In place."""
+        self._engine.rope(x, x.shape[1], x.shape[2], positions, cos, sin, cos.shape[1])
+        return x
+
+    def kv_alloc(self, pages: int, page_size: int, heads: int, dim: int, *, value_dim: int | None = None) -> Array:
+        """Keys [pages, G, D, ⌈P⌉₈] (transposed: eight keys are one vector) and values [pages, G, P, ⌈D⌉₈], zeroed lazily."""
+        value_dim = value_dim or dim
+        keys = np.zeros((pages, heads, dim, _pad8(page_size)), self._kv_type)
+        values = np.zeros((pages, heads, page_size, _pad8(value_dim)), self._kv_type)
+        return _native.pages(keys, values, self.mode == "fast", pages, page_size, heads, dim, value_dim)
+
+    def kv_bytes_per_token(self, heads: int, dim: int) -> int:
+        return heads * (dim + _pad8(dim)) * self._kv_type.itemsize
+
+    def kv_store(self, kv: Array, k: Array, v: Array, ragged: Ragged) -> None:
+        self._engine.kv_store(kv, k, v, ragged.query_starts, ragged.starts, ragged.page_ids, ragged.page_starts)
+
+    def kv_copy(self, kv: Array, src: int, dst: int, tokens: int) -> None:
+        self._engine.kv_copy(kv, src, dst, tokens)
+
+    def attention(self, q: Array, kv: Array, ragged: Ragged, params: AttentionParams) -> Array:
+        tokens, heads, _ = q.shape
+        y = np.empty((tokens, heads, kv.value_dim), np.float32)
+        self._engine.attention(
+            kv, q, y, heads, ragged.query_starts, ragged.starts, ragged.page_ids, ragged.page_starts,
+            params.scale, params.window or 0, params.softcap or 0.0,
+        )  # fmt: skip
+        return y
+
+    def gather(self, x: Array, rows: NDArray[np.int32]) -> Array:
+        return x[rows]
+
+    def numpy(self, x: Array) -> NDArray[np.float32]:
+        return x
+
+
+def _pad8(n: int) -> int:
+    return (n + 7) // 8 * 8

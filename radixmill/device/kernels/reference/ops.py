@@ -1,0 +1,150 @@
+"""ReferenceOps: the contract's ops, each as short as its definition.
+
+Additions, products, quotients and square roots round the same everywhere (IEEE 754), so elementwise arithmetic is
+invariant by itself; sums and matrix products go through `tiles`.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from functools import cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixmill.device.kernels.contract import Array, AttentionParams, Mode, Ragged, Stored, Weight
+from radixmill.device.kernels.reference import attention
+from radixmill.device.kernels.reference.tiles import Floats, matmul_rows, row_tile, tree_sum
+from radixmill.device.kernels.reference.weights import FORMATS, INTEGER_FORMATS, as_int8, widen
+
+OPS = (
+    "linear", "embed", "rms_norm", "add", "scale", "softcap", "gated", "rope",
+    "kv_store", "kv_copy", "attention", "gather",
+)  # fmt: skip
+
+_erf = np.frompyfunc(math.erf, 1, 1)
+_ONE, _HALF = np.float32(1), np.float32(0.5)
+
+
+class ReferenceOps:
+    """Plain NumPy. `threads` is accepted for symmetry: NumPy's BLAS has its own setting."""
+
+    name = "reference"
+    isa = "numpy"
+
+    def __init__(self, mode: Mode, threads: int = 1) -> None:
+        self.mode, self.threads = mode, threads
+        self.version = _version()
+        self._kv_type = np.dtype(np.float16 if mode == "fast" else np.float32)
+
+    def table(self) -> dict[str, str]:
+        return dict.fromkeys(OPS, "numpy")
+
+    def packs(self, kind: str) -> str | None:
+        return FORMATS.get(kind)
+
+    def pack(self, stored: Stored) -> Weight:
+        """Dequantised to float32 at once. Raises ValueError for a kind that `packs` refuses, or wrong data."""
+        if (name := self.packs(stored.kind)) is None:
+            raise ValueError(f"no compute format takes {stored.kind}; widen it to F32 first")
+        values = widen(stored)
+        return Weight(name, stored.shape, (values,), values.nbytes)
+
+    def array(self, values: NDArray[np.generic]) -> Array:
+        return np.array(values, np.float32, order="C")
+
+    def linear(self, x: Array, weight: Weight, bias: Array | None = None) -> Array:
+        x = _contiguous(x)
+        if self.mode == "fast" and weight.format in INTEGER_FORMATS:
+            x = as_int8(x)
+        y = matmul_rows(x, weight.parts[0])
+        return y if bias is None else y + bias
+
+    def embed(self, ids: NDArray[np.int64], weight: Weight, scale: float = 1.0) -> Array:
+        return weight.parts[0][ids] * np.float32(scale)
+
+    def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
+        mean = tree_sum(_contiguous(x) ** 2) / np.float32(x.shape[-1])
+        return x / np.sqrt(mean + np.float32(eps))[..., None] * weight
+
+    def add(self, x: Array, y: Array) -> Array:
+        return np.add(x, y, out=x)
+
+    def scale(self, x: Array, by: float) -> Array:
+        return x * np.float32(by)
+
+    def softcap(self, x: Array, cap: float) -> Array:
+        return np.tanh(x / np.float32(cap)) * np.float32(cap)
+
+    def gated(self, gate_up: Array, activation: Literal["silu", "gelu_tanh", "gelu"]) -> Array:
+        half = _contiguous(gate_up).shape[-1] // 2
+        gate, up = np.ascontiguousarray(gate_up[:, :half]), gate_up[:, half:]
+        with np.errstate(over="ignore"):
+            return _ACTIVATIONS[activation](gate) * up
+
+    def rope(self, x: Array, positions: NDArray[np.int32], cos: Array, sin: Array) -> Array:
+        half = cos.shape[-1]
+        c, s = cos[positions][:, None], sin[positions][:, None]
+        out = _contiguous(x).copy()
+        left, right = x[..., :half], x[..., half : 2 * half]
+        out[..., :half] = left * c - right * s
+        out[..., half : 2 * half] = right * c + left * s
+        return out
+
+    def kv_alloc(self, pages: int, page_size: int, heads: int, dim: int, *, value_dim: int | None = None) -> Array:
+        return attention.Pages(
+            np.zeros((pages, page_size, heads, dim), self._kv_type),
+            np.zeros((pages, page_size, heads, value_dim or dim), self._kv_type),
+        )
+
+    def kv_bytes_per_token(self, heads: int, dim: int) -> int:
+        return 2 * heads * dim * self._kv_type.itemsize
+
+    def kv_store(self, kv: Array, k: Array, v: Array, ragged: Ragged) -> None:
+        attention.store(kv, _contiguous(k), _contiguous(v), ragged)
+
+    def kv_copy(self, kv: Array, src: int, dst: int, tokens: int) -> None:
+        kv.keys[dst, :tokens] = kv.keys[src, :tokens]
+        kv.values[dst, :tokens] = kv.values[src, :tokens]
+
+    def attention(self, q: Array, kv: Array, ragged: Ragged, params: AttentionParams) -> Array:
+        return attention.attend(_contiguous(q), kv, ragged, params)
+
+    def gather(self, x: Array, rows: NDArray[np.int32]) -> Array:
+        return x[rows]
+
+    def numpy(self, x: Array) -> NDArray[np.float32]:
+        return x
+
+
+def _silu(x: Array) -> Array:
+    return x / (_ONE + np.exp(-x))
+
+
+def _gelu_tanh(x: Array) -> Array:
+    inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * (x * x * x))
+    return _HALF * x * (_ONE + np.tanh(inner))
+
+
+def _gelu(x: Array) -> Array:
+    curve: Floats = _erf(x * np.float32(math.sqrt(0.5))).astype(np.float32)
+    return _HALF * x * (_ONE + curve)
+
+
+_ACTIVATIONS = {"silu": _silu, "gelu_tanh": _gelu_tanh, "gelu": _gelu}
+
+
+def _contiguous(x: Array) -> Floats:
+    if x.dtype != np.float32 or not x.flags.c_contiguous:
+        raise ValueError(f"activations must be C-contiguous float32, not {x.dtype} with strides {x.strides}")
+    return x
+
+
+@cache
+def _version() -> str:
+    """The ops' own number, then a checksum of what this machine's NumPy and BLAS make of fixed inputs."""
+    x = np.linspace(-3, 3, 16 * 576, dtype=np.float32).reshape(16, 576)
+    seen = [matmul_rows(x, np.sin(x)), np.exp(x), np.tanh(x), np.float32(row_tile(576, 576))]
+    return f"1-{zlib.crc32(b''.join(a.tobytes() for a in seen)):08x}"

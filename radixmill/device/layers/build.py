@@ -1,0 +1,93 @@
+"""What a layer is given at construction time: the backend, the tensors, and what only start-up knows.
+
+Build owns everything that happens between a tensor of a checkpoint and a weight of a backend: asking for it by name and
+shape, stacking several into one, widening what the backend can't keep packed. Layers say what they want; none reads a file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixmill.device.kernels.contract import Array, Ops, Stored, Weight
+from radixmill.device.quant import stack, widen
+
+
+class Tensors(Protocol):
+    """The tensors of a checkpoint, by their Hugging Face names. Raises BadModel where a shape is not the one wanted."""
+
+    norms_include_one: bool  # norm weights are stored as 1 + w where the family's formula is (1 + w) · x
+
+    def stored(self, name: str, shape: tuple[int, int] | None = None) -> Stored: ...
+
+    def vector(self, name: str, size: int | None = None) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """The tensors of one layer: names without `.weight` and `.bias`, stacked by rows in this order."""
+
+    stems: tuple[str, ...]
+    bias: bool = False
+
+
+Parts = Callable[[str], Part]  # role in a block → its tensors
+
+
+class Build:
+    """One model under construction."""
+
+    def __init__(self, ops: Ops, tensors: Tensors, positions: int) -> None:
+        """`positions`: how many positions a sequence may have, for tables that are computed once."""
+        self.ops, self.tensors, self.positions = ops, tensors, positions
+        self.nbytes = 0  # of all packed weights
+        self._widened: Counter[str] = Counter()
+        self._shared: dict[Any, Any] = {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about what was done to the weights, for the log."""
+        return tuple(
+            f"{count} {kind} tensors widened to F32: no packed format on {self.ops.name}, or stacked with another type"
+            for kind, count in sorted(self._widened.items())
+        )
+
+    def weight(self, part: Part, rows: Sequence[int], columns: int) -> Weight:
+        """One packed matrix [sum(rows), columns] from the part's stems, which must have `rows` rows each."""
+        tensors = [
+            self.tensors.stored(f"{stem}.weight", (n, columns)) for stem, n in zip(part.stems, rows, strict=True)
+        ]
+        if len({tensor.kind for tensor in tensors}) > 1:
+            tensors = [self._widen(tensor) for tensor in tensors]
+        return self._pack(stack(tensors))
+
+    def bias(self, part: Part, rows: Sequence[int]) -> Array | None:
+        """The part's biases end to end, [sum(rows)], or None where the layer has none."""
+        if not part.bias:
+            return None
+        biases = [self.tensors.vector(f"{stem}.bias", n) for stem, n in zip(part.stems, rows, strict=True)]
+        return self.ops.array(np.concatenate(biases))
+
+    def shared(self, key: Any, make: Any) -> Any:
+        """What `make()` gives, made once per key: tables that many layers use."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
+
+    def _pack(self, tensor: Stored) -> Weight:
+        if self.ops.packs(tensor.kind) is None:
+            tensor = self._widen(tensor)
+        weight = self.ops.pack(tensor)
+        self.nbytes += weight.nbytes
+        return weight
+
+    def _widen(self, tensor: Stored) -> Stored:
+        if tensor.kind == "F32":
+            return tensor
+        self._widened[tensor.kind] += 1
+        return widen(tensor)

@@ -1,0 +1,22 @@
+"""Root mean square normalisation (Zhang and Sennrich, 2019, arXiv:1910.07467)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from radixmill.device.kernels.contract import Array
+from radixmill.device.layers.build import Build, Part
+
+
+class Norm:
+    """x [..., size] → x / sqrt(mean(x²) + eps) · w, or · (1 + w) where `plus_one` (the Gemma families)."""
+
+    def __init__(self, build: Build, part: Part, size: int, eps: float, *, plus_one: bool = False) -> None:
+        self.ops, self.eps = build.ops, eps
+        values = build.tensors.vector(f"{part.stems[0]}.weight", size)
+        if plus_one and not build.tensors.norms_include_one:
+            values = np.float32(1) + values
+        self.weight = build.ops.array(values)
+
+    def __call__(self, x: Array) -> Array:
+        return self.ops.rms_norm(x, self.weight, self.eps)

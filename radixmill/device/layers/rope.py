@@ -1,0 +1,122 @@
+"""Rotary position embedding (Su et al., 2021, arXiv:2104.09864): tables of angles, and the ways to stretch them.
+
+Pair i of a head of D dimensions turns at position p by p · f[i], with f[i] = theta^(−2i/D) before scaling. A scaling
+changes the frequencies f and may multiply cos and sin by a magnitude. Frequencies and angles are float32, as the models
+were trained; each is rounded once from float64, so that tables don't depend on a machine's float32 power or cosine.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixmill.device.kernels.contract import Array
+from radixmill.device.layers.build import Build
+
+Frequencies = NDArray[np.float64]  # [D / 2]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Position interpolation (Chen et al., 2023, arXiv:2306.15595): positions are divided by `factor`."""
+
+    factor: float
+
+    def frequencies(self, base: Frequencies, theta: float) -> Frequencies:
+        return base / self.factor
+
+    @property
+    def magnitude(self) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Llama3:
+    """Llama 3.1's scaling (Grattafiori et al., 2024, arXiv:2407.21783; the formula is in Meta's reference code).
+
+    Wavelengths beyond original / low are stretched by `factor`, those below original / high stay, between them both mix.
+    """
+
+    factor: float
+    low: float
+    high: float
+    original: int  # positions the model was pretrained on
+
+    def frequencies(self, base: Frequencies, theta: float) -> Frequencies:
+        turns = self.original * base / (2 * math.pi)  # turns of a pair within the original context
+        keep = np.clip((turns - self.low) / (self.high - self.low), 0.0, 1.0)
+        return (1 - keep) * base / self.factor + keep * base
+
+    @property
+    def magnitude(self) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Yarn:
+    """YaRN (Peng et al., 2023, arXiv:2309.00071): a ramp over dimensions between interpolated and kept frequencies."""
+
+    factor: float
+    original: int  # positions the model was pretrained on
+    beta_fast: float = 32.0  # turns within `original` above which a pair keeps its frequency
+    beta_slow: float = 1.0  # turns below which it is interpolated
+    attention_factor: float | None = None  # cos and sin are multiplied by it; None: the paper's 0.1 · ln(factor) + 1
+    truncate: bool = True  # ramp bounds rounded outwards to whole dimensions
+
+    def frequencies(self, base: Frequencies, theta: float) -> Frequencies:
+        low, high = (self._dimension(turns, 2 * len(base), theta) for turns in (self.beta_fast, self.beta_slow))
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, 2 * len(base) - 1)
+        ramp = np.clip((np.arange(len(base)) - low) / (high - low or 0.001), 0.0, 1.0)
+        return ramp * base / self.factor + (1 - ramp) * base
+
+    @property
+    def magnitude(self) -> float:
+        return yarn_magnitude(self.factor) if self.attention_factor is None else self.attention_factor
+
+    def _dimension(self, turns: float, dim: int, theta: float) -> float:
+        """The (fractional) pair that makes this many turns within the original context."""
+        return dim * math.log(self.original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+
+def yarn_magnitude(factor: float, weight: float = 1.0) -> float:
+    """The paper's temperature correction, its logarithm weighted as DeepSeek's configurations do ("mscale")."""
+    return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+Scaling = Linear | Llama3 | Yarn
+
+
+@dataclass(frozen=True)
+class RopeSpec:
+    """How a layer's heads turn."""
+
+    theta: float
+    scaling: Scaling | None = None
+
+
+class Rope:
+    """x [T, H, D] turned by its positions."""
+
+    def __init__(self, build: Build, spec: RopeSpec, dim: int) -> None:
+        self.ops = build.ops
+        self.cos, self.sin = build.shared(
+            (spec, dim), lambda: tuple(build.ops.array(t) for t in tables(spec, dim, build.positions))
+        )
+
+    def __call__(self, x: Array, positions: NDArray[np.int32]) -> Array:
+        return self.ops.rope(x, positions, self.cos, self.sin)
+
+
+def tables(spec: RopeSpec, dim: int, positions: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(cos, sin), each [positions, dim / 2]."""
+    base = spec.theta ** (-np.arange(0, dim, 2, dtype=np.float64) / dim)
+    freqs = base if spec.scaling is None else spec.scaling.frequencies(base, spec.theta)
+    magnitude = 1.0 if spec.scaling is None else spec.scaling.magnitude
+    angles = np.arange(positions, dtype=np.float32)[:, None] * freqs.astype(np.float32)
+    wide = angles.astype(np.float64)
+    return (np.cos(wide) * magnitude).astype(np.float32), (np.sin(wide) * magnitude).astype(np.float32)

@@ -1,0 +1,65 @@
+"""A folder in Hugging Face layout: config.json and safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixmill.core.errors import BadModel
+from radixmill.device.kernels.contract import Stored
+from radixmill.device.loader.checkpoint import check_shape, missing
+from radixmill.device.loader.fingerprint import fingerprint
+from radixmill.device.quant import widen
+from radixmill.store import ModelFiles, eos_ids
+from radixmill.store.safetensors import SafetensorsFolder
+from radixmill.store.side import read_json
+
+_FLOATS = ("F32", "F16", "BF16")
+
+
+class FolderCheckpoint:
+    """Safetensors as they are. See Checkpoint."""
+
+    norms_include_one = False
+
+    def __init__(self, files: ModelFiles) -> None:
+        self.root = files.root
+        self.config = folder_config(files.root)
+        self._tensors = SafetensorsFolder(files.root)
+        self.names = frozenset(self._tensors.where)
+        self.eos_ids = eos_ids(files)
+        self.fingerprint = files.sha256 or fingerprint((f.path, f.head()) for f in self._tensors.files)
+
+    def stored(self, name: str, shape: tuple[int, int] | None = None) -> Stored:
+        kind, data = self._read(name)
+        check_shape(self.root, name, data.shape, shape, 2)
+        return Stored(kind, (data.shape[0], data.shape[1]), data)
+
+    def vector(self, name: str, size: int | None = None) -> NDArray[np.float32]:
+        kind, data = self._read(name)
+        check_shape(self.root, name, data.shape, None if size is None else (size,), 1)
+        return widen(Stored(kind, (1, len(data)), data.reshape(1, -1))).data.reshape(-1)
+
+    def close(self) -> None:
+        self._tensors.close()
+
+    def _read(self, name: str) -> tuple[str, NDArray[Any]]:
+        if name not in self.names:
+            raise missing(self.root, name)
+        kind, data = self._tensors.info(name).dtype, self._tensors.data(name)
+        if kind == "F64":
+            return "F32", data.astype(np.float32)
+        if kind not in _FLOATS:
+            raise BadModel(f"{self.root}: tensor {name} is of type {kind}; weights of {', '.join(_FLOATS)} are read")
+        # The format promises no alignment, and kernels want whole words.
+        return kind, data if data.flags.aligned else data.copy()
+
+
+def folder_config(folder: Path) -> dict[str, Any]:
+    """config.json, or BadModel."""
+    if not (config := read_json(folder / "config.json")):
+        raise BadModel(f"{folder} has no config.json", "Give a model folder in Hugging Face layout, or a .gguf file")
+    return config

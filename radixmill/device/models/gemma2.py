@@ -1,0 +1,74 @@
+"""Gemma 2 (Gemma team, 2024, arXiv:2408.00118): norms before and after each half, soft-caps, every other layer windowed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Self
+
+from radixmill.device.kernels.contract import Array
+from radixmill.device.layers import MLP, Attention, Build, ForwardBatch, Norm, Parts
+from radixmill.device.models import llama
+from radixmill.device.models.decoder import DecoderConfig, Family
+from radixmill.device.models.keys import Keys, dimensions, layer_windows, rope, stretched
+
+ARCHITECTURES = ("Gemma2ForCausalLM",)
+
+
+class Config(DecoderConfig):
+    @classmethod
+    def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
+        keys = Keys(hf)
+        sizes = dimensions(keys, num_key_value_heads=4, head_dim=256, tie_word_embeddings=True)
+        positions = keys.count("max_position_embeddings", 8192)
+        turn = rope(keys, positions)
+        window = keys.count("sliding_window", keys.count("sliding_window_size", 4096))
+        pattern = ("full_attention" if i % 2 else "sliding_attention" for i in range(sizes["layers"]))
+        biased = ("q", "k", "v", "out") if keys.flag("attention_bias", False) else ()
+        keys.expect("use_bidirectional_attention", False)
+        keys.inert("hidden_act")  # hidden_activation is what counts
+        config = cls(
+            **sizes,
+            context=stretched(turn, positions),
+            activation=keys.activation("hidden_activation", "gelu_pytorch_tanh"),
+            rope=turn,
+            windows=layer_windows(keys, sizes["layers"], window, pattern),
+            scale=keys.number("query_pre_attn_scalar", 256) ** -0.5,
+            softcap=keys.nullable_number("attn_logit_softcapping", 50.0),
+            logit_softcap=keys.nullable_number("final_logit_softcapping", 30.0),
+            embed_scale=sizes["hidden"] ** 0.5,
+            norms_plus_one=True,
+            biased=frozenset(biased),
+        )
+        keys.done(allow_unknown)
+        return config
+
+
+WEIGHTS = replace(
+    llama.WEIGHTS,
+    block={
+        **llama.WEIGHTS.block,
+        "after_attention_norm": ("post_attention_layernorm",),
+        "mlp_norm": ("pre_feedforward_layernorm",),
+        "after_mlp_norm": ("post_feedforward_layernorm",),
+    },
+)
+
+
+class Block:
+    def __init__(self, build: Build, config: Config, part: Parts, layer: int) -> None:
+        def norm(role: str) -> Norm:
+            return Norm(build, part(role), config.hidden, config.eps, plus_one=True)
+
+        self.ops = build.ops
+        self.attention_norm, self.after_attention_norm = norm("attention_norm"), norm("after_attention_norm")
+        self.mlp_norm, self.after_mlp_norm = norm("mlp_norm"), norm("after_mlp_norm")
+        self.attention = Attention(build, part, config.attention(layer))
+        self.mlp = MLP(build, part, config.hidden, config.inner, config.activation)
+
+    def forward(self, x: Array, batch: ForwardBatch) -> Array:
+        x = self.ops.add(x, self.after_attention_norm(self.attention(self.attention_norm(x), batch)))
+        return self.ops.add(x, self.after_mlp_norm(self.mlp(self.mlp_norm(x))))
+
+
+FAMILY = Family(Config, WEIGHTS, Block)

@@ -1,0 +1,87 @@
+"""Runs plans on a model: admissions, page copies, the forward pass, the draw. Knows slots and pages; not why they are."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixmill.core.messages import TokenLogprob
+from radixmill.core.plan import Masks, PageCopy, StepPlan, StepResult
+from radixmill.device.kernels.contract import Array, Ops
+from radixmill.device.models import Decoder
+from radixmill.device.runner.batch import build_batch
+from radixmill.device.sampling import Sampler
+
+NO_TOKEN = -1  # in a StepResult, for rows that don't sample
+
+
+@dataclass(frozen=True)
+class PagedKV:
+    """Keys and values of all layers, in pages of `page_size` positions. Every layer is of the one group there is."""
+
+    layers: tuple[Array, ...]
+    page_size: int
+    nbytes: int
+
+    @classmethod
+    def allocate(cls, model: Decoder, pages: int, page_size: int) -> PagedKV:
+        """Raises MemoryError where the machine has no room."""
+        ops, config = model.ops, model.config
+        layers = tuple(ops.kv_alloc(pages, page_size, config.kv_heads, config.head_dim) for _ in range(config.layers))
+        per_token = ops.kv_bytes_per_token(config.kv_heads, config.head_dim) * config.layers
+        return cls(layers, page_size, pages * page_size * per_token)
+
+    def copy(self, ops: Ops, copy: PageCopy) -> None:
+        for layer in self.layers:
+            ops.kv_copy(layer, copy.src, copy.dst, copy.tokens)
+
+
+class Runner:
+    """One model, its KV pages and its sampler."""
+
+    def __init__(self, model: Decoder, kv: PagedKV, sampler: Sampler) -> None:
+        self.model, self.kv, self.sampler = model, kv, sampler
+
+    def forward(self, plan: StepPlan) -> NDArray[np.float32]:
+        """Everything up to the logits [S, V] of the S rows that sample."""
+        ops, model = self.model.ops, self.model
+        for admit in plan.admits:
+            self.sampler.admit(admit)
+        for copy in plan.copies:
+            self.kv.copy(ops, copy)
+        batch = build_batch(plan, self.sampler.last, self.kv.page_size, self.kv.layers)
+        hidden = model.forward(batch)
+        if not len(batch.wanted):
+            return np.empty((0, model.config.vocab), np.float32)
+        return ops.numpy(model.logits(hidden, batch))
+
+    def sample(self, plan: StepPlan, logits: NDArray[np.float32], masks: Masks | None) -> StepResult:
+        """Draw a token for each row that samples. A token drawn from logits at position p stands at p + 1."""
+        rows = np.flatnonzero(plan.samples)
+        tokens = np.full(plan.rows, NO_TOKEN, np.int64)
+        if not len(rows):
+            return StepResult(plan.step, tokens)
+        positions = (plan.starts[rows] + plan.counts[rows]).astype(np.int64)
+        tokens[rows], drawn = self.sampler.sample(logits, plan.slots[rows], positions, _by_sample(masks, rows))
+        if not drawn:
+            return StepResult(plan.step, tokens)
+        logprobs: list[TokenLogprob | None] = [None] * plan.rows
+        for row, logprob in zip(rows, drawn, strict=True):
+            logprobs[row] = logprob
+        return StepResult(plan.step, tokens, tuple(logprobs))
+
+    def step(self, plan: StepPlan, masks: Masks | None = None) -> StepResult:
+        """One whole step; `seconds` is what it took."""
+        began = time.perf_counter()
+        result = self.sample(plan, self.forward(plan), masks)
+        return StepResult(result.step, result.tokens, result.logprobs, time.perf_counter() - began)
+
+
+def _by_sample(masks: Masks | None, rows: NDArray[np.intp]) -> Masks | None:
+    """Masks keyed by row of the plan → keyed by place among the rows that sample."""
+    if masks is None:
+        return None
+    return Masks({at: masks.rows[row] for at, row in enumerate(rows.tolist()) if row in masks.rows})

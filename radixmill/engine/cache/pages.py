@@ -1,0 +1,95 @@
+"""Page bookkeeping. Knows ids, reference counts and plan numbers; knows nothing of tensors, devices or requests."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+
+
+class PagePool:
+    """The pages 0 … total − 1 of one KV group: free, or referenced by so many holders."""
+
+    __slots__ = ("_free", "refs", "total")
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.refs = [0] * total
+        self._free = list(range(total - 1, -1, -1))
+
+    @property
+    def free(self) -> int:
+        return len(self._free)
+
+    def take(self, count: int) -> array[int]:
+        """`count` free pages, each with one reference. The caller has checked that there are as many."""
+        cut = len(self._free) - count
+        assert cut >= 0
+        taken = array("i", self._free[cut:])
+        del self._free[cut:]
+        for page in taken:
+            self.refs[page] = 1
+        return taken
+
+    def share(self, page: int) -> None:
+        assert self.refs[page] > 0
+        self.refs[page] += 1
+
+    def drop(self, page: int) -> None:
+        refs = self.refs[page] - 1
+        assert refs >= 0
+        self.refs[page] = refs
+        if not refs:
+            self._free.append(page)
+
+    def check(self, held: Iterable[int]) -> None:
+        """`held` names each page once per holder: the counts must agree, and free + distinct(held) == total."""
+        counted = [0] * self.total
+        for page in held:
+            counted[page] += 1
+        assert counted == self.refs, [
+            (p, c, r) for p, (c, r) in enumerate(zip(counted, self.refs, strict=True)) if c != r
+        ]
+        assert len(set(self._free)) == len(self._free)
+        assert not any(self.refs[page] for page in self._free)
+        assert self.free + sum(count > 0 for count in counted) == self.total
+
+
+class Pools:
+    """One pool per KV group, used in step, and the pages that wait for a plan to be committed before they are free."""
+
+    def __init__(self, totals: Sequence[int]) -> None:
+        self.groups = tuple(PagePool(total) for total in totals)
+        self.newest = -1  # the last plan made, or being made
+        self.committed = -1
+        self._retired: list[tuple[int, int, int]] = []  # (plan, group, page)
+
+    @property
+    def free(self) -> int:
+        """Pages that every group could give."""
+        return min(pool.free for pool in self.groups)
+
+    @property
+    def retired(self) -> int:
+        return len(self._retired)
+
+    def take(self, count: int) -> tuple[array[int], ...]:
+        return tuple(pool.take(count) for pool in self.groups)
+
+    def retire(self, group: int, page: int, plan: int) -> None:
+        """Drop one reference as soon as `plan`, the last that may name the page, is committed."""
+        if plan <= self.committed:
+            self.groups[group].drop(page)
+        else:
+            self._retired.append((plan, group, page))
+
+    def commit(self, plan: int) -> None:
+        self.committed = plan
+        if not self._retired:
+            return
+        waiting = self._retired
+        self._retired = []
+        for entry in waiting:
+            self.retire(entry[1], entry[2], entry[0])
+
+    def quarantined(self, group: int) -> list[int]:
+        return [page for _, g, page in self._retired if g == group]

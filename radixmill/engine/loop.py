@@ -1,0 +1,117 @@
+"""The loop: who runs next, run it, tell the fronts. Synchronous; the only thread of the engine that decides anything."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, Protocol, assert_never
+
+from radixmill.core.messages import Cancel, Control, Deltas, Ready, Reply, Submit, ToEngine, TokenDelta
+from radixmill.core.plan import Executor, StepPlan, Ticket
+from radixmill.engine.schedule import Scheduler
+from radixmill.link.socket import EngineSocket, Joined, Left, Peer, Said
+
+log = logging.getLogger("radixmill.engine")
+
+
+class Progress(Protocol):
+    """Told once, when the first token of this incarnation has been committed."""
+
+    def __call__(self) -> None: ...
+
+
+class Engine:
+    """One incarnation of an engine."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        executor: Executor,
+        link: EngineSocket,
+        *,
+        incarnation: int = 1,
+        overlap: bool = False,
+        on_progress: Progress | None = None,
+    ) -> None:
+        self.scheduler, self.executor, self.link = scheduler, executor, link
+        self._ready = Ready(executor.spec, incarnation)
+        self._overlap = overlap
+        self._on_progress = on_progress
+        self._stopping = False
+        self._verbs: dict[str, Callable[..., dict[str, Any]]] = {
+            "stats": self._stats,
+            "flush_cache": self._flush_cache,
+        }
+
+    def run(self) -> None:
+        """Serve until `stop`, or until the supervisor is gone (EOFError)."""
+        flying: tuple[StepPlan, Ticket] | None = None
+        while not self._stopping:
+            self._intake(wait=flying is None and self.scheduler.idle)
+            plan = self.scheduler.schedule()
+            ticket = self.executor.launch(plan) if plan else None
+            if flying:
+                self._land(*flying)
+            if plan and ticket:
+                ticket.sample(self.scheduler.masks(plan))
+            flying = (plan, ticket) if plan and ticket else None
+            if flying and not self._overlap:
+                self._land(*flying)
+                flying = None
+            self._send(self.scheduler.pending())
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    def _land(self, plan: StepPlan, ticket: Ticket) -> None:
+        deltas = self.scheduler.commit(plan, ticket.result())
+        self._send(deltas)
+        if deltas and self._on_progress:
+            self._on_progress()
+            self._on_progress = None
+
+    def _send(self, deltas: list[tuple[Any, TokenDelta]]) -> None:
+        """One message per front and step."""
+        if not deltas:
+            return
+        per_peer: defaultdict[Peer, list[TokenDelta]] = defaultdict(list)
+        for peer, delta in deltas:
+            per_peer[peer].append(delta)
+        for peer, items in per_peer.items():
+            self.link.send(peer, Deltas(tuple(items)))
+
+    def _intake(self, *, wait: bool) -> None:
+        for incident in self.link.poll(None if wait else 0):
+            match incident:
+                case Joined(peer):
+                    self.link.send(peer, self._ready)
+                case Left(peer):
+                    self.scheduler.drop_client(peer)
+                case Said(peer, message):
+                    self._hear(peer, message)
+                case _:
+                    assert_never(incident)
+
+    def _hear(self, peer: Peer, message: ToEngine) -> None:
+        match message:
+            case Submit():
+                self.scheduler.submit(peer, message)
+            case Cancel():
+                self.scheduler.cancel(peer, message.seq)
+            case Control():
+                self.link.send(peer, self._answer(message))
+            case _:
+                assert_never(message)
+
+    def _answer(self, question: Control) -> Reply:
+        verb = self._verbs.get(question.verb)
+        if verb is None:
+            return Reply(question.id, False, error=f"the engine knows no verb {question.verb!r}")
+        return Reply(question.id, True, verb(**question.args))
+
+    def _stats(self) -> dict[str, Any]:
+        return {**self.scheduler.stats(), **self.executor.stats()}
+
+    def _flush_cache(self) -> dict[str, Any]:
+        return {"freed_pages": self.scheduler.flush_cache()}

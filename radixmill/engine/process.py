@@ -1,0 +1,45 @@
+"""The engine's process: one incarnation, from its socket to its end."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import socket
+
+from radixmill.core.config import Config
+from radixmill.core.plan import Executor
+from radixmill.engine.loop import Engine, Progress
+from radixmill.engine.schedule import Scheduler
+from radixmill.link.socket import EngineSocket
+
+log = logging.getLogger("radixmill.engine")
+
+
+def serve(
+    executor: Executor,
+    config: Config,
+    listener: socket.socket,
+    *,
+    watch: socket.socket | None,
+    incarnation: int,
+    on_progress: Progress | None = None,
+) -> None:
+    """Run the loop until the supervisor (the other end of `watch`) is gone."""
+    scheduler = Scheduler(executor.spec, config.schedule, config.cache.prefix_cache)
+    engine = Engine(
+        scheduler,
+        executor,
+        EngineSocket(listener, watch),
+        incarnation=incarnation,
+        overlap=config.schedule.overlap,
+        on_progress=on_progress,
+    )
+    # What start-up made lives as long as the process: keep the collector from walking it again and again.
+    gc.collect()
+    gc.freeze()
+    try:
+        engine.run()
+    except EOFError:
+        log.info("the supervisor is gone; stopping")
+    finally:
+        executor.close()

@@ -1,0 +1,77 @@
+"""A plan in the making: which rows it has so far, and the arrays in the end."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from radixmill.core.plan import PageCopy, PageTable, StepPlan
+from radixmill.engine.schedule.sequence import Sequence
+
+
+class Draft:
+    """Rows granted so far, out of a token budget."""
+
+    def __init__(self, budget: int) -> None:
+        self.left = budget
+        self.rows: dict[Sequence, int] = {}  # tokens granted, in the order of the plan's rows
+        self.admitted: list[Sequence] = []
+        self.starved = False  # somebody got no page
+
+    def grant(self, seq: Sequence, count: int) -> None:
+        self.rows[seq] = count
+        self.left -= count
+
+    def revoke(self, seq: Sequence) -> None:
+        """The sequence is preempted before the plan was made."""
+        self.left += self.rows.pop(seq, 0)
+
+    def build(self, step: int, groups: int, page_size: int) -> StepPlan:
+        """The plan. Advances every row: positions computed, a placeholder where one samples."""
+        starts, samples = [], []
+        tokens = array("q")
+        tables = [_Table() for _ in range(groups)]
+        admits = tuple(seq.card() for seq in self.admitted)
+        copies: list[PageCopy] = []
+        for seq, count in self.rows.items():
+            lease = seq.lease
+            assert lease is not None
+            start, end = seq.computed, seq.computed + count
+            starts.append(start)
+            tokens.extend(seq.tokens[start:end])
+            copies.extend(lease.copies)
+            for table, ids in zip(tables, lease.pages, strict=True):
+                table.add(ids, -(-end // page_size))
+            lease.write(end, step)
+            samples.append(seq.advance(count))
+        return StepPlan(
+            step=step,
+            slots=_ints([seq.slot for seq in self.rows]),
+            starts=_ints(starts),
+            counts=_ints(list(self.rows.values())),
+            tokens=np.frombuffer(tokens, np.int64),
+            samples=np.array(samples, np.bool_),
+            pages=tuple(table.build() for table in tables),
+            admits=admits,
+            copies=tuple(copies),
+        )
+
+
+class _Table:
+    def __init__(self) -> None:
+        self.ids = array("i")
+        self.starts = [0]
+
+    def add(self, ids: array[int], count: int) -> None:
+        self.ids.extend(ids if len(ids) == count else ids[:count])
+        self.starts.append(len(self.ids))
+
+    def build(self) -> PageTable:
+        return PageTable(np.frombuffer(self.ids, np.int32), _ints(self.starts))
+
+
+def _ints(values: list[int], dtype: DTypeLike = np.int32) -> NDArray[Any]:
+    return np.array(values, dtype)

@@ -1,0 +1,49 @@
+"""The rows of the device: which sequence has which slot."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from operator import attrgetter
+
+from radixmill.engine.schedule.sequence import Sequence
+
+_rank = attrgetter("rank")
+
+
+class Running:
+    """Sequences that hold a slot, by rank: the first is the last to be preempted."""
+
+    def __init__(self, slots: int) -> None:
+        self.rows: list[Sequence] = []
+        self._slots = list(range(slots - 1, -1, -1))
+
+    @property
+    def free_slots(self) -> int:
+        return len(self._slots)
+
+    @property
+    def last(self) -> Sequence:
+        """The youngest of the lowest priority."""
+        return self.rows[-1]
+
+    @property
+    def decoding(self) -> int:
+        """Rows that want a single token."""
+        return sum(seq.behind == 1 for seq in self.rows)
+
+    def by_turn(self) -> list[Sequence]:
+        """Who can use a grant: single tokens first, so that no stream waits for a prompt; then by rank."""
+        able = [(seq, seq.behind) for seq in self.rows if len(seq.tokens) < seq.limit]
+        return [seq for seq, behind in able if behind == 1] + [seq for seq, behind in able if behind > 1]
+
+    def slot(self) -> int:
+        return self._slots.pop()
+
+    def add(self, seq: Sequence) -> None:
+        insort(self.rows, seq, key=_rank)
+
+    def remove(self, seq: Sequence) -> None:
+        at = bisect_left(self.rows, seq.rank, key=_rank)
+        assert self.rows[at] is seq
+        del self.rows[at]
+        self._slots.append(seq.slot)

@@ -1,0 +1,294 @@
+"""The scheduler: which sequences run in the next step, and what a finished step means for each.
+
+Knows sequences, leases and plans; knows nothing of sockets, text or devices. There are no phases: every running sequence
+is granted min(behind, budget) tokens, so a prefill chunk and a decode token are the same thing.
+
+Always progress: the first of `running` (highest priority, then oldest) is never preempted, and preempting all others
+leaves it every page of the pool, which core.config sized for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+from radixmill.core.config import ScheduleOptions
+from radixmill.core.messages import End, EndReason, Submit, TokenDelta, TokenLogprob
+from radixmill.core.plan import Masks, StepPlan, StepResult
+from radixmill.core.spec import ModelSpec
+from radixmill.engine.cache import Cache
+from radixmill.engine.schedule.budget import Budget
+from radixmill.engine.schedule.draft import Draft
+from radixmill.engine.schedule.queue import make_queue
+from radixmill.engine.schedule.running import Running
+from radixmill.engine.schedule.sequence import Sequence
+from radixmill.engine.schedule.sharing import should_wait
+
+Client = Hashable
+Sent = tuple[Client, TokenDelta]
+
+
+class Counters:
+    """Totals since the start."""
+
+    def __init__(self) -> None:
+        self.steps = self.computed_tokens = self.reused_tokens = self.admissions = self.preemptions = self.ended = 0
+
+
+class Scheduler:
+    """Call in the engine's loop: schedule, launch, commit (of the same plan or the one before)."""
+
+    def __init__(self, spec: ModelSpec, options: ScheduleOptions, prefix_cache: bool = True) -> None:
+        self.spec = spec
+        self.cache = Cache([group.pages for group in spec.kv_groups], spec.page_size, reuse=prefix_cache)
+        self.queue = make_queue(options.schedule_policy, self._matched, spec.context)
+        self.running = Running(min(options.max_running_requests, spec.slots))
+        self.budget = Budget(options.step_tokens, options.step_seconds)
+        self.counters = Counters()
+        self._live: dict[Client, dict[int, Sequence]] = {}
+        self._flying: dict[int, tuple[Sequence, ...]] = {}  # rows of plans not committed yet
+        self._pending: list[Sent] = []
+        self._arrivals = 0
+
+    # --- what comes in
+
+    def submit(self, client: Client, message: Submit) -> None:
+        """Queue the sequences of a request. A live id submitted again is the same record, and goes on as it is."""
+        for start in message.seqs:
+            if start.seq in self._live.get(client, {}):
+                continue
+            self._arrivals += 1
+            seq = Sequence(client, message.request, start, self.spec, self._arrivals)
+            self._live.setdefault(client, {})[seq.id] = seq
+            self.queue.add(seq)
+            if refusal := self._refusal(seq):
+                self._finish(seq, "failed", detail=refusal)
+            elif reason := seq.over():
+                self._finish(seq, reason, seq.tokens[-1] if reason == "stop" else None)
+
+    def cancel(self, client: Client, seq: int) -> None:
+        """Stop a sequence, if it is live."""
+        if found := self._live.get(client, {}).get(seq):
+            self._finish(found, "cancelled")
+
+    def drop_client(self, client: Client) -> None:
+        """The client is gone: stop its sequences and tell nobody."""
+        for seq in list(self._live.get(client, {}).values()):
+            self._end(seq, "cancelled")
+        self._pending = [sent for sent in self._pending if sent[0] != client]
+
+    # --- a step
+
+    def schedule(self) -> StepPlan | None:
+        """The next step, or None if nothing can run now."""
+        draft = Draft(max(self.budget.tokens, self.running.decoding))
+        for seq in self.running.by_turn():
+            self._grant(seq, draft)
+        self._admit(draft)
+        return self._make(draft) if draft.rows else None
+
+    def masks(self, plan: StepPlan) -> Masks | None:
+        """Grammar masks of the rows that sample; None while no sequence has a grammar."""
+        return None
+
+    def commit(self, plan: StepPlan, result: StepResult) -> list[Sent]:
+        """Fill the placeholders of a finished step, in the order of the plans. What each client is to be told."""
+        rows = self._flying.pop(plan.step)
+        self.cache.commit(plan.step)
+        self.budget.observe(len(plan.tokens), result.seconds)
+        logprobs = result.logprobs or (None,) * len(rows)
+        landed = zip(rows, plan.samples.tolist(), result.tokens.tolist(), logprobs, strict=True)
+        return [
+            (seq.client, self._land(seq, token, logprob))
+            for seq, samples, token, logprob in landed
+            if samples and seq.state != "ended"
+        ]
+
+    def pending(self) -> list[Sent]:
+        """Deltas that belong to no step: ends of sequences that were cancelled, refused, or had nothing to do."""
+        pending, self._pending = self._pending, []
+        return pending
+
+    @property
+    def idle(self) -> bool:
+        """Nothing runs, waits, flies or is to be told."""
+        return not (self.running.rows or self.queue or self._flying or self._pending)
+
+    def flush_cache(self) -> int:
+        """Forget all prefixes that no sequence holds; how many pages that freed."""
+        return self.cache.flush()
+
+    def stats(self) -> dict[str, Any]:
+        """Numbers for /server_info and the metrics."""
+        return {
+            "running": len(self.running.rows),
+            "waiting": len(self.queue),
+            "step_budget": self.budget.tokens,
+            "pages_free": self.cache.pools.free,
+            "pages_evictable": self.cache.tree.evictable,
+            "pages_total": min(group.pages for group in self.spec.kv_groups),
+            "tree_nodes": self.cache.tree.nodes,
+            **vars(self.counters),
+        }
+
+    # --- grants
+
+    def _grant(self, seq: Sequence, draft: Draft) -> None:
+        """Give a running sequence its tokens, if there are pages for them."""
+        if seq.state != "running" or not draft.left:
+            return
+        count = chunk(seq.computed, seq.behind, draft.left, self.spec.page_size)
+        if self._make_room(seq, seq.computed + count, draft):
+            draft.grant(seq, count)
+        elif seq.state == "running":
+            draft.starved = True
+
+    def _make_room(self, seq: Sequence, upto: int, draft: Draft) -> bool:
+        """Pages for positions below `upto`, preempting from the end of the line if there are none."""
+        assert seq.lease is not None
+        while not seq.lease.grow(upto):
+            if self.cache.deferred and not seq.starved:
+                seq.starved = True  # pages are on their way; ask for a victim if they were too few
+                return False
+            victim = self.running.last
+            if victim is seq:
+                self._must_wait(seq)
+                return False
+            seq.starved = False
+            self._preempt(victim, draft)
+        seq.starved = False
+        return True
+
+    def _must_wait(self, seq: Sequence) -> None:
+        """There is no page for it: the others that run go first. Were there none, it would wait for ever."""
+        others = len(self.running.rows) - (seq.state == "running")
+        if not others and not self.cache.deferred:
+            self._finish(seq, "failed", detail="the KV cache is too small for this sequence")
+
+    def _preempt(self, victim: Sequence, draft: Draft) -> None:
+        """Drop its KV, keep its record; back to its place in the queue. The tree keeps its finished pages while it can."""
+        assert victim.lease is not None
+        draft.revoke(victim)
+        self.running.remove(victim)
+        victim.lease.drop()
+        victim.leave("waiting")
+        self.queue.add(victim)
+        self.counters.preemptions += 1
+
+    # --- admission
+
+    def _admit(self, draft: Draft) -> None:
+        """Give slots to waiting sequences, in the order of the queue, until one does not fit."""
+        if draft.starved or not self._may_admit(draft):
+            return
+        for seq in self.queue.order():
+            if seq.known < seq.length or (self.cache.reuse and should_wait(seq, self.running.rows, self._matched)):
+                continue
+            if not self._open(seq, draft) or not self._may_admit(draft):
+                return
+
+    def _may_admit(self, draft: Draft) -> bool:
+        return draft.left > 0 and self.running.free_slots > 0 and len(self.queue) > 0
+
+    def _open(self, seq: Sequence, draft: Draft) -> bool:
+        """A lease, a slot and the first tokens for a waiting sequence; on False it waits on."""
+        lease = self.cache.open(seq.namespace, seq.tokens)
+        count = chunk(lease.shared, seq.length - lease.shared, draft.left, self.spec.page_size)
+        crowded = self.running.rows and lease.need(seq.length) + self._promised() > self.cache.available
+        if crowded or not lease.grow(lease.shared + count):
+            lease.drop()
+            self._must_wait(seq)
+            return False
+        self.queue.take(seq)
+        seq.admit(self.running.slot(), lease)
+        self.running.add(seq)
+        draft.admitted.append(seq)
+        draft.grant(seq, count)
+        self.counters.admissions += 1
+        self.counters.reused_tokens += lease.shared
+        return True
+
+    def _promised(self) -> int:
+        """Pages that running sequences will want soon: the rest of their prefill, and one each."""
+        return sum(1 + max(seq.lease.need(seq.goal), 0) for seq in self.running.rows if seq.lease)
+
+    def _matched(self, seq: Sequence) -> int:
+        return self.cache.peek(seq.namespace, seq.tokens)
+
+    # --- making the plan
+
+    def _make(self, draft: Draft) -> StepPlan:
+        step = self.counters.steps
+        self.counters.steps += 1
+        self.cache.begin(step)
+        plan = draft.build(step, len(self.spec.kv_groups), self.spec.page_size)
+        self.counters.computed_tokens += len(plan.tokens)
+        self._flying[step] = tuple(draft.rows)
+        for seq in draft.rows:
+            self._share(seq)
+        return plan
+
+    def _share(self, seq: Sequence) -> None:
+        """Let the tree have what is computed: whole pages, and all of a prefill when it is complete."""
+        lease, upto = seq.lease, seq.certain
+        assert lease is not None
+        if upto != seq.goal:
+            upto -= upto % self.spec.page_size
+        if upto > lease.shared:
+            lease.adopt(seq.tokens, upto)
+
+    # --- ends
+
+    def _land(self, seq: Sequence, token: int, logprob: TokenLogprob | None) -> TokenDelta:
+        """The token that a step sampled for a live sequence, which may have been preempted since."""
+        at = seq.output_len
+        reason = seq.fill(token)
+        end = self._end(seq, reason, token if reason == "stop" else None) if reason else None
+        return TokenDelta(seq.id, at, (token,), (logprob,) if logprob else None, end, _tell_cached(seq))
+
+    def _finish(self, seq: Sequence, reason: EndReason, token: int | None = None, detail: str = "") -> None:
+        """End a sequence between steps."""
+        at = seq.output_len
+        end = self._end(seq, reason, token, detail)
+        self._pending.append((seq.client, TokenDelta(seq.id, at, end=end, cached=_tell_cached(seq))))
+
+    def _end(self, seq: Sequence, reason: EndReason, token: int | None = None, detail: str = "") -> End:
+        """The only place where a sequence ends: off the queue or out of its slot, its lease closed, forgotten."""
+        live = self._live[seq.client]
+        del live[seq.id]
+        if not live:
+            del self._live[seq.client]
+        if seq.state == "waiting":
+            self.queue.remove(seq)
+        else:
+            self.running.remove(seq)
+        if seq.lease:
+            seq.lease.close(seq.tokens, seq.certain)
+        seq.leave("ended")
+        self.counters.ended += 1
+        return End(reason, seq.usage(), token, detail)
+
+    def _refusal(self, seq: Sequence) -> str:
+        wanted = seq.request.numerics
+        if wanted and wanted != self.spec.numerics:
+            return f"the request asks for numerics id {wanted}; this engine is {self.spec.numerics}"
+        if seq.prompt_len > self.spec.context:
+            return f"the prompt has {seq.prompt_len} tokens; the context holds {self.spec.context}"
+        return "" if seq.prompt_len else "the prompt has no tokens"
+
+
+def chunk(computed: int, behind: int, budget: int, page_size: int) -> int:
+    """Tokens for one row: all that are left, or as many as the budget has, then to a page's end if it reaches one."""
+    if behind <= budget:
+        return behind
+    end = computed + budget
+    whole = end - end % page_size
+    return whole - computed if whole > computed else budget
+
+
+def _tell_cached(seq: Sequence) -> int | None:
+    """What the first admission found, once."""
+    if seq.cached_told or seq.cached is None:
+        return None
+    seq.cached_told = True
+    return seq.cached

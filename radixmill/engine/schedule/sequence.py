@@ -1,0 +1,142 @@
+"""One line of tokens: the record of a request's choice, and how far its computation has come. Knows no pages.
+
+tokens      prompt, output, then a placeholder (LAST_SAMPLED) for each token that a running step will sample
+known       tokens that are no placeholder
+length      all of them
+computed    positions whose KV some plan, made or done, has written
+behind      length - computed: what is left to compute before the next token can be sampled
+goal        length at the last admission: [0, goal) is prefill
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Hashable
+from typing import Literal
+
+from radixmill.core.messages import EndReason, SeqStart, Usage
+from radixmill.core.plan import LAST_SAMPLED, Admit
+from radixmill.core.request import GenerateRequest
+from radixmill.core.spec import ModelSpec
+from radixmill.engine.cache import Lease
+
+State = Literal["waiting", "running", "ended"]
+
+
+class Sequence:
+    """Mutable, owned by the scheduler. Equal only to itself."""
+
+    __slots__ = (
+        "ahead",
+        "cached",
+        "cached_told",
+        "client",
+        "computed",
+        "goal",
+        "id",
+        "known",
+        "lease",
+        "limit",
+        "namespace",
+        "passed",
+        "prompt_len",
+        "rank",
+        "request",
+        "seed",
+        "slot",
+        "starved",
+        "state",
+        "stop_ids",
+        "tokens",
+    )
+
+    def __init__(
+        self, client: Hashable, request: GenerateRequest, start: SeqStart, spec: ModelSpec, arrival: int
+    ) -> None:
+        sampling = request.sampling
+        self.client = client
+        self.id = start.seq
+        self.request = request
+        self.seed = start.seed
+        self.rank = (-request.priority, arrival)  # lower runs first
+        self.namespace: Hashable = (request.numerics or spec.numerics, request.adapter, request.tenant)
+        self.tokens = array("q", request.prompt + start.output)
+        self.known = len(self.tokens)
+        self.prompt_len = len(request.prompt)
+        self.limit = min(self.prompt_len + sampling.max_tokens, spec.context)  # of length
+        self.stop_ids = frozenset(sampling.stop_token_ids) | (
+            frozenset() if sampling.ignore_eos else frozenset(spec.eos_ids)
+        )
+        self.state: State = "waiting"
+        self.slot = -1
+        self.lease: Lease | None = None
+        self.computed = self.goal = 0
+        self.cached: int | None = None  # prompt tokens found at the first admission
+        self.cached_told = False
+        self.passed = 0  # younger sequences admitted before this one
+        self.starved = False  # got no page in the last step
+        self.ahead: tuple[Sequence, int] | None = None  # while waiting: who computes our tokens up to there
+
+    @property
+    def length(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def behind(self) -> int:
+        return len(self.tokens) - self.computed
+
+    @property
+    def output_len(self) -> int:
+        return self.known - self.prompt_len
+
+    @property
+    def full(self) -> bool:
+        """Its last token is on the way, or here."""
+        return len(self.tokens) >= self.limit
+
+    @property
+    def certain(self) -> int:
+        """Positions that are computed and whose token is known."""
+        return min(self.computed, self.known)
+
+    # --- the life of a sequence
+
+    def admit(self, slot: int, lease: Lease) -> None:
+        self.state, self.slot, self.lease = "running", slot, lease
+        self.computed, self.goal, self.starved = lease.shared, self.length, False
+        if self.cached is None:
+            self.cached = min(lease.shared, self.prompt_len)
+
+    def leave(self, state: State) -> None:
+        """Back to the queue, or out: no slot, no lease, nothing computed. Its placeholders stay."""
+        self.state, self.slot, self.lease, self.computed = state, -1, None, 0
+
+    def advance(self, count: int) -> bool:
+        """A plan computes `count` more positions; whether the last of them is sampled."""
+        self.computed += count
+        samples = self.computed == len(self.tokens)
+        if samples:
+            self.tokens.append(LAST_SAMPLED)
+        return samples
+
+    def fill(self, token: int) -> EndReason | None:
+        """The oldest placeholder's token is known; the reason if the sequence ends with it."""
+        self.tokens[self.known] = token
+        self.known += 1
+        if token in self.stop_ids:
+            return "stop"
+        return "length" if self.known >= self.limit else None
+
+    def over(self) -> EndReason | None:
+        """Why a sequence just submitted has nothing left to do, if so (a resumed one may have said its last token)."""
+        if self.output_len and self.tokens[-1] in self.stop_ids and self.output_len > self.request.sampling.min_tokens:
+            return "stop"
+        return "length" if self.known >= self.limit else None
+
+    def card(self) -> Admit:
+        """What the device must know of it."""
+        output = tuple(self.tokens[self.prompt_len :])
+        return Admit(self.slot, self.request.sampling, self.seed, self.request.prompt, output, self.stop_ids)
+
+    def usage(self) -> Usage:
+        return Usage(self.prompt_len, self.output_len, self.cached or 0)

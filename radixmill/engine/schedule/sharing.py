@@ -1,0 +1,45 @@
+"""In-flight sharing: a waiting sequence whose next tokens a running one is just computing waits for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from radixmill.engine.cache import common
+from radixmill.engine.schedule.sequence import Sequence
+
+WORTH = 16  # tokens saved that are worth waiting for; fewer, if they are half of what is left
+
+
+def should_wait(seq: Sequence, running: Iterable[Sequence], matched: Callable[[Sequence], int]) -> bool:
+    """Whether to leave `seq` in the queue because a running sequence computes what it needs next.
+
+    `matched`: how many tokens of a sequence are cached now. Cheap while the one waited for is at work.
+    """
+    if seq.ahead and _at_work(*seq.ahead):
+        return True
+    seq.ahead = None
+    leaders = [other for other in running if prefilling(other) and _comparable(seq, other)]
+    if leaders:
+        have = matched(seq)
+        seq.ahead = next((found for other in leaders if (found := _worth(seq, other, have))), None)
+    return seq.ahead is not None
+
+
+def prefilling(seq: Sequence) -> bool:
+    """Whether the tree is still to get part of what the sequence was admitted with."""
+    return seq.lease is not None and seq.lease.shared < seq.goal
+
+
+def _at_work(other: Sequence, upto: int) -> bool:
+    return other.lease is not None and other.lease.shared < min(upto, other.goal)
+
+
+def _comparable(seq: Sequence, other: Sequence) -> bool:
+    """Nobody waits for one of lower priority."""
+    return other.namespace == seq.namespace and other.tokens[0] == seq.tokens[0] and other.rank[0] <= seq.rank[0]
+
+
+def _worth(seq: Sequence, other: Sequence, have: int) -> tuple[Sequence, int] | None:
+    upto = min(common(seq.tokens.tobytes(), other.tokens[: other.goal].tobytes()), seq.length - 1)
+    gain = upto - have
+    return (other, upto) if _at_work(other, upto) and gain >= min(WORTH, (seq.length - have) / 2) else None

@@ -1,0 +1,157 @@
+"""Request bodies: bytes → typed structs. All errors are ours, name the field, and say what was expected.
+
+The fast path is one typed decode; only a body that does not fit is looked at twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Generic, NamedTuple, TypeVar
+
+import msgspec
+from msgspec import inspect as t
+from starlette.requests import Request
+
+from radixmill.core.errors import BadRequest, TooLarge
+from radixmill.front.api.explain import explain
+
+Body = TypeVar("Body", bound=msgspec.Struct)
+Keys = dict[str, msgspec.Raw]
+
+MAX_NAMED = 32  # ignored fields that are named; a body may have any number
+NAME_CHARS = re.compile(r"[^A-Za-z0-9_.\-\[\]]")
+
+
+class Parsed(NamedTuple, Generic[Body]):
+    body: Body
+    ignored: tuple[str, ...]  # fields that no one here knows
+
+    def headers(self) -> dict[str, str]:
+        return {"X-RadixMill-Ignored": ", ".join(self.ignored)} if self.ignored else {}
+
+
+class Reader(Generic[Body]):
+    """Reads bodies of one type."""
+
+    def __init__(self, kind: type[Body], *, max_bytes: int, strict: bool) -> None:
+        """`strict`: unknown fields are errors."""
+        self.kind, self.max_bytes, self.strict = kind, max_bytes, strict
+        self._decode = msgspec.json.Decoder(kind).decode
+        self._keys = msgspec.json.Decoder(Keys).decode
+        self._info = t.type_info(kind)
+        self._shape = _shape(self._info)
+
+    async def read(self, request: Request) -> Parsed[Body]:
+        """The body of a request. Raises BadRequest or TooLarge."""
+        check_content_type(request.headers.get("content-type", ""))
+        return self.parse(await read_bytes(request, self.max_bytes))
+
+    def parse(self, raw: bytes) -> Parsed[Body]:
+        """Raises BadRequest."""
+        if not raw.strip():
+            raise BadRequest("The request body is empty; a JSON object was expected.")
+        try:
+            body = self._decode(raw)
+        except (ValueError, RecursionError) as error:
+            raise self._fault(raw, error) from None
+        ignored = tuple(dict.fromkeys(self._unknown(raw, self._shape, "")))
+        if ignored and self.strict:
+            raise BadRequest(f"Unknown field: {ignored[0]}.", param=ignored[0])
+        return Parsed(body, ignored[:MAX_NAMED])
+
+    def _unknown(self, raw: bytes | msgspec.Raw, shape: Shape, path: str) -> Iterator[str]:
+        for key, value in self._keys(raw).items():
+            if key not in shape:
+                yield NAME_CHARS.sub("?", (path + key)[:80])
+            elif (inner := shape[key]) is not None:
+                yield from self._unknown_within(value, inner, f"{path}{key}")
+
+    def _unknown_within(self, raw: msgspec.Raw, inner: Inner, path: str) -> Iterator[str]:
+        opening = bytes(raw)[:1]
+        if inner.many and opening == b"[":
+            for item in _items(raw):
+                yield from self._unknown(item, inner.shape, f"{path}[].")
+        elif opening == b"{" and not inner.many:
+            yield from self._unknown(raw, inner.shape, f"{path}.")
+
+    def _fault(self, raw: bytes, error: Exception) -> BadRequest:
+        """What is wrong with a body that did not decode."""
+        if isinstance(error, RecursionError):
+            return BadRequest("The request body is nested too deeply.")
+        if not isinstance(error, msgspec.ValidationError):
+            return _malformed(error)
+        try:
+            fault = explain(msgspec.json.decode(raw), self._info)
+        except (ValueError, RecursionError):  # a number that no machine word holds
+            param = _path_of(error)
+            return BadRequest(f"{param or 'The request body'}: a number is out of range.", param=param)
+        assert fault is not None, "explain and msgspec must agree"
+        return BadRequest(f"{fault.path or 'The request body'} {fault.message}.", param=fault.path or None)
+
+
+class Inner(NamedTuple):
+    """A field that holds a known object, or a list of them."""
+
+    shape: Shape
+    many: bool
+
+
+Shape = dict[str, Inner | None]
+_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+def check_content_type(value: str) -> None:
+    """JSON, or nothing said."""
+    media = value.split(";", 1)[0].strip().lower()
+    if media and media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
+        raise BadRequest(f"Content-Type must be application/json, not {media[:60]}.", code="invalid_content_type")
+
+
+async def read_bytes(request: Request, limit: int) -> bytes:
+    """The whole body, refused as soon as it is known to be more than `limit` bytes."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise _too_large(limit)
+    parts: list[bytes] = []
+    have = 0
+    async for part in request.stream():
+        have += len(part)
+        if have > limit:
+            raise _too_large(limit)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"The request body is larger than this server takes ({limit} bytes).")
+
+
+def _malformed(error: Exception) -> BadRequest:
+    if isinstance(error, UnicodeError):
+        return BadRequest("The request body is not valid UTF-8.", code="invalid_json")
+    at = re.search(r"\(byte (\d+)\)", str(error))
+    where = f" at byte {at[1]}" if at else ""
+    return BadRequest(f"The request body is not valid JSON{where}.", code="invalid_json")
+
+
+def _path_of(error: Exception) -> str | None:
+    at = re.search(r"at `\$\.?([^`]*)`$", str(error))
+    return at[1] or None if at else None
+
+
+def _shape(info: t.Type) -> Shape:
+    assert isinstance(info, t.StructType)
+    return {field.encode_name: _inner(field.type) for field in info.fields}
+
+
+def _inner(kind: t.Type) -> Inner | None:
+    match kind:
+        case t.UnionType(types=types):
+            return next((found for member in types if (found := _inner(member))), None)
+        case t.StructType():
+            return Inner(_shape(kind), many=False)
+        case t.ListType(item_type=t.StructType() as item):
+            return Inner(_shape(item), many=True)
+        case _:
+            return None

@@ -1,0 +1,76 @@
+"""OpenAPI for routes whose bodies are msgspec structs: /openapi.json and /docs show the types that are really parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from msgspec import Struct
+
+REF = "#/components/schemas/{name}"
+
+
+class ErrorDetail(Struct, kw_only=True):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(Struct, kw_only=True):
+    """OpenAI's shape of an error."""
+
+    error: ErrorDetail
+
+
+def operation(
+    summary: str, body: type[Struct] | None, answer: type[Struct] | None, *, stream: type[Struct] | None = None
+) -> dict[str, Any]:
+    """Keyword arguments of add_api_route that describe a route."""
+    content: dict[str, Any] = {"application/json": {"schema": _ref(answer)}} if answer else {}
+    if stream:
+        content["text/event-stream"] = {"schema": _ref(stream)}
+    extra: dict[str, Any] = {
+        "responses": {
+            "200": {"description": "OK", **({"content": content} if content else {})},
+            "4XX": {
+                "description": "What is wrong with the request",
+                "content": {"application/json": {"schema": _ref(ErrorBody)}},
+            },
+            "5XX": {
+                "description": "What is wrong with the server",
+                "content": {"application/json": {"schema": _ref(ErrorBody)}},
+            },
+        },
+    }
+    if body:
+        extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(body)}}}
+    return {"summary": summary, "openapi_extra": extra}
+
+
+def describe(app: FastAPI, kinds: Sequence[type[Struct]]) -> None:
+    """Make the app's OpenAPI document from its operations and the structs they name; built when first asked for."""
+
+    def openapi() -> dict[str, Any]:
+        if not app.openapi_schema:
+            app.openapi_schema = openapi_of(app, kinds)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # the documented way
+
+
+def openapi_of(app: FastAPI, kinds: Sequence[type[Struct]]) -> dict[str, Any]:
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    for path in document["paths"].values():
+        for entry in path.values():
+            entry["responses"].pop("422", None)
+    _, schemas = msgspec.json.schema_components([*kinds, ErrorBody], ref_template=REF)
+    document["components"] = {"schemas": schemas}
+    return document
+
+
+def _ref(kind: type[Struct] | None) -> dict[str, str]:
+    return {"$ref": REF.format(name=kind.__name__)} if kind else {}

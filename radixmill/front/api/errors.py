@@ -1,0 +1,58 @@
+"""Errors as HTTP: OpenAI's `{"error": {message, type, param, code}}`, with the right status, and nothing of our insides."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from radixmill.core.errors import EngineFailed, NotFound, ServeError, TooLarge, Unauthorized
+
+
+class MethodNotAllowed(ServeError):
+    status, type, code = 405, "invalid_request_error", "method_not_allowed"
+
+
+def error_response(error: ServeError) -> Response:
+    return Response(msgspec.json.encode(error.body()), error.status, _headers(error), media_type="application/json")
+
+
+def internal_error() -> EngineFailed:
+    """What a client learns of a bug of ours."""
+    return EngineFailed("Something went wrong in the server. The log has the details under this request's id.")
+
+
+async def on_serve_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServeError)
+    return error_response(error)
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """The router's own errors: no such route, no such method."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allow = (error.headers or {}).get("Allow", "")
+        response = error_response(
+            MethodNotAllowed(f"{request.method} is not allowed on {request.url.path}; use {allow or 'another method'}.")
+        )
+        response.headers["Allow"] = allow
+        return response
+    if error.status_code == 404:
+        return error_response(
+            NotFound(f"There is no route {request.method} {request.url.path} here; /docs lists them.")
+        )
+    return error_response(internal_error())
+
+
+def _headers(error: ServeError) -> dict[str, str]:
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after))
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, TooLarge):
+        headers["Connection"] = "close"  # the rest of the body is not read
+    return headers

@@ -1,0 +1,224 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Struct, UnsetType
+
+from radixmill.core.errors import BadRequest
+from radixmill.front.api.openai.fields import (
+    CommonBody,
+    TokenId,
+    check_rid,
+    check_stream_options,
+    refuse,
+    stops,
+    to_sampling,
+)
+from radixmill.front.api.openai.wire import (
+    CompletionLogprobs,
+    TokenBytes,
+    Usage,
+    UsageRule,
+    completion_logprobs,
+    ids_of,
+    matched_stop,
+    usage_of,
+)
+from radixmill.front.api.sse import sse
+from radixmill.front.session import (
+    Ask,
+    Content,
+    End,
+    Event,
+    Generation,
+    Prompt,
+    TextPrompt,
+    Token,
+    TokenPrompt,
+    Whole,
+    gather,
+    winners,
+)
+from radixmill.front.session.limits import DEFAULT_COMPLETION_TOKENS, SIZES, bounds, size
+
+ID_PREFIX = "cmpl-"
+
+
+class CompletionBody(CommonBody, kw_only=True):
+    """The body of POST /v1/completions."""
+
+    prompt: str | Annotated[list[str | TokenId | list[TokenId]], size("prompts or ids")]
+    max_tokens: Annotated[int, bounds("max_tokens (completions)")] | None = None
+    best_of: Annotated[int, bounds("best_of")] | None = None
+    logprobs: Annotated[int, bounds("logprobs (completions)")] | None = None
+    parse_special: bool | None = None
+    # refused
+    echo: Any = None
+    suffix: Any = None
+
+
+def to_ask(body: CompletionBody, id: str) -> Ask:
+    """The body as a session understands it. Raises BadRequest."""
+    refuse(body)
+    check_rid(body.rid)
+    check_stream_options(body)
+    n = body.n or 1
+    return Ask(
+        id=id,
+        model=body.model,
+        prompts=to_prompts(body.prompt, special=body.parse_special is not False),
+        n=n,
+        width=_width(body, n),
+        max_tokens=DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens,
+        sampling=to_sampling(body, body.logprobs),
+        stop=stops(body),
+        keep_stop=bool(body.no_stop_trim),
+        skip_special_tokens=body.skip_special_tokens is not False,
+        keep_tokens=body.logprobs is not None or bool(body.return_token_ids),
+        seed=body.seed,
+        tenant=body.cache_salt or "",
+        priority=body.priority or 0,
+    )
+
+
+def _width(body: CompletionBody, n: int) -> int:
+    if body.best_of is None:
+        return n
+    if body.best_of < n:
+        raise BadRequest(f"best_of ({body.best_of}) must be at least n ({n}).", param="best_of")
+    if body.stream and body.best_of > n:
+        raise BadRequest("best_of cannot be streamed: which choice is best is known only at the end.", param="best_of")
+    return body.best_of
+
+
+def to_prompts(prompt: str | list[Any], *, special: bool) -> tuple[Prompt, ...]:
+    """The four forms: a string, strings, token ids, lists of token ids."""
+    if isinstance(prompt, str):
+        return (TextPrompt(prompt, special),)
+    kind = type(prompt[0])
+    if odd := next((i for i, item in enumerate(prompt) if type(item) is not kind), None):
+        raise BadRequest(
+            "prompt must be a string, a list of strings, a list of token ids, or a list of such lists, not a mixture.",
+            param=f"prompt[{odd}]",
+        )
+    if kind is int:
+        return (TokenPrompt(tuple(prompt)),)
+    if len(prompt) > (most := int(SIZES["prompts"].high or 0)):
+        raise BadRequest(f"prompt must be at most {most} prompts, not {len(prompt)}.", param="prompt")
+    return tuple(TextPrompt(item, special) if kind is str else TokenPrompt(tuple(item)) for item in prompt)
+
+
+# What goes back. UNSET fields are left out, None is null.
+
+
+class CompletionChoice(Struct, kw_only=True):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None = None
+    finish_reason: str | None = None
+    matched_stop: str | int | UnsetType = UNSET
+    token_ids: list[int] | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
+
+
+class Completion(Struct, kw_only=True):
+    """The answer, and every chunk of a stream."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    system_fingerprint: str
+    usage: Usage | UnsetType | None = UNSET
+    seed: int | UnsetType = UNSET
+
+
+class CompletionView:
+    """What both shapes of an answer need to know."""
+
+    def __init__(self, body: CompletionBody, generation: Generation, token_bytes: TokenBytes) -> None:
+        self.body, self.generation, self.token_bytes = body, generation, token_bytes
+        id = generation.facts.id
+        self.id = id if id.startswith(ID_PREFIX) else ID_PREFIX + id
+        self.wants_ids = bool(body.return_token_ids)
+
+    def logprobs(self, tokens: Sequence[Token]) -> CompletionLogprobs | None:
+        return None if self.body.logprobs is None else completion_logprobs(tokens, self.token_bytes)
+
+    def prompt_ids(self, choice: int) -> list[int] | UnsetType:
+        facts = self.generation.facts
+        return list(facts.prompts[choice // facts.width]) if self.wants_ids else UNSET
+
+    def answer(
+        self, choices: list[CompletionChoice], usage: Usage | UnsetType | None, seed: int | UnsetType
+    ) -> Completion:
+        facts = self.generation.facts
+        return Completion(
+            id=self.id,
+            created=facts.created,
+            model=facts.model,
+            choices=choices,
+            system_fingerprint=facts.fingerprint,
+            usage=usage,
+            seed=seed,
+        )
+
+
+async def fold(view: CompletionView) -> Completion:
+    """The non-streaming answer: what a client would put together from the stream. With best_of, of the winners only."""
+    wholes = await gather(view.generation)
+    best = winners(view.generation, view.body.n or 1)
+    choices = [_choice(view, index, wholes[i]) for index, i in enumerate(best)]
+    return view.answer(choices, usage_of(view.generation), view.generation.facts.seed)
+
+
+def _choice(view: CompletionView, index: int, whole: Whole) -> CompletionChoice:
+    return CompletionChoice(
+        index=index,
+        text=whole.text,
+        logprobs=view.logprobs(whole.tokens),
+        finish_reason=whole.end.reason,
+        matched_stop=matched_stop(whole.end),
+        token_ids=ids_of(whole.tokens, view.wants_ids),
+        prompt_token_ids=view.prompt_ids(whole.end.choice),
+    )
+
+
+class CompletionChunks:
+    """Events → chunks: text, then one finish chunk per choice."""
+
+    def __init__(self, view: CompletionView) -> None:
+        self.view, self.usage = view, UsageRule(view.body.stream_options)
+        self._greeted: set[int] = set()
+        self._seed: int | UnsetType = view.generation.facts.seed  # on the first chunk only
+
+    def push(self, events: tuple[Event, ...]) -> bytes:
+        usage = self.usage.on_chunk(self.view.generation)
+        return b"".join(sse(self._chunk([self._said(event)], usage)) for event in events)
+
+    def finish(self) -> bytes:
+        return sse(self._chunk([], usage_of(self.view.generation))) if self.usage.final else b""
+
+    def _said(self, event: Event) -> CompletionChoice:
+        match event:
+            case Content(choice, text, tokens):
+                said = CompletionChoice(
+                    index=choice,
+                    text=text,
+                    logprobs=self.view.logprobs(tokens),
+                    token_ids=ids_of(tokens, self.view.wants_ids),
+                )
+            case End(choice, reason):
+                said = CompletionChoice(index=choice, text="", finish_reason=reason, matched_stop=matched_stop(event))
+        if event.choice not in self._greeted:
+            self._greeted.add(event.choice)
+            said.prompt_token_ids = self.view.prompt_ids(event.choice)
+        return said
+
+    def _chunk(self, choices: list[CompletionChoice], usage: Usage | UnsetType | None) -> Completion:
+        seed, self._seed = self._seed, UNSET
+        return self.view.answer(choices, usage, seed)

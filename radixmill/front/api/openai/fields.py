@@ -1,0 +1,180 @@
+"""Fields that chat and text completions share: their types, which are hints, which are refused, and what they become.
+
+docs/api.md lists the three kinds; a test compares it with these tables.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from msgspec import Struct
+
+from radixmill.core.errors import BadRequest
+from radixmill.front.session import Sampling
+from radixmill.front.session.limits import bounds, size
+
+StopString = Annotated[str, size("stop string")]
+TokenId = Annotated[int, bounds("token id")]
+
+
+class StreamOptions(Struct, kw_only=True):
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    include_obfuscation: bool | None = None  # a hint
+
+
+class CommonBody(Struct, kw_only=True):
+    """What both routes take. null means: not given."""
+
+    model: str = "default"
+    n: Annotated[int, bounds("n")] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, bounds("temperature")] | None = None
+    top_p: Annotated[float, bounds("top_p")] | None = None
+    top_k: Annotated[int, bounds("top_k")] | None = None
+    min_p: Annotated[float, bounds("min_p")] | None = None
+    presence_penalty: Annotated[float, bounds("presence_penalty")] | None = None
+    frequency_penalty: Annotated[float, bounds("frequency_penalty")] | None = None
+    repetition_penalty: Annotated[float, bounds("repetition_penalty")] | None = None
+    logit_bias: Annotated[dict[str, Annotated[float, bounds("logit_bias")]], size("logit_bias")] | None = None
+    seed: Annotated[int, bounds("seed")] | None = None
+    stop: StopString | Annotated[list[StopString], size("stop")] | None = None
+    stop_token_ids: Annotated[list[TokenId], size("stop_token_ids")] | None = None
+    min_tokens: Annotated[int, bounds("min_tokens")] | None = None
+    ignore_eos: bool | None = None
+    skip_special_tokens: bool | None = None
+    no_stop_trim: bool | None = None
+    return_token_ids: bool | None = None
+    priority: Annotated[int, bounds("priority")] | None = None
+    cache_salt: str | None = None
+    rid: Annotated[str, size("rid")] | None = None
+    # hints
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    prediction: Any = None
+    service_tier: str | None = None
+    metadata: Annotated[dict[str, str], size("metadata")] | None = None
+    # refused
+    response_format: Any = None
+    regex: Any = None
+    ebnf: Any = None
+    json_schema: Any = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
+    structured_outputs: Any = None
+    stop_regex: Any = None
+    lora_path: Any = None
+    receipt: Any = None
+    timeout: Any = None
+    moderation: Any = None
+
+
+HINTS = frozenset(
+    {
+        "user",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "prompt_cache_options",
+        "prediction",
+        "service_tier",
+        "metadata",
+        "stream_options.include_obfuscation",
+    }
+)
+
+# Fields refused with a 400, and the values (besides null) that ask for nothing and are let through.
+NEVER: dict[str, tuple[Any, ...]] = {"audio": (), "web_search_options": (), "moderation": ()}
+NOT_YET: dict[str, tuple[Any, ...]] = {
+    "response_format": ({"type": "text"},),
+    "regex": (),
+    "ebnf": (),
+    "json_schema": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "structured_outputs": (),
+    "stop_regex": ([], ""),
+    "lora_path": (),
+    "receipt": (False,),
+    "timeout": (),
+    "echo": (False,),
+    "suffix": ("",),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "modalities": ([], ["text"]),
+    "store": (False,),
+    "separate_reasoning": (False,),
+    "stream_reasoning": (True,),
+    "chat_template": (),
+}
+
+
+def refuse(body: Struct) -> None:
+    """Raise BadRequest for the first field that asks for what this server does not do."""
+    for table, verdict in ((NEVER, "is not supported"), (NOT_YET, "is not supported yet")):
+        for name in body.__struct_fields__:
+            if name in table and (value := getattr(body, name)) is not None and not _asks_nothing(value, table[name]):
+                raise BadRequest(f"{name} {verdict}{_instead(table[name])}.", param=name)
+
+
+def _asks_nothing(value: Any, neutral: tuple[Any, ...]) -> bool:
+    return any(value == known and type(value) is type(known) for known in neutral)
+
+
+def _instead(neutral: tuple[Any, ...]) -> str:
+    return f"; the only value taken is {neutral[-1]!r}" if neutral and neutral[-1] not in ([], "") else ""
+
+
+def to_sampling(body: CommonBody, logprobs: int | None) -> Sampling:
+    return Sampling(
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        min_p=body.min_p,
+        repetition_penalty=body.repetition_penalty,
+        presence_penalty=body.presence_penalty or 0.0,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        logit_bias=body.logit_bias or {},
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        ignore_eos=bool(body.ignore_eos),
+        min_tokens=body.min_tokens or 0,
+        logprobs=logprobs,
+    )
+
+
+def stops(body: CommonBody) -> tuple[str, ...]:
+    return (body.stop,) if isinstance(body.stop, str) else tuple(dict.fromkeys(body.stop or ()))
+
+
+def check_stream_options(body: CommonBody) -> None:
+    if body.stream_options is not None and not body.stream:
+        raise BadRequest(
+            "stream_options is only for streams: set stream to true, or leave it out.", param="stream_options"
+        )
+
+
+def check_rid(rid: str | None) -> None:
+    """An id travels in a header."""
+    if rid is not None and not re.fullmatch(r"[!-~]+", rid):
+        raise BadRequest("rid must be printable ASCII without spaces.", param="rid")
+
+
+def template_kwargs(extra: Mapping[str, Any], **own: Any) -> dict[str, Any]:
+    """chat_template_kwargs over the fields that templates know by name."""
+    if "chat_template" in extra:
+        raise BadRequest(
+            "chat_template_kwargs must not replace the chat template.", param="chat_template_kwargs.chat_template"
+        )
+    return {**{name: value for name, value in own.items() if value is not None}, **extra}

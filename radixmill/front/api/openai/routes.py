@@ -1,0 +1,104 @@
+"""The OpenAI routes, wired: body → Ask → Generation → answer or stream."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+
+from radixmill.front.api.body import Reader
+from radixmill.front.api.docs import operation
+from radixmill.front.api.guard import ID_KEY
+from radixmill.front.api.openai import chat, completions
+from radixmill.front.api.openai.fields import CommonBody
+from radixmill.front.api.openai.models import Card, Cards, add_model_routes
+from radixmill.front.api.openai.wire import TokenBytes
+from radixmill.front.api.sse import Chunks, EventStream, while_connected
+from radixmill.front.session import Ask, Front, Generation, Session
+
+KINDS = (
+    chat.ChatBody,
+    chat.ChatResponse,
+    chat.ChatChunk,
+    completions.CompletionBody,
+    completions.Completion,
+    Card,
+    Cards,
+)
+
+Body = TypeVar("Body", bound=CommonBody)
+View = TypeVar("View")
+
+
+class GenerateRoute(Generic[Body, View]):
+    """One POST route that generates text; what differs between them are these functions."""
+
+    def __init__(
+        self,
+        front: Front,
+        kind: type[Body],
+        to_ask: Callable[[Body, str], Ask],
+        view: Callable[[Body, Generation, TokenBytes], View],
+        shapes: tuple[Callable[[View], Coroutine[Any, Any, msgspec.Struct]], Callable[[View], Chunks]],
+    ) -> None:
+        """`shapes`: the fold into one answer, and the map into chunks."""
+        server = front.config.server
+        self.front, self.to_ask, self.view = front, to_ask, view
+        self.fold, self.chunks = shapes
+        self.reader = Reader(kind, max_bytes=server.max_body_bytes, strict=server.strict_fields)
+
+    async def __call__(self, request: Request) -> Response:
+        parsed = await self.reader.read(request)
+        session, body = self.front.ready_session(), parsed.body
+        if body.rid:
+            request.scope[ID_KEY] = body.rid
+        ask = self.to_ask(body, body.rid or uuid.uuid4().hex)
+        if body.stream:
+            generation = await session.start(ask)
+            view = self.view(body, generation, session.text.token_bytes)
+            return EventStream(generation, self.chunks(view), parsed.headers())
+        answer = await while_connected(request.receive, self._whole(session, ask, body))
+        return Response(msgspec.json.encode(answer), headers=parsed.headers(), media_type="application/json")
+
+    async def _whole(self, session: Session, ask: Ask, body: Body) -> msgspec.Struct:
+        generation = await session.start(ask)
+        try:
+            return await self.fold(self.view(body, generation, session.text.token_bytes))
+        finally:
+            generation.close()
+
+
+def add_openai_routes(app: FastAPI, front: Front) -> None:
+    for_chat = GenerateRoute(front, chat.ChatBody, chat.to_ask, chat.ChatView, (chat.fold, chat.ChatChunks))
+    for_text = GenerateRoute(
+        front,
+        completions.CompletionBody,
+        completions.to_ask,
+        completions.CompletionView,
+        (completions.fold, completions.CompletionChunks),
+    )
+
+    async def chat_completions(request: Request) -> Response:
+        return await for_chat(request)
+
+    async def text_completions(request: Request) -> Response:
+        return await for_text(request)
+
+    app.add_api_route(
+        "/v1/chat/completions",
+        chat_completions,
+        methods=["POST"],
+        **operation("Answer a conversation", chat.ChatBody, chat.ChatResponse, stream=chat.ChatChunk),
+    )
+    app.add_api_route(
+        "/v1/completions",
+        text_completions,
+        methods=["POST"],
+        **operation("Continue text", completions.CompletionBody, completions.Completion, stream=completions.Completion),
+    )
+    add_model_routes(app, front)

@@ -1,0 +1,135 @@
+"""POST /tokenize and /detokenize, also under /v1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import FastAPI
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from radixmill.core.errors import BadRequest
+from radixmill.front.api.body import Reader
+from radixmill.front.api.docs import operation
+from radixmill.front.api.openai.fields import TokenId, template_kwargs
+from radixmill.front.api.openai.messages import Messages, to_template
+from radixmill.front.session import ChatPrompt, Front, Prompt, Session, TextPrompt
+from radixmill.front.session.limits import size
+
+
+class TokenizeBody(Struct, kw_only=True):
+    """The body of POST /tokenize: prompt or messages."""
+
+    model: str = "default"
+    prompt: str | Annotated[list[str], size("prompts")] | None = None
+    messages: Messages | None = None
+    add_special_tokens: bool = True
+    parse_special: bool = True
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class Tokenized(Struct, kw_only=True):
+    """Nested lists for a list of prompts."""
+
+    tokens: Sequence[int | list[int]]
+    count: int | list[int]
+    max_model_len: int
+
+
+class DetokenizeBody(Struct, kw_only=True):
+    """The body of POST /detokenize."""
+
+    model: str = "default"
+    tokens: list[TokenId | list[TokenId]]
+    skip_special_tokens: bool = True
+
+
+class Detokenized(Struct, kw_only=True):
+    text: str | list[str]
+
+
+KINDS = (TokenizeBody, Tokenized, DetokenizeBody, Detokenized)
+
+
+def add_token_routes(app: FastAPI, front: Front) -> None:
+    server = front.config.server
+    to_ids = Reader(TokenizeBody, max_bytes=server.max_body_bytes, strict=server.strict_fields)
+    to_text = Reader(DetokenizeBody, max_bytes=server.max_body_bytes, strict=server.strict_fields)
+
+    async def tokenize(request: Request) -> Response:
+        parsed = await to_ids.read(request)
+        return _json(await tokenized(front.ready_session(), parsed.body), parsed.headers())
+
+    async def detokenize(request: Request) -> Response:
+        parsed = await to_text.read(request)
+        return _json(detokenized(front.ready_session(), parsed.body), parsed.headers())
+
+    for path in ("/tokenize", "/v1/tokenize"):
+        app.add_api_route(
+            path,
+            tokenize,
+            methods=["POST"],
+            operation_id=path[1:],
+            **operation("Text to token ids", TokenizeBody, Tokenized),
+        )
+    for path in ("/detokenize", "/v1/detokenize"):
+        app.add_api_route(
+            path,
+            detokenize,
+            methods=["POST"],
+            operation_id=path[1:],
+            **operation("Token ids to text", DetokenizeBody, Detokenized),
+        )
+
+
+async def tokenized(session: Session, body: TokenizeBody) -> Tokenized:
+    """Raises BadRequest."""
+    session.check_model(body.model)
+    if (body.prompt is None) == (body.messages is None):
+        raise BadRequest("Give prompt or messages, one of the two.", param="prompt")
+    rows = [list(ids) for ids in await session.tokenise(_prompts(body), "messages" if body.messages else "prompt")]
+    context = session.spec().context
+    if isinstance(body.prompt, list):
+        return Tokenized(tokens=rows, count=[len(row) for row in rows], max_model_len=context)
+    return Tokenized(tokens=rows[0], count=len(rows[0]), max_model_len=context)
+
+
+def _prompts(body: TokenizeBody) -> tuple[Prompt, ...]:
+    if body.messages is None:
+        texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt or []
+        return tuple(TextPrompt(text, body.parse_special, body.add_special_tokens) for text in texts)
+    going_on = body.continue_final_message
+    return (
+        ChatPrompt(
+            messages=to_template(body.messages),
+            add_generation_prompt=body.add_generation_prompt and not going_on,
+            continue_final_message=going_on,
+            template_kwargs=template_kwargs(body.chat_template_kwargs or {}),
+        ),
+    )
+
+
+def detokenized(session: Session, body: DetokenizeBody) -> Detokenized:
+    """Raises BadRequest."""
+    session.check_model(body.model)
+    nested = [row for row in body.tokens if isinstance(row, list)]
+    if nested and len(nested) < len(body.tokens):
+        raise BadRequest("tokens must be a list of token ids or a list of such lists, not a mixture.", param="tokens")
+    if nested:
+        return Detokenized(
+            text=[
+                session.decode(row, skip_special=body.skip_special_tokens, field=f"tokens[{i}]")
+                for i, row in enumerate(nested)
+            ]
+        )
+    flat = [token for token in body.tokens if isinstance(token, int)]
+    return Detokenized(text=session.decode(flat, skip_special=body.skip_special_tokens, field="tokens"))
+
+
+def _json(value: Struct, headers: dict[str, str]) -> Response:
+    return Response(msgspec.json.encode(value), headers=headers, media_type="application/json")

@@ -1,0 +1,163 @@
+"""The front's process: answers HTTP at once, truthfully, while tokenizer and engine are still coming up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import socket
+import time
+from collections.abc import Iterator
+
+import msgspec
+import uvicorn
+import uvloop
+
+from radixmill import __version__
+from radixmill.core.config import Config
+from radixmill.core.errors import CannotStart, EngineFailed
+from radixmill.core.spec import ModelSpec
+from radixmill.front.api.app import create_app
+from radixmill.front.session import Front
+from radixmill.front.session.open import open_session
+from radixmill.front.text import TextStack, load_text
+from radixmill.link.remote import RemoteEngine
+from radixmill.store import ModelFiles
+
+log = logging.getLogger("radixmill.front")
+
+READY = "The server is fired up and ready to roll!"  # scripts wait for this sentence
+
+
+class FrontProcess:
+    """One front: the HTTP server, the engine's client, and the line to the supervisor."""
+
+    def __init__(
+        self, config: Config, files: ModelFiles, listener: socket.socket, control: socket.socket, started: float
+    ) -> None:
+        self._config, self._files, self._listener, self._control, self._started = (
+            config,
+            files,
+            listener,
+            control,
+            started,
+        )
+        self._imported = time.monotonic()
+        self._engine = RemoteEngine()
+        self._front = Front(config=config, client=self._engine)
+        self._server = _Server(
+            uvicorn.Config(
+                create_app(self._front),
+                http="httptools",
+                loop="none",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=30,
+                timeout_graceful_shutdown=5,
+            )
+        )
+        self._events: asyncio.Queue[dict[str, object]] = asyncio.Queue()
+
+    async def run(self, rest: bytes) -> None:
+        """Until drained or until the supervisor is gone. Raises CannotStart where the tokenizer can't be loaded."""
+        async with asyncio.TaskGroup() as tasks:
+            http = tasks.create_task(self._server.serve(sockets=[self._listener]))
+            line = tasks.create_task(self._follow_supervisor(rest))
+            opening = tasks.create_task(self._open())
+            await http
+            line.cancel()
+            opening.cancel()
+
+    async def _open(self) -> None:
+        text, took = await asyncio.to_thread(self._load_text)
+        try:
+            spec = await self._engine.ready()
+        except EngineFailed as error:
+            log.error("%s", error)
+            return
+        session = self._front.session = open_session(self._config, self._files, text, self._engine)
+        for note in text.notes:
+            log.info("%s", note)
+        gc.collect()
+        gc.freeze()
+        self._report(spec, session.served[0], took)
+
+    def _load_text(self) -> tuple[TextStack, float]:
+        began = time.monotonic()
+        options = self._config.model
+        text = load_text(self._files, chat_template=options.chat_template, tokenizer=options.tokenizer)
+        return text, time.monotonic() - began
+
+    def _report(self, spec: ModelSpec, served: str, tokenizer: float) -> None:
+        host, port = self._listener.getsockname()[:2]
+        log.info("RadixMill %s · %s · %s · %s", __version__, spec.architecture, spec.compute, spec.isa)
+        for note in spec.notes:
+            log.info("%s", note)
+        phases = " · ".join(f"{name} {seconds:.2f}" for name, seconds in spec.phases)
+        log.info("engine: %s", phases)
+        log.info("front: imports %.2f · tokenizer %.2f", self._imported - self._started, tokenizer)
+        shown = f"[{host}]" if ":" in host else host
+        log.info(
+            "%s http://%s:%d serves %s after %.2f s",
+            READY,
+            shown,
+            port,
+            served,
+            time.monotonic() - self._started,
+        )
+
+    async def _follow_supervisor(self, rest: bytes) -> None:
+        reader, writer = await asyncio.open_connection(sock=self._control)
+        with contextlib.closing(writer):
+            for event in _events(rest):
+                await self._obey(event)
+            while line := await reader.readline():
+                await self._obey(msgspec.json.decode(line))
+        self._server.should_exit = True  # the supervisor is gone
+
+    async def _obey(self, event: dict[str, object]) -> None:
+        match event:
+            case {"event": "engine", "path": str(path), "incarnation": int(incarnation)}:
+                await self._engine.connect(path, incarnation)
+            case {"event": "failed", "detail": str(detail)}:
+                self._engine.give_up(detail)
+            case {"event": "drain"}:
+                self._drained = asyncio.create_task(self._drain())
+            case _:
+                log.error("unknown word from the supervisor: %s", event)
+
+    async def _drain(self) -> None:
+        self._engine.drain()
+        self._front.draining = True
+        deadline = time.monotonic() + self._config.server.drain_timeout
+        while self._engine.health().live and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        self._server.should_exit = True
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the supervisor decides when we stop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _events(data: bytes) -> Iterator[dict[str, object]]:
+    for line in data.splitlines():
+        yield msgspec.json.decode(line)
+
+
+def serve(
+    config: Config, files: ModelFiles, listener: socket.socket, control: socket.socket, rest: bytes, *, started: float
+) -> None:
+    """Run a front until it is told to stop. `rest`: what the supervisor has said already on `control`."""
+    process = FrontProcess(config, files, listener, control, started)
+    try:
+        uvloop.run(process.run(rest))
+    except* CannotStart as group:
+        raise group.exceptions[0] from None

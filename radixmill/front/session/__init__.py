@@ -1,0 +1,33 @@
+"""One request's life between HTTP and the engine: render, tokenise, check, submit, decode."""
+
+from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, Sampling, TextPrompt, TokenPrompt
+from radixmill.front.session.events import Content, End, Event, FinishReason, Token, Usage
+from radixmill.front.session.fold import Whole, gather, winners
+from radixmill.front.session.front import Front
+from radixmill.front.session.generation import Facts, Generation
+from radixmill.front.session.session import Session
+from radixmill.front.session.text import ModelText, Text
+
+__all__ = [
+    "Ask",
+    "ChatPrompt",
+    "Content",
+    "End",
+    "Event",
+    "Facts",
+    "FinishReason",
+    "Front",
+    "Generation",
+    "ModelText",
+    "Prompt",
+    "Sampling",
+    "Session",
+    "Text",
+    "TextPrompt",
+    "Token",
+    "TokenPrompt",
+    "Usage",
+    "Whole",
+    "gather",
+    "winners",
+]

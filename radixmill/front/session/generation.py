@@ -1,0 +1,132 @@
+"""The answer to one Ask while it is being made: the deltas of all its sequences → events, usage, one clean end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+
+from msgspec import Struct
+
+from radixmill.core.errors import EngineFailed
+from radixmill.core.messages import TokenDelta
+from radixmill.front.session.choice import Choice
+from radixmill.front.session.events import End, Event, Usage
+from radixmill.link.client import Stream
+
+log = logging.getLogger("radixmill.front")
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    """What is known of an answer before its first token."""
+
+    id: str
+    model: str  # the name the client asked for
+    created: int  # seconds since the epoch
+    seed: int
+    fingerprint: str
+    prompts: tuple[tuple[int, ...], ...]
+    width: int  # choices per prompt
+
+
+class Generation:
+    """Iterate for tuples of events, one tuple per delta that has any; then, in any case, `close`.
+
+    `choices[p * width + c]` is choice c of prompt p. Closing early cancels whatever still runs.
+    """
+
+    def __init__(
+        self, facts: Facts, streams: Sequence[Stream], choices: Sequence[Choice], on_close: Callable[[], None]
+    ) -> None:
+        self.facts, self.streams, self.choices = facts, tuple(streams), tuple(choices)
+        self._by_seq = dict(zip((seq for stream in streams for seq in stream.seqs), choices, strict=bool(streams)))
+        self._stream_of = {seq: stream for stream in streams for seq in stream.seqs}
+        self._left = len(self.choices)
+        self._on_close: Callable[[], None] | None = on_close
+
+    def __aiter__(self) -> AsyncIterator[tuple[Event, ...]]:
+        return self._events() if self.streams else self._nothing_to_do()
+
+    async def _events(self) -> AsyncGenerator[tuple[Event, ...], None]:
+        async with aclosing(_merged(self.streams)) as deltas:
+            async for delta in deltas:
+                if events := self._push(delta):
+                    yield events
+                if not self._left:
+                    return
+        raise EngineFailed("The engine stopped before the answer was complete.")
+
+    async def _nothing_to_do(self) -> AsyncIterator[tuple[Event, ...]]:
+        for choice in self.choices:
+            yield (End(choice.index, "length"),)
+
+    def _push(self, delta: TokenDelta) -> tuple[Event, ...]:
+        choice = self._by_seq[delta.seq]
+        if choice.ended:
+            return ()
+        if delta.end is not None and delta.end.reason == "failed":
+            log.error("request %s: sequence %d failed: %s", self.facts.id, delta.seq, delta.end.detail)
+            raise EngineFailed("The engine failed while it was generating this answer.")
+        events = choice.push(delta)
+        if choice.ended:
+            self._left -= 1
+            if delta.end is None:  # a stop string: the engine does not know
+                self._stream_of[delta.seq].cancel(delta.seq)
+        return events
+
+    def usage(self) -> Usage:
+        """Tokens so far; final once the last End is out."""
+        width = self.facts.width
+        cached = 0
+        for p in range(len(self.facts.prompts)):
+            known = [c.cached for c in self.choices[p * width : (p + 1) * width] if c.cached is not None]
+            cached += min(known, default=0)
+        return Usage(sum(map(len, self.facts.prompts)), sum(c.counted for c in self.choices), cached)
+
+    def abort(self) -> None:
+        """Ask the engine to stop; the ends come as events, with reason "abort"."""
+        for stream in self.streams:
+            stream.cancel()
+
+    def close(self) -> None:
+        """Stop whatever still runs and give the place in the queue back. Idempotent."""
+        if self._on_close is None:
+            return
+        on_close, self._on_close = self._on_close, None
+        if self._left:
+            self.abort()
+        on_close()
+
+
+async def _merged(streams: tuple[Stream, ...]) -> AsyncGenerator[TokenDelta, None]:
+    """Deltas of several streams as they come; the first error ends it."""
+    if len(streams) == 1:
+        async for delta in streams[0]:
+            yield delta
+        return
+    queue: asyncio.Queue[TokenDelta | BaseException | None] = asyncio.Queue()
+    pumps = [asyncio.create_task(_pump(stream, queue)) for stream in streams]
+    try:
+        running = len(pumps)
+        while running:
+            item = await queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                running -= 1
+            else:
+                yield item
+    finally:
+        for pump in pumps:
+            pump.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+
+
+async def _pump(stream: Stream, queue: asyncio.Queue[TokenDelta | BaseException | None]) -> None:
+    try:
+        async for delta in stream:
+            queue.put_nowait(delta)
+        queue.put_nowait(None)
+    except Exception as error:
+        queue.put_nowait(error)

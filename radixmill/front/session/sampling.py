@@ -1,0 +1,90 @@
+"""What the client said, the server's defaults, the model's vocabulary → SamplingParams. Raises BadRequest by field name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from radixmill.core.errors import BadRequest, ContextTooLong
+from radixmill.core.request import SamplingParams
+from radixmill.front.session.ask import Ask, Sampling
+from radixmill.front.session.limits import RANGES
+
+NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
+def to_params(
+    ask: Ask, prompt_tokens: int, context: int, vocab_size: int, defaults: Mapping[str, float]
+) -> SamplingParams:
+    """The parameters of one prompt's sequences."""
+    wish = ask.sampling
+    max_tokens = output_limit(ask, prompt_tokens, context)
+    if wish.min_tokens > max_tokens:
+        raise BadRequest(
+            f"min_tokens ({wish.min_tokens}) must not be more than the tokens that may be generated ({max_tokens}).",
+            param="min_tokens",
+        )
+    drawn = {name: _chosen(wish, name, defaults) for name in NEUTRAL}
+    return SamplingParams(
+        max_tokens=max_tokens,
+        min_tokens=wish.min_tokens,
+        temperature=float(drawn["temperature"]),
+        top_k=max(int(drawn["top_k"]), 0),
+        top_p=float(drawn["top_p"]),
+        min_p=float(drawn["min_p"]),
+        repetition_penalty=float(drawn["repetition_penalty"]),
+        presence_penalty=wish.presence_penalty,
+        frequency_penalty=wish.frequency_penalty,
+        logit_bias=_bias(wish.logit_bias, vocab_size),
+        stop_token_ids=_token_ids(wish.stop_token_ids, vocab_size, "stop_token_ids"),
+        ignore_eos=wish.ignore_eos,
+        logprobs=0 if wish.logprobs is None and ask.width > ask.n else wish.logprobs,
+    )
+
+
+def output_limit(ask: Ask, prompt_tokens: int, context: int) -> int:
+    """How many tokens may be generated. Raises ContextTooLong where prompt and output do not fit together."""
+    wanted = ask.max_tokens
+    if wanted is None:
+        if prompt_tokens >= context:
+            raise ContextTooLong(prompt_tokens, 0 if prompt_tokens > context else 1, context, param=ask.prompt_field)
+        return context - prompt_tokens
+    if prompt_tokens + wanted > context:
+        raise ContextTooLong(prompt_tokens, wanted, context, param=ask.prompt_field)
+    return wanted
+
+
+def check_defaults(defaults: Mapping[str, float]) -> dict[str, float]:
+    """The server's sampling defaults that are sane; a model's file may say anything."""
+    sane = {}
+    for name, value in defaults.items():
+        low, high = RANGES[name] if name in NEUTRAL else (0.0, -1.0)
+        if (low is None or value >= low) and (high is None or value <= high):
+            sane[name] = value
+    return sane
+
+
+def _chosen(wish: Sampling, name: str, defaults: Mapping[str, float]) -> float:
+    value = getattr(wish, name)
+    return defaults.get(name, NEUTRAL[name]) if value is None else value
+
+
+def _bias(bias: Mapping[str, float], vocab_size: int) -> tuple[tuple[int, float], ...]:
+    return tuple(sorted((_bias_id(key, vocab_size), float(value)) for key, value in bias.items()))
+
+
+def _bias_id(key: str, vocab_size: int) -> int:
+    if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) < vocab_size):
+        raise BadRequest(
+            f"logit_bias maps token ids to numbers; {key[:40]!r} is not a token id from 0 to {vocab_size - 1}.",
+            param=f"logit_bias.{key[:40]}",
+        )
+    return int(key)
+
+
+def _token_ids(ids: tuple[int, ...], vocab_size: int, field: str) -> tuple[int, ...]:
+    for i, token in enumerate(ids):
+        if not 0 <= token < vocab_size:
+            raise BadRequest(
+                f"{field} must hold token ids from 0 to {vocab_size - 1}; {token} is none.", param=f"{field}[{i}]"
+            )
+    return tuple(dict.fromkeys(ids))

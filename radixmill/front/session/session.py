@@ -1,0 +1,220 @@
+"""One request's life: check, render, tokenise, submit; then its Generation decodes. Knows no HTTP.
+
+Every user error is raised by `start`, before the first byte of an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+from radixmill.core.errors import BadRequest, NotReady, Overloaded, UnknownModel
+from radixmill.core.request import GenerateRequest, SamplingParams, choice_seed
+from radixmill.core.spec import ModelSpec
+from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, TextPrompt, TokenPrompt
+from radixmill.front.session.choice import Choice
+from radixmill.front.session.generation import Facts, Generation
+from radixmill.front.session.limits import SIZES, THREAD_CHARS
+from radixmill.front.session.sampling import check_defaults, to_params
+from radixmill.front.session.text import Text
+from radixmill.front.text import StopScanner, TextDecoder
+from radixmill.link.client import EngineClient, Stream
+
+ANY_MODEL = "default"  # accepted for whatever is served
+SEED_BITS = 53  # a seed we draw survives a trip through a JavaScript number
+
+
+class Session:
+    """The front's side of one model."""
+
+    def __init__(
+        self,
+        text: Text,
+        client: EngineClient,
+        served: Sequence[str],
+        *,
+        defaults: Mapping[str, float] | None = None,
+        max_requests: int = 1024,
+    ) -> None:
+        """`served`: names of the model, the shown one first. `defaults`: sampling defaults of its generation_config."""
+        self.text, self.client, self.served = text, client, tuple(served)
+        self.defaults = check_defaults(defaults or {})
+        self.max_requests = max_requests
+        self._live: dict[str, Generation | None] = {}  # None: still being prepared
+        self._aborted: set[str] = set()  # while they were being prepared
+
+    @property
+    def live(self) -> int:
+        """Requests taken and not yet over."""
+        return len(self._live)
+
+    def spec(self) -> ModelSpec:
+        """The model, if requests can be served now; else raises NotReady."""
+        health, spec = self.client.health(), self.client.spec
+        if spec is None or health.state not in ("ready", "restarting"):
+            reason = f"The server is {health.state}" + (f": {health.detail}" if health.detail else "")
+            raise NotReady(f"{reason}. Try again later.", retry_after=1.0)
+        return spec
+
+    def check_model(self, name: str) -> str:
+        """The name to answer with. Raises UnknownModel."""
+        if name in self.served:
+            return name
+        if name == ANY_MODEL:
+            return self.served[0]
+        raise UnknownModel(name, self.served)
+
+    async def start(self, ask: Ask) -> Generation:
+        """Take a request. Whoever gets the Generation must close it."""
+        spec = self.spec()
+        model = self.check_model(ask.model)
+        self._enter(ask.id)
+        try:
+            prompts = await self.tokenise(ask.prompts, ask.prompt_field)
+            generation = self._submit(ask, model, spec, prompts)
+        except BaseException:
+            self._leave(ask.id)
+            raise
+        self._live[ask.id] = generation
+        if ask.id in self._aborted:
+            generation.abort()
+        return generation
+
+    async def tokenise(self, prompts: Sequence[Prompt], field: str) -> tuple[tuple[int, ...], ...]:
+        """Token ids of each prompt; long texts off the event loop. Raises BadRequest naming `field`."""
+        if sum(map(_chars, prompts)) <= THREAD_CHARS:
+            return self._encode_all(prompts, field)
+        return await asyncio.to_thread(self._encode_all, prompts, field)
+
+    def abort(self, rid: str, *, everything: bool = False) -> int:
+        """Stop the live requests whose id begins with `rid`, or all. Returns how many."""
+        hit = [key for key in self._live if everything or key.startswith(rid)]
+        for key in hit:
+            if (generation := self._live[key]) is not None:
+                generation.abort()
+            else:
+                self._aborted.add(key)
+        return len(hit)
+
+    def _enter(self, id: str) -> None:
+        if len(self._live) >= self.max_requests:
+            raise Overloaded(
+                f"This server has its limit of {self.max_requests} requests in flight. Try again shortly.",
+                retry_after=1.0,
+            )
+        if id in self._live:
+            raise BadRequest(f"A request with the id {id!r} is running already.", param="rid")
+        self._live[id] = None
+
+    def _encode_all(self, prompts: Sequence[Prompt], field: str) -> tuple[tuple[int, ...], ...]:
+        many = len(prompts) > 1
+        return tuple(self._encode(prompt, f"{field}[{i}]" if many else field) for i, prompt in enumerate(prompts))
+
+    def _encode(self, prompt: Prompt, field: str) -> tuple[int, ...]:
+        match prompt:
+            case TokenPrompt(ids):
+                self._check_ids(ids, field)
+            case TextPrompt() | ChatPrompt():
+                ids = self._encode_text(prompt, field)
+        if not ids:
+            raise BadRequest(f"{field} must not be empty: it has no tokens.", param=field)
+        return ids
+
+    def _encode_text(self, prompt: TextPrompt | ChatPrompt, field: str) -> tuple[int, ...]:
+        try:
+            if isinstance(prompt, ChatPrompt):
+                return tuple(self.text.encode_chat(prompt))
+            return tuple(
+                self.text.encode(prompt.text, parse_special=prompt.parse_special, add_special=prompt.add_special)
+            )
+        except ValueError as error:
+            raise BadRequest(f"{field}: {error}.", param=field) from None
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool, field: str) -> str:
+        """Text of token ids. Raises BadRequest naming `field`."""
+        self._check_ids(ids, field)
+        return self.text.decode(ids, skip_special=skip_special)
+
+    def _check_ids(self, ids: Sequence[int], field: str) -> None:
+        vocab_size = self.spec().vocab_size
+        for i, token in enumerate(ids):
+            if not 0 <= token < vocab_size:
+                raise BadRequest(
+                    f"{field} must hold token ids from 0 to {vocab_size - 1}; {token} is none.", param=f"{field}[{i}]"
+                )
+
+    def _submit(self, ask: Ask, model: str, spec: ModelSpec, prompts: tuple[tuple[int, ...], ...]) -> Generation:
+        if len(prompts) * ask.width > (most := int(SIZES["sequences"].high or 0)):
+            raise BadRequest(
+                f"{len(prompts)} prompts with {ask.width} choices each are more than {most} sequences.", param="n"
+            )
+        params = [to_params(ask, len(ids), spec.context, spec.vocab_size, self.defaults) for ids in prompts]
+        seed = secrets.randbits(SEED_BITS) if ask.seed is None else ask.seed
+        streams = [] if ask.max_tokens == 0 else self._streams(ask, prompts, params, seed)
+        facts = Facts(
+            id=ask.id,
+            model=model,
+            created=int(time.time()),
+            seed=seed,
+            fingerprint=spec.numerics,
+            prompts=prompts,
+            width=ask.width,
+        )
+        return Generation(facts, streams, self._choices(ask, len(prompts)), lambda: self._leave(ask.id))
+
+    def _leave(self, id: str) -> None:
+        self._live.pop(id, None)
+        self._aborted.discard(id)
+
+    def _streams(
+        self, ask: Ask, prompts: tuple[tuple[int, ...], ...], params: list[SamplingParams], seed: int
+    ) -> list[Stream]:
+        now = time.time()
+        streams: list[Stream] = []
+        try:
+            for p, (ids, sampling) in enumerate(zip(prompts, params, strict=True)):
+                id = ask.id if len(prompts) == 1 else f"{ask.id}/{p}"
+                request = GenerateRequest(
+                    id=id, prompt=ids, sampling=sampling, tenant=ask.tenant, priority=ask.priority, arrived=now
+                )
+                seeds = [choice_seed(seed, p * ask.width + c) for c in range(ask.width)]
+                streams.append(self.client.submit(request, seeds))
+        except BaseException:
+            for stream in streams:
+                stream.cancel()
+            raise
+        return streams
+
+    def _choices(self, ask: Ask, prompts: int) -> list[Choice]:
+        return [self._choice(ask, index) for index in range(prompts * ask.width)]
+
+    def _choice(self, ask: Ask, index: int) -> Choice:
+        return Choice(
+            index,
+            TextDecoder(self.text, skip_special=ask.skip_special_tokens),
+            StopScanner(ask.stop, keep=ask.keep_stop) if ask.stop else None,
+            scan_after=ask.sampling.min_tokens,
+            keep_stop=ask.keep_stop,
+            keep_tokens=ask.keep_tokens,
+        )
+
+
+def _chars(prompt: Prompt) -> int:
+    match prompt:
+        case TextPrompt(text):
+            return len(text)
+        case ChatPrompt(messages=messages):
+            return sum(map(len, _texts(messages)))
+        case TokenPrompt():
+            return 0
+
+
+def _texts(messages: Sequence[Mapping[str, object]]) -> Iterator[str]:
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, str):
+            yield content
+        elif isinstance(content, list):
+            yield from (part["text"] for part in content if isinstance(part.get("text"), str))

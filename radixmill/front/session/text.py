@@ -1,0 +1,66 @@
+"""What a session needs of a model's text, and the model's text stack in that shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from radixmill.core.errors import BadRequest
+from radixmill.front.session.ask import ChatPrompt
+from radixmill.front.text import ChatTemplate, TextStack, encode_chat
+
+
+class Text(Protocol):
+    """Strings ⇄ token ids for one model. Encoding may be called from any thread; ValueError where text is no Unicode."""
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Tokens that skip_special_tokens leaves out."""
+
+    def encode(self, text: str, *, parse_special: bool = True, add_special: bool = True) -> Sequence[int]: ...
+
+    def encode_chat(self, chat: ChatPrompt) -> Sequence[int]:
+        """Rendered through the chat template. Raises BadRequest or ValueError where the template says no."""
+
+    def token_bytes(self, token: int, /) -> bytes:
+        """What a token stands for: perhaps a part of a character; a control token's literal."""
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str: ...
+
+
+class ModelText:
+    """A model's own tokenizer and chat template."""
+
+    def __init__(self, stack: TextStack) -> None:
+        self.stack = stack
+        self.special_ids = stack.tokenizer.special_ids
+        self.encode = stack.tokenizer.encode
+        self.decode = stack.tokenizer.decode
+        self.token_bytes = stack.tokenizer.token_bytes
+        self._renames = _renames(stack.template)
+
+    def encode_chat(self, chat: ChatPrompt) -> list[int]:
+        template = self.stack.template
+        if template is None:
+            raise BadRequest("This model has no chat template; use /v1/completions.", param="messages")
+        try:
+            template.check_kwargs(chat.template_kwargs)
+        except ValueError as error:
+            raise BadRequest(f"{error}.", param="chat_template_kwargs") from None
+        return encode_chat(
+            self.stack,
+            [self._renamed(message) for message in chat.messages],
+            add_generation_prompt=chat.add_generation_prompt,
+            continue_final_message=chat.continue_final_message,
+            **chat.template_kwargs,
+        )
+
+    def _renamed(self, message: dict[str, Any]) -> dict[str, Any]:
+        role = message["role"]
+        return {**message, "role": self._renames.get(role, role)}
+
+
+def _renames(template: ChatTemplate | None) -> dict[str, str]:
+    """OpenAI's newer and older names of roles, for templates that never heard of them."""
+    sources = " ".join(template.sources.values()) if template else ""
+    return {"function": "tool"} if "developer" in sources else {"function": "tool", "developer": "system"}

@@ -1,0 +1,122 @@
+"""Conversations → token ids, such that no text of a user becomes a control token.
+
+A request in whose texts no literal of a control token occurs is rendered and tokenised untouched. In the others a mark,
+a private-use character that the request doesn't contain, is put before every such literal; then the template is
+rendered, and the control tokens that stand there without a mark are its own. They alone become ids, by a tokenizer that
+knows them with the mark before them; the users' literals lose the mark and are text like any other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import chain
+from typing import Any, TypeVar
+
+from radixmill.front.text.literals import any_of
+from radixmill.front.text.stack import TextStack
+from radixmill.front.text.template import Message, TemplateError, private_char, strings
+from radixmill.front.text.tokenizer import Tokenizer
+
+T = TypeVar("T")
+
+
+def encode_chat(
+    stack: TextStack,
+    messages: list[Message],
+    /,
+    *,
+    tools: list[dict[str, Any]] | None = None,
+    add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
+    **kwargs: Any,
+) -> list[int]:
+    """The prompt of a conversation: rendered as `ChatTemplate.render` describes, with the model's begin token before it
+    if the model wants one and the template didn't write it. No end token is added.
+
+    Raises TemplateError and ValueError as `render` and `Tokenizer.encode` do.
+    """
+    if stack.template is None:
+        raise TemplateError("this model has no chat template")
+    template, tokenizer, guard = stack.template, stack.tokenizer, _guard(stack.tokenizer)
+    template.check_kwargs(kwargs)
+    ends = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
+    asked = (messages, tools, kwargs)
+    if not guard.concerns(asked):
+        text = template.render(messages, tools=tools, **ends, **kwargs)
+        return _begun(tokenizer, tokenizer.encode(text, add_special=False))
+    mark = private_char(chain(strings(asked), template.sources.values()))
+    messages, tools, kwargs = guard.marked(asked, mark)
+    text = template.render(messages, tools=tools, **ends, **kwargs)
+    return _begun(tokenizer, tokenizer.encode_marked(guard.resolve(text, mark), mark))
+
+
+def _begun(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
+    before = list(tokenizer.before)
+    return ids if ids[: len(before)] == before else before + ids
+
+
+class Guard:
+    """Finds the literals of one tokenizer's control tokens in the texts of users."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._control = frozenset(tokenizer.control)
+        self._literal = re.compile(any_of(self._control))
+        self._added = any_of(a.literal for a in tokenizer.added)
+        self._begins = frozenset(text[:n] for text in self._control for n in range(1, len(text)))
+        self._ends = frozenset(text[n:] for text in self._control for n in range(1, len(text)))
+        self._longest = max(map(len, self._control), default=0)
+
+    def concerns(self, data: Any) -> bool:
+        """Whether a control literal stands in a text, or may arise where a template puts two texts side by side."""
+        texts = [text for text in strings(data) if text]
+        if any(self._literal.search(text) for text in texts):
+            return True
+        return any(map(self._is_begun, texts)) and any(map(self._is_ended, texts))
+
+    def marked(self, data: T, mark: str) -> T:
+        """`data` with the mark before each place where a control literal begins, or begins and the text ends."""
+        return _mapped(data, lambda text: self._mark(text, mark))
+
+    def resolve(self, text: str, mark: str) -> str:
+        """A rendered text with the marks moved: from the users' literals to the template's."""
+
+        def swap(match: re.Match[str]) -> str:
+            if match[0].startswith(mark):
+                return match[0][1:]
+            return mark + match[0] if match[0] in self._control else match[0]
+
+        return re.sub(f"{mark}.?|{self._added}", swap, text, flags=re.DOTALL)
+
+    def _mark(self, text: str, mark: str) -> str:
+        places, at = [], 0
+        while match := self._literal.search(text, at):
+            places.append(match.start())
+            at = match.start() + 1  # literals may overlap: each must lose its beginning
+        tail = max(len(text) - self._longest + 1, at, 0)
+        places += [i for i in range(tail, len(text)) if text[i:] in self._begins]
+        ends = [*places[1:], len(text)]
+        return (
+            text[: places[0]] + "".join(mark + text[i:j] for i, j in zip(places, ends, strict=True)) if places else text
+        )
+
+    def _is_begun(self, text: str) -> bool:
+        return any(text[-n:] in self._begins for n in range(1, min(self._longest, len(text) + 1)))
+
+    def _is_ended(self, text: str) -> bool:
+        return any(text[:n] in self._ends for n in range(1, min(self._longest, len(text) + 1)))
+
+
+_guard: Callable[[Tokenizer], Guard] = lru_cache(maxsize=16)(Guard)
+
+
+def _mapped(data: Any, change: Callable[[str], str]) -> Any:
+    match data:
+        case str():
+            return change(data)
+        case dict():
+            return {_mapped(key, change): _mapped(value, change) for key, value in data.items()}
+        case list() | tuple():
+            return type(data)(_mapped(item, change) for item in data)
+    return data

@@ -1,0 +1,237 @@
+"""Chat templates: messages → the text that a model was trained on. Knows nothing of token ids."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from itertools import chain
+from typing import Any
+
+import jinja2
+
+from radixmill.core.errors import BadModel
+from radixmill.front.text.sandbox import CHANGES, Sandbox
+
+Message = dict[str, Any]
+
+CHATML = """{%- for message in messages -%}
+{{- '<|im_start|>' + message.role + '\\n' + (message.content or '') + '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"""
+
+LINES = """{%- for message in messages -%}
+{{- message.role + ': ' + (message.content or '') + '\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- 'assistant:' -}}{%- endif -%}"""
+
+# The names one thing goes by: a message has its thoughts under each, since templates differ in which one they read.
+_THOUGHTS = ("reasoning_content", "thinking", "reasoning")
+_OURS = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message", "stack", "self"})
+_TOKENS = frozenset(
+    f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+)  # only those templates see
+
+
+class TemplateError(ValueError):
+    """The template refused the conversation, or failed on it. The message is for the client."""
+
+
+class ChatTemplate:
+    """A model's chat template, or its set of named ones: "tool_use" serves requests with tools, "default" the others.
+
+    `variables` (bos_token, …) are visible to the template. `origin` says where it comes from. Raises BadModel where
+    the source is no Jinja.
+
+    A message's content is a string, null, or a list of parts `{"type": "text", "text": …}`. A template that knows only
+    strings gets the parts joined by line ends; one that prints null as a word, or fails on it, gets "". Arguments
+    of tool calls are given as objects or as JSON text, whichever the template can print.
+    """
+
+    def __init__(
+        self, source: str | Mapping[str, str], *, variables: Mapping[str, str] | None = None, origin: str = ""
+    ) -> None:
+        self.sources = {"default": source} if isinstance(source, str) else dict(source)
+        self.variables, self.origin = dict(variables or {}), origin
+        environment = Sandbox()
+        self.reserved = _OURS | _TOKENS | environment.globals.keys()
+        self._templates = {name: _compile(environment, text, origin) for name, text in self.sources.items()}
+        self._knows_parts = lru_cache(maxsize=64)(self._probe_parts)
+        self._knows_objects = lru_cache(maxsize=8)(self._probe_objects)
+
+    def render(
+        self,
+        messages: list[Message],
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        **kwargs: Any,
+    ) -> str:
+        """The text of a conversation.
+
+        `continue_final_message`: the text ends inside the last message, for the model to go on with it; nothing is
+        added after. Other keyword arguments are the template's own (`enable_thinking`, …).
+        Raises TemplateError where the template refuses, ValueError for an argument that is not the template's.
+        """
+        self.check_kwargs(kwargs)
+        name = "tool_use" if tools and "tool_use" in self.sources else self._default
+        messages = [self._fit(message, name) for message in messages]
+        fixed = {"tools": tools or None, "documents": None, **kwargs}
+        if continue_final_message:
+            return self._unfinished(name, messages, fixed)
+        return self._with_nulls(name, messages, fixed | {"add_generation_prompt": add_generation_prompt})
+
+    def check_kwargs(self, kwargs: Iterable[str]) -> None:
+        """Raises ValueError where one of these names is not the client's to set."""
+        if taken := sorted(self.reserved.intersection(kwargs)):
+            raise ValueError(f"chat_template_kwargs must not set {', '.join(taken)}")
+
+    @property
+    def _default(self) -> str:
+        return "default" if "default" in self.sources else next(iter(self.sources))
+
+    def _render(self, name: str, messages: list[Message], fixed: dict[str, Any]) -> str:
+        if any(f".{change}(" in self.sources[name] for change in CHANGES):
+            messages = copy.deepcopy(messages)
+        try:
+            return self._templates[name].render({**self.variables, **fixed, "messages": messages})
+        except jinja2.TemplateError as error:
+            raise TemplateError(str(error.message or error)) from error
+        except Exception as error:  # a template is a program: on data it does not expect, it can fail in any way
+            raise TemplateError(f"the chat template failed on these messages: {error}") from error
+
+    def _with_nulls(self, name: str, messages: list[Message], fixed: dict[str, Any]) -> str:
+        """Null contents as they are where the template deals with them, else as ""."""
+        if all(message.get("content", "") is not None for message in messages):
+            return self._render(name, messages, fixed)
+        filled = [{**m, "content": ""} if m.get("content", "") is None else m for m in messages]
+        try:
+            text = self._render(name, messages, fixed)
+        except TemplateError:
+            return self._render(name, filled, fixed)
+        if "None" not in text:
+            return text
+        other = self._render(name, filled, fixed)
+        return other if other.count("None") < text.count("None") else text
+
+    def _unfinished(self, name: str, messages: list[Message], fixed: dict[str, Any]) -> str:
+        """Mark the end of the last message, render, and cut there."""
+        last = messages[-1].get("content") if messages else None
+        if not last:
+            raise ValueError("continue_final_message needs a last message with content")
+        mark = private_char(chain(strings(messages), strings(fixed), self.sources.values()))
+        tagged = {**messages[-1], "content": _append(last, f"{mark} ")}
+        text = self._with_nulls(name, [*messages[:-1], tagged], fixed | {"add_generation_prompt": False})
+        at = text.rfind(mark)
+        if at < 0:
+            raise TemplateError("the chat template drops the message that continue_final_message is to continue")
+        # The space after the mark shows whether the template trims contents.
+        return text[:at] if text.startswith(f"{mark} ", at) else text[:at].rstrip()
+
+    def _fit(self, message: Message, name: str) -> Message:
+        """The message in the shapes that the template can print."""
+        changed: Message = {}
+        content = message.get("content")
+        if isinstance(content, list) and not self._knows_parts(name, str(message.get("role"))):
+            changed["content"] = _joined(content)
+        if isinstance(calls := message.get("tool_calls"), list):
+            changed["tool_calls"] = [_with_arguments(c, self._knows_objects(name)) for c in calls]
+        if (thoughts := next((message[k] for k in _THOUGHTS if message.get(k) is not None), None)) is not None:
+            changed |= {"thinking": message.get("thinking", thoughts), "reasoning_content": thoughts}
+        return {**message, **changed} if changed else message
+
+    def _probe_parts(self, name: str, role: str) -> bool:
+        """Whether a list of parts comes out as its text, and not as a printed list."""
+        probe = [{"type": "text", "text": "PROBE"}]
+        try:
+            text = self._render(name, _about(role, {"content": probe}), {"tools": None, "add_generation_prompt": True})
+        except TemplateError:
+            return False
+        return "PROBE" in text and "'PROBE'" not in text and '"PROBE"' not in text
+
+    def _probe_objects(self, name: str) -> bool:
+        """Whether arguments given as an object come out, and not as Python would print them."""
+        calls = [{"id": "call00000", "type": "function", "function": {"name": "f", "arguments": {"probe": "x"}}}]
+        tools = [{"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object"}}}]
+        for content in (None, ""):  # templates may look for calls only in messages without content
+            conversation = _about("assistant", {"content": content, "tool_calls": calls})
+            try:
+                text = self._render(name, conversation, {"tools": tools, "add_generation_prompt": False})
+            except TemplateError:
+                continue
+            if "probe" in text:
+                return "{'probe'" not in text
+        return False
+
+
+def strings(value: Any) -> Iterable[str]:
+    """Every string in JSON-like data, keys included."""
+    todo = [value]
+    while todo:
+        match todo.pop():
+            case str(text):
+                yield text
+            case dict() as fields:
+                todo += [*fields.keys(), *fields.values()]
+            case list() | tuple() as items:
+                todo += items
+
+
+def private_char(texts: Iterable[str]) -> str:
+    """A private-use character that none of `texts` has."""
+    used = set().union(*texts)
+    free = (c for c in map(chr, chain(range(0xE000, 0xF900), range(0xF0000, 0x10FFFE))) if c not in used)
+    if (found := next(free, None)) is None:
+        raise ValueError("the text uses every private-use character of Unicode")
+    return found
+
+
+def _compile(environment: Sandbox, source: str, origin: str) -> jinja2.Template:
+    try:
+        return environment.from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        where = origin or "the chat template"
+        raise BadModel(
+            f"{where} is no template: line {error.lineno}: {error.message}", "Use --chat-template FILE"
+        ) from None
+
+
+def _about(role: str, message: Message) -> list[Message]:
+    """The shortest conversation with this message that templates accept."""
+    opening = [] if role in ("user", "system", "developer") else [{"role": "user", "content": "hi"}]
+    closing = [{"role": "user", "content": "hi"}] if role in ("system", "developer") else []
+    return [*opening, {"role": role, **message}, *closing]
+
+
+def _joined(parts: list[Any]) -> str:
+    return "\n".join(part if isinstance(part, str) else str(part.get("text") or "") for part in parts)
+
+
+def _append(content: Any, text: str) -> Any:
+    if isinstance(content, str):
+        return content + text
+    last = max((i for i, part in enumerate(content) if isinstance(part, dict) and "text" in part), default=None)
+    if last is None:
+        raise ValueError("continue_final_message needs a last message with text")
+    return [{**part, "text": part["text"] + text} if i == last else part for i, part in enumerate(content)]
+
+
+def _with_arguments(call: Any, as_objects: bool) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or "arguments" not in function:
+        return call
+    return {**call, "function": {**function, "arguments": _arguments(function["arguments"], as_objects)}}
+
+
+def _arguments(given: Any, as_objects: bool) -> Any:
+    if not as_objects:
+        return given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+    if not isinstance(given, str):
+        return given
+    try:
+        parsed = json.loads(given or "{}")
+    except ValueError:
+        return given
+    return parsed if isinstance(parsed, dict) else given

@@ -1,0 +1,48 @@
+"""Bytes on the waist: frames of a 4-byte little-endian length and one msgpack message of the closed unions."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from radixmill.core.messages import FromEngine, ToEngine
+
+MAX_FRAME = 256 << 20
+
+_LENGTH = struct.Struct("<I")
+_encode = msgspec.msgpack.Encoder().encode
+
+decode_to_engine = msgspec.msgpack.Decoder(ToEngine).decode
+decode_from_engine = msgspec.msgpack.Decoder(FromEngine).decode
+
+
+def frame(message: Any) -> bytes:
+    """A message as one frame."""
+    body = _encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+class Frames:
+    """Cuts a byte stream into frames; what a broken connection leaves half-sent is never returned."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+
+    def push(self, data: bytes) -> Iterator[bytes]:
+        """Frames completed by `data`. Raises ValueError on a length that no peer of ours would send."""
+        held = self._held
+        held += data
+        at = 0
+        while len(held) - at >= _LENGTH.size:
+            (size,) = _LENGTH.unpack_from(held, at)
+            if size > MAX_FRAME:
+                raise ValueError(f"frame of {size} bytes")
+            if len(held) - at < _LENGTH.size + size:
+                break
+            at += _LENGTH.size
+            yield bytes(held[at : at + size])
+            at += size
+        del held[:at]

@@ -1,0 +1,111 @@
+"""The records of live requests: prompt, parameters, seed, output so far. All that a respawned engine needs to go on.
+
+Knows nothing of sockets. One writer: the client half of the link.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from radixmill.core.messages import End, SeqStart, Submit, TokenDelta, Usage
+from radixmill.core.request import GenerateRequest
+
+
+@dataclass(slots=True)
+class Record:
+    """One live sequence."""
+
+    request: GenerateRequest
+    seq: int
+    seed: int
+    output: list[int] = field(default_factory=list)
+    cached: int | None = None  # what the first admission found; later ones, after a respawn, don't count
+
+    def cancelled(self) -> TokenDelta:
+        """The end of this sequence as seen from here, without asking the engine."""
+        usage = Usage(len(self.request.prompt), len(self.output), self.cached or 0)
+        return TokenDelta(self.seq, len(self.output), end=End("cancelled", usage))
+
+    def failed(self, detail: str) -> TokenDelta:
+        usage = Usage(len(self.request.prompt), len(self.output), self.cached or 0)
+        return TokenDelta(self.seq, len(self.output), end=End("failed", usage, detail=detail))
+
+
+class Gap(Exception):
+    """The engine skipped tokens of a sequence: a bug, never the client's fault."""
+
+
+class Journal:
+    """Records by sequence id."""
+
+    def __init__(self) -> None:
+        self._live: dict[int, Record] = {}
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def __contains__(self, seq: int) -> bool:
+        return seq in self._live
+
+    def open(self, request: GenerateRequest, starts: Sequence[SeqStart]) -> None:
+        for start in starts:
+            self._live[start.seq] = Record(request, start.seq, start.seed, list(start.output))
+
+    def close(self, seq: int) -> Record | None:
+        """Forget a sequence; None if it has ended already."""
+        return self._live.pop(seq, None)
+
+    def apply(self, delta: TokenDelta) -> TokenDelta | None:
+        """Record what is new in a delta, and return just that; None for what is held already or has ended.
+
+        Raises Gap where tokens are missing between what is held and what came.
+        """
+        record = self._live.get(delta.seq)
+        if record is None:
+            return None
+        news = _trim(delta, len(record.output))
+        if news.cached is not None:
+            news = news if record.cached is None else _with(news, cached=None)
+            record.cached = delta.cached if record.cached is None else record.cached
+        record.output += news.tokens
+        if news.end:
+            del self._live[delta.seq]
+            if record.cached is not None and news.end.usage.cached != record.cached:
+                usage = Usage(news.end.usage.prompt, news.end.usage.completion, record.cached)
+                return _with(news, end=replace(news.end, usage=usage))
+        elif not news.tokens and news.cached is None:
+            return None
+        return news
+
+    def resubmissions(self) -> Iterator[Submit]:
+        """One Submit per live request, with the outputs so far, in the order they first came."""
+        requests: dict[int, tuple[GenerateRequest, list[SeqStart]]] = {}
+        for record in self._live.values():
+            _, starts = requests.setdefault(id(record.request), (record.request, []))
+            starts.append(SeqStart(record.seq, record.seed, tuple(record.output)))
+        for request, starts in requests.values():
+            yield Submit(request, tuple(starts))
+
+    def drain(self) -> list[Record]:
+        """Take everything out."""
+        records = list(self._live.values())
+        self._live.clear()
+        return records
+
+
+def _trim(delta: TokenDelta, held: int) -> TokenDelta:
+    """The delta without the tokens that are held already."""
+    if delta.at == held:
+        return delta
+    if delta.at > held:
+        raise Gap(f"sequence {delta.seq}: {held} tokens held, next delta starts at {delta.at}")
+    skip = held - delta.at
+    logprobs = delta.logprobs[skip:] if delta.logprobs is not None else None
+    return TokenDelta(delta.seq, held, delta.tokens[skip:], logprobs, delta.end, delta.cached)
+
+
+def _with(delta: TokenDelta, **changes: object) -> TokenDelta:
+    return replace(delta, **changes)

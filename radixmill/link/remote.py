@@ -1,0 +1,273 @@
+"""The client half at work: an engine in another process, reached through one socket per incarnation.
+
+When the connection breaks, the records stay; when the next incarnation is there, they are submitted again with what they
+have said so far, and every stream goes on where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, assert_never, cast
+
+import msgspec
+
+from radixmill.core.errors import EngineFailed, NotReady
+from radixmill.core.messages import (
+    Cancel,
+    Control,
+    Deltas,
+    Died,
+    FromEngine,
+    Ready,
+    Reply,
+    SeqStart,
+    Submit,
+    TokenDelta,
+)
+from radixmill.core.request import GenerateRequest
+from radixmill.core.spec import ModelSpec
+from radixmill.link.client import Health, State
+from radixmill.link.codec import Frames, decode_from_engine, frame
+from radixmill.link.journal import Gap, Journal
+
+log = logging.getLogger("radixmill.link")
+
+
+class RemoteStream:
+    """One request's deltas, fed by the client."""
+
+    def __init__(self, owner: RemoteEngine, seqs: tuple[int, ...]) -> None:
+        self.seqs = seqs
+        self._owner = owner
+        self._live = set(seqs)
+        self._queue: deque[TokenDelta] = deque()
+        self._wake: asyncio.Future[None] | None = None
+
+    def __aiter__(self) -> AsyncIterator[TokenDelta]:
+        return self
+
+    async def __anext__(self) -> TokenDelta:
+        while not self._queue:
+            if not self._live:
+                raise StopAsyncIteration
+            self._wake = asyncio.get_running_loop().create_future()
+            try:
+                await self._wake
+            finally:
+                self._wake = None
+        return self._queue.popleft()
+
+    def cancel(self, seq: int | None = None) -> None:
+        for each in self.seqs if seq is None else (seq,):
+            self._owner.cancel(each)
+
+    def feed(self, delta: TokenDelta) -> None:
+        self._queue.append(delta)
+        if delta.end:
+            self._live.discard(delta.seq)
+        if self._wake and not self._wake.done():
+            self._wake.set_result(None)
+
+
+class RemoteEngine:
+    """EngineClient over a local socket."""
+
+    def __init__(self) -> None:
+        self._journal = Journal()
+        self._streams: dict[int, RemoteStream] = {}
+        self._questions: dict[int, asyncio.Future[Reply]] = {}
+        self._ids = itertools.count(1)
+        self._wire: _Wire | None = None
+        self._spec: ModelSpec | None = None
+        self._state: State = "loading"
+        self._detail = "the model is being loaded"
+        self._incarnation = 0
+        self._path = ""
+        self._serving = False  # whether the incarnation we are connected to has said Ready
+        self._ready = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def spec(self) -> ModelSpec | None:
+        return self._spec
+
+    def health(self) -> Health:
+        return Health(self._state, self._detail, self._incarnation, len(self._journal))
+
+    def submit(self, request: GenerateRequest, seeds: Sequence[int]) -> RemoteStream:
+        starts = tuple(SeqStart(next(self._ids), seed) for seed in seeds)
+        stream = RemoteStream(self, tuple(start.seq for start in starts))
+        self._journal.open(request, starts)
+        self._streams.update(dict.fromkeys(stream.seqs, stream))
+        if self._state == "failed":
+            self._fail_all(self._detail)
+        elif self._serving:
+            self._send(Submit(request, starts))
+        return stream
+
+    def cancel(self, seq: int) -> None:
+        if record := self._journal.close(seq):
+            self._deliver(record.cancelled())
+            self._send(Cancel(seq))
+
+    async def control(self, verb: str, **args: Any) -> dict[str, Any]:
+        if not self._serving:
+            raise NotReady(f"the engine is {self._state}; try again")
+        question = Control(next(self._ids), verb, args)
+        answer = self._questions[question.id] = asyncio.get_running_loop().create_future()
+        self._send(question)
+        reply: Reply = await answer
+        if not reply.ok:
+            raise EngineFailed(reply.error)
+        return reply.data
+
+    async def connect(self, path: str, incarnation: int) -> None:
+        """A new incarnation listens at `path`. The old connection, if any, is given up first.
+
+        One that died before we came is let be: its successor will be announced.
+        """
+        if self._wire:
+            self._wire.drop()
+        self._path = path
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(OSError):
+            await loop.create_unix_connection(lambda: _Wire(self, incarnation), path)
+
+    def attach(self, wire: _Wire) -> None:
+        self._wire, self._incarnation, self._serving = wire, wire.incarnation, False
+
+    async def ready(self) -> ModelSpec:
+        """Wait until the engine is ready. Raises EngineFailed once it has been given up."""
+        await self._ready.wait()
+        if self._state == "failed" or self._spec is None:
+            raise EngineFailed(self._detail)
+        return self._spec
+
+    def give_up(self, detail: str) -> None:
+        """The engine will not come back: every live sequence fails, and new ones are refused."""
+        self._state, self._detail = "failed", detail
+        self._fail_all(detail)
+        self._ready.set()
+
+    def close(self) -> None:
+        """Let go of the engine; it cancels what still runs."""
+        self.give_up("the client was closed")
+        for task in self._tasks:
+            task.cancel()
+        if self._wire:
+            self._wire.drop()
+
+    def drain(self) -> None:
+        """Take no new work; live sequences go on."""
+        if self._state != "failed":
+            self._state, self._detail = "draining", "the server is shutting down"
+
+    def receive(self, wire: _Wire, message: FromEngine) -> None:
+        """A message of the wire. What an old incarnation still has to say is dropped."""
+        if wire is not self._wire:
+            return
+        match message:
+            case Deltas():
+                self._receive_deltas(wire, message)
+            case Ready():
+                self._receive_ready(message)
+            case Reply():
+                if (question := self._questions.pop(message.id, None)) and not question.done():
+                    question.set_result(message)
+            case Died():
+                self._receive_died(message)
+            case _:
+                assert_never(message)
+
+    def _receive_deltas(self, wire: _Wire, message: Deltas) -> None:
+        try:
+            for delta in message.items:
+                if news := self._journal.apply(delta):
+                    self._deliver(news)
+        except Gap as gap:  # our bug; the records are intact, so a fresh connection puts it right
+            log.error("dropped the connection to engine %d: %s", wire.incarnation, gap)
+            wire.drop()
+
+    def _receive_ready(self, message: Ready) -> None:
+        before = self._spec.numerics if self._spec else message.spec.numerics
+        self._spec = message.spec
+        if message.spec.numerics != before:
+            self._fail_all(f"the model changed from numerics id {before} to {message.spec.numerics}")
+        self._serving = True
+        if self._state in ("loading", "restarting"):
+            self._state, self._detail = "ready", ""
+        # NOTE: one write. A second one could fail on an engine that dies at once, and asyncio then drops what came back.
+        self._send(*self._journal.resubmissions())
+        if message.incarnation > 1:
+            log.warning("engine %d took over %d live sequences", message.incarnation, len(self._journal))
+        self._ready.set()
+
+    def _receive_died(self, message: Died) -> None:
+        self._wire, self._serving = None, False
+        if self._state == "ready":
+            self._state, self._detail = "restarting", "the engine died and is being restarted"
+        for question in self._questions.values():
+            if not question.done():
+                question.set_result(Reply(0, False, error="the engine died before it answered"))
+        self._questions.clear()
+        if self._state == "failed":
+            return
+        task = asyncio.get_running_loop().create_task(self._reconnect(message.incarnation))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reconnect(self, incarnation: int) -> None:
+        """Try the same incarnation once more: it lives if only the connection broke. A dead one refuses."""
+        await asyncio.sleep(0.2)
+        if self._wire is None and self._incarnation == incarnation:
+            await self.connect(self._path, incarnation)
+
+    def _deliver(self, delta: TokenDelta) -> None:
+        stream = self._streams.pop(delta.seq) if delta.end else self._streams[delta.seq]
+        stream.feed(delta)
+
+    def _fail_all(self, detail: str) -> None:
+        for record in self._journal.drain():
+            self._deliver(record.failed(detail))
+
+    def _send(self, *messages: Any) -> None:
+        if self._wire and messages:
+            self._wire.send(b"".join(map(frame, messages)))
+
+
+class _Wire(asyncio.Protocol):
+    """One connection to one incarnation."""
+
+    def __init__(self, owner: RemoteEngine, incarnation: int) -> None:
+        self.incarnation = incarnation
+        self._owner = owner
+        self._frames = Frames()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods, not by its class
+        self._owner.attach(self)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for body in self._frames.push(data):
+                self._owner.receive(self, decode_from_engine(body))
+        except (ValueError, msgspec.DecodeError) as error:
+            log.error("engine %d sent what we cannot read: %s", self.incarnation, error)
+            self.drop()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._owner.receive(self, Died(self.incarnation, str(error or "")))
+
+    def send(self, data: bytes) -> None:
+        if self._transport and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def drop(self) -> None:
+        if self._transport:
+            self._transport.abort()

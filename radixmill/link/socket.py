@@ -1,0 +1,137 @@
+"""The engine half of the waist: one listening socket per incarnation, one connection per front; synchronous.
+
+A front that goes away takes its own sequences with it and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from radixmill.core.messages import ToEngine
+from radixmill.link.codec import Frames, decode_to_engine, frame
+
+_CHUNK = 1 << 18
+
+
+@dataclass(eq=False, slots=True)
+class Peer:
+    """A connected front."""
+
+    sock: socket.socket
+    frames: Frames = field(default_factory=Frames)
+    unsent: bytearray = field(default_factory=bytearray)
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    peer: Peer
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    peer: Peer
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    peer: Peer
+    message: ToEngine
+
+
+Incident = Joined | Left | Said
+
+
+class EngineSocket:
+    """Accepts fronts, reads their messages, sends them ours. Never blocks but in `poll`."""
+
+    def __init__(self, listener: socket.socket, watch: socket.socket | None = None) -> None:
+        """`watch`: a socket whose end of stream means that our parent is gone; `poll` then raises EOFError."""
+        self._selector = selectors.DefaultSelector()
+        self._listener, self._watch = listener, watch
+        listener.setblocking(False)
+        self._selector.register(listener, selectors.EVENT_READ, None)
+        if watch is not None:
+            watch.setblocking(False)
+            self._selector.register(watch, selectors.EVENT_READ, watch)
+
+    def poll(self, timeout: float | None) -> Iterator[Incident]:
+        """What has happened; waits up to `timeout` seconds (None: until something does, 0: not at all)."""
+        for key, events in self._selector.select(timeout):
+            if key.data is None:
+                yield from self._accept()
+            elif key.data is self._watch:
+                self._check_parent()
+            else:
+                if events & selectors.EVENT_WRITE:
+                    yield from self._flush(key.data)
+                if events & selectors.EVENT_READ and key.data.sock.fileno() >= 0:
+                    yield from self._read(key.data)
+
+    def send(self, peer: Peer, message: Any) -> None:
+        """Queue a message and send what the socket takes. A peer that has left is noticed by `poll`."""
+        if peer.sock.fileno() < 0:
+            return
+        peer.unsent += frame(message)
+        with contextlib.suppress(OSError):
+            self._push(peer)
+
+    def close(self) -> None:
+        for key in list(self._selector.get_map().values()):
+            if isinstance(key.data, Peer):
+                key.data.sock.close()
+        self._listener.close()
+        self._selector.close()
+
+    def _accept(self) -> Iterator[Incident]:
+        with contextlib.suppress(BlockingIOError):
+            sock, _ = self._listener.accept()
+            sock.setblocking(False)
+            peer = Peer(sock)
+            self._selector.register(sock, selectors.EVENT_READ, peer)
+            yield Joined(peer)
+
+    def _check_parent(self) -> None:
+        assert self._watch is not None
+        with contextlib.suppress(BlockingIOError):
+            if not self._watch.recv(4096):
+                raise EOFError("the supervisor is gone")
+
+    def _read(self, peer: Peer) -> Iterator[Incident]:
+        try:
+            data = peer.sock.recv(_CHUNK)
+            if not data:
+                yield from self._leave(peer)
+                return
+            for body in peer.frames.push(data):
+                yield Said(peer, decode_to_engine(body))
+        except BlockingIOError:
+            return
+        except (OSError, ValueError, msgspec.DecodeError):
+            yield from self._leave(peer)
+
+    def _flush(self, peer: Peer) -> Iterator[Incident]:
+        try:
+            self._push(peer)
+        except OSError:
+            yield from self._leave(peer)
+
+    def _push(self, peer: Peer) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while peer.unsent:
+                del peer.unsent[: peer.sock.send(peer.unsent)]
+        wants = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.unsent else 0)
+        if self._selector.get_key(peer.sock).events != wants:
+            self._selector.modify(peer.sock, wants, peer)
+
+    def _leave(self, peer: Peer) -> Iterator[Incident]:
+        if peer.sock.fileno() >= 0:
+            self._selector.unregister(peer.sock)
+            peer.sock.close()
+            yield Left(peer)

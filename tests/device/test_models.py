@@ -1,0 +1,270 @@
+"""Model files without torch: which keys and tensors are taken, which are refused, and by what words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from radixmill.core.errors import BadModel
+from radixmill.device.kernels.contract import Stored
+from radixmill.device.kernels.reference import ReferenceOps
+from radixmill.device.layers import Build, Norm, Part, RopeSpec
+from radixmill.device.layers.rope import Linear, Llama3, Yarn, tables
+from radixmill.device.loader import DummyCheckpoint
+from radixmill.device.models import FAMILIES, Decoder, DecoderConfig, family
+from tests.device.model_kit import ArrayCheckpoint, Driver, build
+
+# config.json as these models publish it (sizes, and the keys one stumbles over).
+SMOLLM2 = {
+    "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 1,
+    "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 576, "initializer_range": 0.041666666666666664,
+    "intermediate_size": 1536, "is_llama_config": True, "max_position_embeddings": 8192, "mlp_bias": False,
+    "model_type": "llama", "num_attention_heads": 9, "num_hidden_layers": 30, "num_key_value_heads": 3,
+    "pad_token_id": 2, "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_interleaved": False, "rope_scaling": None,
+    "rope_theta": 100000, "tie_word_embeddings": True, "torch_dtype": "bfloat16", "transformers_version": "4.42.3",
+    "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}}, "use_cache": True, "vocab_size": 49152,
+}  # fmt: skip
+LLAMA31 = {
+    "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
+    "num_hidden_layers": 32, "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-05, "rope_theta": 500000.0, "eos_token_id": [128001, 128008, 128009],
+    "rope_scaling": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                     "original_max_position_embeddings": 8192, "rope_type": "llama3"},
+}  # fmt: skip
+MISTRAL = {
+    "architectures": ["MistralForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
+    "num_hidden_layers": 2, "num_key_value_heads": 8, "sliding_window": 4096, "vocab_size": 32000,
+    "max_position_embeddings": 32768, "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "hidden_act": "silu",
+}  # fmt: skip
+QWEN25 = {
+    "architectures": ["Qwen2ForCausalLM"], "hidden_size": 896, "intermediate_size": 4864, "max_position_embeddings": 32768,
+    "max_window_layers": 24, "model_type": "qwen2", "num_attention_heads": 14, "num_hidden_layers": 24,
+    "num_key_value_heads": 2, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "sliding_window": 32768,
+    "tie_word_embeddings": True, "use_cache": True, "use_mrope": False, "use_sliding_window": False, "vocab_size": 151936,
+}  # fmt: skip
+QWEN3 = {
+    "architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "head_dim": 128, "hidden_size": 1024,
+    "intermediate_size": 3072, "max_position_embeddings": 40960, "max_window_layers": 28, "num_attention_heads": 16,
+    "num_hidden_layers": 28, "num_key_value_heads": 8, "rms_norm_eps": 1e-06, "rope_scaling": None,
+    "rope_theta": 1000000, "sliding_window": None, "tie_word_embeddings": True, "use_sliding_window": False,
+    "vocab_size": 151936,
+}  # fmt: skip
+GEMMA2 = {
+    "architectures": ["Gemma2ForCausalLM"], "attention_bias": False, "attn_logit_softcapping": 50.0,
+    "cache_implementation": "hybrid", "final_logit_softcapping": 30.0, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh",
+    "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 2304, "intermediate_size": 9216,
+    "max_position_embeddings": 8192, "num_attention_heads": 8, "num_hidden_layers": 26, "num_key_value_heads": 4,
+    "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06, "rope_theta": 10000.0, "sliding_window": 4096,
+    "vocab_size": 256000,
+}  # fmt: skip
+GEMMA3_4B = {
+    "architectures": ["Gemma3ForConditionalGeneration"], "boi_token_index": 255999, "eoi_token_index": 256000,
+    "eos_token_id": [1, 106], "image_token_index": 262144, "initializer_range": 0.02, "mm_tokens_per_image": 256,
+    "model_type": "gemma3", "torch_dtype": "bfloat16", "transformers_version": "4.50.0.dev0",
+    "text_config": {"hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text",
+                    "num_hidden_layers": 34, "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+                    "sliding_window": 1024},
+    "vision_config": {"hidden_size": 1152},
+}  # fmt: skip
+GEMMA3_1B = {
+    "architectures": ["Gemma3ForCausalLM"], "attn_logit_softcapping": None, "final_logit_softcapping": None,
+    "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 1152, "intermediate_size": 6912,
+    "max_position_embeddings": 32768, "num_attention_heads": 4, "num_hidden_layers": 26, "num_key_value_heads": 1,
+    "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06, "rope_local_base_freq": 10000, "rope_scaling": None,
+    "rope_theta": 1000000, "sliding_window": 512, "sliding_window_pattern": 6, "vocab_size": 262144,
+}  # fmt: skip
+PUBLISHED = (SMOLLM2, LLAMA31, MISTRAL, QWEN25, QWEN3, GEMMA2, GEMMA3_4B, GEMMA3_1B)
+TINY = {
+    "architectures": ["LlamaForCausalLM"], "vocab_size": 31, "hidden_size": 16, "intermediate_size": 24,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
+}  # fmt: skip
+
+
+def read(hf: dict[str, Any], **flags: Any) -> DecoderConfig:
+    return family(hf).config.from_hf(hf, **flags)
+
+
+def tiny(**more: Any) -> ArrayCheckpoint:
+    """The tiny Llama with random weights, as arrays that a test may change."""
+    hf = {**TINY, **more}
+    dummy = DummyCheckpoint(hf)
+    arrays = {n: dummy.vector(n) if n.endswith(("norm.weight", ".bias")) else dummy.stored(n).data for n in dummy.names}
+    return ArrayCheckpoint(hf, arrays)
+
+
+@pytest.mark.parametrize("hf", PUBLISHED, ids=lambda hf: f"{hf['architectures'][0]}-{hf.get('hidden_size', '')}")
+def test_published_configs_are_read_whole(hf: dict[str, Any]) -> None:
+    config = read(hf)
+    assert config.heads % config.kv_heads == 0
+    assert len(config.windows) == config.layers
+
+
+def test_what_the_published_configs_say() -> None:
+    assert read(SMOLLM2).rope == RopeSpec(100_000.0)
+    assert read(SMOLLM2).head_dim == 64
+    assert read(LLAMA31).rope == RopeSpec(500_000.0, Llama3(8.0, 1.0, 4.0, 8192))
+    assert read(LLAMA31).context == 131_072
+    assert read(MISTRAL).windows == (4096, 4096)
+    assert set(read(QWEN25).windows) == {None}
+    assert read(QWEN25).biased == {"q", "k", "v"}
+    assert read(QWEN3).head_dim == 128
+    gemma2 = read(GEMMA2)
+    assert gemma2.windows[:3] == (4096, None, 4096)
+    assert (gemma2.softcap, gemma2.logit_softcap, gemma2.tied, gemma2.scale) == (50.0, 30.0, True, 1 / 16)
+    big = read(GEMMA3_4B)
+    assert (big.heads, big.kv_heads, big.head_dim, big.vocab, big.context) == (8, 4, 256, 262_208, 131_072)
+    assert big.windows[4:7] == (1024, None, 1024)
+    assert big.attention(0).rope == RopeSpec(10_000.0)
+    assert big.attention(5).rope == RopeSpec(1e6, Linear(8.0))
+
+
+def test_yarn_stretches_the_context() -> None:
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    assert read({**QWEN25, "rope_scaling": yarn}).context == 131_072
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"mystery": 1, "enigma": 2}, "enigma, mystery"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "'dynamic'"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0, "short_factor": [1]}}, "short_factor"),
+        ({"rope_scaling": {"type": "linear"}}, "factor"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": -1}}, "factor"),
+        ({"rope_scaling": "yarn"}, "'yarn'"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantization_config"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"hidden_act": "relu"}, "relu"),
+        ({"hidden_size": "big"}, "hidden_size"),
+        ({"hidden_size": None}, "hidden_size"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads 3"),
+        ({"head_dim": 5}, "head_dim is 5"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
+        ({"sliding_window": 128}, "sliding_window"),
+        ({"rope_interleaved": True}, "rope_interleaved"),
+        ({"architectures": ["Qwen2ForCausalLM"], "layer_types": ["linear_attention"] * 2}, "linear_attention"),
+        ({"architectures": ["Qwen2ForCausalLM"], "layer_types": ["full_attention"]}, "1 entries for 2 layers"),
+        ({"architectures": ["Gemma3ForCausalLM"], "use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ({"architectures": ["Gemma3ForConditionalGeneration"], "text_config": 3}, "text_config"),
+        ({"architectures": ["BambooForCausalLM"]}, "BambooForCausalLM"),
+        ({"architectures": None}, "none named"),
+    ],
+)  # fmt: skip
+def test_what_we_do_not_know_is_refused_by_name(more: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadModel, match=words):
+        read({**TINY, **more})
+
+
+def test_unknown_keys_can_be_allowed() -> None:
+    assert read({**TINY, "mystery": 1}, allow_unknown=True) == read(TINY)
+
+
+def test_an_unknown_architecture_is_told_what_there_is() -> None:
+    with pytest.raises(BadModel, match="LlamaForCausalLM"):
+        family({"architectures": ["BambooForCausalLM"]})
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_wants_the_tensors_that_its_models_have(name: str) -> None:
+    if name == "Gemma3ForConditionalGeneration":
+        pytest.skip("its tensors are Gemma3ForCausalLM's under another root")
+    for more in ({}, {"tie_word_embeddings": True}, {"attention_bias": True}):
+        if "attention_bias" in more and name in ("Qwen2ForCausalLM", "MistralForCausalLM"):
+            continue
+        hf = {**TINY, "architectures": [name], "head_dim": 4, **more}
+        FAMILIES[name].weights.check(read(hf), DummyCheckpoint(hf).names)
+
+
+def test_missing_and_unused_tensors_are_named() -> None:
+    names = tiny().names
+    check = family(TINY).weights.check
+    with pytest.raises(BadModel, match=r"lack tensors model\.layers\.1\.mlp\.up_proj\.weight, model\.norm\.weight"):
+        check(read(TINY), names - {"model.norm.weight", "model.layers.1.mlp.up_proj.weight"})
+    with pytest.raises(BadModel, match=r"hold tensor model\.layers\.0\.self_attn\.q_proj\.bias that"):
+        check(read(TINY), names | {"model.layers.0.self_attn.q_proj.bias"})
+    with pytest.raises(BadModel, match=r"lm_head\.weight"):
+        check(read(TINY), names - {"lm_head.weight"})
+    with pytest.raises(BadModel, match="and 10 more"):
+        check(read(TINY), {n for n in names if ".layers." not in n})
+
+
+def test_some_tensors_may_lie_there_unused() -> None:
+    names = tiny().names | {"model.layers.0.self_attn.rotary_emb.inv_freq"}
+    family(TINY).weights.check(read(TINY), names)
+    family(TINY).weights.check(read({**TINY, "tie_word_embeddings": True}), names)
+
+
+def test_a_tensor_of_another_shape_is_named() -> None:
+    checkpoint = tiny()
+    checkpoint.arrays["model.layers.1.mlp.down_proj.weight"] = np.zeros((16, 23), np.float32)  # type: ignore[index]
+    with pytest.raises(BadModel, match=r"model\.layers\.1\.mlp\.down_proj\.weight has shape \[16, 23\]"):
+        build(checkpoint, ReferenceOps("exact"))
+
+
+def test_a_tied_model_packs_its_table_once() -> None:
+    model = build(tiny(tie_word_embeddings=True), ReferenceOps("exact"))
+    assert model.head.weight is model.embed.weight
+
+
+class Mixed(ArrayCheckpoint):
+    """Stores every other product in half precision, values unchanged."""
+
+    def stored(self, name: str, shape: tuple[int, int] | None = None) -> Stored:
+        wide = super().stored(name, shape)
+        half = name.split(".")[-2] in ("up_proj", "v_proj")
+        return Stored("F16", wide.shape, wide.data.astype(np.float16)) if half else wide
+
+
+def test_stacked_tensors_of_two_kinds_are_widened_and_noted() -> None:
+    plain = tiny()
+    for name, values in plain.arrays.items():
+        values[...] = values.astype(np.float16)  # so that half precision holds them
+        assert np.array_equal(values, values.astype(np.float16)), name
+    mixed = Mixed(plain.config, plain.arrays)
+    ops, ids = ReferenceOps("exact"), [[3, 1, 4, 1, 5]]
+    builder = Build(ops, mixed, 64)
+    model = Decoder(builder, family(TINY), read(TINY), mixed.names)
+    assert builder.notes == (
+        "2 F16 tensors widened to F32: no packed format on reference, or stacked with another type",
+    )
+    assert builder.nbytes > 0
+    (got,), (want,) = Driver(model).run(ids, [[5]]), Driver(build(plain, ops)).run(ids, [[5]])
+    assert np.array_equal(got, want)
+
+
+def test_norms_that_include_their_one_are_not_given_another() -> None:
+    ops, values = ReferenceOps("exact"), np.array([0.5, -0.25], np.float32)
+    x = np.array([[3.0, 4.0]], np.float32)
+
+    def norm(stored: np.ndarray, includes: bool, plus_one: bool) -> Any:
+        checkpoint = ArrayCheckpoint({}, {"n.weight": stored}, norms_include_one=includes)
+        return Norm(Build(ops, checkpoint, 1), Part(("n",)), 2, 1e-6, plus_one=plus_one)(x)
+
+    assert np.array_equal(norm(values, False, True), norm(values + 1, True, True))
+    assert np.array_equal(norm(values, False, True), norm(values + 1, False, False))
+
+
+def test_rope_turns_each_pair_by_its_frequency() -> None:
+    cos, sin = tables(RopeSpec(100.0), 4, 50)
+    angles = np.arange(50)[:, None] * np.array([1.0, 0.1])
+    np.testing.assert_allclose(cos, np.cos(angles), atol=1e-5)
+    np.testing.assert_allclose(sin, np.sin(angles), atol=1e-5)
+
+
+@pytest.mark.parametrize("scaling", [Linear(4.0), Llama3(4.0, 1.0, 4.0, 64), Yarn(4.0, 64, attention_factor=1.0)])
+def test_scalings_keep_fast_pairs_and_stretch_slow_ones(scaling: Any) -> None:
+    base = 10_000.0 ** (-np.arange(0, 64, 2) / 64)
+    scaled = scaling.frequencies(base, 10_000.0)
+    assert scaled[-1] == pytest.approx(base[-1] / 4)
+    assert scaled[0] == pytest.approx(base[0] / (4 if isinstance(scaling, Linear) else 1))
+    assert (np.diff(scaled) <= 0).all()
+    assert ((scaled <= base * (1 + 1e-12)) & (scaled >= base / 4 * (1 - 1e-12))).all()
+
+
+def test_only_what_matters_makes_two_configs_differ() -> None:
+    assert read({**TINY, "initializer_range": 1.0, "use_cache": False}) == read(TINY)
+    assert replace(read(TINY), eps=1.0) != read(TINY)

@@ -1,0 +1,117 @@
+"""The embedded model: its words against transformers on the same dequantised weights; `fast` against `exact`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from radixmill.core.config import CacheOptions, ComputeOptions, Config
+from radixmill.core.request import SamplingParams
+from radixmill.device.executor import LocalExecutor, open_executor
+from radixmill.device.loader import open_checkpoint
+from radixmill.device.quant import widen
+from radixmill.front.text.gguf import gguf_vocabulary
+from radixmill.front.text.tokenizer import Tokenizer
+from radixmill.store import GGUFFile, ModelFiles
+from tests.device.model_kit import Driver, generate
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytestmark = [pytest.mark.oracle, pytest.mark.weights]
+
+PROMPTS = (
+    "The capital of France is",
+    "<|im_start|>user\nWhat is gravity?<|im_end|>\n<|im_start|>assistant\n",
+    "def fibonacci(n):\n    ",
+    "Once upon a time, in a village by the sea,",
+    "1, 2, 3, 5, 8, 13,",
+    "Water boils at",
+    "<|im_start|>user\nWrite a haiku about rain.<|im_end|>\n<|im_start|>assistant\n",
+    "Dear Sir or Madam,\n\nI am writing to",
+)
+TEXT = """A river begins where water gathers faster than the ground can drink it. High in the hills a spring may feed a thin
+stream, and many streams, each following the lowest path it can find, meet and widen into one. As the slope eases, the
+river slows and drops what it carried: stones first, then gravel, sand, and at last the fine mud that makes valleys good
+for farming. People have always settled near such places. They drank the water, caught the fish, and moved their goods by
+boat long before there were roads. Mills stood on the banks because falling water could turn a wheel, and a wheel could
+grind grain, saw wood, or hammer iron. Later the same idea, with turbines instead of wheels, lit whole cities. But a river
+is not only a tool. It floods, and the flood that ruins a harvest also renews the soil. It wanders, cutting a new bed and
+leaving the old one as a curved lake. Engineers build walls to hold it still, and then spend a century repairing them.
+Those who study rivers say that the best plan is often to give the water room: to let it spread over meadows in a wet
+spring, so that it does not spread through the streets downstream. In the end every river reaches the sea or a lake
+without an outlet, or it simply dries up in the sand. The water itself goes on. It rises as vapour, drifts as cloud, and
+falls again on the same hills where it began."""  # fmt: skip
+TOKENS = 64
+
+
+@pytest.fixture(scope="module")
+def files(smollm2: Path) -> ModelFiles:
+    return ModelFiles("smollm2", smollm2)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(files: ModelFiles) -> Tokenizer:
+    return Tokenizer(gguf_vocabulary(GGUFFile(files.root).metadata))
+
+
+@pytest.fixture(scope="module")
+def exact(files: ModelFiles) -> LocalExecutor:
+    return _open(files, "exact")
+
+
+def _open(files: ModelFiles, compute: str) -> LocalExecutor:
+    return open_executor(
+        Config(compute=ComputeOptions(compute=compute), cache=CacheOptions(max_total_tokens=4096)), files
+    )
+
+
+@pytest.fixture(scope="module")
+def oracle(files: ModelFiles) -> Any:
+    """transformers' Llama in float32 over the file's dequantised weights."""
+    checkpoint = open_checkpoint(files)
+    config = transformers.LlamaConfig(**{k: v for k, v in checkpoint.config.items() if k != "architectures"})
+    with torch.device("meta"):
+        model = transformers.LlamaForCausalLM._from_config(config, attn_implementation="eager")
+    vectors = {name for name in checkpoint.names if "norm" in name}
+    values = {
+        name: checkpoint.vector(name) if name in vectors else widen(checkpoint.stored(name)).data
+        for name in checkpoint.names
+    }
+    values["lm_head.weight"] = values["model.embed_tokens.weight"]
+    model.load_state_dict({name: torch.from_numpy(np.array(v)) for name, v in values.items()}, assign=True)
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its buffers are not in the file
+    checkpoint.close()
+    return model.eval()
+
+
+def test_64_greedy_tokens_on_8_prompts_equal_transformers(
+    exact: LocalExecutor, tokenizer: Tokenizer, oracle: Any
+) -> None:
+    """One pass over prompt and answer is enough: if each token is the oracle's most likely one, so is the whole answer."""
+    prompts = [tokenizer.encode(text) for text in PROMPTS]
+    answers = generate(exact, prompts, SamplingParams(max_tokens=TOKENS, temperature=0.0), chunk=7)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        with torch.no_grad():
+            logits = oracle(torch.tensor([prompt + answer[:-1]])).logits[0]
+        assert logits.argmax(-1)[len(prompt) - 1 :].tolist() == answer
+
+
+def test_perplexity_of_fast_is_within_one_percent_of_exact(
+    exact: LocalExecutor, files: ModelFiles, tokenizer: Tokenizer
+) -> None:
+    ids = tokenizer.encode(TEXT)
+    assert len(ids) >= 250
+    reference = _perplexity(exact, ids)
+    assert 2 < reference < 60, "the text is not what this model was made for, or the model is broken"
+    assert abs(_perplexity(_open(files, "fast"), ids) / reference - 1) < 0.01
+
+
+def _perplexity(executor: LocalExecutor, ids: list[int]) -> float:
+    (logits,) = Driver(executor.runner.model, page_size=64).run([ids], [[len(ids)]])
+    wide = logits[:-1].astype(np.float64)
+    wide -= wide.max(axis=1, keepdims=True)
+    logprobs = wide - np.log(np.exp(wide).sum(axis=1, keepdims=True))
+    return float(np.exp(-logprobs[np.arange(len(ids) - 1), ids[1:]].mean()))

@@ -1,0 +1,115 @@
+"""The engine's loop around a scheduler and a fake device, with the laws checked at every step."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable
+
+from radixmill.core.config import ScheduleOptions
+from radixmill.core.messages import End, Submit, TokenDelta
+from radixmill.core.plan import StepPlan, Ticket
+from radixmill.core.spec import ModelSpec
+from radixmill.engine.schedule import Scheduler
+from tests.engine.fakes import HashExecutor
+
+
+class Drive:
+    """One step at a time. Collects what the clients are told; refuses gaps, doubles and second ends."""
+
+    def __init__(self, spec: ModelSpec, *, overlap: bool = False, prefix_cache: bool = True, check: bool = True, **options: object) -> None:
+        self.scheduler = Scheduler(spec, ScheduleOptions(**options), prefix_cache)  # type: ignore[arg-type]
+        self.executor = HashExecutor(spec)
+        self.overlap, self.check = overlap, check
+        self.flying: tuple[StepPlan, Ticket] | None = None
+        self.tokens: defaultdict[tuple[Hashable, int], list[int]] = defaultdict(list)
+        self.cached: dict[tuple[Hashable, int], int] = {}
+        self.ends: dict[tuple[Hashable, int], End] = {}
+
+    def submit(self, message: Submit, client: Hashable = "front") -> None:
+        self.scheduler.submit(client, message)
+        for start in message.seqs:
+            self.tokens[client, start.seq] = list(start.output)
+
+    def step(self) -> StepPlan | None:
+        """One turn of the engine's loop."""
+        plan = self.scheduler.schedule()
+        if self.check:
+            self.scheduler.cache.check()
+        if plan:
+            self._no_foreign_writes(plan)
+        ticket = self.executor.launch(plan) if plan else None
+        if self.flying:
+            self._land(*self.flying)
+        self.flying = (plan, ticket) if plan and ticket else None
+        if self.flying and not self.overlap:
+            self._land(*self.flying)
+            self.flying = None
+        self._hear(self.scheduler.pending())
+        if self.check:
+            self.scheduler.cache.check()
+        return plan
+
+    def run(self, most: int = 5000) -> int:
+        """Until idle; how many steps had a plan. Fails rather than spin."""
+        steps = turns = 0
+        while not self.scheduler.idle:
+            steps += self.step() is not None
+            turns += 1
+            assert turns < most, f"no progress: {self.scheduler.stats()}"
+        self.check_idle()
+        return steps
+
+    def check_idle(self) -> None:
+        """Nobody holds anything: every page is free or can be evicted."""
+        cache = self.scheduler.cache
+        cache.check()
+        assert not cache.leases and not cache.deferred
+        assert cache.available == min(pool.total for pool in cache.pools.groups)
+
+    @property
+    def computed(self) -> int:
+        return sum(len(plan.tokens) for plan in self.executor.plans)
+
+    def _land(self, plan: StepPlan, ticket: Ticket) -> None:
+        self._hear(self.scheduler.commit(plan, ticket.result()))
+
+    def _hear(self, deltas: list[tuple[Hashable, TokenDelta]]) -> None:
+        for client, delta in deltas:
+            key = client, delta.seq
+            assert key not in self.ends, "a delta after the end"
+            assert delta.at == len(self.tokens[key]), "a gap or a double"
+            self.tokens[key] += delta.tokens
+            if delta.cached is not None:
+                assert key not in self.cached
+                self.cached[key] = delta.cached
+            if delta.end:
+                self.ends[key] = delta.end
+                assert delta.end.usage.completion == len(self.tokens[key])
+
+    def _no_foreign_writes(self, plan: StepPlan) -> None:
+        """No page is written that another row of this plan or of the flying one names, nor one that the tree has filled so far."""
+        size = self.scheduler.spec.page_size
+        for group in range(len(plan.pages)):
+            named = [(0, slot, pages) for slot, pages in _rows(plan, group)]
+            if self.flying:
+                named += [(1, slot, pages) for slot, pages in _rows(self.flying[0], group)]
+            filled = {}
+            for node in self.scheduler.cache.tree.walk():
+                for i, page in enumerate(node.pages[group], node.start // size):
+                    filled[page] = max(filled.get(page, 0), min(node.end, (i + 1) * size))
+            flown = {c.src for c in self.flying[0].copies if c.group == group} if self.flying else set()
+            assert not flown & {c.dst for c in plan.copies if c.group == group}
+            for row, (slot, pages) in enumerate(_rows(plan, group)):
+                start, end = int(plan.starts[row]), int(plan.starts[row] + plan.counts[row])
+                written = set(pages[start // size :])
+                for age, other, theirs in named:
+                    same = other == slot and (age == 0 or not any(card.slot == slot for card in plan.admits))
+                    assert same or not written & set(theirs), "written while another row names it"
+                for i in range(start // size, -(-end // size)):
+                    # The rows of this plan have entered the tree by now: only an earlier fill would be overwritten.
+                    assert filled.get(pages[i], 0) <= end, "a page of the tree is written beyond what it was filled with"
+
+
+def _rows(plan: StepPlan, group: int) -> list[tuple[int, list[int]]]:
+    table = plan.pages[group]
+    return [(int(slot), table.ids[table.starts[r] : table.starts[r + 1]].tolist()) for r, slot in enumerate(plan.slots)]

@@ -1,0 +1,228 @@
+"""Pools, tree and leases under random use, against naive oracles.
+
+The memory is simulated: each slot of each page holds a hash of (namespace, tokens up to that position). A wrong page, slot,
+copy, fill count or namespace shows as a wrong hash, whoever reads it.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+
+from radixmill.engine.cache import Cache, Lease
+from tests.engine.fakes import mix
+
+NAMESPACES = ("a", "b")
+TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=24)
+
+
+@dataclass(eq=False)
+class User:
+    """A sequence, as far as the cache is concerned."""
+
+    namespace: str
+    keys: array[int]
+    lease: Lease
+
+    def hashes(self, upto: int) -> list[int]:
+        return hashes(self.namespace, self.keys[:upto])
+
+
+def hashes(namespace: str, keys: array[int]) -> list[int]:
+    state, out = NAMESPACES.index(namespace) + 1, []
+    for key in keys:
+        state = mix(state, key)
+        out.append(state)
+    return out
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """Rules are what the scheduler does, in any order: open, plan (grow, write, adopt), commit, close, drop, flush."""
+
+    users = Bundle("users")
+
+    @initialize(
+        pages=st.integers(2, 40), size=st.sampled_from([1, 2, 3, 4, 8]), groups=st.integers(1, 2), reuse=st.sampled_from([True] * 4 + [False])
+    )
+    def start(self, pages: int, size: int, groups: int, reuse: bool) -> None:
+        self.cache = Cache([pages + g for g in range(groups)], size, reuse=reuse)
+        self.memory = [[[0] * size for _ in range(pages + g)] for g in range(groups)]
+        self.live: list[User] = []
+        self.flying: list[tuple[int, dict[User, tuple[set[int], ...]]]] = []  # plan, pages it names
+        self.plans = 0
+        self.given: set[tuple[str, tuple[int, ...]]] = set()  # prefixes that were ever adopted, all of them
+        self.pressed = False  # whether pages were ever scarce
+
+    @rule(target=users, namespace=st.sampled_from(NAMESPACES), keys=TOKENS)
+    def open(self, namespace: str, keys: list[int]) -> User:
+        tokens = array("q", keys)
+        expected = self._longest(namespace, tuple(keys[:-1]))
+        assert self.cache.peek(namespace, tokens) == expected
+        lease = self.cache.open(namespace, tokens)
+        assert lease.shared == expected
+        user = User(namespace, tokens, lease)
+        self.live.append(user)
+        return user
+
+    @rule(user=users, more=st.lists(st.integers(0, 2), max_size=6))
+    def say(self, user: User, more: list[int]) -> None:
+        user.keys.extend(more)
+
+    @rule(grants=st.lists(st.tuples(users, st.integers(1, 9)), min_size=1, max_size=4, unique_by=lambda g: id(g[0])), tails=st.booleans())
+    def plan(self, grants: list[tuple[User, int]], tails: bool) -> None:
+        """A plan: grow some leases, copy, write, then let the tree have it."""
+        rows: list[tuple[User, int]] = []
+        for user, count in grants:
+            upto = min(user.lease.filled + count, len(user.keys))
+            if user in self.live and upto > user.lease.filled and self._grow(user, upto):
+                rows.append((user, upto))
+        if not rows:
+            return
+        number, self.plans = self.plans, self.plans + 1
+        self.cache.begin(number)
+        self._run(number, rows)
+        for user, upto in rows:
+            cut = upto if tails else upto - upto % self.cache.page_size
+            if cut > user.lease.shared:
+                self._give(user, cut)
+                user.lease.adopt(user.keys, cut)
+
+    @rule()
+    def commit(self) -> None:
+        if self.flying:
+            number, _ = self.flying.pop(0)
+            self.cache.commit(number)
+
+    @rule(user=consumes(users), keep=st.booleans(), back=st.integers(0, 2))
+    def end(self, user: User, keep: bool, back: int) -> None:
+        """A sequence ends (its last tokens may not be certain), or is preempted."""
+        upto = max(user.lease.filled - back, 0)
+        self.live.remove(user)
+        if keep:
+            self._give(user, upto)
+            user.lease.close(user.keys, upto)
+        else:
+            user.lease.drop()
+
+    @rule()
+    def flush(self) -> None:
+        self.cache.flush()
+        self.pressed = True
+
+    @invariant()
+    def conserved(self) -> None:
+        if hasattr(self, "cache"):
+            self.cache.check()
+
+    @invariant()
+    def everyone_reads_right(self) -> None:
+        for user in getattr(self, "live", ()):
+            for group, ids in enumerate(user.lease.pages):
+                assert self._read(group, ids, user.lease.filled) == user.hashes(user.lease.filled)
+
+    @invariant()
+    def tree_is_what_was_given(self) -> None:
+        if not hasattr(self, "cache"):
+            return
+        known = set()
+        for namespace, keys, pages in self._paths():
+            for group, ids in enumerate(pages):
+                assert self._read(group, ids, len(keys)) == hashes(namespace, keys)
+            known |= {(namespace, tuple(keys[:n])) for n in range(1, len(keys) + 1)}
+        assert known <= self.given
+        if not self.pressed and self.cache.reuse:
+            assert known == self.given
+
+    def teardown(self) -> None:
+        """When all have left and all is committed, every page can be had again."""
+        if not hasattr(self, "cache"):
+            return
+        for user in self.live:
+            user.lease.drop()
+        self.cache.commit(self.plans)
+        assert not self.cache.deferred
+        self.cache.check()
+        self.cache.flush()
+        assert [pool.free for pool in self.cache.pools.groups] == [pool.total for pool in self.cache.pools.groups]
+        assert not self.cache.tree.roots and not self.cache.tree.nodes
+
+    # --- the oracle and the memory
+
+    def _grow(self, user: User, upto: int) -> bool:
+        """Grow a lease; a refusal changes nothing and is right."""
+        lease, cache = user.lease, self.cache
+        before, short = [list(ids) for ids in lease.pages], lease.need(upto) > cache.pools.free
+        can = lease.need(upto) <= cache.available
+        self.pressed |= short
+        grown = lease.grow(upto)
+        if not grown:
+            assert not can or cache.deferred
+            assert [list(ids) for ids in lease.pages] == before and not lease.copies
+        return grown
+
+    def _run(self, number: int, rows: list[tuple[User, int]]) -> None:
+        named = {user: tuple(set(ids[: -(-upto // self.cache.page_size)]) for ids in user.lease.pages) for user, upto in rows}
+        self._no_foreign_writes(rows, named)
+        for user, upto in rows:
+            start = user.lease.filled
+            for copy in user.lease.copies:
+                src, dst = self.memory[copy.group][copy.src], self.memory[copy.group][copy.dst]
+                dst[:] = [0] * len(dst)
+                dst[: copy.tokens] = src[: copy.tokens]
+            for group, ids in enumerate(user.lease.pages):
+                for position, value in enumerate(user.hashes(upto)[start:], start):
+                    self.memory[group][ids[position // self.cache.page_size]][position % self.cache.page_size] = value
+            user.lease.write(upto, number)
+        self.flying.append((number, named))
+
+    def _no_foreign_writes(self, rows: list[tuple[User, int]], named: dict[User, tuple[set[int], ...]]) -> None:
+        """A page that is written is named by no other row, of this plan or one not committed, and is not the tree's."""
+        size = self.cache.page_size
+        for group in range(len(self.memory)):
+            tree = {page for node in self.cache.tree.walk() for page in node.pages[group]}
+            for user, upto in rows:
+                written = set(user.lease.pages[group][user.lease.filled // size : -(-upto // size)])
+                assert not written & tree
+                others = [pages for other, pages in named.items() if other is not user]
+                others += [pages for _, plan in self.flying for other, pages in plan.items() if other is not user]
+                assert not any(written & pages[group] for pages in others)
+
+    def _give(self, user: User, upto: int) -> None:
+        if self.cache.reuse:
+            self.given |= {(user.namespace, tuple(user.keys[:n])) for n in range(1, upto + 1)}
+
+    def _read(self, group: int, ids: array[int], upto: int) -> list[int]:
+        size = self.cache.page_size
+        return [self.memory[group][ids[p // size]][p % size] for p in range(upto)]
+
+    def _paths(self) -> list[tuple[str, array[int], tuple[array[int], ...]]]:
+        """Every node's whole prefix and pages."""
+        out = []
+        for namespace, root in self.cache.tree.roots.items():
+            stack = [(root, b"")]
+            while stack:
+                node, keys = stack.pop()
+                stack += [(child, keys + child.keys) for child in node.children.values()]
+                tokens = array("q")
+                tokens.frombytes(keys)
+                out.append((str(namespace), tokens, self.cache.tree.path_pages(node)))
+        return out
+
+    def _longest(self, namespace: str, keys: tuple[int, ...]) -> int:
+        """Naive: compare with every prefix in the tree."""
+        best = 0
+        for other, known, _ in self._paths() if self.cache.reuse else ():
+            if other == namespace:
+                n = 0
+                while n < min(len(keys), len(known)) and keys[n] == known[n]:
+                    n += 1
+                best = max(best, n)
+        return best
+
+
+TestCacheMachine = CacheMachine.TestCase
+TestCacheMachine.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

@@ -1,0 +1,165 @@
+"""Fakes for tests without weights: a tokenizer of bytes, and an engine that says what a script tells it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from radixmill.core.messages import End, TokenDelta, TokenLogprob, Usage
+from radixmill.core.request import GenerateRequest
+from radixmill.core.spec import ModelSpec
+from radixmill.front.session.ask import ChatPrompt
+from radixmill.link.client import Health
+
+EOS, BOS, USER, REPLY = 256, 257, 258, 259
+CONTROL = {EOS: b"<|eos|>", BOS: b"<|bos|>", USER: b"<|user|>", REPLY: b"<|reply|>"}
+SPEC = ModelSpec(
+    name="echo",
+    architecture="echo",
+    vocab_size=260,
+    context=512,
+    context_reason="512: the fake's own",
+    eos_ids=(EOS,),
+    numerics="n-echo",
+)
+
+
+class ByteText:
+    """Token i < 256 is byte i; the others are control tokens."""
+
+    special_ids = frozenset(CONTROL)
+
+    def encode(self, text: str, *, parse_special: bool = True, add_special: bool = True) -> list[int]:
+        return list(text.encode())
+
+    def encode_chat(self, chat: ChatPrompt) -> list[int]:
+        turns = [(USER, *str(message["content"]).encode()) for message in chat.messages]
+        return [token for turn in turns for token in turn] + [REPLY] * chat.add_generation_prompt
+
+    def token_bytes(self, token: int) -> bytes:
+        return CONTROL[token] if token in CONTROL else bytes((token,))
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        return b"".join(self.token_bytes(i) for i in ids if not (skip_special and i in CONTROL)).decode(
+            "utf-8", "replace"
+        )
+
+
+@dataclass
+class EchoClient:
+    """An EngineClient in memory. `script(request, choice)` gives a sequence's tokens, EOS included or not.
+
+    A sequence ends at the first end token, or at max_tokens, or where the script ends (as failed, if `broken`).
+    `cuts` are the sizes of its deltas, over and over. `pause` seconds, or `gate`, come before each delta.
+    """
+
+    script: Callable[[GenerateRequest, int], Iterable[int]] = lambda request, choice: [*b"Hello", EOS]
+    cuts: Sequence[int] = (1,)
+    spec: ModelSpec | None = SPEC
+    pause: float = 0.0
+    gate: asyncio.Event | None = None
+    broken: bool = False
+    cached: int = 0
+    state: Any = "ready"
+    requests: list[GenerateRequest] = field(default_factory=list)
+    seeds: list[tuple[int, ...]] = field(default_factory=list)
+    live: set[int] = field(default_factory=set)
+    cancelled: list[int] = field(default_factory=list)
+    controls: list[str] = field(default_factory=list)
+    streams: dict[int, EchoStream] = field(default_factory=dict)
+    counter: int = 0
+
+    def submit(self, request: GenerateRequest, seeds: Sequence[int]) -> EchoStream:
+        self.requests.append(request)
+        self.seeds.append(tuple(seeds))
+        seqs = tuple(range(self.counter, self.counter + len(seeds)))
+        self.counter += len(seeds)
+        self.live.update(seqs)
+        stream = EchoStream(self, request, seqs)
+        self.streams.update((seq, stream) for seq in seqs)
+        return stream
+
+    def cancel(self, seq: int) -> None:
+        if seq in self.live:
+            self.live.discard(seq)
+            self.cancelled.append(seq)
+
+    async def control(self, verb: str, **args: Any) -> dict[str, Any]:
+        self.controls.append(verb)
+        return {}
+
+    def health(self) -> Health:
+        return Health(self.state, "", 1, len(self.live))
+
+
+class EchoStream:
+    """Its sequences take turns, delta by delta."""
+
+    def __init__(self, client: EchoClient, request: GenerateRequest, seqs: tuple[int, ...]) -> None:
+        self.client, self.request, self.seqs = client, request, seqs
+        self._queues = {seq: list(self._deltas(seq, choice)) for choice, seq in enumerate(seqs)}
+        self._turns = list(seqs)
+
+    def __aiter__(self) -> EchoStream:
+        return self
+
+    async def __anext__(self) -> TokenDelta:
+        if not self._turns:
+            raise StopAsyncIteration
+        await (self.client.gate.wait() if self.client.gate else asyncio.sleep(self.client.pause))
+        seq = self._turns.pop(0)
+        delta = self._queues[seq].pop(0)
+        if seq in self.client.cancelled:
+            return TokenDelta(seq, delta.at, end=End("cancelled", Usage(len(self.request.prompt), delta.at, 0)))
+        if delta.end is None:
+            self._turns.append(seq)
+        else:
+            self.client.live.discard(seq)
+        return delta
+
+    def cancel(self, seq: int | None = None) -> None:
+        for one in self.seqs if seq is None else (seq,):
+            self.client.cancel(one)
+
+    def _deltas(self, seq: int, choice: int) -> Iterable[TokenDelta]:
+        tokens, end = self._whole(choice)
+        at, turn = 0, 0
+        while True:
+            size = self.client.cuts[turn % len(self.client.cuts)]
+            part = tokens[at : at + size]
+            last = at + len(part) >= len(tokens)
+            yield TokenDelta(
+                seq,
+                at,
+                tuple(part),
+                self._logprobs(part),
+                end if last else None,
+                self.client.cached if at == 0 else None,
+            )
+            if last:
+                return
+            at, turn = at + size, turn + 1
+
+    def _whole(self, choice: int) -> tuple[list[int], End]:
+        sampling, said = self.request.sampling, []
+        stops = set(sampling.stop_token_ids) | (set() if sampling.ignore_eos else {EOS})
+        for token in self.client.script(self.request, choice):
+            said.append(token)
+            if token in stops and len(said) > sampling.min_tokens:
+                return said, self._end("stop", said, token)
+            if len(said) == sampling.max_tokens:
+                return said, self._end("length", said, None)
+        return said, self._end("failed" if self.client.broken else "length", said, None)
+
+    def _end(self, reason: Any, said: list[int], token: int | None) -> End:
+        return End(reason, Usage(len(self.request.prompt), len(said), self.client.cached), token, "kernel 7 exploded")
+
+    def _logprobs(self, tokens: Sequence[int]) -> tuple[TokenLogprob, ...] | None:
+        wanted = self.request.sampling.logprobs
+        if wanted is None:
+            return None
+        return tuple(
+            TokenLogprob(-0.5 - t / 512, tuple(((t + i) % 260, -0.25 - i) for i in range(wanted))) for t in tokens
+        )

@@ -1,0 +1,114 @@
+"""An app over the EchoClient, and ways to call it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from radixmill.core.config import Config, ServerOptions
+from radixmill.front.api.app import create_app
+from radixmill.front.session import Front, Session
+from tests.fakes import EOS, ByteText, EchoClient
+
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+HELLO = {"messages": [{"role": "user", "content": "hi"}]}
+
+
+def says(text: str | bytes, *, end: Sequence[int] = (EOS,)) -> Callable[..., list[int]]:
+    """A script: every choice says this."""
+    raw = text.encode() if isinstance(text, str) else text
+    return lambda request, choice: [*raw, *end]
+
+
+def make_app(
+    client: EchoClient | None = None, *, defaults: dict[str, float] | None = None, max_requests: int = 64, **server: Any
+) -> FastAPI:
+    client = client or EchoClient()
+    config = replace(Config(), server=ServerOptions(**server))
+    session = Session(ByteText(), client, ("echo", "echo-alias"), defaults=defaults, max_requests=max_requests)
+    return create_app(Front(config, client, session))
+
+
+def call(app: FastAPI, method: str, path: str, **kwargs: Any) -> httpx.Response:
+    """One request, in memory."""
+
+    async def go() -> httpx.Response:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            return await http.request(method, path, **kwargs)
+
+    return asyncio.run(go())
+
+
+def post(app: FastAPI, path: str, body: dict[str, Any], **kwargs: Any) -> httpx.Response:
+    return call(app, "POST", path, json=body, **kwargs)
+
+
+def answer(app: FastAPI, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    response = post(app, path, body)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def error(response: httpx.Response, status: int) -> dict[str, Any]:
+    """The error of a response, whose shape and status are checked."""
+    assert response.status_code == status, (response.status_code, response.text)
+    body = response.json()
+    assert set(body) == {"error"} and set(body["error"]) == {"message", "type", "param", "code"}
+    return body["error"]
+
+
+def chunks(app: FastAPI, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """The chunks of a stream that ends well."""
+    response = post(app, path, {**body, "stream": True})
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"].startswith("text/event-stream")
+    return parse_sse(response.text)
+
+
+def parse_sse(text: str) -> list[dict[str, Any]]:
+    lines = text.split("\n\n")
+    assert lines[-2:] == ["data: [DONE]", ""] and all(line.startswith("data: ") for line in lines[:-1])
+    return [json.loads(line[6:]) for line in lines[:-2]]
+
+
+@dataclass
+class Live:
+    url: str
+    port: int
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[Live]:
+    """The app on a real socket, in a thread."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        until(lambda: server.started)
+        yield Live(f"http://127.0.0.1:{port}", port)
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listener.close()
+
+
+def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.002)
