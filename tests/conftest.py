@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from radixmill.store.catalogue import pull
+
+
+# Machines that run tests are busy: how long an example takes says nothing.
+hypothesis.settings.register_profile("radixmill", deadline=None)
+hypothesis.settings.load_profile("radixmill")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -96,14 +97,15 @@ def _tokenizer_end(folder: Path) -> set[int]:
 
 
 def _gguf_ends(gguf: GGUFFile) -> set[int]:
-    tokens = gguf.get("tokenizer.ggml.tokens") or []
     found: set[int] = set()
     for key in ("eos_token_id", "eot_token_id", "eom_token_id"):
         found |= _ids(gguf.get(f"tokenizer.ggml.{key}"))
-    types = gguf.get("tokenizer.ggml.token_type")
-    if types is not None and len(types) == len(tokens):
+    tokens, types = gguf.get("tokenizer.ggml.tokens"), gguf.get("tokenizer.ggml.token_type")
+    if not isinstance(tokens, list):
+        return found
+    if hasattr(types, "nonzero") and len(types) == len(tokens):
         found |= {i for i in (types == _CONTROL).nonzero()[0].tolist() if tokens[i] in ENDS}
-    return {i for i in found if i < max(len(tokens), 1) or not tokens}
+    return {i for i in found if i < len(tokens)}
 
 
 def _ids(value: Any) -> set[int]:
@@ -112,4 +114,4 @@ def _ids(value: Any) -> set[int]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

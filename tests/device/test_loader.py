@@ -168,5 +168,7 @@ def test_what_random_weights_refuse() -> None:
         made.stored("model.embed_tokens.weight", (3, 5))
     with pytest.raises(BadModel, match="architecture Other is not supported"):
         DummyCheckpoint({"architectures": ["Other"]})
+    with pytest.raises(BadModel, match=r"architecture \(none\) is not supported"):
+        DummyCheckpoint({"architectures": 3, "text_config": None})
     with pytest.raises(BadModel, match="no usable hidden_size"):
         DummyCheckpoint({**CONFIGS["llama"], "hidden_size": None})

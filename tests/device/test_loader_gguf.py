@@ -9,17 +9,17 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radixmill.core.errors import BadModel
 from radixmill.device.loader import DummyCheckpoint, open_checkpoint
 from radixmill.device.loader.gguf import half_order, hf_name
-from radixmill.device.loader.gguf_config import shortest
+from radixmill.device.loader.gguf_config import gguf_config, shortest
 from radixmill.device.loader.llama3 import divisors
 from radixmill.device.models import family
 from radixmill.device.quant import widen
-from radixmill.store import GGUFFile, ModelFiles
+from radixmill.store import GGUFFile, ModelFiles, eos_ids, generation_defaults
 from tests.device.gguf_kit import CONFIGS, write_gguf
 
 Q = gguf.GGMLQuantizationType
@@ -250,3 +250,69 @@ def test_the_embedded_model(smollm2: Path) -> None:
     assert (config.layers, config.hidden, config.heads, config.kv_heads, config.tied) == (30, 576, 9, 3, True)
     assert (config.rope.theta, config.eps, config.context) == (100000.0, 1e-5, 8192)
     family(found.config).weights.check(config, found.names)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = CONFIGS["llama"]
+    keys = {
+        "llama.rope.scaling.type": "yarn",
+        "llama.rope.scaling.factor": 2.0,
+        "tokenizer.ggml.tokens": ["<|im_end|>", "a"],
+        "tokenizer.ggml.token_type": [3, 1],
+        "tokenizer.ggml.eos_token_id": 0,
+        "general.sampling.temp": 0.5,
+    }
+    path = tmp_path_factory.mktemp("whole") / "m.gguf"
+    return write_gguf(path, {**config, "num_hidden_layers": 1}, weights({**config, "num_hidden_layers": 1}), keys=keys)
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scratch") / "m.gguf"
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_a_damaged_file_is_a_bad_model_or_a_model(whole: Path, scratch: Path, data: st.DataObject) -> None:
+    """Never another exception: the header's types are as little to be trusted as its counts."""
+    damaged = bytearray(whole.read_bytes())
+    head = GGUFFile(whole).data_start
+    for _ in range(data.draw(st.integers(1, 2))):
+        damaged[data.draw(st.integers(0, head))] = data.draw(st.integers(0, 255))
+    scratch.write_bytes(damaged)
+    files = ModelFiles("m", scratch)
+    try:
+        found = open_checkpoint(files)
+        generation_defaults(files)
+        for name in found.names:
+            found.vector(name) if _is_vector(name) else found.stored(name)
+    except BadModel as error:
+        assert "\n" not in str(error)
+
+
+_ODD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-5, 5),
+    st.floats(),
+    st.text(max_size=3),
+    st.lists(st.text(max_size=2), max_size=3),
+)
+_ODD_ARRAYS = st.lists(st.integers(-1, 9), max_size=4).map(lambda v: np.array(v, np.int32))
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_metadata_of_any_type_is_a_bad_model_or_a_model(whole: Path, scratch: Path, data: st.DataObject) -> None:
+    scratch.write_bytes(whole.read_bytes())
+    file = GGUFFile(scratch)
+    key = data.draw(st.sampled_from(sorted(file.metadata)))
+    file.metadata[key] = data.draw(_ODD | _ODD_ARRAYS)
+    files = ModelFiles("m", scratch)
+    try:
+        gguf_config(file)
+        eos_ids(files, file)
+        generation_defaults(files, file)
+    except BadModel as error:
+        assert "\n" not in str(error)

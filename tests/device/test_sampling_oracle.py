@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from radixmill.core.plan import Admit, Masks
 from radixmill.core.request import SamplingParams
-from radixmill.device.sampling import Sampler
+from radixmill.device.sampling import Sampler, choose
+from radixmill.device.sampling.choose import ranking, tempered, top_k_ids, top_p_ids
 from radixmill.device.sampling.philox import uniform
 from tests.device.sampling_oracle import Ambiguous, distribution, shape
 
@@ -51,7 +52,7 @@ def admits(draw: st.DrawFn) -> Admit:
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(admits(), st.lists(logits, min_size=1, max_size=4), st.one_of(st.none(), st.frozensets(ids, min_size=4)))
 def test_sampler_equals_oracle_along_a_sequence(
     admit: Admit, rows: list[list[float]], allowed: frozenset[int] | None
@@ -85,8 +86,6 @@ def packed(allowed: frozenset[int], size: int = VOCAB) -> np.ndarray:
 @pytest.mark.parametrize("top_p", [0.05, 0.5, 0.95, 0.999, 1 - 1e-12])
 @pytest.mark.parametrize("spread", [0.0, 0.01, 3.0])
 def test_top_p_needs_no_full_sort_to_be_exact(top_p: float, spread: float) -> None:
-    from radixmill.device.sampling.choose import tempered, top_p_ids
-
     row = (np.random.default_rng(5).standard_normal(20000) * spread).astype(np.float32)
     weights = tempered(row, 1.0)
     order = np.lexsort((np.arange(len(row)), -row))
@@ -97,8 +96,26 @@ def test_top_p_needs_no_full_sort_to_be_exact(top_p: float, spread: float) -> No
 
 @pytest.mark.parametrize("k", [1, 2, 50, 999])
 def test_top_k_breaks_ties_by_id(k: int) -> None:
-    from radixmill.device.sampling.choose import top_k_ids
-
     row = np.random.default_rng(k).integers(0, 5, 1000).astype(np.float32)
     expected = sorted(sorted(range(1000), key=lambda id: (-row[id], id))[:k])
     assert top_k_ids(row, k).tolist() == expected
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=60))
+def test_ranking_is_by_logit_and_then_by_id(values: list[float]) -> None:
+    expected = sorted(range(len(values)), key=lambda id: (-values[id], id))
+    assert ranking(np.array(values, np.float32), np.arange(len(values))).tolist() == expected
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 1e-300, 1e-9, 0.3, 1.0]), min_size=1, max_size=40).filter(any),
+    st.integers(0, 2**24 - 1),
+    st.integers(1, 9),
+)
+def test_invert_in_blocks_is_the_inverse_cdf(weights: list[float], u: int, block: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choose, "BLOCK", block)
+        at = choose.invert(np.array(weights), u / 2**24)
+    goal, before, after = u / 2**24 * math.fsum(weights), math.fsum(weights[:at]), math.fsum(weights[: at + 1])
+    assert weights[at] > 0
+    assert before <= goal * (1 + 1e-12) + 1e-320 and after >= goal * (1 - 1e-12)

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,9 @@ def run_cli(*argv: str, timeout: float = 60.0) -> subprocess.CompletedProcess[st
     )
 
 
-async def stream(url: str, body: dict[str, Any], *, route: str = "/v1/completions") -> dict[str, Any]:
+async def stream(
+    url: str, body: dict[str, Any], *, route: str = "/v1/completions", on_chunk: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """One streaming request, folded: text, ids, finish reasons and usage per choice."""
     folded: dict[str, Any] = {"text": {}, "finish": {}, "usage": None, "tokens": {}, "logprobs": {}}
     request = {
@@ -128,6 +130,7 @@ async def stream(url: str, body: dict[str, Any], *, route: str = "/v1/completion
         async for line in answer.aiter_lines():
             if line.startswith("data: {"):
                 fold_chunk(folded, json.loads(line[6:]))
+                on_chunk()
     return folded
 
 
@@ -163,9 +166,9 @@ TINY = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
     "vocab_size": 300,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
+    "hidden_size": 128,
+    "intermediate_size": 192,
+    "num_hidden_layers": 24,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 4096,
@@ -179,7 +182,7 @@ TINY = {
 
 
 def tiny_model(folder: Path) -> Path:
-    """A folder with a two-layer Llama's config and a byte tokenizer; its weights are `--load-format dummy`."""
+    """A folder with a small Llama's config and a byte tokenizer; its weights are `--load-format dummy`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(TINY))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -63,14 +63,14 @@ async def killed_at(server: Server, request: dict[str, Any], tokens: set[int]) -
 
 @pytest.mark.slow
 def test_killed_at_every_token_index(server: Server) -> None:
-    request = body(5, 24)
+    request = body(5, 36)
     undisturbed = asyncio.run(stream(server.url, request))
     kills = 0
-    for index in range(1, 24):
+    for index in range(1, 36):
         folded, killed = asyncio.run(killed_at(server, request, {index}))
         assert same(folded, undisturbed), f"killed after token {index}"
         kills += killed
-    assert kills >= 20  # the last tokens of a stream may come in one piece
+    assert kills >= 15  # a busy machine may finish a stream before the signal comes; test_recovery_exact.py is exact
 
 
 def test_killed_several_times_in_one_stream(server: Server) -> None:
@@ -89,15 +89,23 @@ def test_random_kills_under_sixteen_streams(server: Server, request: pytest.Fixt
     bodies = [body(seed, rng.randint(20, 120), n=1 + seed % 2) for seed in range(16)]
     undisturbed = [asyncio.run(stream(server.url, each)) for each in bodies]
 
+    chunks = 0
+
+    def on_chunk() -> None:
+        nonlocal chunks
+        chunks += 1
+
     async def storm() -> int:
         kills, until = 0, time.monotonic() + seconds
         while time.monotonic() < until:
-            running = asyncio.gather(*(stream(server.url, each) for each in bodies))
+            running = asyncio.gather(*(stream(server.url, each, on_chunk=on_chunk) for each in bodies))
             while not running.done():
-                await asyncio.sleep(rng.uniform(0.3, 1.2))
-                kills += not running.done() and server.kill()
-            for before, after in zip(undisturbed, await running, strict=True):
-                assert same(after, before)
+                before = chunks
+                await asyncio.sleep(rng.uniform(0.01, 0.6))
+                if chunks > before and not running.done():  # an engine that never comes up is another test
+                    kills += server.kill()
+            for calm, disturbed in zip(undisturbed, await running, strict=True):
+                assert same(disturbed, calm)
         return kills
 
     assert asyncio.run(storm()) >= 3

@@ -21,7 +21,28 @@ from tests.e2e.kit import Server, same, serving, stream, streams
 pytestmark = pytest.mark.weights
 
 QUESTION = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
-WORDS = ["the", "mill", "wheel", "turns", "slowly", "while", "water", "runs", "over", "old", "stone", "and", "grain", "becomes", "flour", "for", "bread", "in", "the", "village"]
+WORDS = [
+    "the",
+    "mill",
+    "wheel",
+    "turns",
+    "slowly",
+    "while",
+    "water",
+    "runs",
+    "over",
+    "old",
+    "stone",
+    "and",
+    "grain",
+    "becomes",
+    "flour",
+    "for",
+    "bread",
+    "in",
+    "the",
+    "village",
+]
 
 
 def openai_client(server: Server) -> openai.OpenAI:

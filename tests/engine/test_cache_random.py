@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
+from random import Random
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
@@ -17,7 +19,14 @@ from radixmill.engine.cache import Cache, Lease
 from tests.engine.fakes import mix
 
 NAMESPACES = ("a", "b")
-TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=24)
+STORIES = tuple([(i * k + i // 5) % 3 for i in range(30)] for k in (1, 2))
+TOKENS = st.builds(  # much in common, and forks anywhere
+    lambda story, upto, tail: [*STORIES[story][:upto], *tail],
+    st.integers(0, 1),
+    st.integers(1, 30),
+    st.lists(st.integers(0, 2), max_size=5),
+)
+COUNTS = st.sampled_from([1, 2, 3, 5, 8, 99])  # tokens granted; 99: all that are left
 
 
 @dataclass(eq=False)
@@ -68,11 +77,18 @@ class CacheMachine(RuleBasedStateMachine):
         self.live.append(user)
         return user
 
+    @rule(namespace=st.sampled_from(NAMESPACES), keys=TOKENS, cut=st.integers(0, 2))
+    def visit(self, namespace: str, keys: list[int], cut: int) -> None:
+        """A whole life in one plan: a finished sequence leaves its ragged tail in the tree."""
+        user = self.open(namespace, keys)
+        self.plan([(user, len(keys))], tails=True)
+        self.end(user, keep=True, back=cut)
+
     @rule(user=users, more=st.lists(st.integers(0, 2), max_size=6))
     def say(self, user: User, more: list[int]) -> None:
         user.keys.extend(more)
 
-    @rule(grants=st.lists(st.tuples(users, st.integers(1, 9)), min_size=1, max_size=4, unique_by=lambda g: id(g[0])), tails=st.booleans())
+    @rule(grants=st.lists(st.tuples(users, COUNTS), min_size=1, max_size=4, unique_by=lambda g: id(g[0])), tails=st.booleans())
     def plan(self, grants: list[tuple[User, int]], tails: bool) -> None:
         """A plan: grow some leases, copy, write, then let the tree have it."""
         rows: list[tuple[User, int]] = []
@@ -225,4 +241,36 @@ class CacheMachine(RuleBasedStateMachine):
 
 
 TestCacheMachine = CacheMachine.TestCase
-TestCacheMachine.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestCacheMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_long_walks(seed: int) -> None:
+    """The same rules, for long, and biased towards what is rare: scarce pages, ragged tails, twins."""
+    dice = Random(seed)
+    walk = CacheMachine()
+    walk.start(dice.randint(6, 24), dice.choice([2, 3, 4, 8]), dice.randint(1, 2), True)
+    for _ in range(250):
+        _move(walk, dice)
+        walk.conserved()
+        walk.everyone_reads_right()
+        walk.tree_is_what_was_given()
+    walk.teardown()
+
+
+def _move(walk: CacheMachine, dice: Random) -> None:
+    story = STORIES[dice.randrange(2)][: dice.randint(1, 30)] + [dice.randrange(3) for _ in range(dice.randrange(4))]
+    some = dice.sample(walk.live, min(len(walk.live), dice.randint(1, 3)))
+    match dice.choice(["open", "visit", "plan", "plan", "commit", "commit", "end", "say"]):
+        case "open" if len(walk.live) < 5:
+            walk.open(dice.choice(NAMESPACES[: 1 + (dice.random() < 0.2)]), story)
+        case "visit":
+            walk.visit("a", story, dice.randrange(3))
+        case "plan":
+            walk.plan([(user, dice.choice([1, 2, 5, 99])) for user in some], dice.random() < 0.5)
+        case "commit":
+            walk.commit()
+        case "end" if some:
+            walk.end(some[0], dice.random() < 0.7, dice.randrange(3))
+        case "say" if some:
+            walk.say(some[0], [dice.randrange(3) for _ in range(dice.randrange(4))])

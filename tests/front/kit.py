@@ -31,6 +31,17 @@ def says(text: str | bytes, *, end: Sequence[int] = (EOS,)) -> Callable[..., lis
     return lambda request, choice: [*raw, *end]
 
 
+def make_front(client: EchoClient | None = None) -> tuple[FastAPI, Front]:
+    """An app, and what it stands on: cheaper to change than to make another."""
+    front = Front(Config())
+    install(front, client or EchoClient())
+    return create_app(front), front
+
+
+def install(front: Front, client: EchoClient) -> None:
+    front.client, front.session = client, Session(ByteText(), client, ("echo",))
+
+
 def make_app(
     client: EchoClient | None = None, *, defaults: dict[str, float] | None = None, max_requests: int = 64, **server: Any
 ) -> FastAPI:
@@ -45,7 +56,7 @@ def call(app: FastAPI, method: str, path: str, **kwargs: Any) -> httpx.Response:
 
     async def go() -> httpx.Response:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://test", trust_env=False) as http:
             return await http.request(method, path, **kwargs)
 
     return asyncio.run(go())

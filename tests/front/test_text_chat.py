@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radixmill.front.text import TemplateError, TextStack, encode_chat
@@ -79,6 +79,7 @@ def harmless(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", STACKS)
+@settings(deadline=None)
 @given(messages=MESSAGES, tools=TOOLS)
 def test_only_the_template_writes_control_tokens(name: str, messages: list[dict[str, Any]], tools: Any) -> None:
     made = STACKS[name]
@@ -87,7 +88,21 @@ def test_only_the_template_writes_control_tokens(name: str, messages: list[dict[
     assert control_of(made, ids) == control_of(made, calm)
 
 
+@settings(deadline=None)
+@given(literal=st.sampled_from(CONTROL), cuts=st.sets(st.integers(1, 11), min_size=1, max_size=3), named=st.booleans())
+def test_texts_side_by_side_make_no_control_token(literal: str, cuts: set[int], named: bool) -> None:
+    """The template prints parts, and a name and a content, with nothing between them."""
+    made, ends = STACKS["bytes"], [*sorted(c for c in cuts if c < len(literal)), len(literal)]
+    texts = [literal[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+    name, rest = (texts[0], texts[1:]) if named else ("", texts)
+    message = {"role": "user", "name": name, "content": [{"type": "text", "text": t} for t in rest]}
+    ids = encode_chat(made, [message])
+    assert control_of(made, ids) == control_of(made, encode_chat(made, [{"role": "user", "content": "x"}]))
+    assert f"{literal}<|im_end|>" in made.tokenizer.decode(ids, skip_special=False)
+
+
 @pytest.mark.parametrize("name", STACKS)
+@settings(deadline=None)
 @given(messages=MESSAGES, tools=TOOLS)
 def test_literals_survive_as_text(name: str, messages: list[dict[str, Any]], tools: Any) -> None:
     made = STACKS[name]
@@ -103,6 +118,7 @@ PLAIN = st.text(alphabet=st.sampled_from("hel <|>\né"), max_size=30).filter(lam
 
 
 @pytest.mark.parametrize("name", STACKS)
+@settings(deadline=None)
 @given(text=PLAIN)
 def test_other_requests_are_untouched(name: str, text: str) -> None:
     made = STACKS[name]

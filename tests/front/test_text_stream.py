@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radixmill.front.text import StopScanner, TextDecoder
@@ -27,6 +27,7 @@ def chunks(items: Sequence, cuts: list[int]) -> list:
     return [items[a:b] for a, b in zip([0, *ends], ends, strict=False)]
 
 
+@settings(deadline=None)
 @given(IDS, st.lists(st.integers(0, 50)), st.booleans())
 def test_decoder_total_is_decode_of_the_whole(ids: list[int], cuts: list[int], skip: bool) -> None:
     decoder = TextDecoder(BYTES, skip_special=skip)
@@ -34,6 +35,7 @@ def test_decoder_total_is_decode_of_the_whole(ids: list[int], cuts: list[int], s
     assert text == BYTES.decode(ids, skip_special=skip, continues=True)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_decoder_never_shows_half_a_character(text: str) -> None:
     decoder = TextDecoder(BYTES)
@@ -63,6 +65,7 @@ AB = st.text(alphabet="ab", max_size=40)
 STOPS = st.lists(st.text(alphabet="ab", min_size=1, max_size=5), min_size=1, max_size=5).map(tuple)
 
 
+@settings(deadline=None)
 @given(AB, STOPS, st.lists(st.integers(0, 50)), st.booleans())
 def test_stops_in_any_chunking(text: str, stops: tuple[str, ...], cuts: list[int], keep: bool) -> None:
     scanner, shown, hit = StopScanner(stops, keep=keep), "", None
@@ -72,6 +75,7 @@ def test_stops_in_any_chunking(text: str, stops: tuple[str, ...], cuts: list[int
     assert (shown + scanner.finish(), hit) == first_stop(text, stops, keep)
 
 
+@settings(deadline=None)
 @given(AB, STOPS)
 def test_stops_hold_back_only_what_may_be_one(text: str, stops: tuple[str, ...]) -> None:
     scanner, shown = StopScanner(stops), ""

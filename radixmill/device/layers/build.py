@@ -47,15 +47,20 @@ class Build:
         self.ops, self.tensors, self.positions = ops, tensors, positions
         self.nbytes = 0  # of all packed weights
         self._widened: Counter[str] = Counter()
+        self._notes: list[str] = []
         self._shared: dict[Any, Any] = {}
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences about what was done to the weights, for the log."""
-        return tuple(
+        widened = (
             f"{count} {kind} tensors widened to F32: no packed format on {self.ops.name}, or stacked with another type"
             for kind, count in sorted(self._widened.items())
         )
+        return (*self._notes, *widened)
+
+    def note(self, sentence: str) -> None:
+        self._notes.append(sentence)
 
     def weight(self, part: Part, rows: Sequence[int], columns: int) -> Weight:
         """One packed matrix [sum(rows), columns] from the part's stems, which must have `rows` rows each."""

@@ -5,6 +5,5 @@ from __future__ import annotations
 from radixmill.device.loader.checkpoint import Checkpoint
 from radixmill.device.loader.dummy import DummyCheckpoint
 from radixmill.device.loader.open import open_checkpoint
-from radixmill.store import ModelFiles  # of all in device/, only this room knows files
 
-__all__ = ["Checkpoint", "DummyCheckpoint", "ModelFiles", "open_checkpoint"]
+__all__ = ["Checkpoint", "DummyCheckpoint", "open_checkpoint"]

@@ -80,7 +80,8 @@ class DummyCheckpoint:
 
 def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Every tensor of a decoder with this configuration: Llama, Qwen2, Qwen3, Gemma 2 or Gemma 3. Raises BadModel for others."""
-    config = {**config, **config.get("text_config", {})}
+    if isinstance(text := config.get("text_config"), Mapping):
+        config = {**config, **text, "architectures": config.get("architectures")}
     sizes = _sizes(config)
     hidden, inner, dim = sizes["hidden_size"], sizes["intermediate_size"], sizes["head_dim"]
     queries, keys = sizes["num_attention_heads"] * dim, sizes["num_key_value_heads"] * dim
@@ -146,8 +147,9 @@ def _family(config: Mapping[str, Any]) -> str:
         "Gemma3ForCausalLM": "gemma3",
         "Gemma3ForConditionalGeneration": "gemma3",
     }
-    listed = config.get("architectures") or ["(none)"]
-    if (name := str(listed[0])) not in known:
+    listed = config.get("architectures")
+    name = str(listed[0]) if isinstance(listed, list) and listed else "(none)"
+    if name not in known:
         raise BadModel(f"architecture {name} is not supported", f"These are: {', '.join(known)}")
     return known[name]
 

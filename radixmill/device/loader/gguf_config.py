@@ -62,7 +62,9 @@ class _Keys:
     def real(self, key: str, default: float | None = None) -> float:
         value = self.get(key)
         value = default if value is None else value
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+        if (
+            not isinstance(value, int | float) or isinstance(value, bool) or not 1e-37 < value < 1e38
+        ):  # what float32 holds
             raise self._wrong(key, value, "a positive number")
         return shortest(value)
 
@@ -182,23 +184,17 @@ def _layer_types(keys: _Keys, every: int) -> list[str]:
 
 
 def _rope_scaling(keys: _Keys) -> dict[str, Any] | None:
-    kind = keys.get("rope.scaling.type")
-    factor = keys.get("rope.scaling.factor") or keys.get("rope.scale_linear")
     if "rope_freqs.weight" in keys.file.tensors:
-        return llama3_scaling(keys.file, keys.real("rope.freq_base", 10_000.0), keys.whole("context_length"))
-    if kind in (None, "none"):
-        keys.get("rope.scaling.original_context_length")
-        return _linear(factor) if kind is None else None
-    if kind == "linear":
-        keys.get("rope.scaling.original_context_length")
-        return _linear(factor)
+        keys.get("rope.scaling.type")
+        return llama3_scaling(keys.file, keys.real("rope.freq_base", 10_000.0))
+    kind = keys.get("rope.scaling.type")
     if kind == "yarn":
         return _yarn(keys)
-    raise BadModel(f"{keys.file.path}: rope scaling {kind!r:.40} is not supported")
-
-
-def _linear(factor: Any) -> dict[str, Any] | None:
-    return {"rope_type": "linear", "factor": shortest(factor)} if factor and factor != 1 else None
+    if kind not in (None, "none", "linear"):
+        raise BadModel(f"{keys.file.path}: rope scaling {kind!r:.40} is not supported")
+    keys.get("rope.scaling.original_context_length")
+    factor = keys.real("rope.scaling.factor", keys.real("rope.scale_linear", 1.0))
+    return {"rope_type": "linear", "factor": factor} if factor != 1 and kind != "none" else None
 
 
 def _yarn(keys: _Keys) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from radixmill.store import GGUFFile
 Divisors = NDArray[np.float64]
 
 
-def llama3_scaling(file: GGUFFile, theta: float, context: int) -> dict[str, Any] | None:
+def llama3_scaling(file: GGUFFile, theta: float) -> dict[str, Any] | None:
     """Hugging Face's `rope_scaling` that gives the divisors in `rope_freqs.weight`; None if they are all 1.
 
     Raises BadModel if they are no scaling of Llama 3's form.

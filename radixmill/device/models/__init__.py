@@ -18,10 +18,7 @@ FAMILIES: Mapping[str, Family] = {
 
 def family(hf: Mapping[str, Any]) -> Family:
     """The family of a config.json. Raises BadModel where we have no model file for its architecture."""
-    names = hf.get("architectures") or ["(none named)"]
-    for name in names:
-        if name in FAMILIES:
-            return FAMILIES[name]
-    raise BadModel(
-        f"architecture {', '.join(names)} has no model file here", f"There are: {', '.join(sorted(FAMILIES))}"
-    )
+    name = (hf.get("architectures") or ["(none named)"])[0]
+    if name not in FAMILIES:
+        raise BadModel(f"architecture {name} has no model file here", f"There are: {', '.join(sorted(FAMILIES))}")
+    return FAMILIES[name]

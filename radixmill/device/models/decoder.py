@@ -50,13 +50,12 @@ class DecoderConfig:
 
     def attention(self, layer: int) -> AttentionShape:
         window = self.windows[layer]
-        local = window is not None and self.local_rope is not None
         return AttentionShape(
             hidden=self.hidden,
             heads=self.heads,
             kv_heads=self.kv_heads,
             dim=self.head_dim,
-            rope=self.local_rope if local and self.local_rope else self.rope,
+            rope=self.local_rope if self.local_rope and window is not None else self.rope,
             params=AttentionParams(self.scale, window, self.softcap),
             layer=layer,
         )
@@ -81,14 +80,16 @@ class Names:
         stems = tuple(f"{root}layers.{layer}.{stem}" for stem in self.block[role])
         return Part(stems, role in config.biased)
 
-    def check(self, config: DecoderConfig, names: Collection[str]) -> None:
-        """Raises BadModel that names every tensor that is missing, or that nothing would use."""
+    def check(self, config: DecoderConfig, names: Collection[str]) -> tuple[str, ...]:
+        """The inert tensors among `names`. Raises BadModel that names those missing, or that nothing would use."""
         wanted = set(self._wanted(config, self.root(names)))
         inert = (*self.inert, rf"(^|\.){self.head}\.weight$") if config.tied else self.inert
         if missing := sorted(wanted - set(names)):
             raise BadModel(f"the model's files lack {_some(missing)}", "Fetch them again, or check config.json")
-        if unused := sorted(n for n in set(names) - wanted if not any(re.search(p, n) for p in inert)):
+        ignored = sorted(n for n in set(names) - wanted if any(re.search(p, n) for p in inert))
+        if unused := sorted(set(names) - wanted - set(ignored)):
             raise BadModel(f"the model's files hold {_some(unused)} that its architecture does not use")
+        return tuple(ignored)
 
     def _wanted(self, config: DecoderConfig, root: str) -> list[str]:
         parts = [self.part(config, root, i, role) for i in range(config.layers) for role in self.block]
@@ -127,7 +128,9 @@ class Decoder:
 
     def __init__(self, build: Build, family: Family, config: DecoderConfig, names: Collection[str]) -> None:
         """Packs every weight. `names`: of all tensors in the checkpoint; raises BadModel where they don't fit."""
-        family.weights.check(config, names)
+        ignored = family.weights.check(config, names)
+        if ignored:
+            build.note(f"not loaded: {_some(list(ignored), 2)}")
         weights, root = family.weights, family.weights.root(names)
         self.ops, self.config = build.ops, config
         table = _matrix(build, f"{root}{weights.embed}", config)

@@ -107,7 +107,8 @@ def _ropes(keys: Keys, positions: int) -> tuple[RopeSpec, RopeSpec]:
     """(full layers', windowed layers'): one dictionary each in rope_parameters, or the older flat keys."""
     theta = keys.number("rope_theta", 1_000_000.0)
     local = keys.number("rope_local_base_freq", 10_000.0)
-    both = keys.get("rope_parameters", {})
-    full = both.get("full_attention") or keys.get("rope_scaling") or {}
-    keys.known |= {"rope_scaling"}
+    both, old = keys.get("rope_parameters", {}), keys.get("rope_scaling", {})
+    if unknown := sorted(set(both) - {"full_attention", "sliding_attention"}):
+        raise BadModel(f"{keys.where}: rope_parameters has {', '.join(unknown)} where it should name kinds of layers")
+    full = {**(both.get("full_attention") or {}), **old}
     return rope_spec(full, theta, positions), rope_spec(both.get("sliding_attention") or {}, local, positions)

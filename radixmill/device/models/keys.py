@@ -128,9 +128,8 @@ class Keys:
 def rope(keys: Keys, positions: int, default_theta: float = 10_000.0) -> RopeSpec:
     """The one rope of all layers: `rope_theta` and `rope_scaling`, or both in `rope_parameters`."""
     theta = keys.number("rope_theta", default_theta)
-    parameters = keys.get("rope_parameters") or keys.get("rope_scaling") or {}
-    keys.known |= {"rope_parameters", "rope_scaling"}
-    return rope_spec(parameters, theta, positions)
+    new, old = keys.get("rope_parameters", {}), keys.get("rope_scaling", {})
+    return rope_spec(old or new, theta, positions)
 
 
 def rope_spec(parameters: Mapping[str, Any], theta: float, positions: int) -> RopeSpec:
@@ -234,8 +233,8 @@ def layer_windows(keys: Keys, layers: int, window: int | None, default: Iterable
 
 def upper_windows(keys: Keys, layers: int) -> tuple[int | None, ...]:
     """The Qwen families' windows: of the layers from max_window_layers on, if use_sliding_window says so."""
-    window = keys.get("sliding_window", 4096)
-    first = keys.get("max_window_layers", 28)
-    used = keys.flag("use_sliding_window", False)
-    default = ("sliding_attention" if used and i >= first else "full_attention" for i in range(layers))
-    return layer_windows(keys, layers, window if used else None, default)
+    window, first = keys.nullable_count("sliding_window", 4096), keys.get("max_window_layers", 28)
+    if not keys.flag("use_sliding_window", False):
+        window = None
+    default = ("sliding_attention" if i >= first else "full_attention" for i in range(layers))
+    return layer_windows(keys, layers, window, default)

@@ -7,8 +7,7 @@ import math
 import numpy as np
 
 from radixmill.core.messages import TokenLogprob
-from radixmill.device.sampling.choose import Row, top_k_ids
-from radixmill.device.sampling.exp import exp
+from radixmill.device.sampling.choose import Row, ranking, tempered, top_k_ids
 
 
 def token_logprob(row: Row, token: int, k: int) -> TokenLogprob:
@@ -24,15 +23,14 @@ def _best(row: Row, k: int) -> list[int]:
     if k == 0:
         return []
     ids = top_k_ids(row, k) if k < len(row) else np.arange(len(row))
-    ranked: list[int] = ids[np.argsort(-row[ids], kind="stable")].tolist()
-    return ranked
+    return [int(id) for id in ranking(row[ids], ids)]
 
 
 def _log_sum_exp(row: Row) -> float:
     top = float(row.max())
     if top == -math.inf:
         return 0.0
-    return top + math.log(float(exp(row.astype(np.float64) - top).sum()))
+    return top + math.log(float(tempered(row, 1.0).sum()))
 
 
 def _minus(logit: np.float32, norm: float) -> float:

@@ -179,10 +179,11 @@ class Lease:
         # [found, upto)    only we have it: the tree takes our pages, a ragged last one too
         """
         # NOTE: a ragged page with positions of ours beyond `upto` must not become the tree's while we go on.
-        assert upto == self.filled or (upto < self.filled and upto % self.cache.page_size == 0)
+        assert upto == self.filled or upto % self.cache.page_size == 0 or not self.cache.reuse
         self._give(keys, upto)
 
     def _give(self, keys: array[int], upto: int) -> None:
+        assert upto <= self.filled
         if upto <= self.shared or not self.cache.reuse:
             return
         tree, size = self.cache.tree, self.cache.page_size
@@ -204,12 +205,12 @@ class Lease:
         """Use the tree's pages on the way to `node` instead of our own, up to page index `upto`; retire ours."""
         if upto <= self.owned:
             return
-        first = self.shared // self.cache.page_size
+        assert self.owned == self.shared // self.cache.page_size
         theirs = self.cache.tree.path_pages(node, below=self.node)
         for group, ids in enumerate(self.pages):
             for page in ids[self.owned : upto]:
                 self.cache.pools.retire(group, page, self.plan)
-            ids[self.owned : upto] = theirs[group][self.owned - first : upto - first]
+            ids[self.owned : upto] = theirs[group][: upto - self.owned]
         self.owned = upto
 
     # --- end

@@ -77,15 +77,15 @@ class Reader(Generic[Body]):
 
     def _fault(self, raw: bytes, error: Exception) -> BadRequest:
         """What is wrong with a body that did not decode."""
-        if isinstance(error, RecursionError):
-            return BadRequest("The request body is nested too deeply.")
         if not isinstance(error, msgspec.ValidationError):
             return _malformed(error)
         try:
             fault = explain(msgspec.json.decode(raw), self._info)
-        except (ValueError, RecursionError):  # a number that no machine word holds
+        except msgspec.ValidationError:  # a number that no machine word holds
             param = _path_of(error)
             return BadRequest(f"{param or 'The request body'}: a number is out of range.", param=param)
+        except (ValueError, RecursionError) as worse:
+            return _malformed(worse)
         assert fault is not None, "explain and msgspec must agree"
         return BadRequest(f"{fault.path or 'The request body'} {fault.message}.", param=fault.path or None)
 
@@ -128,6 +128,8 @@ def _too_large(limit: int) -> TooLarge:
 
 
 def _malformed(error: Exception) -> BadRequest:
+    if isinstance(error, RecursionError):
+        return BadRequest("The request body is nested too deeply.")
     if isinstance(error, UnicodeError):
         return BadRequest("The request body is not valid UTF-8.", code="invalid_json")
     at = re.search(r"\(byte (\d+)\)", str(error))

@@ -64,7 +64,7 @@ class Keys:
 
     def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
         self.app = app
-        self._digests = [_digest(key) for key in keys]
+        self._digests = [_digest(key.encode()) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in OPEN_ROUTES:
@@ -81,7 +81,7 @@ class Keys:
         key = headers.get("x-api-key") or _bearer(headers.get("authorization", ""))
         if not key:
             raise Unauthorized("No API key was given; send it as `Authorization: Bearer KEY` or `x-api-key: KEY`.")
-        digest = _digest(key)
+        digest = _digest(key.encode("latin-1"))  # as ASGI decoded it: the bytes that were sent
         if not sum(hmac.compare_digest(digest, known) for known in self._digests):  # looks at every key, always
             raise Unauthorized("This API key is not valid here.")
 
@@ -91,5 +91,5 @@ def _bearer(value: str) -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

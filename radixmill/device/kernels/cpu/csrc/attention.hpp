@@ -18,11 +18,21 @@ RADIXMILL_INLINE void accumulate(const float* a, size_t lda, const B* b, size_t 
   for (int q = 0; q < NQ; q++)
     for (int v = 0; v < NV; v++) sum[q][v] = load(out + q * ldo + v * kLanes);
   for (int i = 0; i < k; i++) {
-    V row[NV];
-    for (int v = 0; v < NV; v++) row[v] = load_stored(b + i * ldb + v * kLanes);
-    for (int q = 0; q < NQ; q++) {
-      const V value = set1(a[q * lda + i]);
-      for (int v = 0; v < NV; v++) sum[q][v] = fma(value, row[v], sum[q][v]);
+    // Hold the fewer of the two in registers: sums, held values and one more are at most 16.
+    if constexpr (NQ < NV) {
+      V value[NQ];
+      for (int q = 0; q < NQ; q++) value[q] = set1(a[q * lda + i]);
+      for (int v = 0; v < NV; v++) {
+        const V row = load_stored(b + i * ldb + v * kLanes);
+        for (int q = 0; q < NQ; q++) sum[q][v] = fma(value[q], row, sum[q][v]);
+      }
+    } else {
+      V row[NV];
+      for (int v = 0; v < NV; v++) row[v] = load_stored(b + i * ldb + v * kLanes);
+      for (int q = 0; q < NQ; q++) {
+        const V value = set1(a[q * lda + i]);
+        for (int v = 0; v < NV; v++) sum[q][v] = fma(value, row[v], sum[q][v]);
+      }
     }
   }
   for (int q = 0; q < NQ; q++)
@@ -32,12 +42,15 @@ RADIXMILL_INLINE void accumulate(const float* a, size_t lda, const B* b, size_t 
 template <int NQ, class B>
 void accumulate_columns(const float* a, size_t lda, const B* b, size_t ldb, int k, float* out, size_t ldo, int columns) {
   int c = 0;
+  if constexpr (NQ <= 3)
+    for (; c + 4 * kLanes <= columns; c += 4 * kLanes) accumulate<NQ, 4>(a, lda, b + c, ldb, k, out + c, ldo);
   for (; c + 2 * kLanes <= columns; c += 2 * kLanes) accumulate<NQ, 2>(a, lda, b + c, ldb, k, out + c, ldo);
   if (c < columns) accumulate<NQ, 1>(a, lda, b + c, ldb, k, out + c, ldo);
 }
 
 template <class B>
 void accumulate_rows(int rows, const float* a, size_t lda, const B* b, size_t ldb, int k, float* out, size_t ldo, int columns) {
+  for (; rows >= 6; rows -= 6, a += 6 * lda, out += 6 * ldo) accumulate_columns<6>(a, lda, b, ldb, k, out, ldo, columns);
   for (; rows >= 4; rows -= 4, a += 4 * lda, out += 4 * ldo) accumulate_columns<4>(a, lda, b, ldb, k, out, ldo, columns);
   switch (rows) {
     case 3: return accumulate_columns<3>(a, lda, b, ldb, k, out, ldo, columns);

@@ -4,12 +4,15 @@
 namespace radixmill {
 namespace {
 
+// The first n floats, at most 8; the rest zero.
 RADIXMILL_INLINE V load_some(const float* p, int n) {
+  if (n >= kLanes) return load(p);
   float all[kLanes] = {};
   __builtin_memcpy(all, p, size_t(n) * 4);
   return load(all);
 }
 RADIXMILL_INLINE void store_some(float* p, V v, int n) {
+  if (n >= kLanes) return store(p, v);
   float all[kLanes];
   store(all, v);
   __builtin_memcpy(p, all, size_t(n) * 4);
@@ -51,7 +54,7 @@ float mean_square(const float* x, int k) {
     odd = fma(b, b, odd);
   }
   for (bool first = true; i < k; i += kLanes, first = false) {
-    const V a = k - i >= kLanes ? load(x + i) : load_some(x + i, k - i);
+    const V a = load_some(x + i, k - i);
     (first ? even : odd) = fma(a, a, first ? even : odd);
   }
   return sum_lanes(add(even, odd)) / float(k);
@@ -82,7 +85,7 @@ void rope_token(float* x, int heads, int dim, const float* cos, const float* sin
   for (int h = 0; h < heads; h++, x += dim) {
     float *left = x, *right = x + half;
     for (int i = 0; i < half; i += kLanes) {
-      const int n = half - i < kLanes ? half - i : kLanes;
+      const int n = half - i;
       const V c = load_some(cos + i, n), s = load_some(sin + i, n);
       const V a = load_some(left + i, n), b = load_some(right + i, n);
       store_some(left + i, sub(mul(a, c), mul(b, s)), n);

@@ -1,0 +1,107 @@
+"""Every family on every backend in both modes, weights packed in several formats: cuts and company change no bit."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from radixmill.device.kernels import native_isa, open_backend
+from radixmill.device.kernels.contract import Mode, Stored
+from radixmill.device.loader import DummyCheckpoint
+from radixmill.device.models import Decoder
+from tests.device.model_kit import Driver, build
+
+SIZES = {
+    "vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 64, "tie_word_embeddings": True,
+}  # fmt: skip
+FAMILIES = {
+    "llama": {"architectures": ["LlamaForCausalLM"], "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+    "mistral": {"architectures": ["MistralForCausalLM"], "sliding_window": 5},
+    "qwen2": {"architectures": ["Qwen2ForCausalLM"]},
+    "qwen3": {"architectures": ["Qwen3ForCausalLM"]},
+    "gemma2": {"architectures": ["Gemma2ForCausalLM"], "sliding_window": 6, "attn_logit_softcapping": 2.0},
+    "gemma3": {"architectures": ["Gemma3ForCausalLM"], "sliding_window": 6, "sliding_window_pattern": 2},
+}
+KINDS = {"llama": "Q4_1", "mistral": "Q8_0", "qwen2": "F16", "qwen3": "Q4_0", "gemma2": "F32", "gemma3": "Q5_0"}
+SEQUENCES = [np.random.default_rng(n).integers(0, 64, n).tolist() for n in (21, 13, 2, 9)]
+BACKENDS = ["reference", *(["cpu"] if native_isa() else [])]
+
+
+class Packed(DummyCheckpoint):
+    """Random weights in one stored kind."""
+
+    def __init__(self, config: dict[str, Any], kind: str) -> None:
+        super().__init__(config)
+        self.kind = kind
+
+    def stored(self, name: str, shape: tuple[int, int] | None = None) -> Stored:
+        wide = super().stored(name, shape)
+        if self.kind == "F32":
+            return wide
+        data = gguf.quants.quantize(wide.data, gguf.GGMLQuantizationType[self.kind])
+        return Stored(self.kind, wide.shape, data)
+
+
+@pytest.fixture(
+    scope="module", params=[(b, m, f) for b in BACKENDS for m in ("fast", "exact") for f in FAMILIES], ids="-".join
+)
+def model(request: pytest.FixtureRequest) -> Decoder:
+    backend, mode, name = request.param
+    mode_: Mode = mode
+    return build(Packed({**SIZES, **FAMILIES[name]}, KINDS[name]), open_backend(backend, mode_, 2, native_isa()))
+
+
+@pytest.fixture(scope="module")
+def alone(model: Decoder) -> list[np.ndarray]:
+    """Each sequence by itself, in one piece."""
+    whole = [Driver(model).run([ids], [[len(ids)]])[0] for ids in SEQUENCES]
+    assert all(np.isfinite(logits).all() and logits.std() > 1e-3 for logits in whole)
+    return whole
+
+
+@st.composite
+def _steps(draw: st.DrawFn) -> list[list[int]]:
+    """Any way to compute all sequences together."""
+    left, steps = [len(s) for s in SEQUENCES], []
+    while any(left):
+        counts = [draw(st.integers(0, min(n, 12))) for n in left]
+        if not any(counts):
+            counts = [min(n, 1) for n in left]
+        steps.append(counts)
+        left = [n - c for n, c in zip(left, counts, strict=True)]
+    return steps
+
+
+fewer = partial(settings, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@fewer(max_examples=8)
+@given(steps=_steps(), page_size=st.sampled_from([4, 8, 16]))
+def test_any_cut_in_any_company_gives_the_same_bits(
+    model: Decoder, alone: list[np.ndarray], steps: list[list[int]], page_size: int
+) -> None:
+    """On pages of 8 bits are equal. Another page size is another numerics id: equal among themselves, near to the others."""
+    together = Driver(model, page_size=page_size).run(SEQUENCES, steps)
+    whole = alone if page_size == 8 else [Driver(model, page_size=page_size).run([s], [[len(s)]])[0] for s in SEQUENCES]
+    assert all(np.array_equal(a, b) for a, b in zip(together, whole, strict=True))
+    near = 5e-2 if model.ops.mode == "fast" else 1e-4
+    assert all(np.abs(a - b).max() <= near * np.abs(b).max() for a, b in zip(together, alone, strict=True))
+
+
+def test_token_by_token_gives_the_same_bits(model: Decoder, alone: list[np.ndarray]) -> None:
+    for ids, whole in zip(SEQUENCES, alone, strict=True):
+        assert np.array_equal(Driver(model).run([ids], [[1]] * len(ids))[0], whole)
+
+
+def test_stale_pages_do_not_matter(model: Decoder, alone: list[np.ndarray]) -> None:
+    """Pages last held by another sequence, then by none, give what fresh ones do."""
+    driver = Driver(model)
+    driver.run([SEQUENCES[0]], [[len(SEQUENCES[0])]])
+    assert np.array_equal(driver.run([SEQUENCES[1]], [[len(SEQUENCES[1])]])[0], alone[1])

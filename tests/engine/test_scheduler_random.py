@@ -1,0 +1,134 @@
+"""The scheduler under random loads: whatever the pool, the policy, the budget, the overlap and the neighbours, every
+sequence says what it says alone, ends once, and every page comes back.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from radixmill.core.messages import Submit
+from tests.engine.drive import Drive
+from tests.engine.fakes import alone, spec, submit
+
+STOP = frozenset({3})
+STORY = [(i * 7 + i // 3) % 11 for i in range(200)]
+
+
+class Load:
+    """Random requests, and what each must answer."""
+
+    def __init__(self, dice: Random, drive: Drive) -> None:
+        self.dice, self.drive = dice, drive
+        self.context = drive.scheduler.spec.context
+        self.expected: dict[int, list[int]] = {}
+        self.prompts: dict[int, int] = {}
+        self.clients: dict[int, str] = {}
+        self.gone: set[int] = set()
+        self.next = 0
+
+    def request(self) -> Submit:
+        dice = self.dice
+        room = dice.choice([self.context, min(self.context, 20)])
+        length = dice.randint(1, room)
+        prompt = STORY[: max(length - 3, 0)] + [dice.randrange(11) for _ in range(min(3, length))]
+        most = min(dice.choice([0, 1, 2, 5, 17, room]), self.context - len(prompt))
+        ids = [self.next + i for i in range(dice.choice([1, 1, 1, 2, 3]))]
+        self.next += len(ids)
+        seed, stops = dice.randrange(100), STOP if dice.random() < 0.5 else frozenset()
+        output: tuple[int, ...] = ()
+        if len(ids) == 1 and dice.random() < 0.3:
+            said = alone(prompt, seed, most, stops)
+            output = tuple(said[: dice.randint(0, len(said))])
+        for n, i in enumerate(ids):
+            self.expected[i] = alone(prompt, seed + n, most, stops)
+            self.prompts[i] = len(prompt)
+        return submit(
+            prompt,
+            *ids,
+            seed=seed,
+            output=output,
+            max_tokens=most,
+            tenant=dice.choice(["", "", "", "x"]),
+            priority=dice.choice([0, 0, 0, 1, -1]),
+            stop_token_ids=tuple(stops),
+        )
+
+    def move(self) -> None:
+        """Something comes in, or not."""
+        what = self.dice.random()
+        if what < 0.25:
+            message = self.request()
+            client = self.dice.choice(["p", "q"])
+            self.clients |= {start.seq: client for start in message.seqs}
+            self.drive.submit(message, client)
+        elif what < 0.30 and self.next:
+            seq = self.dice.randrange(self.next)
+            self.drive.scheduler.cancel(self.clients[seq], seq)
+        elif what < 0.31:
+            client = self.dice.choice(["p", "q"])
+            self.gone |= {seq for seq, owner in self.clients.items() if owner == client and (owner, seq) not in self.drive.ends}
+            self.drive.scheduler.drop_client(client)
+        elif what < 0.32:
+            self.drive.scheduler.flush_cache()
+
+    def verify(self) -> None:
+        for seq, expected in self.expected.items():
+            key = self.clients[seq], seq
+            if seq in self.gone:
+                assert key not in self.drive.ends
+                continue
+            end, said = self.drive.ends[key], self.drive.tokens[key]
+            assert said == expected[: len(said)]
+            assert end.usage.prompt == self.prompts[seq] and 0 <= end.usage.cached < max(self.prompts[seq], 1)
+            if end.reason != "cancelled":
+                assert said == expected
+                assert end.reason == ("stop" if end.token in STOP else "length")
+                assert end.token is None or said[-1] == end.token
+                assert self.drive.cached.get(key, 0) == end.usage.cached
+
+
+def play(dice: Random, turns: int) -> Drive:
+    """One random server under a random load."""
+    size, groups = dice.choice([1, 2, 4, 8]), dice.choice([1, 1, 2])
+    pages = dice.choice([4, 6, 10, 24, 80])
+    model = spec(pages, size, slots=dice.choice([1, 3, 8]), groups=groups, context=min((pages - 2) * size, 120))
+    drive = Drive(
+        model,
+        overlap=dice.random() < 0.5,
+        prefix_cache=dice.random() < 0.85,
+        schedule_policy=dice.choice(["fcfs", "lpm"]),
+        step_tokens=dice.choice([16, 24, 64, 512]),
+        max_running_requests=dice.choice([2, 8]),
+    )
+    load = Load(dice, drive)
+    for _ in range(turns):
+        load.move()
+        drive.step()
+    drive.run()
+    load.verify()
+    return drive
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_results_never_depend_on_the_schedule(seed: int) -> None:
+    play(Random(seed), 80)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(1, 40))
+def test_small_loads(dice: Random, turns: int) -> None:
+    play(dice, turns)
+
+
+def test_the_walks_go_where_it_hurts() -> None:
+    """The loads above preempt, evict, reuse and share; otherwise they would prove little."""
+    totals = {"preemptions": 0, "reused_tokens": 0, "computed_tokens": 0}
+    for seed in range(12):
+        counters = vars(play(Random(seed), 40).scheduler.counters)
+        totals = {name: totals[name] + counters[name] for name in totals}
+    assert totals["preemptions"] > 10
+    assert totals["reused_tokens"] > totals["computed_tokens"] / 10
