@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +255,14 @@ class Supervisor:
                 child.excuse = event["message"]
             elif event["event"] == "progress":
                 child.progressed = True
+            elif event["event"] == "sized":
+                self._pin(event["tokens"], event["context"])
+
+    def _pin(self, tokens: int, context: int) -> None:
+        """Later incarnations get the sizes of the first, whatever memory is free by then: records must fit again."""
+        cache = replace(self.config.cache, max_total_tokens=tokens)
+        model = replace(self.config.model, context_length=context)
+        self.config = replace(self.config, cache=cache, model=model)
 
     def _bury(self, child: Child) -> None:
         """A child's line is dead: reap it, and start another unless that is pointless."""
@@ -325,6 +333,8 @@ def _engine_role(boot: Boot, control: socket.socket, rest: bytes) -> None:
 
     listener = socket.socket(fileno=boot.listener)
     executor = open_executor(boot.config, boot.files)
+    spec = executor.spec
+    _say(control, event="sized", tokens=spec.kv_groups[0].pages * spec.page_size, context=spec.context)
     serve_engine(
         executor,
         boot.config,

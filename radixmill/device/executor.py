@@ -86,9 +86,9 @@ class LocalExecutor:
     def stats(self) -> dict[str, Any]:
         """Counts since the start; bytes of the KV pool."""
         return {
-            "steps": self._steps,
-            "tokens": self._tokens,
-            "seconds": self._seconds,
+            "device_steps": self._steps,
+            "device_tokens": self._tokens,
+            "device_seconds": self._seconds,
             "kv_bytes": self.runner.kv.nbytes,
         }
 

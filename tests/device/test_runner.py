@@ -153,7 +153,7 @@ def test_masks_are_keyed_by_row_of_the_plan(executor: LocalExecutor) -> None:
     ticket.sample(Masks({2: only}))
     assert ticket.result().tokens.tolist() == [-1, free.tokens[1], 35]
     assert ticket.result().seconds > 0
-    assert executor.stats()["tokens"] == 5
+    assert executor.stats()["device_tokens"] == 5
 
 
 def test_a_token_is_drawn_for_the_position_where_it_will_stand(executor: LocalExecutor) -> None:

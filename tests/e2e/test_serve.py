@@ -187,5 +187,5 @@ def test_the_choices_of_one_request_share_its_prompt(smollm2_server: Server) -> 
 
 def computed(server: Server) -> int:
     """Tokens that the device has computed so far."""
-    count: int = server.get("/server_info").json()["internal_states"][0]["tokens"]
+    count: int = server.get("/server_info").json()["internal_states"][0]["device_tokens"]
     return count

@@ -145,6 +145,8 @@ COMMON_CASES = [
     ({"rid": "two words"}, "rid"),
     ({"rid": ""}, "rid"),
     ({"rid": "é"}, "rid"),
+    ({"rid": "日本"}, "rid"),
+    ({"rid": "a\r\nSet-Cookie: b"}, "rid"),
     ({"metadata": {"a": 1}}, "metadata.a"),
     ({"user": 7}, "user"),
     ({"regex": "a+"}, "regex"),
@@ -318,8 +320,9 @@ def test_a_body_that_is_too_large_is_refused_with_and_without_its_length():
 
 def test_the_context_limit_names_both_numbers():
     for path, body, param in (
-        (CHAT, {**HELLO, "max_tokens": 600}, "messages"),
-        (TEXT, {"prompt": "x" * 500}, "prompt"),
+        (CHAT, {**HELLO, "max_tokens": 600}, "max_tokens"),
+        (TEXT, {"prompt": "x" * 500}, "max_tokens"),  # the default of 16 is too many
+        (CHAT, {"model": "default", "messages": [{"role": "user", "content": "x" * 600}]}, "messages"),
         (TEXT, {"prompt": "x" * 999, "max_tokens": 0}, "prompt"),
     ):
         fault = error(post(make_app(), path, body), 400)

@@ -176,6 +176,15 @@ def test_a_model_without_template_says_so() -> None:
         encode_chat(TextStack(STACKS["bytes"].tokenizer, None), [{"role": "user", "content": "h"}])
 
 
+def test_deep_nesting_is_a_value_error() -> None:
+    schema: dict[str, Any] = {"description": "<s>"}
+    for _ in range(5000):
+        schema = {"items": schema}
+    for tools in ([schema], [{**schema, "x": "h"}]):
+        with pytest.raises(ValueError):
+            encode_chat(STACKS["bytes"], [{"role": "user", "content": "h"}], tools=tools)
+
+
 def test_hostile_texts_cost_linear_time() -> None:
     made = STACKS["bytes"]
     for text in ("<" * 200_000, "<|im_end|>" * 20_000, "<|im_" * 40_000):

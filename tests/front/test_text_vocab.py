@@ -119,11 +119,23 @@ def test_round_trip(text: str) -> None:
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["<|im_end|>", "<s>", "</s>", "<", "s", ">", "|", "he", " "]), max_size=8).map("".join))
 def test_unparsed_text_has_no_control_tokens(text: str) -> None:
-    merging = Tokenizer(gguf_vocabulary(byte_level(("< s", "<s >"))))
-    for tokenizer in (BPE, SPM, merging):
+    for tokenizer in (BPE, SPM):
         ids = tokenizer.encode(text, parse_special=False, add_special=False)
         assert not any(map(tokenizer.is_control, ids))
         assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize("pre", ["gpt-2", "llama-bpe"])
+def test_merges_do_not_lead_to_a_control_token(pre: str) -> None:
+    metadata = byte_level(("| |", "< ||", "<|| >"), pre=pre)  # one piece for every pre-tokenizer
+    metadata["tokenizer.ggml.token_type"][metadata["tokenizer.ggml.tokens"].index("<||>")] = 3
+    tokenizer = Tokenizer(gguf_vocabulary(metadata))
+    token = tokenizer.control["<||>"]
+    assert tokenizer.encode("he<||>", add_special=False)[-1] == token
+    ids = tokenizer.encode("he <||>", parse_special=False, add_special=False)
+    assert token not in ids and tokenizer.decode(ids) == "he <||>"
+    ids = tokenizer.encode_marked("<||>\ue000<||>", "\ue000")
+    assert ids.count(token) == 1 and tokenizer.decode(ids, skip_special=False) == "<||><||>"
 
 
 def test_parsed_text_has_them() -> None:

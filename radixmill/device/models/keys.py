@@ -104,9 +104,8 @@ class Keys:
         """The key may be absent or null; if it says anything else than one of `values`, refuse it."""
         value = self.get(key)
         if value is not None and value not in values:
-            raise BadModel(
-                f"{self.where}: {key} = {value!r} is not supported; only {' or '.join(map(repr, values))} is"
-            )
+            allowed = " or ".join(repr(v) for v in values if v is not None) or "null"
+            raise BadModel(f"{self.where}: {key} = {value!r} is not supported; only {allowed} is")
 
     def inert(self, *keys: str) -> None:
         """This family's keys that change nothing in a forward pass."""

@@ -16,7 +16,7 @@ from radixmill.core.config import ScheduleOptions
 from radixmill.core.messages import End, EndReason, Submit, TokenDelta, TokenLogprob
 from radixmill.core.plan import Masks, StepPlan, StepResult
 from radixmill.core.spec import ModelSpec
-from radixmill.engine.cache import Cache
+from radixmill.engine.cache import Cache, Lease
 from radixmill.engine.schedule.budget import Budget
 from radixmill.engine.schedule.draft import Draft
 from radixmill.engine.schedule.queue import make_queue
@@ -146,7 +146,7 @@ class Scheduler:
     def _make_room(self, seq: Sequence, upto: int, draft: Draft) -> bool:
         """Pages for positions below `upto`, preempting from the end of the line if there are none."""
         assert seq.lease is not None
-        while not seq.lease.grow(upto):
+        while not self._grow(seq.lease, upto):
             if self.cache.deferred and not seq.starved:
                 seq.starved = True  # pages are on their way; ask for a victim if they were too few
                 return False
@@ -158,6 +158,14 @@ class Scheduler:
             self._preempt(victim, draft)
         seq.starved = False
         return True
+
+    def _grow(self, lease: Lease, upto: int) -> bool:
+        """`lease.grow`, and if that fails once more with an empty cache.
+
+        Forgetting branches that have no page of their own lets held prefixes merge their ragged tails, which the count
+        of evictable pages does not foresee; and what is left of the cache is worth less than a running sequence's KV.
+        """
+        return lease.grow(upto) or (self.cache.flush() > 0 and lease.grow(upto))
 
     def _must_wait(self, seq: Sequence) -> None:
         """There is no page for it: the others that run go first. Were there none, it would wait for ever."""
@@ -195,7 +203,7 @@ class Scheduler:
         lease = self.cache.open(seq.namespace, seq.tokens)
         count = chunk(lease.shared, seq.length - lease.shared, draft.left, self.spec.page_size)
         crowded = self.running.rows and lease.need(seq.length) + self._promised() > self.cache.available
-        if crowded or not lease.grow(lease.shared + count):
+        if crowded or not self._grow(lease, lease.shared + count):
             lease.drop()
             self._must_wait(seq)
             return False

@@ -17,11 +17,12 @@ from starlette.responses import Response
 
 from radixmill import __version__
 from radixmill.core.config import Config, walk
-from radixmill.core.errors import BadRequest, EngineFailed
+from radixmill.core.errors import BadRequest, EngineFailed, ServeError
 from radixmill.front.api.body import Reader
 from radixmill.front.api.docs import operation
 from radixmill.front.session import Ask, Front, Sampling, TokenPrompt, gather
 
+STATS_SECONDS = 2.0
 PROBE_SECONDS = 20.0
 PROBE_TENANT = "\0health"  # a cache namespace no client can name by accident
 ID_PREFIXES = ("chatcmpl-", "cmpl-")
@@ -93,9 +94,13 @@ async def probe(front: Front) -> None:
 def add_info_routes(app: FastAPI, front: Front) -> None:
     _add_get(app, ("/version",), lambda: {"version": __version__}, "The server's version")
     _add_get(app, ("/model_info", "/get_model_info"), lambda: model_info(front), "The model")
-    _add_get(
-        app, ("/server_info", "/get_server_info"), lambda: server_info(front), "Every setting as resolved, and why"
-    )
+
+    async def info() -> Response:
+        return _json({**server_info(front), "internal_states": await engine_stats(front)})
+
+    for path in ("/server_info", "/get_server_info"):
+        shown = operation("Settings, and why; the engine's counters", None, None)
+        app.add_api_route(path, info, methods=["GET"], operation_id=path[1:], **shown)
 
 
 def model_info(front: Front) -> dict[str, Any]:
@@ -140,6 +145,15 @@ def server_info(front: Front) -> dict[str, Any]:
         "max_total_num_tokens": None if spec is None else sum(g.pages for g in spec.kv_groups[:1]) * spec.page_size,
         "max_req_input_len": None if spec is None else spec.context - 1,
     }
+
+
+async def engine_stats(front: Front) -> list[dict[str, Any]]:
+    """The counters of each engine that answers soon; none of one that is loading, dead or busy."""
+    try:
+        async with asyncio.timeout(STATS_SECONDS):
+            return [await front.client.control("stats")] if front.client else []
+    except (ServeError, TimeoutError):
+        return []
 
 
 def settings(config: Config) -> list[tuple[tuple[str, ...], Any]]:

@@ -49,7 +49,8 @@ def output_limit(ask: Ask, prompt_tokens: int, context: int) -> int:
             raise ContextTooLong(prompt_tokens, 0 if prompt_tokens > context else 1, context, param=ask.prompt_field)
         return context - prompt_tokens
     if prompt_tokens + wanted > context:
-        raise ContextTooLong(prompt_tokens, wanted, context, param=ask.prompt_field)
+        at_fault = ask.max_tokens_field if prompt_tokens < context else ask.prompt_field
+        raise ContextTooLong(prompt_tokens, wanted, context, param=at_fault)
     return wanted
 
 

@@ -76,8 +76,14 @@ class Guard:
         return any(map(self._is_begun, texts)) and any(map(self._is_ended, texts))
 
     def marked(self, data: T, mark: str) -> T:
-        """`data` with the mark before each place where a control literal begins, or begins and the text ends."""
-        return _mapped(data, lambda text: self._mark(text, mark))
+        """`data` with the mark before each place where a control literal begins, or begins and the text ends.
+
+        Raises ValueError for data nested more deeply than Python can follow.
+        """
+        try:
+            return _mapped(data, lambda text: self._mark(text, mark))
+        except RecursionError:
+            raise ValueError("the request's messages or tools are nested too deeply") from None
 
     def resolve(self, text: str, mark: str) -> str:
         """A rendered text with the marks moved: from the users' literals to the template's."""

@@ -222,10 +222,10 @@ def _merges_by_score(source: _Source, ids: dict[str, int]) -> list[tuple[str, st
         text for text, kind in zip(source.tokens, source.types, strict=True) if kind in (NORMAL, USER_DEFINED, UNUSED)
     }
     return [
-        (text[:cut], text[cut:])
+        (left, right)
         for _, text in usable
         for cut in range(1, len(text))
-        if text[:cut] in known and text[cut:] in known
+        if (left := text[:cut]) in known and (right := text[cut:]) in known
     ]
 
 

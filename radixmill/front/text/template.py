@@ -93,9 +93,9 @@ class ChatTemplate:
         return "default" if "default" in self.sources else next(iter(self.sources))
 
     def _render(self, name: str, messages: list[Message], fixed: dict[str, Any]) -> str:
-        if any(f".{change}(" in self.sources[name] for change in CHANGES):
-            messages = copy.deepcopy(messages)
         try:
+            if any(f".{change}(" in self.sources[name] for change in CHANGES):
+                messages = copy.deepcopy(messages)
             return self._templates[name].render({**self.variables, **fixed, "messages": messages})
         except jinja2.TemplateError as error:
             raise TemplateError(str(error.message or error)) from error

@@ -12,7 +12,7 @@ from radixmill.device.kernels.contract import Array, AttentionParams, Mode, Ragg
 try:
     from radixmill.device.kernels.cpu import _native
 except ImportError:  # installed without a compiler
-    _native = None
+    _native = None  # type: ignore[assignment]
 
 # Part of the numerics id. Raise it with every change that moves a bit of any op's result.
 VERSION = "1"
@@ -43,7 +43,7 @@ class CpuOps:
         if _native is None:
             raise ValueError("the compiled kernels are not installed")
         self.mode, self.threads, self.isa = mode, max(threads, 1), isa
-        self._engine: Any = _native.Engine(isa, self.threads, mode == "fast")
+        self._engine = _native.Engine(isa, self.threads, mode == "fast")
         self._kv_type = np.dtype(np.float16 if mode == "fast" else np.float32)
 
     def table(self) -> dict[str, str]:

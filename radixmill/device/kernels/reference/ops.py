@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Literal
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from radixmill.device.kernels.contract import Array, AttentionParams, Mode, Ragged, Stored, Weight
 from radixmill.device.kernels.reference import attention
-from radixmill.device.kernels.reference.tiles import Floats, matmul_rows, row_tile, tree_sum
+from radixmill.device.kernels.reference.tiles import Each, Floats, matmul_rows, one_blas_thread, row_tile, tree_sum
 from radixmill.device.kernels.reference.weights import FORMATS, INTEGER_FORMATS, as_int8, widen
 
 OPS = (
@@ -29,14 +30,16 @@ _ONE, _HALF = np.float32(1), np.float32(0.5)
 
 
 class ReferenceOps:
-    """Plain NumPy. `threads` is accepted for symmetry: NumPy's BLAS has its own setting."""
+    """Plain NumPy; matrix products run on `threads` threads, NumPy's BLAS itself on one (for the whole process)."""
 
     name = "reference"
     isa = "numpy"
 
     def __init__(self, mode: Mode, threads: int = 1) -> None:
         self.mode, self.threads = mode, threads
+        one_blas_thread()
         self.version = _version()
+        self._each: Each = ThreadPoolExecutor(threads, "reference").map if threads > 1 else map
         self._kv_type = np.dtype(np.float16 if mode == "fast" else np.float32)
 
     def table(self) -> dict[str, str]:
@@ -59,7 +62,7 @@ class ReferenceOps:
         x = _contiguous(x)
         if self.mode == "fast" and weight.format in INTEGER_FORMATS:
             x = as_int8(x)
-        y = matmul_rows(x, weight.parts[0])
+        y = matmul_rows(x, weight.parts[0], self._each)
         return y if bias is None else y + bias
 
     def embed(self, ids: NDArray[np.int64], weight: Weight, scale: float = 1.0) -> Array:

@@ -7,29 +7,44 @@ a row's bits depend on its place in the tile; that is measured once for each sha
 
 from __future__ import annotations
 
+import ctypes
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Each = Callable[[Callable[[tuple[int, int]], None], list[tuple[int, int]]], Iterable[None]]
 
-TILES = (16, 8)
+TILES = (16, 8)  # rows of a product, the best first
+COLUMNS = 4096  # of a product; more outputs than that are several products
 
 
-def matmul_rows(x: Floats, weight: Floats) -> Floats:
-    """x [T, K] · weightᵀ, weight [N, K] → [T, N]; a row's bits depend on that row alone."""
+def matmul_rows(x: Floats, weight: Floats, each: Each = map) -> Floats:
+    """x [T, K] · weightᵀ, weight [N, K] → [T, N]; a row's bits depend on that row alone.
+
+    `each` maps a function over the products, in any order or at once (an executor's map).
+    """
     (tokens, k), n = x.shape, weight.shape[0]
-    tile = row_tile(k, n)
-    out = np.empty((tokens, n), np.float32)
-    padded, product = np.zeros((tile, k), np.float32), np.empty((tile, n), np.float32)
-    for at in range(0, tokens, tile):
-        rows = min(tile, tokens - at)
-        padded[:rows] = x[at : at + rows]
-        padded[rows:] = 0
-        np.matmul(padded, weight.T, out=product)
-        out[at : at + rows] = product[:rows]
-    return out
+    blocks = [weight[at : at + COLUMNS].T for at in range(0, n, COLUMNS)]
+    tile = min(row_tile(k, block.shape[1]) for block in blocks)
+    padded = np.zeros((-(-tokens // tile) * tile, k), np.float32)
+    padded[:tokens] = x
+    out = np.empty((len(padded), n), np.float32)
+
+    def product(job: tuple[int, int]) -> None:
+        at, block = job
+        columns = slice(block * COLUMNS, (block + 1) * COLUMNS)
+        with np.errstate(all="ignore"):
+            out[at : at + tile, columns] = np.matmul(padded[at : at + tile], blocks[block])
+
+    jobs = [(at, b) for b in range(len(blocks)) for at in range(0, tokens, tile)]
+    deque((each if len(jobs) > 1 else map)(product, jobs), maxlen=0)
+    return out[:tokens]
 
 
 @cache
@@ -55,6 +70,19 @@ def tree_sum(x: Floats) -> Floats:
         width //= 2
         work = work[..., :width] + work[..., width:]
     return work[..., 0]
+
+
+def one_blas_thread() -> None:
+    """Tell this process's OpenBLAS to use one thread; nothing where NumPy has another BLAS.
+
+    Its threads spin for one another: on cores that they must share, a product takes a hundred times as long.
+    """
+    core = sys.modules.get("numpy._core._multiarray_umath") or sys.modules["numpy.core._multiarray_umath"]
+    library = ctypes.CDLL(core.__file__)  # symbols of what it links to are found through it
+    for name in ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads64_", "openblas_set_num_threads"):
+        setter: Any = getattr(library, name, None)
+        if setter is not None:
+            setter(ctypes.c_int(1))
 
 
 def _probe(rows: int, columns: int) -> Floats:

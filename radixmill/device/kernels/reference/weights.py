@@ -29,7 +29,7 @@ def widen(stored: Stored) -> Floats:
 
 def as_int8(x: Floats) -> Floats:
     """x [T, K] rounded to what int8 codes with one scale per group of 32 can say; same shape, float32."""
-    groups = x.reshape(len(x), -1, GROUP)
+    groups = x.reshape(len(x), x.shape[1] // GROUP, GROUP)
     with np.errstate(all="ignore"):
         scale = np.abs(groups).max(axis=-1, keepdims=True) / np.float32(127)
         codes = np.where(scale == 0, np.float32(0), np.rint(groups / scale))

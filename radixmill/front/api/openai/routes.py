@@ -55,9 +55,9 @@ class GenerateRoute(Generic[Body, View]):
     async def __call__(self, request: Request) -> Response:
         parsed = await self.reader.read(request)
         session, body = self.front.ready_session(), parsed.body
+        ask = self.to_ask(body, body.rid or uuid.uuid4().hex)
         if body.rid:
             request.scope[ID_KEY] = body.rid
-        ask = self.to_ask(body, body.rid or uuid.uuid4().hex)
         if body.stream:
             generation = await session.start(ask)
             view = self.view(body, generation, session.text.token_bytes)

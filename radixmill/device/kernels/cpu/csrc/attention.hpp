@@ -1,8 +1,9 @@
 // Attention of one block of queries over the pages of its row. Include after linear.hpp and math.hpp.
 //
-// Per query: online softmax, page by page in the order of positions (Milakov and Gimelshein 2018). Per page: scores of 8
-// keys at a time, summed over D ascending; one rescaling; then weight · value, one multiply-add per visible key in order.
-// Queries that share a block only share loads: each goes through exactly the operations it would go through alone.
+// Per query: online softmax, page by page in the order of positions (Milakov and Gimelshein 2018). Per page: scores of
+// 8 keys at a time, summed over D ascending; one rescaling; then weight · value, one multiply-add per visible key in
+// order. Queries that share a block only share loads: each goes through exactly the operations it would go through
+// alone.
 #pragma once
 
 namespace radixmill {
@@ -40,7 +41,8 @@ RADIXMILL_INLINE void accumulate(const float* a, size_t lda, const B* b, size_t 
 }
 
 template <int NQ, class B>
-void accumulate_columns(const float* a, size_t lda, const B* b, size_t ldb, int k, float* out, size_t ldo, int columns) {
+void accumulate_columns(const float* a, size_t lda, const B* b, size_t ldb, int k, float* out, size_t ldo,
+                        int columns) {
   int c = 0;
   if constexpr (NQ <= 3)
     for (; c + 4 * kLanes <= columns; c += 4 * kLanes) accumulate<NQ, 4>(a, lda, b + c, ldb, k, out + c, ldo);
@@ -49,9 +51,12 @@ void accumulate_columns(const float* a, size_t lda, const B* b, size_t ldb, int 
 }
 
 template <class B>
-void accumulate_rows(int rows, const float* a, size_t lda, const B* b, size_t ldb, int k, float* out, size_t ldo, int columns) {
-  for (; rows >= 6; rows -= 6, a += 6 * lda, out += 6 * ldo) accumulate_columns<6>(a, lda, b, ldb, k, out, ldo, columns);
-  for (; rows >= 4; rows -= 4, a += 4 * lda, out += 4 * ldo) accumulate_columns<4>(a, lda, b, ldb, k, out, ldo, columns);
+void accumulate_rows(int rows, const float* a, size_t lda, const B* b, size_t ldb, int k, float* out, size_t ldo,
+                     int columns) {
+  for (; rows >= 6; rows -= 6, a += 6 * lda, out += 6 * ldo)
+    accumulate_columns<6>(a, lda, b, ldb, k, out, ldo, columns);
+  for (; rows >= 4; rows -= 4, a += 4 * lda, out += 4 * ldo)
+    accumulate_columns<4>(a, lda, b, ldb, k, out, ldo, columns);
   switch (rows) {
     case 3: return accumulate_columns<3>(a, lda, b, ldb, k, out, ldo, columns);
     case 2: return accumulate_columns<2>(a, lda, b, ldb, k, out, ldo, columns);
@@ -61,11 +66,11 @@ void accumulate_rows(int rows, const float* a, size_t lda, const B* b, size_t ld
 
 // The block's state. M = queries · rep rows, query after query.
 struct Softmax {
-  float *queries;  // [M, D]
-  float *weights;  // [M, P8]: scores, then exp(score − peak)
-  float *out;      // [M, D8]
-  float *totals;   // [M, 8]: a lane sums the keys of its positions mod 8
-  float *peaks;    // [M]
+  float* queries;  // [M, D]
+  float* weights;  // [M, P8]: scores, then exp(score − peak)
+  float* out;      // [M, D8]
+  float* totals;   // [M, 8]: a lane sums the keys of its positions mod 8
+  float* peaks;    // [M]
   int rows, stride_p, stride_d;
 };
 
@@ -122,7 +127,9 @@ void visit_page(const AttentionJob& job, Softmax& s, int page, int queries, int 
   const B* values = (const B*)job.values + place * size * s.stride_d;
   const int begin = page * size;
   // A query at t sees keys [t − window + 1, t] of the row: [low, high) of this page.
-  const auto low = [&](int q) { return job.window && position + q - job.window + 1 > begin ? position + q - job.window + 1 - begin : 0; };
+  const auto low = [&](int q) {
+    return job.window && position + q - job.window + 1 > begin ? position + q - job.window + 1 - begin : 0;
+  };
   const auto high = [&](int q) { return position + q + 1 - begin < size ? position + q + 1 - begin : size; };
   int first = 0, last = queries;  // those that see anything here
   while (first < last && high(first) <= 0) first++;
@@ -131,7 +138,8 @@ void visit_page(const AttentionJob& job, Softmax& s, int page, int queries, int 
   const int rows = (last - first) * rep, from = first * rep;
   float* w = s.weights + size_t(from) * s.stride_p;
   for (int i = 0; i < rows * s.stride_p; i += kLanes) store(w + i, zero());
-  accumulate_rows(rows, s.queries + size_t(from) * job.dim, size_t(job.dim), keys, size_t(s.stride_p), job.dim, w, size_t(s.stride_p), s.stride_p);
+  accumulate_rows(rows, s.queries + size_t(from) * job.dim, size_t(job.dim), keys, size_t(s.stride_p), job.dim, w,
+                  size_t(s.stride_p), s.stride_p);
   for (int q = first; q < last; q++)
     for (int r = 0; r < rep; r++) weigh(job, s, q * rep + r, low(q), high(q));
   for (int q = first; q < last;) {
@@ -144,11 +152,13 @@ void visit_page(const AttentionJob& job, Softmax& s, int page, int queries, int 
   }
 }
 
-void attention_block(const AttentionJob& job, const float* q, float* y, int queries, int position, int group, float* scratch) {
+void attention_block(const AttentionJob& job, const float* q, float* y, int queries, int position, int group,
+                     float* scratch) {
   Softmax s = carve(job, queries, scratch);
   const int rep = job.heads / job.groups;
   for (int i = 0; i < queries; i++)
-    __builtin_memcpy(s.queries + size_t(i) * rep * job.dim, q + (size_t(i) * job.heads + size_t(group) * rep) * job.dim, size_t(rep) * job.dim * 4);
+    __builtin_memcpy(s.queries + size_t(i) * rep * job.dim, q + (size_t(i) * job.heads + size_t(group) * rep) * job.dim,
+                     size_t(rep) * job.dim * 4);
   __builtin_memset(s.out, 0, size_t(s.rows) * (s.stride_d + kLanes) * 4);  // and totals, which follow
   for (int i = 0; i < s.rows; i++) s.peaks[i] = -__builtin_inff();
   const int oldest = job.window && position - job.window + 1 > 0 ? position - job.window + 1 : 0;

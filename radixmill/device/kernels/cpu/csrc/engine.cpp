@@ -16,7 +16,8 @@ void check(const Pages& kv, const Ragged& ragged) {
   for (int r = 0; r < ragged.rows; r++) {
     const int queries = ragged.queries(r), pages = ragged.page_starts[r + 1] - ragged.page_starts[r];
     if (queries < 0 || ragged.starts[r] < 0 || pages < 0) throw std::invalid_argument("ragged: negative length");
-    if (queries && int64_t(ragged.starts[r]) + queries > int64_t(pages) * kv.page_size) throw std::invalid_argument("ragged: too few pages");
+    if (queries && int64_t(ragged.starts[r]) + queries > int64_t(pages) * kv.page_size)
+      throw std::invalid_argument("ragged: too few pages");
     for (int i = ragged.page_starts[r]; i < ragged.page_starts[r + 1]; i++)
       if (ragged.page_ids[i] < 0 || ragged.page_ids[i] >= kv.pages) throw std::out_of_range("ragged: no such page");
   }
@@ -26,7 +27,8 @@ void check(const Pages& kv, const Ragged& ragged) {
 template <class T>
 void copy_positions(const Pages& kv, T* to_keys, const T* from_keys, T* to_values, const T* from_values, int tokens) {
   const size_t stride = size_t(pad8(kv.page_size)), width = size_t(pad8(kv.value_dim));
-  for (size_t i = 0; i < size_t(kv.groups) * kv.dim; i++) memcpy(to_keys + i * stride, from_keys + i * stride, size_t(tokens) * sizeof(T));
+  for (size_t i = 0; i < size_t(kv.groups) * kv.dim; i++)
+    memcpy(to_keys + i * stride, from_keys + i * stride, size_t(tokens) * sizeof(T));
   for (size_t g = 0; g < size_t(kv.groups); g++) {
     const size_t at = g * kv.page_size * width;
     memcpy(to_values + at, from_values + at, size_t(tokens) * width * sizeof(T));
@@ -35,7 +37,8 @@ void copy_positions(const Pages& kv, T* to_keys, const T* from_keys, T* to_value
 
 }  // namespace
 
-Engine::Engine(const Kernels& kernels, int threads, bool fast) : kernels_(kernels), fast_(fast), pool_(threads), scratch_(size_t(pool_.threads())) {}
+Engine::Engine(const Kernels& kernels, int threads, bool fast)
+    : kernels_(kernels), fast_(fast), pool_(threads), scratch_(size_t(pool_.threads())) {}
 
 float* Engine::scratch(int worker, size_t floats) {
   auto& mine = scratch_[size_t(worker)];
@@ -48,7 +51,8 @@ template <class F>
 void Engine::spread(int64_t rows, int64_t row_cost, const F& f) {
   if (rows * row_cost < kWorthSharing) return f(int64_t(0), rows);
   const int64_t piece = std::max<int64_t>(1, rows / (4 * pool_.threads()));
-  pool_.run((rows + piece - 1) / piece, [&](int64_t task, int) { f(task * piece, std::min(rows, (task + 1) * piece)); });
+  pool_.run((rows + piece - 1) / piece,
+            [&](int64_t task, int) { f(task * piece, std::min(rows, (task + 1) * piece)); });
 }
 
 void Engine::linear(const Matrix& w, const float* x, int t, const float* bias, float* y) {
@@ -60,7 +64,8 @@ void Engine::linear(const Matrix& w, const float* x, int t, const float* bias, f
     const int k = w.k();
     spread(t, k, [&](int64_t from, int64_t to) {
       for (int64_t i = from; i < to; i++)
-        kernels_.quantise(x + i * k, k, codes_.data() + i * k, scales_.data() + i * (k / kGroup), sums_.data() + i * (k / kGroup));
+        kernels_.quantise(x + i * k, k, codes_.data() + i * k, scales_.data() + i * (k / kGroup),
+                          sums_.data() + i * (k / kGroup));
     });
     job.codes = codes_.data(), job.scales = scales_.data(), job.sums = sums_.data();
   }
@@ -86,26 +91,35 @@ void Engine::rms_norm(const float* x, const float* weight, float* y, int64_t row
   });
 }
 
-// Flat arrays are cut at multiples of 1024.
+// A flat array, cut at multiples of 1024.
+template <class F>
+void Engine::spread_flat(int64_t n, int cost, const F& f) {
+  constexpr int64_t cut = 1024;
+  spread((n + cut - 1) / cut, cut * cost,
+         [&](int64_t from, int64_t to) { f(from * cut, size_t(std::min(n, to * cut) - from * cut)); });
+}
+
 void Engine::add(float* x, const float* y, int64_t n) {
-  spread((n + 1023) / 1024, 1024, [&](int64_t from, int64_t to) { kernels_.add(x + from * 1024, y + from * 1024, size_t(std::min(n, to * 1024) - from * 1024)); });
+  spread_flat(n, 1, [&](int64_t at, size_t count) { kernels_.add(x + at, y + at, count); });
 }
 
 void Engine::scale(const float* x, float* y, int64_t n, float by) {
-  spread((n + 1023) / 1024, 1024, [&](int64_t from, int64_t to) { kernels_.scale(x + from * 1024, y + from * 1024, size_t(std::min(n, to * 1024) - from * 1024), by); });
+  spread_flat(n, 1, [&](int64_t at, size_t count) { kernels_.scale(x + at, y + at, count, by); });
 }
 
 void Engine::softcap(const float* x, float* y, int64_t n, float cap) {
-  spread((n + 1023) / 1024, 4096, [&](int64_t from, int64_t to) { kernels_.softcap(x + from * 1024, y + from * 1024, size_t(std::min(n, to * 1024) - from * 1024), cap); });
+  spread_flat(n, 4, [&](int64_t at, size_t count) { kernels_.softcap(x + at, y + at, count, cap); });
 }
 
 void Engine::gated(const float* gate_up, float* y, int t, int f, Activation activation) {
   spread(t, 4 * int64_t(f), [&](int64_t from, int64_t to) {
-    for (int64_t i = from; i < to; i++) kernels_.gated(gate_up + i * 2 * f, gate_up + i * 2 * f + f, y + i * f, f, activation);
+    for (int64_t i = from; i < to; i++)
+      kernels_.gated(gate_up + i * 2 * f, gate_up + i * 2 * f + f, y + i * f, f, activation);
   });
 }
 
-void Engine::rope(float* x, int t, int heads, int dim, const int32_t* positions, const float* cos, const float* sin, int limit, int half) {
+void Engine::rope(float* x, int t, int heads, int dim, const int32_t* positions, const float* cos, const float* sin,
+                  int limit, int half) {
   if (2 * half > dim) throw std::invalid_argument("rope: more rotated dimensions than the head has");
   for (int i = 0; i < t; i++)
     if (positions[i] < 0 || positions[i] >= limit) throw std::out_of_range("rope: position outside the table");
@@ -119,38 +133,50 @@ void Engine::rope(float* x, int t, int heads, int dim, const int32_t* positions,
 
 void Engine::kv_store(const Pages& kv, const float* k, const float* v, const Ragged& ragged) {
   check(kv, ragged);
+  const size_t stride = size_t(pad8(kv.page_size)), width = size_t(pad8(kv.value_dim));
   for (int row = 0; row < ragged.rows; row++)
     spread(ragged.queries(row), int64_t(kv.groups) * (kv.dim + kv.value_dim), [&](int64_t from, int64_t to) {
-      uint16_t halves[kLanes];
       for (int64_t i = from; i < to; i++) {
         const int position = ragged.starts[row] + int(i), slot = position % kv.page_size;
         const size_t page = size_t(ragged.page_ids[ragged.page_starts[row] + position / kv.page_size]);
-        const float *kt = k + (ragged.query_starts[row] + i) * kv.groups * kv.dim, *vt = v + (ragged.query_starts[row] + i) * kv.groups * kv.value_dim;
-        const size_t stride = size_t(pad8(kv.page_size)), width = size_t(pad8(kv.value_dim));
+        const int64_t first = (ragged.query_starts[row] + i) * kv.groups;
         for (int g = 0; g < kv.groups; g++) {
-          const size_t key = page * kv.key_page() + size_t(g) * kv.dim * stride + slot;
-          const size_t value = page * kv.value_page() + (size_t(g) * kv.page_size + slot) * width;
-          if (!kv.half) {
-            for (int d = 0; d < kv.dim; d++) ((float*)kv.keys)[key + d * stride] = kt[g * kv.dim + d];
-            memcpy((float*)kv.values + value, vt + g * kv.value_dim, size_t(kv.value_dim) * 4);
-            continue;
-          }
-          for (int d = 0; d < kv.dim; d += kLanes) {
-            const int n = std::min(kLanes, kv.dim - d);
-            kernels_.to_half(kt + g * kv.dim + d, halves, n);
-            for (int i8 = 0; i8 < n; i8++) ((uint16_t*)kv.keys)[key + (d + i8) * stride] = halves[i8];
-          }
-          kernels_.to_half(vt + g * kv.value_dim, (uint16_t*)kv.values + value, kv.value_dim);
+          store_key(kv, k + (first + g) * kv.dim, page * kv.key_page() + size_t(g) * kv.dim * stride + slot);
+          store_value(kv, v + (first + g) * kv.value_dim,
+                      page * kv.value_page() + (size_t(g) * kv.page_size + slot) * width);
         }
       }
     });
+}
+
+// One head's key goes down a column: item `at`, then every pad8(P)-th.
+void Engine::store_key(const Pages& kv, const float* key, size_t at) {
+  const size_t stride = size_t(pad8(kv.page_size));
+  if (!kv.half) {
+    for (int d = 0; d < kv.dim; d++) ((float*)kv.keys)[at + d * stride] = key[d];
+    return;
+  }
+  uint16_t halves[kLanes];
+  for (int from = 0; from < kv.dim; from += kLanes) {
+    const int n = std::min(kLanes, kv.dim - from);
+    kernels_.to_half(key + from, halves, n);
+    for (int d = 0; d < n; d++) ((uint16_t*)kv.keys)[at + (from + d) * stride] = halves[d];
+  }
+}
+
+void Engine::store_value(const Pages& kv, const float* value, size_t at) {
+  if (kv.half)
+    kernels_.to_half(value, (uint16_t*)kv.values + at, kv.value_dim);
+  else
+    memcpy((float*)kv.values + at, value, size_t(kv.value_dim) * 4);
 }
 
 void Engine::kv_copy(const Pages& kv, int src, int dst, int tokens) {
   if (src < 0 || src >= kv.pages || dst < 0 || dst >= kv.pages) throw std::out_of_range("kv_copy: no such page");
   if (tokens < 0 || tokens > kv.page_size) throw std::out_of_range("kv_copy: more tokens than a page has");
   const auto copy = [&](auto* keys, auto* values) {
-    copy_positions(kv, keys + dst * kv.key_page(), keys + src * kv.key_page(), values + dst * kv.value_page(), values + src * kv.value_page(), tokens);
+    copy_positions(kv, keys + dst * kv.key_page(), keys + src * kv.key_page(), values + dst * kv.value_page(),
+                   values + src * kv.value_page(), tokens);
   };
   if (kv.half)
     copy((uint16_t*)kv.keys, (uint16_t*)kv.values);
@@ -158,21 +184,25 @@ void Engine::kv_copy(const Pages& kv, int src, int dst, int tokens) {
     copy((float*)kv.keys, (float*)kv.values);
 }
 
-void Engine::attention(const Pages& kv, const float* q, float* y, int heads, const Ragged& ragged, float scale, int window, float softcap) {
+void Engine::attention(const Pages& kv, const float* q, float* y, int heads, const Ragged& ragged, float scale,
+                       int window, float softcap) {
   check(kv, ragged);
   if (heads % kv.groups) throw std::invalid_argument("attention: query heads must be a multiple of key heads");
   blocks_.clear();
   for (int row = 0; row < ragged.rows; row++)
     for (int at = 0; at < ragged.queries(row); at += kQueryBlock)
-      for (int g = 0; g < kv.groups; g++) blocks_.push_back({row, at, std::min(kQueryBlock, ragged.queries(row) - at), g});
-  const AttentionJob common{kv.half, kv.keys, kv.values, kv.groups, kv.page_size, kv.dim, kv.value_dim, heads, scale, softcap, window, nullptr};
+      for (int g = 0; g < kv.groups; g++)
+        blocks_.push_back({row, at, std::min(kQueryBlock, ragged.queries(row) - at), g});
+  const AttentionJob common{kv.half,      kv.keys, kv.values, kv.groups, kv.page_size, kv.dim,
+                            kv.value_dim, heads,   scale,     softcap,   window,       nullptr};
   pool_.run(int64_t(blocks_.size()), [&](int64_t task, int worker) {
     const Block& block = blocks_[size_t(task)];
     AttentionJob job = common;
     job.page_ids = ragged.page_ids + ragged.page_starts[block.row];
     const int64_t token = ragged.query_starts[block.row] + block.first;
-    kernels_.attention(job, q + token * heads * kv.dim, y + token * heads * kv.value_dim, block.queries, ragged.starts[block.row] + block.first,
-                       block.group, scratch(worker, kernels_.attention_scratch(job, kQueryBlock)));
+    kernels_.attention(job, q + token * heads * kv.dim, y + token * heads * kv.value_dim, block.queries,
+                       ragged.starts[block.row] + block.first, block.group,
+                       scratch(worker, kernels_.attention_scratch(job, kQueryBlock)));
   });
 }
 

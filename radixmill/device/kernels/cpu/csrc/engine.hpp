@@ -1,6 +1,6 @@
 // The ops over raw pointers: checks that nothing leaves its array, and shares the work among the pool's threads.
 #pragma once
-#include <memory>
+#include <mutex>
 #include <vector>
 
 #include "matrix.hpp"
@@ -14,7 +14,7 @@ struct Pages {
   int pages, page_size, groups, dim, value_dim;
 
   size_t item() const { return half ? 2 : 4; }
-  size_t key_page() const { return size_t(groups) * dim * pad8(page_size); }      // items
+  size_t key_page() const { return size_t(groups) * dim * pad8(page_size); }  // items
   size_t value_page() const { return size_t(groups) * page_size * pad8(value_dim); }
 };
 
@@ -31,6 +31,7 @@ class Engine {
   Engine(const Kernels& kernels, int threads, bool fast);
 
   Pool& pool() { return pool_; }
+  std::mutex& mutex() { return mutex_; }  // to be held during a call
   const char* isa() const { return kernels_.isa; }
 
   void linear(const Matrix& w, const float* x, int t, const float* bias, float* y);
@@ -41,10 +42,12 @@ class Engine {
   void softcap(const float* x, float* y, int64_t n, float cap);
   void gated(const float* gate_up, float* y, int t, int f, Activation activation);
   // x [t, heads, dim]; cos, sin [limit, half].
-  void rope(float* x, int t, int heads, int dim, const int32_t* positions, const float* cos, const float* sin, int limit, int half);
+  void rope(float* x, int t, int heads, int dim, const int32_t* positions, const float* cos, const float* sin,
+            int limit, int half);
   void kv_store(const Pages& kv, const float* k, const float* v, const Ragged& ragged);
   void kv_copy(const Pages& kv, int src, int dst, int tokens);
-  void attention(const Pages& kv, const float* q, float* y, int heads, const Ragged& ragged, float scale, int window, float softcap);
+  void attention(const Pages& kv, const float* q, float* y, int heads, const Ragged& ragged, float scale, int window,
+                 float softcap);
 
  private:
   struct Block {
@@ -53,11 +56,15 @@ class Engine {
 
   template <class F>
   void spread(int64_t rows, int64_t row_cost, const F& f);
+  template <class F>
+  void spread_flat(int64_t n, int cost, const F& f);
   float* scratch(int worker, size_t floats);
-  void store_tokens(const Pages& kv, const float* k, const float* v, const Ragged& ragged, int row, int from, int to, float* scratch);
+  void store_key(const Pages& kv, const float* key, size_t at);
+  void store_value(const Pages& kv, const float* value, size_t at);
 
   const Kernels& kernels_;
   bool fast_;
+  std::mutex mutex_;
   Pool pool_;
   std::vector<std::vector<float>> scratch_;  // one per thread
   std::vector<int8_t> codes_;                // activations of the current linear()

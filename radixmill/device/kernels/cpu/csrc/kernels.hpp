@@ -17,9 +17,7 @@ constexpr int kGroup = 32;  // weights, and int8 activations, that share a scale
 //   A value is scale · code + minimum; w4s has minimum = −8 · scale, w8 none.
 enum class Format : int { f32, f16, bf16, w4, w4s, w8 };
 
-static constexpr size_t group_bytes(Format f) {
-  return f == Format::w4 ? 160 : f == Format::w4s ? 144 : 272;
-}
+static constexpr size_t group_bytes(Format f) { return f == Format::w4 ? 160 : f == Format::w4s ? 144 : 272; }
 static constexpr size_t code_bytes(Format f) { return f == Format::w8 ? 256 : 128; }
 static constexpr bool is_quantised(Format f) { return f >= Format::w4; }
 static constexpr size_t panel_bytes(Format f, int k) {
@@ -30,25 +28,25 @@ struct LinearJob {
   Format format;
   const uint8_t* panels;
   int t, n, k;
-  const float* x;        // [t, k]
-  const int8_t* codes;   // [t, k] with scales and scale · Σ codes per group: the int8 path; null: the f32 path
-  const float* scales;   // [t, k / 32]
-  const float* sums;     // [t, k / 32]
-  const float* bias;     // [n] or null
-  float* y;              // [t, n]
+  const float* x;       // [t, k]
+  const int8_t* codes;  // [t, k] with scales and scale · Σ codes per group: the int8 path; null: the f32 path
+  const float* scales;  // [t, k / 32]
+  const float* sums;    // [t, k / 32]
+  const float* bias;    // [n] or null
+  float* y;             // [t, n]
 };
 
 enum class Activation : int { silu, gelu_tanh, gelu };
 
 // One query block of one row against one key/value head: `queries` tokens × `rep` heads that share it.
 struct AttentionJob {
-  bool half;             // f16 keys and values, else f32
-  const void* keys;      // [pages, G, D, stride_p]: transposed, so that 8 keys are one vector
-  const void* values;    // [pages, G, P, stride_d]
+  bool half;           // f16 keys and values, else f32
+  const void* keys;    // [pages, G, D, stride_p]: transposed, so that 8 keys are one vector
+  const void* values;  // [pages, G, P, stride_d]
   int groups, page_size, dim, value_dim;
   int heads;
-  float scale, softcap;  // softcap 0: none
-  int window;            // 0: none
+  float scale, softcap;     // softcap 0: none
+  int window;               // 0: none
   const int32_t* page_ids;  // the row's
 };
 
@@ -67,7 +65,8 @@ struct Kernels {
   void (*to_half)(const float* x, uint16_t* y, int n);
   size_t (*attention_scratch)(const AttentionJob&, int queries);
   // q, y: of the block's first token, [queries, heads, dim]; `position` is the first token's; `group` the key head.
-  void (*attention)(const AttentionJob&, const float* q, float* y, int queries, int position, int group, float* scratch);
+  void (*attention)(const AttentionJob&, const float* q, float* y, int queries, int position, int group,
+                    float* scratch);
 };
 
 const Kernels& portable_kernels();

@@ -1,8 +1,9 @@
 // y = x · Wᵀ (+ bias), 8 weight rows at a time. Include after a vec_*.hpp.
 //
 // The order of every sum is fixed: K ascends, one multiply-add per value (f32 path) or two per group of 32 (int8 path:
-// scale · Σ code · code, and minimum · Σ code, in two sums added at the end). How many tokens or panels share the registers
-// changes nothing in it, and neither do the blocks of K, between which the sums rest in memory as the floats they are.
+// scale · Σ code · code, and minimum · Σ code, in two sums added at the end). How many tokens or panels share the
+// registers changes nothing in it, and neither do the blocks of K, between which the sums rest in memory as the floats
+// they are.
 #pragma once
 
 namespace radixmill {
@@ -45,7 +46,8 @@ void multiply_tokens(const float* w, size_t stride, const float* x, size_t ldx, 
   if (t) multiply<1, PB>(w, stride, x, ldx, k, out, ldo);
 }
 
-void multiply_block(int panels, const float* w, size_t stride, const float* x, size_t ldx, int k, float* out, size_t ldo, int t) {
+void multiply_block(int panels, const float* w, size_t stride, const float* x, size_t ldx, int k, float* out,
+                    size_t ldo, int t) {
   if (panels == 4 && t <= 3) return multiply_tokens<4>(w, stride, x, ldx, k, out, ldo, t);
   int p = 0;
   for (; p + 2 <= panels; p += 2) multiply_tokens<2>(w + p * stride, stride, x, ldx, k, out + p * kLanes, ldo, t);
@@ -64,7 +66,9 @@ RADIXMILL_INLINE void unpack_nibbles(const uint8_t* chunk, V scale, V minimum, f
   store(out + (4 * j + 19) * kLanes, fma(scale, nibbles<28>(chunk), minimum));
 }
 
-RADIXMILL_INLINE const uint16_t* scales_of(Format f, const uint8_t* group) { return (const uint16_t*)(group + code_bytes(f)); }
+RADIXMILL_INLINE const uint16_t* scales_of(Format f, const uint8_t* group) {
+  return (const uint16_t*)(group + code_bytes(f));
+}
 
 RADIXMILL_INLINE V minimum_of(Format f, const uint8_t* group, V scale) {
   return f == Format::w4 ? load_half(scales_of(f, group) + kLanes) : mul(scale, set1(-8));
@@ -92,11 +96,13 @@ void unpack_group(Format f, const uint8_t* group, float* out) {
 // Columns [from, from + k) of one panel as [k][8] floats.
 void unpack(Format f, const uint8_t* panel, int from, int k, float* out) {
   if (is_quantised(f)) {
-    for (int g = from / kGroup; g * kGroup < from + k; g++, out += kGroup * kLanes) unpack_group(f, panel + g * group_bytes(f), out);
+    for (int g = from / kGroup; g * kGroup < from + k; g++, out += kGroup * kLanes)
+      unpack_group(f, panel + g * group_bytes(f), out);
     return;
   }
   const uint16_t* p = (const uint16_t*)panel + size_t(from) * kLanes;
-  for (int i = 0; i < k; i++) store(out + i * kLanes, f == Format::f16 ? load_half(p + i * kLanes) : load_bf16(p + i * kLanes));
+  for (int i = 0; i < k; i++)
+    store(out + i * kLanes, f == Format::f16 ? load_half(p + i * kLanes) : load_bf16(p + i * kLanes));
 }
 
 // ── int8 path ──
@@ -143,7 +149,8 @@ void block_f32(const LinearJob& job, int panel, int panels, float* out, size_t l
     const float* w = (const float*)(job.panels + panel * bytes) + size_t(from) * kLanes;
     size_t stride = size_t(job.k) * kLanes;
     if (job.format != Format::f32) {
-      for (int p = 0; p < panels; p++) unpack(job.format, job.panels + (panel + p) * bytes, from, k, unpacked + p * kBlockK * kLanes);
+      for (int p = 0; p < panels; p++)
+        unpack(job.format, job.panels + (panel + p) * bytes, from, k, unpacked + p * kBlockK * kLanes);
       w = unpacked, stride = kBlockK * kLanes;
     }
     multiply_block(panels, w, stride, job.x + from, size_t(job.k), k, out, ldo, job.t);
@@ -180,8 +187,10 @@ void linear_panels(const LinearJob& job, int first, int last, float* scratch) {
       block_int8(job, panel, panels, out, ldo);
     else
       block_f32(job, panel, panels, out, ldo, unpacked);
-    for (int t = 0; t < job.t && ragged; t++) __builtin_memcpy(y + size_t(t) * job.n, out + t * kLanes, size_t(columns) * 4);
-    for (int t = 0; t < job.t && job.bias; t++) add_rows(y + size_t(t) * job.n, job.bias + panel * kLanes, size_t(columns));
+    for (int t = 0; t < job.t && ragged; t++)
+      __builtin_memcpy(y + size_t(t) * job.n, out + t * kLanes, size_t(columns) * 4);
+    for (int t = 0; t < job.t && job.bias; t++)
+      add_rows(y + size_t(t) * job.n, job.bias + panel * kLanes, size_t(columns));
     panel += panels;
   }
 }

@@ -27,7 +27,7 @@ RADIXMILL_INLINE V exp(V x) {
 
 // |x| < 0.625: x · P(x²), error 4e-9 before rounding; else 1 − 2 / (e^2|x| + 1).
 RADIXMILL_INLINE V tanh(V x) {
-  static constexpr float c[] = {0.9999999962f,  -0.3333326164f, 0.1333115016f,
+  static constexpr float c[] = {0.9999999962f,   -0.3333326164f, 0.1333115016f,
                                 -0.05372267935f, 0.02059567996f, -0.005664775359f};
   const V size = abs(x);
   const V near = mul(x, polynomial(mul(x, x), c));
@@ -37,10 +37,11 @@ RADIXMILL_INLINE V tanh(V x) {
 
 // |x| < 1: x · P(x²), error 2e-9; else 1 − exp(−Q(|x|)) up to 4.2, absolute error 3e-9; both before rounding.
 RADIXMILL_INLINE V erf(V x) {
-  static constexpr float p[] = {1.128379166f,   -0.376126269f,   0.1128359746f,  -0.0268543288f,
+  static constexpr float p[] = {1.128379166f,    -0.376126269f,     0.1128359746f,   -0.0268543288f,
                                 0.005189311943f, -0.0008018854993f, 7.882497112e-05f};
-  static constexpr float q[] = {-0.0002534073709f, 1.129963819f,   0.6322860116f,     0.109647075f,    -0.02617481316f,
-                                0.004672751583f,   -0.0005782396078f, 4.385324305e-05f, -1.525575145e-06f};
+  static constexpr float q[] = {-0.0002534073709f, 1.129963819f,     0.6322860116f,
+                                0.109647075f,      -0.02617481316f,  0.004672751583f,
+                                -0.0005782396078f, 4.385324305e-05f, -1.525575145e-06f};
   const V size = abs(x);
   const V near = mul(x, polynomial(mul(x, x), p));
   const V far = sub(set1(1), exp(sub(zero(), polynomial(min(set1(4.2f), size), q))));

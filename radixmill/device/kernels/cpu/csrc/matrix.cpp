@@ -21,7 +21,7 @@ struct Kind {
   size_t bytes, values, header;  // per block
 };
 constexpr Kind kKinds[] = {
-    {"F32", Format::f32, 4, 1, 0},    {"F16", Format::f16, 2, 1, 0},    {"BF16", Format::bf16, 2, 1, 0},
+    {"F32", Format::f32, 4, 1, 0},    {"F16", Format::f16, 2, 1, 0},   {"BF16", Format::bf16, 2, 1, 0},
     {"Q4_0", Format::w4s, 18, 32, 2}, {"Q4_1", Format::w4, 20, 32, 4}, {"Q8_0", Format::w8, 34, 32, 2},
 };
 
@@ -57,7 +57,8 @@ size_t stored_row_bytes(const std::string& name, int k) {
 
 Matrix::Matrix(const std::string& name, const uint8_t* data, int n, int k, Pool& pool) : n_(n), k_(k) {
   const Kind* kind = find(name, k);
-  if (!kind || n <= 0 || k <= 0) throw std::invalid_argument("no compute format takes " + name + " with rows of " + std::to_string(k));
+  if (!kind || n <= 0 || k <= 0)
+    throw std::invalid_argument("no compute format takes " + name + " with rows of " + std::to_string(k));
   format_ = kind->format, header_ = kind->header;
   data_ = allocate(nbytes());
   const size_t row_bytes = stored_row_bytes(name, k);
@@ -81,7 +82,8 @@ void Matrix::pack_panel(const uint8_t* data, size_t row_bytes, int panel) {
     for (int g = 0; g < k_ / kGroup; g++, row += header_ + codes) {
       uint8_t* group = out + g * group_bytes(format_);
       for (size_t j = 0; j < codes / 4; j++) memcpy(group + 32 * j + 4 * r, row + header_ + 4 * j, 4);
-      for (size_t h = 0; h < header_ / 2; h++) memcpy(group + code_bytes(format_) + (h * kLanes + r) * 2, row + 2 * h, 2);
+      for (size_t h = 0; h < header_ / 2; h++)
+        memcpy(group + code_bytes(format_) + (h * kLanes + r) * 2, row + 2 * h, 2);
     }
   }
 }

@@ -49,15 +49,17 @@ Pool::~Pool() {
   for (auto& worker : workers_) worker.join();
 }
 
-// Opening and closing a job are two steps of turn_. A worker first counts itself in, then looks whether the job it saw is
-// still open; the caller first closes, then waits for the count to fall to zero. Both orders are sequentially consistent,
-// so no worker touches job_ after the caller has left.
+// Opening and closing a job are two steps of turn_. A worker first counts itself in, then looks whether the job it saw
+// is still open; the caller first closes, then waits for the count to fall to zero. Both orders are sequentially
+// consistent, so no worker touches job_ after the caller has left.
 void Pool::start(Job job) {
   job_ = job;
   next_ = 0;
   turn_.fetch_add(1);
   if (sleepers_ > 0) {
-    { std::lock_guard<std::mutex> lock(mutex_); }
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+    }
     wake_.notify_all();
   }
   take(0);
@@ -66,7 +68,8 @@ void Pool::start(Job job) {
 }
 
 void Pool::take(int worker) {
-  for (int64_t task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < job_.tasks;) job_.call(job_.context, task, worker);
+  for (int64_t task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < job_.tasks;)
+    job_.call(job_.context, task, worker);
 }
 
 void Pool::work(int worker) {

@@ -27,7 +27,8 @@ class Pool {
       for (int64_t i = 0; i < tasks; i++) f(i, 0);
       return;
     }
-    start({[](const void* context, int64_t task, int worker) { (*static_cast<const F*>(context))(task, worker); }, &f, tasks});
+    start({[](const void* context, int64_t task, int worker) { (*static_cast<const F*>(context))(task, worker); }, &f,
+           tasks});
   }
 
  private:

@@ -25,7 +25,9 @@ RADIXMILL_INLINE V max(V a, V b) { return _mm256_max_ps(a, b); }
 RADIXMILL_INLINE V min(V a, V b) { return _mm256_min_ps(a, b); }
 RADIXMILL_INLINE V abs(V a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 RADIXMILL_INLINE V with_sign_of(V a, V s) { return _mm256_or_ps(a, _mm256_and_ps(_mm256_set1_ps(-0.0f), s)); }
-RADIXMILL_INLINE V where_less(V a, V b, V yes, V no) { return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
+RADIXMILL_INLINE V where_less(V a, V b, V yes, V no) {
+  return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+}
 RADIXMILL_INLINE V round(V a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 RADIXMILL_INLINE bool any_nan(V a) { return _mm256_movemask_ps(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)) != 0; }
 RADIXMILL_INLINE VI to_int(V a) { return _mm256_cvtps_epi32(a); }
@@ -33,7 +35,9 @@ RADIXMILL_INLINE V to_float(VI a) { return _mm256_cvtepi32_ps(a); }
 RADIXMILL_INLINE VI add_int(VI a, VI b) { return _mm256_add_epi32(a, b); }
 RADIXMILL_INLINE VI sub_int(VI a, VI b) { return _mm256_sub_epi32(a, b); }
 RADIXMILL_INLINE VI half_int(VI a) { return _mm256_srai_epi32(a, 1); }
-RADIXMILL_INLINE V power_of_two(VI n) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23)); }
+RADIXMILL_INLINE V power_of_two(VI n) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
+}
 
 RADIXMILL_INLINE float sum_lanes(V v) {
   __m128 a = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -50,7 +54,9 @@ RADIXMILL_INLINE V load_half(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loa
 RADIXMILL_INLINE V load_bf16(const uint16_t* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
 }
-RADIXMILL_INLINE void store_half(uint16_t* p, V v) { _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)); }
+RADIXMILL_INLINE void store_half(uint16_t* p, V v) {
+  _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
 
 // Eight codes, one per row, from a chunk of [8 rows][4 bytes].
 template <int shift>
@@ -87,7 +93,8 @@ RADIXMILL_INLINE void dot_w4(const uint8_t* q, const int8_t* x, size_t ldx, VI* 
     const VI a = _mm256_and_si256(w, low), b = _mm256_and_si256(_mm256_srli_epi16(w, 4), low);
     for (int t = 0; t < TB; t++) {
       const int8_t* xt = x + t * ldx + 4 * j;
-      const VI s = _mm256_add_epi16(_mm256_maddubs_epi16(a, broadcast4(xt)), _mm256_maddubs_epi16(b, broadcast4(xt + 16)));
+      const VI s =
+          _mm256_add_epi16(_mm256_maddubs_epi16(a, broadcast4(xt)), _mm256_maddubs_epi16(b, broadcast4(xt + 16)));
       sum[t] = j ? _mm256_add_epi16(sum[t], s) : s;
     }
   }

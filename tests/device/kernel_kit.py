@@ -1,0 +1,162 @@
+"""What the kernel tests share: every backend there is, stored matrices of every kind, and batches over scattered pages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from radixmill.device.kernels import native_isa, open_backend
+from radixmill.device.kernels.contract import AttentionParams, Mode, Ops, Ragged, Stored
+
+BACKENDS = ("reference", "cpu/portable", "cpu/avx2")
+MODES: tuple[Mode, ...] = ("fast", "exact")
+KINDS = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0")
+QUANTISED = ("Q4_0", "Q4_1", "Q8_0")
+
+Floats = NDArray[np.float32]
+
+
+def backend(which: str, mode: Mode, threads: int = 2) -> Ops:
+    """Open it, or skip with the reason."""
+    name, _, isa = which.partition("/")
+    if name == "cpu" and not native_isa():
+        pytest.skip("the compiled kernels are not installed")
+    if isa == "avx2" and native_isa() != "avx2":
+        pytest.skip("this machine or build has no AVX2")
+    return open_backend(name, mode, threads, isa)
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def normal(*shape: int, seed: int = 0) -> Floats:
+    return rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+def stored(kind: str, n: int, k: int, seed: int = 0) -> Stored:
+    """A matrix of `kind`. Quantised ones have random block bytes, so every code occurs; scales and minima are finite."""
+    values = normal(n, k, seed=seed)
+    match kind:
+        case "F32":
+            return Stored(kind, (n, k), values)
+        case "F16":
+            return Stored(kind, (n, k), values.astype(np.float16))
+        case "BF16":
+            return Stored(kind, (n, k), (values.view(np.uint32) >> 16).astype(np.uint16))
+    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    blocks = rng(seed).integers(0, 256, (n, k // block, size), dtype=np.uint8)
+    header = {"Q4_0": 1, "Q4_1": 2, "Q8_0": 1}[kind]
+    blocks[..., : 2 * header] = normal(n, k // block, header, seed=seed + 1).astype(np.float16).view(np.uint8)
+    return Stored(kind, (n, k), blocks.reshape(n, -1))
+
+
+def values_of(matrix: Stored) -> Floats:
+    """What the matrix holds, by the gguf package or NumPy's own conversion."""
+    if matrix.kind in ("F32", "F16"):
+        return matrix.data.astype(np.float32)
+    if matrix.kind == "BF16":
+        return (matrix.data.astype(np.uint32) << 16).view(np.float32)
+    return gguf.quants.dequantize(matrix.data, gguf.GGMLQuantizationType[matrix.kind])
+
+
+def as_int8(x: Floats) -> NDArray[np.float64]:
+    """Activations as the quantised formats see them in `fast` mode, written from the contract."""
+    groups = x.reshape(len(x), -1, 32)
+    scale = np.abs(groups).max(-1, keepdims=True) / np.float32(127)
+    codes = np.rint(groups / np.where(scale == 0, np.float32(1), scale))
+    return (codes.astype(np.float64) * scale).reshape(x.shape)
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    return np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def close(a: Floats, b: NDArray[Any], tolerance: float) -> bool:
+    """Within `tolerance` of the largest value."""
+    return bool(np.abs(a - b).max() <= tolerance * max(np.abs(b).max(), 1e-30))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Sequences with all their queries, keys and values, and the pages they lie in."""
+
+    q: list[Floats]  # [n, H, D] each
+    k: list[Floats]  # [n, G, D]
+    v: list[Floats]
+    pages: list[NDArray[np.int32]]
+    page_size: int
+    total_pages: int
+
+    @staticmethod
+    def make(lengths: list[int], page_size: int, heads: int, groups: int, dim: int, seed: int = 0) -> Rows:
+        r = rng(seed)
+        counts = [-(-n // page_size) for n in lengths]
+        ids = r.permutation(sum(counts) + 3).astype(np.int32)
+        ends = np.cumsum(counts)
+        return Rows(
+            [r.standard_normal((n, heads, dim), dtype=np.float32) for n in lengths],
+            [r.standard_normal((n, groups, dim), dtype=np.float32) for n in lengths],
+            [r.standard_normal((n, groups, dim), dtype=np.float32) for n in lengths],
+            [ids[end - count : end] for end, count in zip(ends, counts, strict=True)],
+            page_size,
+            sum(counts) + 3,
+        )
+
+    def fresh(self, ops: Ops) -> Any:
+        """Pages full of NaN."""
+        kv = ops.kv_alloc(self.total_pages, self.page_size, self.k[0].shape[1], self.k[0].shape[2])
+        kv.keys[...] = np.nan
+        kv.values[...] = np.nan
+        return kv
+
+    def batch(self, spans: list[tuple[int, int, int]]) -> Ragged:
+        """A step that computes positions [from, to) of row r for each (r, from, to)."""
+        pages = [self.pages[r] for r, _, _ in spans]
+        return Ragged(
+            _starts([to - at for _, at, to in spans]),
+            np.array([at for _, at, _ in spans], np.int32),
+            np.concatenate(pages),
+            _starts([len(p) for p in pages]),
+            self.page_size,
+        )
+
+    def step(self, ops: Ops, kv: Any, spans: list[tuple[int, int, int]], params: AttentionParams) -> list[Floats]:
+        """Store and attend, as a layer does; the outputs of each span."""
+        ragged = self.batch(spans)
+
+        def cut(rows: list[Floats]) -> Floats:
+            return np.concatenate([rows[r][at:to] for r, at, to in spans])
+
+        ops.kv_store(kv, cut(self.k), cut(self.v), ragged)
+        out = ops.attention(cut(self.q), kv, ragged, params)
+        return np.split(out, ragged.query_starts[1:-1])
+
+    def rounded(self, mode: Mode) -> Rows:
+        """With keys and values as the mode stores them."""
+        if mode == "exact":
+            return self
+        half = lambda rows: [x.astype(np.float16).astype(np.float32) for x in rows]  # noqa: E731
+        return replace(self, k=half(self.k), v=half(self.v))
+
+    def oracle(self, row: int, params: AttentionParams) -> NDArray[np.float64]:
+        """Textbook attention of one whole row in float64: [n, H, D]."""
+        q, k, v = (x[row].astype(np.float64) for x in (self.q, self.k, self.v))
+        rep = q.shape[1] // k.shape[1]
+        k, v = np.repeat(k, rep, axis=1), np.repeat(v, rep, axis=1)
+        scores = np.einsum("qhd,khd->hqk", q, k) * params.scale
+        if params.softcap:
+            scores = params.softcap * np.tanh(scores / params.softcap)
+        behind = np.arange(len(q))[:, None] - np.arange(len(q))[None, :]
+        scores = np.where((behind >= 0) & (behind < (params.window or len(q))), scores, -np.inf)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        return np.einsum("hqk,khd->qhd", weights / weights.sum(-1, keepdims=True), v)
+
+
+def _starts(counts: list[int]) -> NDArray[np.int32]:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)

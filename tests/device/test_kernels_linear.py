@@ -1,0 +1,172 @@
+"""linear and embed: right against float64, and the same bits for a row whatever the batch, the threads, the neighbours."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from radixmill.device.kernels.contract import Mode, Ops, Stored
+from tests.device.kernel_kit import (
+    BACKENDS,
+    KINDS,
+    MODES,
+    QUANTISED,
+    as_int8,
+    backend,
+    close,
+    normal,
+    same_bits,
+    stored,
+    values_of,
+)
+
+
+@pytest.fixture(params=[(b, m) for b in BACKENDS for m in MODES], ids="/".join)
+def ops(request: pytest.FixtureRequest) -> Ops:
+    return backend(*request.param)
+
+
+@pytest.fixture(params=[b for b in BACKENDS if b != "reference"])
+def native(request: pytest.FixtureRequest) -> str:
+    backend(request.param, "fast")
+    return request.param
+
+
+SHAPES = {"F32": [(1, 1), (7, 5), (64, 130), (77, 257)], "quantised": [(1, 32), (13, 96), (64, 160), (75, 576)]}
+
+
+def shapes(kind: str) -> list[tuple[int, int]]:
+    return SHAPES["quantised" if kind in QUANTISED else "F32"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_linear_is_the_product(ops: Ops, kind: str) -> None:
+    for n, k in shapes(kind):
+        matrix, x, bias = stored(kind, n, k), normal(5, k, seed=9), normal(n, seed=8)
+        seen = as_int8(x) if ops.mode == "fast" and kind in QUANTISED else x.astype(np.float64)
+        wanted = seen @ values_of(matrix).astype(np.float64).T
+        weight = ops.pack(matrix)
+        assert close(ops.linear(x, weight), wanted, 2e-6), (n, k)
+        assert close(ops.linear(x, weight, ops.array(bias)), wanted + bias, 2e-6), (n, k)
+        assert weight.format == ops.packs(kind) and weight.shape == (n, k) and weight.nbytes > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_does_not_know_its_batch(ops: Ops, kind: str) -> None:
+    for n, k in [(576, 576), (43, 1536)]:
+        weight, x = ops.pack(stored(kind, n, k)), normal(64, k, seed=3)
+        whole = ops.linear(x, weight)
+        for rows in (1, 2, 3, 7, 16, 33):
+            for at in (0, 5, 64 - rows):
+                assert same_bits(ops.linear(x[at : at + rows], weight), whole[at : at + rows]), (n, k, rows, at)
+
+
+def test_a_row_does_not_know_its_neighbours_values(ops: Ops) -> None:
+    for kind in ("F32", "Q4_1", "Q8_0"):
+        weight, x = ops.pack(stored(kind, 40, 64)), normal(9, 64)
+        alone = ops.linear(x, weight)
+        x[[0, 4]] = np.nan
+        x[[2, 8]] = np.inf
+        with np.errstate(all="ignore"):
+            crowd = ops.linear(x, weight)
+        assert same_bits(crowd[[1, 3, 5, 6, 7]], alone[[1, 3, 5, 6, 7]])
+        assert not np.isfinite(crowd[[0, 2, 4, 8]]).any(), kind
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("which", BACKENDS)
+def test_threads_change_no_bit(which: str, mode: Mode) -> None:
+    one, two = backend(which, mode, 1), backend(which, mode, 2)
+    for kind in KINDS:
+        matrix, x = stored(kind, 300, 288), normal(19, 288)
+        assert same_bits(one.linear(x, one.pack(matrix)), two.linear(x, two.pack(matrix))), kind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_embed_is_exact(ops: Ops, kind: str) -> None:
+    matrix = stored(kind, 45, 160)
+    weight, ids = ops.pack(matrix), np.array([44, 0, 7, 8, 7, 31], np.int64)
+    assert np.array_equal(ops.embed(ids, weight), values_of(matrix)[ids])
+    assert np.array_equal(ops.embed(ids, weight, 3.7), values_of(matrix)[ids] * np.float32(3.7))
+
+
+@pytest.mark.parametrize("kind", ("F16", "BF16", *QUANTISED))
+def test_exact_mode_is_f32_on_the_dequantised_weights(native: str, kind: str) -> None:
+    ops = backend(native, "exact")
+    matrix, x = stored(kind, 75, 576), normal(6, 576)
+    wide = Stored("F32", matrix.shape, values_of(matrix))
+    assert same_bits(ops.linear(x, ops.pack(matrix)), ops.linear(x, ops.pack(wide)))
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+@pytest.mark.parametrize("sign", (1, -1))
+def test_extreme_codes_do_not_saturate(ops: Ops, kind: str, sign: int) -> None:
+    """All codes at one end, all activations at ±127: the largest sums there are."""
+    scale = np.array([1], np.float16).view(np.uint8)
+    header = np.concatenate([scale, scale]) if kind == "Q4_1" else scale
+    for code in (0x00, 0x7F, 0x80, 0xFF):
+        codes = np.full(32 if kind == "Q8_0" else 16, code, np.uint8)
+        matrix = Stored(kind, (9, 64), np.tile(np.concatenate([header, codes]), (9, 2)))
+        x = np.full((3, 64), sign * 127, np.float32)
+        assert same_bits(ops.linear(x, ops.pack(matrix)), x @ values_of(matrix).T), code
+
+
+def test_groups_of_zeros_and_tiny_values(ops: Ops) -> None:
+    weight = ops.pack(stored("Q4_1", 8, 96))
+    x = np.zeros((3, 96), np.float32)
+    assert not ops.linear(x, weight).any()
+    x[1, 40], x[2, :32] = 1e-44, 1e-45
+    assert np.isfinite(ops.linear(x, weight)).all()
+
+
+def test_nothing_to_do(ops: Ops) -> None:
+    weight = ops.pack(stored("Q8_0", 8, 32))
+    assert ops.linear(np.empty((0, 32), np.float32), weight).shape == (0, 8)
+    assert ops.embed(np.empty(0, np.int64), weight).shape == (0, 32)
+
+
+def test_unknown_kinds_are_refused(ops: Ops) -> None:
+    assert ops.packs("Q6_K") is None
+    with pytest.raises(ValueError, match="Q6_K"):
+        ops.pack(Stored("Q6_K", (1, 256), np.zeros((1, 210), np.uint8)))
+
+
+def test_wrong_arrays_are_refused(native: str) -> None:
+    ops = backend(native, "exact")
+    weight, x = ops.pack(stored("F32", 8, 32)), normal(4, 32)
+    for bad in (normal(4, 31), normal(4, 64)[:, :32], np.asfortranarray(x)):
+        with pytest.raises(ValueError):
+            ops.linear(bad, weight)
+    with pytest.raises(ValueError):
+        ops.linear(x, weight, normal(7))
+    with pytest.raises(IndexError):
+        ops.embed(np.array([8]), weight)
+    with pytest.raises(ValueError):
+        ops.pack(Stored("F32", (8, 33), x))
+    with pytest.raises(ValueError, match="33"):
+        ops.pack(Stored("Q8_0", (8, 33), np.zeros((8, 34), np.uint8)))
+
+
+def test_packing_takes_views_at_any_alignment(native: str) -> None:
+    ops, matrix = backend(native, "exact"), stored("Q4_1", 16, 64)
+    raw = np.frombuffer(b"x" + matrix.data.tobytes(), np.uint8)[1:].reshape(matrix.data.shape)
+    x = normal(2, 64)
+    assert same_bits(ops.linear(x, ops.pack(Stored("Q4_1", (16, 64), raw))), ops.linear(x, ops.pack(matrix)))
+
+
+@given(
+    tokens=st.integers(1, 9), n=st.integers(1, 40), groups=st.integers(1, 5), kind=st.sampled_from(KINDS),
+    mode=st.sampled_from(MODES), which=st.sampled_from(BACKENDS), seed=st.integers(0, 99),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_linear_agrees_with_float64(
+    tokens: int, n: int, groups: int, kind: str, mode: Mode, which: str, seed: int
+) -> None:
+    ops, k = backend(which, mode, 1), 32 * groups - (0 if kind in QUANTISED else seed % 31)
+    matrix, x = stored(kind, n, k, seed), normal(tokens, k, seed=seed + 1)
+    seen = as_int8(x) if mode == "fast" and kind in QUANTISED else x
+    terms = np.abs(seen) @ np.abs(values_of(matrix)).T.astype(np.float64)
+    error = np.abs(ops.linear(x, ops.pack(matrix)) - seen.astype(np.float64) @ values_of(matrix).T.astype(np.float64))
+    assert (error <= 4e-6 * terms).all()
