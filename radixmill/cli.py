@@ -118,7 +118,10 @@ def _checked(kind: Any, value: Any, where: str) -> Any:
         return (value,) if isinstance(value, str) else tuple(value)
     allowed = get_args(kind) or (kind,)
     if isinstance(value, str) and int in allowed and str not in allowed:
-        return size(value)
+        try:
+            return size(value)
+        except argparse.ArgumentTypeError as error:
+            raise CannotStart(f"the config's {where}: {error}") from None
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):

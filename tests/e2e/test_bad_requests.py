@@ -54,7 +54,10 @@ async def mischief(url: str) -> None:
                 assert answer.status_code == status, (body, answer.text)
                 error = answer.json()["error"]
                 assert error["type"] == "invalid_request_error" and error["message"]
-                assert error["param"] == param or str(error["param"]).startswith(f"{param}["), (body, error)
+                assert error["param"] == param or str(error["param"]).startswith((f"{param}[", f"{param}.")), (
+                    body,
+                    error,
+                )
             for raw in (b"", b"{", b"[" * 100_000, b"\xff\xfe", b'{"prompt": NaN}', b'"x"', b"null"):
                 answer = await client.post(
                     url + "/v1/completions", content=raw, headers={"content-type": "application/json"}

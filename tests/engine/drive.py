@@ -16,7 +16,15 @@ from tests.engine.fakes import HashExecutor
 class Drive:
     """One step at a time. Collects what the clients are told; refuses gaps, doubles and second ends."""
 
-    def __init__(self, spec: ModelSpec, *, overlap: bool = False, prefix_cache: bool = True, check: bool = True, **options: object) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        overlap: bool = False,
+        prefix_cache: bool = True,
+        check: bool = True,
+        **options: object,
+    ) -> None:
         self.scheduler = Scheduler(spec, ScheduleOptions(**options), prefix_cache)  # type: ignore[arg-type]
         self.executor = HashExecutor(spec)
         self.overlap, self.check = overlap, check
@@ -107,7 +115,9 @@ class Drive:
                     assert same or not written & set(theirs), "written while another row names it"
                 for i in range(start // size, -(-end // size)):
                     # The rows of this plan have entered the tree by now: only an earlier fill would be overwritten.
-                    assert filled.get(pages[i], 0) <= end, "a page of the tree is written beyond what it was filled with"
+                    assert filled.get(pages[i], 0) <= end, (
+                        "a page of the tree is written beyond what it was filled with"
+                    )
 
 
 def _rows(plan: StepPlan, group: int) -> list[tuple[int, list[int]]]:

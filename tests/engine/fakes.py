@@ -25,7 +25,14 @@ def next_token(kv: Sequence[int], seed: int) -> int:
     return mix(sum(kv) % (1 << 61), seed) % VOCAB
 
 
-def spec(pages: int = 64, page_size: int = 4, slots: int = 8, context: int | None = None, groups: int = 1, eos: tuple[int, ...] = ()) -> ModelSpec:
+def spec(
+    pages: int = 64,
+    page_size: int = 4,
+    slots: int = 8,
+    context: int | None = None,
+    groups: int = 1,
+    eos: tuple[int, ...] = (),
+) -> ModelSpec:
     """A model of `groups` KV groups with as much context as the pool holds for one sequence."""
     return ModelSpec(
         name="fake",
@@ -40,7 +47,16 @@ def spec(pages: int = 64, page_size: int = 4, slots: int = 8, context: int | Non
     )
 
 
-def submit(prompt: Sequence[int], *ids: int, seed: int = 7, output: tuple[int, ...] = (), max_tokens: int = 4, tenant: str = "", priority: int = 0, **more: Any) -> Submit:
+def submit(
+    prompt: Sequence[int],
+    *ids: int,
+    seed: int = 7,
+    output: tuple[int, ...] = (),
+    max_tokens: int = 4,
+    tenant: str = "",
+    priority: int = 0,
+    **more: Any,
+) -> Submit:
     """Sequences `ids` of one prompt; choice i has seed + i."""
     sampling = SamplingParams(max_tokens=max_tokens, **more)
     request = GenerateRequest(id="r", prompt=tuple(prompt), sampling=sampling, tenant=tenant, priority=priority)

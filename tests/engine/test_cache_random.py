@@ -55,7 +55,10 @@ class CacheMachine(RuleBasedStateMachine):
     users = Bundle("users")
 
     @initialize(
-        pages=st.integers(2, 40), size=st.sampled_from([1, 2, 3, 4, 8]), groups=st.integers(1, 2), reuse=st.sampled_from([True] * 4 + [False])
+        pages=st.integers(2, 40),
+        size=st.sampled_from([1, 2, 3, 4, 8]),
+        groups=st.integers(1, 2),
+        reuse=st.sampled_from([True] * 4 + [False]),
     )
     def start(self, pages: int, size: int, groups: int, reuse: bool) -> None:
         self.cache = Cache([pages + g for g in range(groups)], size, reuse=reuse)
@@ -88,7 +91,10 @@ class CacheMachine(RuleBasedStateMachine):
     def say(self, user: User, more: list[int]) -> None:
         user.keys.extend(more)
 
-    @rule(grants=st.lists(st.tuples(users, COUNTS), min_size=1, max_size=4, unique_by=lambda g: id(g[0])), tails=st.booleans())
+    @rule(
+        grants=st.lists(st.tuples(users, COUNTS), min_size=1, max_size=4, unique_by=lambda g: id(g[0])),
+        tails=st.booleans(),
+    )
     def plan(self, grants: list[tuple[User, int]], tails: bool) -> None:
         """A plan: grow some leases, copy, write, then let the tree have it."""
         rows: list[tuple[User, int]] = []
@@ -181,7 +187,9 @@ class CacheMachine(RuleBasedStateMachine):
         return grown
 
     def _run(self, number: int, rows: list[tuple[User, int]]) -> None:
-        named = {user: tuple(set(ids[: -(-upto // self.cache.page_size)]) for ids in user.lease.pages) for user, upto in rows}
+        named = {
+            user: tuple(set(ids[: -(-upto // self.cache.page_size)]) for ids in user.lease.pages) for user, upto in rows
+        }
         self._no_foreign_writes(rows, named)
         for user, upto in rows:
             start = user.lease.filled

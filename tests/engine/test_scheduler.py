@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from radixmill.core.messages import End, TokenDelta, Usage
+from radixmill.core.messages import End, TokenDelta, TokenLogprob, Usage
 from radixmill.core.plan import LAST_SAMPLED, StepPlan, StepResult
 from radixmill.core.request import GenerateRequest, SamplingParams
 from radixmill.engine.schedule.scheduler import chunk
@@ -30,26 +31,27 @@ def test_chunk_ends_on_a_page_unless_it_is_the_last() -> None:
 
 
 def test_prefill_is_cut_and_decode_goes_on_beside_it() -> None:
-    drive = Drive(spec(pages=64, page_size=4), step_tokens=16)
+    drive = Drive(spec(pages=64, page_size=4), step_tokens=20)
     drive.submit(submit([1, 2, 3], 0, max_tokens=8))
     assert counts(drive.step()) == [3]
     drive.submit(submit(range(40), 1, max_tokens=2))
-    assert counts(drive.step()) == [1, 12]  # 15 left, to a page's end
-    assert counts(drive.step()) == [1, 12]
-    assert counts(drive.step()) == [1, 12]
+    assert counts(drive.step()) == [1, 16]  # 19 left, to a page's end
+    assert counts(drive.step()) == [1, 16]
     plan = drive.step()
-    assert plan and counts(plan) == [1, 4] and plan.samples.tolist() == [True, True]
+    assert plan and counts(plan) == [1, 8] and plan.samples.tolist() == [True, True]
     drive.run()
     assert drive.tokens["front", 1] == alone(range(40), 7, 2)
 
 
-def test_decode_rows_are_never_cut_by_the_budget() -> None:
-    drive = Drive(spec(pages=200, slots=40), step_tokens=16, max_running_requests=40)
+def test_decode_rows_are_never_cut_by_the_budget_nor_do_they_shut_out_prefill() -> None:
+    drive = Drive(spec(pages=300, slots=41), step_tokens=16, max_running_requests=41)
     for i in range(40):
         drive.submit(submit([i], i, max_tokens=50))
-    while drive.scheduler.running.free_slots:
+    for _ in range(10):
         drive.step()
     assert counts(drive.step()) == [1] * 40
+    drive.submit(submit([45] * 50, 40))
+    assert counts(drive.step()) == [1] * 40 + [16]
 
 
 def test_the_plan_says_what_the_device_must_know() -> None:
@@ -59,7 +61,11 @@ def test_the_plan_says_what_the_device_must_know() -> None:
     assert first and second
     (card,) = first.admits
     assert (card.prompt, card.output, card.seed, card.stop_ids) == ((5, 6, 7, 8, 9), (1,), 11, frozenset({2}))
-    assert first.tokens.tolist() == [5, 6, 7, 8, 9, 1] and first.starts.tolist() == [0] and first.samples.tolist() == [True]
+    assert (
+        first.tokens.tolist() == [5, 6, 7, 8, 9, 1]
+        and first.starts.tolist() == [0]
+        and first.samples.tolist() == [True]
+    )
     assert len(first.pages[0].ids) == 2 and first.pages[0].starts.tolist() == [0, 2]
     assert second.tokens.tolist() == [LAST_SAMPLED] and second.starts.tolist() == [6] and not second.admits
     # The prompt's ragged page is the tree's by now: the next write goes to a copy.
@@ -116,7 +122,10 @@ def test_nothing_left_to_do_for_a_resumed_sequence() -> None:
     drive.submit(submit([1, 2], 0, max_tokens=5, output=said))
     drive.submit(submit([1, 2], 1, max_tokens=9, output=said, stop_token_ids=(said[-1],)))
     assert drive.step() is None
-    assert [(drive.ends["front", i].reason, drive.ends["front", i].token) for i in (0, 1)] == [("length", None), ("stop", said[-1])]
+    assert [(drive.ends["front", i].reason, drive.ends["front", i].token) for i in (0, 1)] == [
+        ("length", None),
+        ("stop", said[-1]),
+    ]
 
 
 def test_what_cannot_run_fails_alone() -> None:
@@ -153,14 +162,10 @@ def test_a_client_that_goes_away_takes_its_sequences_along(overlap: bool) -> Non
 
 
 def test_logprobs_go_with_their_token() -> None:
-    from radixmill.core.messages import TokenLogprob
-
     scheduler = Drive(spec()).scheduler
     scheduler.submit("a", submit([1], 0, max_tokens=1, logprobs=0))
     plan = scheduler.schedule()
     assert plan
-    import numpy as np
-
     told = scheduler.commit(plan, StepResult(plan.step, np.array([4]), (TokenLogprob(-0.5),)))
     assert told == [("a", TokenDelta(0, 0, (4,), (TokenLogprob(-0.5),), End("length", Usage(1, 1, 0)), 0))]
 
@@ -208,7 +213,7 @@ def test_lpm_prefers_what_is_cached() -> None:
 
 def test_lpm_starves_nobody() -> None:
     """A sequence that nothing is cached for, while better ones keep coming."""
-    drive = Drive(spec(slots=1, pages=64), schedule_policy="lpm")
+    drive = Drive(spec(slots=1, context=64), schedule_policy="lpm")
     drive.submit(submit(range(40), 0, max_tokens=1))
     drive.run()
     drive.submit(submit([9] * 10, 1, max_tokens=1))
@@ -288,7 +293,12 @@ def test_no_prefix_cache() -> None:
 @pytest.mark.parametrize("step_tokens", [512, 2048])
 def test_eight_with_one_prefix_compute_it_once(overlap: bool, page_size: int, step_tokens: int) -> None:
     prefix = [i % 43 for i in range(900)]
-    drive = Drive(spec(pages=16000 // page_size, page_size=page_size, context=8192), overlap=overlap, check=False, step_tokens=step_tokens)
+    drive = Drive(
+        spec(pages=16000 // page_size, page_size=page_size, context=8192),
+        overlap=overlap,
+        check=False,
+        step_tokens=step_tokens,
+    )
     for i in range(8):
         drive.submit(submit([*prefix, 44 + i, *range(13)], i, max_tokens=1))
     drive.run()

@@ -70,7 +70,9 @@ class Load:
             self.drive.scheduler.cancel(self.clients[seq], seq)
         elif what < 0.49:
             client = self.dice.choice(["p", "q"])
-            self.gone |= {seq for seq, owner in self.clients.items() if owner == client and (owner, seq) not in self.drive.ends}
+            self.gone |= {
+                seq for seq, owner in self.clients.items() if owner == client and (owner, seq) not in self.drive.ends
+            }
             self.drive.scheduler.drop_client(client)
         elif what < 0.50:
             self.drive.scheduler.flush_cache()

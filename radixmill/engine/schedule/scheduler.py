@@ -17,7 +17,7 @@ from radixmill.core.messages import End, EndReason, Submit, TokenDelta, TokenLog
 from radixmill.core.plan import Masks, StepPlan, StepResult
 from radixmill.core.spec import ModelSpec
 from radixmill.engine.cache import Cache, Lease
-from radixmill.engine.schedule.budget import Budget
+from radixmill.engine.schedule.budget import FLOOR, Budget
 from radixmill.engine.schedule.draft import Draft
 from radixmill.engine.schedule.queue import make_queue
 from radixmill.engine.schedule.running import Running
@@ -81,7 +81,7 @@ class Scheduler:
 
     def schedule(self) -> StepPlan | None:
         """The next step, or None if nothing can run now."""
-        draft = Draft(max(self.budget.tokens, self.running.decoding))
+        draft = Draft(max(self.budget.tokens, self.running.decoding + FLOOR))
         for seq in self.running.by_turn():
             self._grant(seq, draft)
         self._admit(draft)

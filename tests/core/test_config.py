@@ -1,0 +1,201 @@
+"""Settings: what was left open is chosen with a reason; what cannot be is refused; flags and docs are generated."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from radixmill import cli, compat
+from radixmill.core.config import (
+    SPARE_PAGES,
+    CacheOptions,
+    ComputeOptions,
+    Config,
+    Hardware,
+    ModelFacts,
+    ModelOptions,
+    resolve,
+    walk,
+)
+from radixmill.core.errors import CannotStart
+from tests.data import ROOT, shared
+
+LAPTOP = Hardware(cores=2, free_bytes=8 << 30, isa="avx2")
+MODEL = ModelFacts(context=8192, kv_bytes_per_token=23040)
+
+
+def parsed(*argv: str) -> Config:
+    parser = argparse.ArgumentParser()
+    cli.add_flags(parser)
+    return cli.config_from(parser.parse_args(argv))
+
+
+def sglang(*argv: str) -> Config:
+    return compat.config_from(compat.parser().parse_args(argv))
+
+
+def test_a_bare_laptop_gets_the_models_context() -> None:
+    resolved = resolve(Config(), LAPTOP, MODEL)
+    assert resolved.context == 8192
+    assert resolved.pages == (1 << 30) // 23040 // 64
+    assert (resolved.config.compute.backend, resolved.config.compute.isa, resolved.config.compute.threads) == (
+        "cpu",
+        "avx2",
+        2,
+    )
+    assert len(resolved.reasons) >= 4
+
+
+def test_little_memory_lowers_the_context_and_says_why() -> None:
+    resolved = resolve(Config(), replace(LAPTOP, free_bytes=256 << 20), MODEL)
+    assert resolved.context == (resolved.pages - SPARE_PAGES) * 64 < 8192
+    assert "KV cache" in resolved.context_reason and "8192" in resolved.context_reason
+
+
+def test_without_compiled_kernels_numpy_serves() -> None:
+    resolved = resolve(Config(), replace(LAPTOP, isa=""), MODEL)
+    assert resolved.config.compute.backend == "reference"
+    with pytest.raises(CannotStart, match="compiler"):
+        resolve(Config(compute=ComputeOptions(backend="cpu")), replace(LAPTOP, isa=""), MODEL)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (Config(cache=CacheOptions(kv_cache_bytes=1000)), "--kv-cache-bytes"),
+        (Config(cache=CacheOptions(max_total_tokens=64)), "--max-total-tokens"),
+        (Config(model=ModelOptions(context_length=9000)), "8192"),
+        (
+            Config(model=ModelOptions(context_length=4096), cache=CacheOptions(max_total_tokens=1000)),
+            "--context-length 4096",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(config: Config, words: str) -> None:
+    with pytest.raises(CannotStart, match=words):
+        resolve(config, LAPTOP, MODEL)
+
+
+def test_resolving_is_idempotent() -> None:
+    once = resolve(Config(), LAPTOP, MODEL)
+    assert resolve(once.config, LAPTOP, MODEL).config == once.config
+
+
+def test_every_leaf_has_help_and_a_name_of_its_own() -> None:
+    leaves = [leaf for _, _, leaf in walk(Config)]
+    assert all(leaf.metadata["help"] for leaf in leaves)
+    assert len({leaf.name for leaf in leaves}) == len(leaves)
+
+
+def test_flags_become_settings(tmp_path: Path) -> None:
+    config = parsed(
+        "some/model",
+        "--port",
+        "0",
+        "--context-length",
+        "32k",
+        "--kv-cache-bytes",
+        "512m",
+        "--disable-radix-cache",
+        "--api-key",
+        "a",
+        "b",
+    )
+    assert (config.model.model, config.server.port, config.model.context_length) == ("some/model", 0, 32768)
+    assert (config.cache.kv_cache_bytes, config.cache.prefix_cache, config.server.api_key) == (
+        512 << 20,
+        False,
+        ("a", "b"),
+    )
+    assert parsed() == Config()
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".toml", ".json"])
+def test_a_config_file_and_flags_that_win_over_it(tmp_path: Path, suffix: str) -> None:
+    text = {
+        ".yaml": "model: {model: m, context_length: 2k}\nserver: {port: 1, api_key: x}\n",
+        ".toml": '[model]\nmodel = "m"\ncontext_length = "2k"\n[server]\nport = 1\napi_key = "x"\n',
+        ".json": json.dumps({"model": {"model": "m", "context_length": "2k"}, "server": {"port": 1, "api_key": ["x"]}}),
+    }[suffix]
+    path = tmp_path / f"c{suffix}"
+    path.write_text(text)
+    config = parsed("--config", str(path), "--port", "2")
+    assert (config.model.model, config.model.context_length, config.server.port, config.server.api_key) == (
+        "m",
+        2048,
+        2,
+        ("x",),
+    )
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"modle": {}},
+        {"cache": {"page": 1}},
+        {"server": {"port": "x"}},
+        {"server": {"port": True}},
+        {"server": {"host": 3}},
+    ],
+)
+def test_a_wrong_config_file_is_refused_by_name(tree: dict[str, object]) -> None:
+    with pytest.raises(CannotStart):
+        cli.build(tree)  # type: ignore[arg-type]
+
+
+def test_the_flags_page_is_current() -> None:
+    assert (ROOT / "docs" / "flags.md").read_text() == cli.flags_page(), "run python -m radixmill.cli > docs/flags.md"
+
+
+def test_sglangs_flags_set_ours() -> None:
+    config = sglang(
+        "--model-path",
+        "m",
+        "--host",
+        "0.0.0.0",
+        "--port",
+        "1",
+        "--max-total-tokens",
+        "4096",
+        "--tp",
+        "1",
+        "--disable-radix-cache",
+    )
+    assert (config.model.model, config.server.host, config.server.port, config.cache.max_total_tokens) == (
+        "m",
+        "0.0.0.0",
+        1,
+        4096,
+    )
+    assert not config.cache.prefix_cache
+    assert sglang("--enable-mixed-chunk", "--skip-server-warmup", "--mem-fraction-static", "0.8") == Config()
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("--tp-size", "2"),
+        ("--trust-remote-code",),
+        ("--enable-lora",),
+        ("--quantization", "awq"),
+        ("--device", "cuda"),
+        ("--dtype", "float16"),
+    ],
+)
+def test_what_we_cannot_keep_is_refused_with_a_reason(argv: tuple[str, ...]) -> None:
+    with pytest.raises(CannotStart, match=argv[0]):
+        sglang(*argv)
+
+
+def test_every_starred_flag_of_sglang_is_known() -> None:
+    text = shared("..", "reference", "sglang-flags.md").read_text()
+    starred = set(re.findall(r"★`(--[a-z0-9-]+)`", text))
+    known = {name for flag in compat.FLAGS for name in flag.names}
+    missing = starred - known
+    assert not missing
+    assert len(starred) > 60
