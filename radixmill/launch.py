@@ -165,9 +165,6 @@ class Supervisor:
     def close(self) -> None:
         """End every child and remove what was made."""
         for child in self._children:
-            if child.role == "front":
-                child.process.terminate()
-        for child in self._children:
             child.reap()
         self._children.clear()
         if self.listener:
@@ -310,7 +307,8 @@ def serve(config: Config, files: ModelFiles, started: float) -> int:
 
 def child_main(control_fd: int) -> int:
     """The other end of `Supervisor._spawn`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's ^C is the supervisor's business
+    for number in (signal.SIGINT, signal.SIGTERM):  # ^C and group-wide signals are the supervisor's business
+        signal.signal(number, signal.SIG_IGN)
     control = socket.socket(fileno=control_fd)
     line, rest = _first_line(control)
     boot = msgspec.json.decode(line, type=Boot)

@@ -136,12 +136,18 @@ def _status(url: str, headers: Mapping[str, str]) -> int | None:
 def print_highlight(html_content: str) -> None:
     """Print so that it stands out: bold and blue in a notebook, plain elsewhere."""
     text = str(html_content)
-    if "ipykernel" in sys.modules:
+    if _in_notebook():
         from IPython.display import HTML, display  # there, but no dependency of ours
 
         display(HTML(f"<strong style='color: #1f5fa8'>{html.escape(text).replace(chr(10), '<br>')}</strong>"))
     else:
         print(text)
+
+
+def _in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this code; IPython being imported alone says nothing."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 def terminate_process(process: subprocess.Popen[Any]) -> None:

@@ -161,11 +161,13 @@ def test_eviction_is_least_recently_used_first_leaf_by_leaf() -> None:
 CASES = [*[[*range(8), *range(b, b + 4)] for b in (100, 200, 300)], [9] * 4]
 
 
-def test_a_parent_is_as_recent_as_the_child_that_is_gone() -> None:
+def test_a_chain_goes_from_its_end_when_its_time_has_come() -> None:
     steps = Steps(pages=12)
     lease = steps.open(range(9))
     for upto in (4, 8):
-        steps.compute(lease, range(9), upto, adopt=upto)  # a chain of two nodes; only the lower is ever unlocked
+        steps.compute(
+            lease, range(9), upto, adopt=upto
+        )  # a chain of two nodes; the upper was last used before [50] * 4
     steps.life([50] * 4)
     lease.close(array("q", range(9)), 8)
     for expected in ((8, 0), (4, 0), (0, 0)):

@@ -191,6 +191,33 @@ def test_the_youngest_of_the_lowest_priority_gives_way(overlap: bool) -> None:
     assert {seq: drive.tokens["front", seq] for seq in range(4)} == {i: alone([i + 1] * 2, 7, 18) for i in range(4)}
 
 
+@BOTH
+def test_a_row_already_granted_can_still_give_way(overlap: bool) -> None:
+    """An old prompt, computed in chunks, finds that a younger stream has taken its last pages; nobody is let in meanwhile."""
+    drive = Drive(spec(pages=42, page_size=2, context=80), overlap=overlap, step_tokens=17)
+    drive.submit(submit([1] * 79, 0, max_tokens=1))
+    drive.submit(submit([2], 1, max_tokens=30))
+    drive.submit(submit([3], 2, max_tokens=1))
+    plan = drive.step()
+    assert counts(plan) == [16, 1]
+    young = drive.scheduler.running.last
+    for _ in range(6):
+        if drive.scheduler.counters.preemptions:
+            break
+        plan = drive.step()
+    assert young.state == "waiting" and (plan is None or not plan.admits)
+    drive.run()
+    assert drive.tokens["front", 0] == alone([1] * 79, 7, 1) and drive.tokens["front", 1] == alone([2], 7, 30)
+
+
+def test_streams_go_on_while_a_more_urgent_prompt_is_computed() -> None:
+    drive = Drive(spec(pages=64, page_size=4), step_tokens=16)
+    drive.submit(submit([1, 2, 3], 0, max_tokens=20))
+    drive.step()
+    drive.submit(submit([4] * 100, 1, max_tokens=1, priority=1))
+    assert counts(drive.step()) == counts(drive.step()) == counts(drive.step()) == [1, 16]
+
+
 def test_priority_then_arrival() -> None:
     drive = Drive(spec(slots=1))
     for i, priority in enumerate([0, 2, 1, 2]):

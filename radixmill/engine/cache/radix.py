@@ -48,7 +48,7 @@ class Node:
         self.shares = False  # first page is the parent's last
         self.locks = 0  # holders of exactly this node
         self.held = 0  # locks, and children that are held
-        self.used = 0  # tick of the last use, of this node or a descendant that is gone
+        self.used = 0  # tick of the last lock or unlock
 
     @property
     def fresh(self) -> int:
@@ -206,7 +206,10 @@ class RadixTree:
     # --- evict
 
     def evict(self) -> bool:
-        """Remove the leaf that was not used for longest; False when every leaf is held."""
+        """Remove the leaf that was not used for longest; False when every leaf is held.
+
+        A parent left without children is next, unless it was itself used since: no leaf is older than the one that went.
+        """
         while self._heap:
             used, _, node = heapq.heappop(self._heap)
             if node.evictable and node.used == used:
@@ -224,7 +227,6 @@ class RadixTree:
         for pool, ids in zip(self.pools.groups, leaf.pages, strict=True):
             for page in ids:
                 pool.drop(page)
-        parent.used = max(parent.used, leaf.used)
         self._offer(parent)
         self._merge_tail(parent)
 

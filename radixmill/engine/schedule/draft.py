@@ -19,7 +19,6 @@ class Draft:
         self.left = budget
         self.rows: dict[Sequence, int] = {}  # tokens granted, in the order of the plan's rows
         self.admitted: list[Sequence] = []
-        self.starved = False  # somebody got no page
 
     def grant(self, seq: Sequence, count: int) -> None:
         self.rows[seq] = count

@@ -140,8 +140,6 @@ class Scheduler:
         count = chunk(seq.computed, seq.behind, draft.left, self.spec.page_size)
         if self._make_room(seq, seq.computed + count, draft):
             draft.grant(seq, count)
-        elif seq.state == "running":
-            draft.starved = True
 
     def _make_room(self, seq: Sequence, upto: int, draft: Draft) -> bool:
         """Pages for positions below `upto`, preempting from the end of the line if there are none."""
@@ -187,7 +185,7 @@ class Scheduler:
 
     def _admit(self, draft: Draft) -> None:
         """Give slots to waiting sequences, in the order of the queue, until one does not fit."""
-        if draft.starved or not self._may_admit(draft):
+        if not self._may_admit(draft):
             return
         for seq in self.queue.order():
             if seq.known < seq.length or (self.cache.reuse and should_wait(seq, self.running.rows, self._matched)):
