@@ -9,7 +9,6 @@ import pytest
 
 from radixmill.store.catalogue import pull
 
-
 # Machines that run tests are busy: how long an example takes says nothing.
 hypothesis.settings.register_profile("radixmill", deadline=None)
 hypothesis.settings.load_profile("radixmill")

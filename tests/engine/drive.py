@@ -95,31 +95,21 @@ class Drive:
                 assert delta.end.usage.completion == len(self.tokens[key])
 
     def _no_foreign_writes(self, plan: StepPlan) -> None:
-        """No page is written that another row of this plan or of the flying one names, nor one that the tree has filled so far."""
-        size = self.scheduler.spec.page_size
+        """No page is written that another row names, in this plan or in the one that still flies."""
+        admitted = {card.slot for card in plan.admits}
         for group in range(len(plan.pages)):
-            named = [(0, slot, pages) for slot, pages in _rows(plan, group)]
-            if self.flying:
-                named += [(1, slot, pages) for slot, pages in _rows(self.flying[0], group)]
-            filled = {}
-            for node in self.scheduler.cache.tree.walk():
-                for i, page in enumerate(node.pages[group], node.start // size):
-                    filled[page] = max(filled.get(page, 0), min(node.end, (i + 1) * size))
-            flown = {c.src for c in self.flying[0].copies if c.group == group} if self.flying else set()
-            assert not flown & {c.dst for c in plan.copies if c.group == group}
-            for row, (slot, pages) in enumerate(_rows(plan, group)):
-                start, end = int(plan.starts[row]), int(plan.starts[row] + plan.counts[row])
-                written = set(pages[start // size :])
-                for age, other, theirs in named:
-                    same = other == slot and (age == 0 or not any(card.slot == slot for card in plan.admits))
-                    assert same or not written & set(theirs), "written while another row names it"
-                for i in range(start // size, -(-end // size)):
-                    # The rows of this plan have entered the tree by now: only an earlier fill would be overwritten.
-                    assert filled.get(pages[i], 0) <= end, (
-                        "a page of the tree is written beyond what it was filled with"
-                    )
+            now = _rows(plan, group)
+            flying = _rows(self.flying[0], group) if self.flying else {}
+            for (slot, pages), start in zip(now.items(), plan.starts.tolist(), strict=True):
+                written = set(pages[start // self.scheduler.spec.page_size :])
+                others = [theirs for other, theirs in now.items() if other != slot]
+                others += [theirs for other, theirs in flying.items() if other != slot or slot in admitted]
+                assert not any(written & set(theirs) for theirs in others)
 
 
-def _rows(plan: StepPlan, group: int) -> list[tuple[int, list[int]]]:
+def _rows(plan: StepPlan, group: int) -> dict[int, list[int]]:
+    """Pages by slot."""
     table = plan.pages[group]
-    return [(int(slot), table.ids[table.starts[r] : table.starts[r + 1]].tolist()) for r, slot in enumerate(plan.slots)]
+    return {
+        slot: table.ids[table.starts[r] : table.starts[r + 1]].tolist() for r, slot in enumerate(plan.slots.tolist())
+    }

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from radixmill.core.plan import PageCopy, PageTable, StepPlan
 from radixmill.engine.schedule.sequence import Sequence
@@ -72,5 +71,5 @@ class _Table:
         return PageTable(np.frombuffer(self.ids, np.int32), _ints(self.starts))
 
 
-def _ints(values: list[int], dtype: DTypeLike = np.int32) -> NDArray[Any]:
-    return np.array(values, dtype)
+def _ints(values: list[int]) -> NDArray[np.int32]:
+    return np.array(values, np.int32)

@@ -59,7 +59,7 @@ class Sequence:
         self.request = request
         self.seed = start.seed
         self.rank = (-request.priority, arrival)  # lower runs first
-        self.namespace: Hashable = (request.numerics or spec.numerics, request.adapter, request.tenant)
+        self.namespace: Hashable = (spec.numerics, request.adapter, request.tenant)
         self.tokens = array("q", request.prompt + start.output)
         self.known = len(self.tokens)
         self.prompt_len = len(request.prompt)

@@ -185,6 +185,9 @@ void attention(Engine& engine, const OwnedPages& kv, nb::handle q, nb::handle y,
 
 NB_MODULE(_native, m) {
   m.doc() = "RadixMill's compiled CPU kernels; used through radixmill.device.kernels.cpu.CpuOps.";
+  // A thread that still runs when the interpreter ends keeps its objects: the process's end frees them, and a user
+  // must not read a page about it.
+  nb::set_leak_warnings(false);
   m.def("best_isa", best_isa);
 
   nb::class_<Matrix>(m, "Matrix").def_prop_ro("format", &Matrix::format_name).def_prop_ro("nbytes", &Matrix::nbytes);
