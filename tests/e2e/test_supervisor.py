@@ -1,0 +1,210 @@
+"""Processes: they start, die and end as they should, and leave nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.data import ROOT
+from tests.e2e.kit import Server, run_cli, serving, stream
+
+LONG = {"prompt": "a long way", "max_tokens": 400, "ignore_eos": True, "seed": 1}
+
+
+def wait_until(what: object, patience: float = 20.0) -> None:
+    deadline = time.monotonic() + patience
+    while not what():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.02)
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def folders() -> set[str]:
+    return {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("radixmill-")}
+
+
+def test_sigterm_finishes_live_requests_and_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
+    before = folders()
+    with serving(tiny, "--load-format", "dummy", folder=tmp_path) as server:
+        pids = [*server.pids("engine"), *server.pids("front")]
+        assert len(pids) == 2
+
+        async def drained() -> dict[str, object]:
+            started = asyncio.Event()
+            task = asyncio.create_task(stream(server.url, LONG, on_chunk=started.set))
+            await started.wait()
+            server.process.send_signal(signal.SIGTERM)
+            return await task
+
+        assert asyncio.run(drained())["finish"] == {0: "length"}
+        assert server.process.wait(20) == 0
+    assert all(map(gone, pids)) and folders() <= before
+
+
+def test_a_second_signal_ends_at_once(tiny: Path, tmp_path: Path) -> None:
+    with serving(tiny, "--load-format", "dummy", folder=tmp_path) as server:
+
+        async def cut() -> None:
+            started = asyncio.Event()
+            task = asyncio.create_task(stream(server.url, {**LONG, "max_tokens": 4000}, on_chunk=started.set))
+            await started.wait()
+            server.process.send_signal(signal.SIGINT)
+            while "finishing live requests" not in server.log.read_text():
+                await asyncio.sleep(0.01)
+            server.process.send_signal(signal.SIGINT)
+            await asyncio.gather(task, return_exceptions=True)
+
+        asyncio.run(cut())
+        assert server.process.wait(10) == 0
+
+
+def test_while_draining_no_new_work_is_taken(tiny: Path, tmp_path: Path) -> None:
+    with serving(tiny, "--load-format", "dummy", folder=tmp_path) as server:
+
+        async def refused() -> int:
+            started = asyncio.Event()
+            task = asyncio.create_task(stream(server.url, {**LONG, "max_tokens": 1500}, on_chunk=started.set))
+            await started.wait()
+            server.process.send_signal(signal.SIGTERM)
+            async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+                while (await client.get(f"{server.url}/ready")).status_code == 200:
+                    await asyncio.sleep(0.005)
+                answer = await client.post(f"{server.url}/v1/completions", json={"model": "default", "prompt": "x"})
+            await task
+            return answer.status_code
+
+        assert asyncio.run(refused()) == 503
+
+
+def test_children_do_not_outlive_a_killed_supervisor(tiny: Path, tmp_path: Path) -> None:
+    with serving(tiny, "--load-format", "dummy", folder=tmp_path) as server:
+        pids = [*server.pids("engine"), *server.pids("front")]
+        server.process.kill()
+        wait_until(lambda: all(map(gone, pids)))
+
+
+def test_an_engine_that_never_comes_up_is_given_up_truthfully(tiny: Path, tmp_path: Path) -> None:
+    with serving(tiny, "--load-format", "dummy", folder=tmp_path) as server:
+        config = tiny / "config.json"
+        text = config.read_text()
+        try:
+            config.write_text("{")  # the model's files are damaged while the server runs
+            server.kill()
+            answer = server.post("/v1/completions", model="default", prompt="x", max_tokens=2)
+            assert answer.status_code in (500, 503) and answer.json()["error"]["type"] == "server_error"
+            wait_until(lambda: server.get("/ready").status_code == 503)
+            assert "in a row" in server.get("/ready").json()["error"]["message"]
+            assert "Traceback" not in server.get("/ready").text
+        finally:
+            config.write_text(text)
+
+
+def test_an_idle_server_uses_no_processor(tiny_server: Server) -> None:
+    pids = [tiny_server.process.pid, *tiny_server.pids("engine"), *tiny_server.pids("front")]
+
+    def ticks() -> int:
+        return sum(
+            sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13])) for pid in pids
+        )
+
+    asyncio.run(stream(tiny_server.url, {**LONG, "max_tokens": 4}))
+    time.sleep(0.2)
+    before = ticks()
+    time.sleep(2)
+    assert ticks() - before <= 2  # hundredths of a second
+
+
+def test_what_the_command_line_says() -> None:
+    assert run_cli("--version").stdout.startswith("radixmill ")
+    usage = run_cli("--help").stdout
+    assert all(command in usage for command in ("serve", "chat", "complete", "bench", "pull", "models", "doctor"))
+    assert run_cli().returncode == 2
+    doctor = run_cli("doctor")
+    assert doctor.returncode == 0 and "linear" in doctor.stdout and "cores" in doctor.stdout
+    assert "smollm2-135m-instruct" in run_cli("models").stdout
+    assert run_cli("pull", "no-such-model").returncode == 2
+
+
+def test_sglangs_command_starts_the_same_server(tiny: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "radixmill.launch_server",
+        "--model-path",
+        str(tiny),
+        "--load-format",
+        "dummy",
+        "--port",
+        "0",
+        "--tp",
+        "2",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2 and "--tp" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_talking_from_the_command_line(tiny_server: Server) -> None:
+    said = run_cli("complete", "one two", "--url", tiny_server.url, "--max-tokens", "5", "--seed", "1")
+    assert (
+        said.returncode == 0
+        and said.stdout
+        == run_cli("complete", "one two", "--url", tiny_server.url, "--max-tokens", "5", "--seed", "1").stdout
+    )
+    assert run_cli("chat", "hello", "--url", tiny_server.url, "--max-tokens", "3").returncode == 0
+    nobody = run_cli("chat", "hello", "--url", "http://127.0.0.1:9")
+    assert nobody.returncode == 2 and "radixmill serve" in nobody.stderr
+
+
+@pytest.mark.slow
+def test_without_a_compiler_the_install_is_plain_python(tmp_path: Path) -> None:
+    environment = {**os.environ, "CC": "/bin/false", "CXX": "/bin/false"}
+    source = tmp_path / "source"  # a copy: a failed configuration must not stay in the tree's build folder
+    shutil.copytree(
+        ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv*", "build", "*.so", "__pycache__", ".*_cache")
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--target",
+        str(tmp_path / "site"),
+        str(source),
+    ]
+    installed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    if installed.returncode and "No matching distribution" in installed.stderr:
+        pytest.skip("the build requirements cannot be fetched here")
+    assert installed.returncode == 0, installed.stderr
+    assert not list((tmp_path / "site").rglob("_native*.so"))
+    code = "from radixmill.device.kernels import native_isa; import radixmill; print(repr(native_isa()), radixmill.__file__)"
+    asked = subprocess.run(
+        [
+            sys.executable,
+            "-S",
+            "-c",
+            f"import sys; sys.path[:0] = {[str(tmp_path / 'site')]!r} + {[p for p in sys.path if p]!r}\n{code}",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert asked.stdout.startswith(f"'' {tmp_path}"), asked.stdout + asked.stderr
