@@ -23,6 +23,7 @@ from radixmill.device.layers import Build
 from radixmill.device.loader import Checkpoint, open_checkpoint
 from radixmill.device.models import Decoder, DecoderConfig, family
 from radixmill.device.runner import PagedKV, Runner
+from radixmill.device.sampling import VERSION as SAMPLER
 from radixmill.device.sampling import Sampler
 from radixmill.device.worker import detect
 from radixmill.store.files import ModelFiles
@@ -128,6 +129,7 @@ def numerics_id(checkpoint: Checkpoint, model: DecoderConfig, ops: Ops, page_siz
         "kv": KV_TYPES[ops.mode][0],
         "page_size": page_size,
         "kernels": [ops.name, ops.version, ops.isa],
+        "sampler": SAMPLER,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 

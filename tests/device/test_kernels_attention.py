@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radixmill.device.kernels.contract import AttentionParams, Mode, Ops
+from radixmill.device.kernels.contract import AttentionParams, Heads, Mode, Ops
 from tests.device.kernel_kit import BACKENDS, MODES, Rows, backend, close, normal, same_bits
 
 CASES = {  # page size, H, G, D, window, softcap
@@ -186,3 +186,41 @@ def test_wrong_batches_are_refused(which: str) -> None:
         ops.attention(rows.q[0], kv, rows.batch([(0, 0, 20)]), params)
     with pytest.raises(IndexError):
         ops.kv_copy(kv, 0, rows.total_pages, 1)
+
+
+@pytest.mark.parametrize("normed", [False, True], ids=["plain", "normed"])
+@pytest.mark.parametrize("name", CASES)
+def test_qkv_is_norm_then_rope_then_store(ops: Ops, name: str, normed: bool) -> None:
+    """Bit for bit, stacked or in three parts, whatever the step is made of."""
+    rows, _ = case(name, [37, 1, 70])
+    _, heads, groups, dim, *_ = CASES[name]
+    half = dim // 4 if normed else dim // 2
+    angles = normal(80, half, seed=7)
+    norms = (ops.array(normal(dim, seed=8)), ops.array(normal(dim, seed=9)), 1e-5) if normed else None
+    shape = Heads(heads, groups, dim, ops.array(np.cos(angles)), ops.array(np.sin(angles)), norms)
+    for spans in ([(0, 0, 37), (1, 0, 1), (2, 0, 70)], [(2, 3, 4)], [(0, 20, 37), (2, 69, 70)]):
+        ragged = rows.batch(spans)
+        positions = np.concatenate([np.arange(a, b, dtype=np.int32) for _, a, b in spans])
+        q, k, v = (np.concatenate([x[r][a:b] for r, a, b in spans]) for x in (rows.q, rows.k, rows.v))
+        flat = [np.ascontiguousarray(x.reshape(len(x), -1)) for x in (q, k, v)]
+        if norms:
+            q, k = ops.rms_norm(q, norms[0], norms[2]), ops.rms_norm(k, norms[1], norms[2])
+        q, k = (ops.rope(x.copy(), positions, shape.cos, shape.sin) for x in (q, k))
+        expected = rows.fresh(ops)
+        ops.kv_store(expected, k, v, ragged)
+        for parts in ((np.ascontiguousarray(np.concatenate(flat, axis=1)),), tuple(flat)):
+            kv = rows.fresh(ops)
+            assert same_bits(ops.qkv(parts, shape, positions, kv, ragged), q)
+            assert same_bits(kv.keys, expected.keys) and same_bits(kv.values, expected.values)
+
+
+def test_qkv_refuses_what_would_leave_its_arrays(ops: Ops) -> None:
+    rows, _ = case("plain", [4])
+    shape = Heads(9, 3, 64, ops.array(normal(4, 32)), ops.array(normal(4, 32)))
+    ragged, kv = rows.batch([(0, 0, 4)]), rows.fresh(ops)
+    good = (normal(4, 15 * 64),)
+    ops.qkv(good, shape, np.arange(4, dtype=np.int32), kv, ragged)
+    with pytest.raises((ValueError, IndexError)):
+        ops.qkv(good, shape, np.arange(1, 5, dtype=np.int32), kv, ragged)
+    with pytest.raises((ValueError, IndexError)):
+        ops.qkv((normal(4, 14 * 64),), shape, np.arange(4, dtype=np.int32), kv, ragged)

@@ -69,6 +69,18 @@ class Ragged:
     page_size: int
 
 
+@dataclass(frozen=True)
+class Heads:
+    """How one layer's projections become queries, keys and values: made once, when the layer is built."""
+
+    heads: int  # H
+    kv_heads: int  # G
+    dim: int  # D
+    cos: Array  # [positions, r/2], see Ops.rope
+    sin: Array
+    norms: tuple[Array, Array, float] | None = None  # weight [D] for query heads, for key heads; eps
+
+
 class Ops(Protocol):
     """One backend, opened in one compute mode."""
 
@@ -127,6 +139,15 @@ class Ops(Protocol):
 
     def kv_store(self, kv: Array, k: Array, v: Array, ragged: Ragged) -> None:
         """Write k, v [T, G, D] at the batch's own positions."""
+
+    def qkv(
+        self, parts: tuple[Array, ...], heads: Heads, positions: NDArray[np.int32], kv: Array, ragged: Ragged
+    ) -> Array:
+        """Queries ready for attention, [T, H, D]; keys and values are stored at the batch's own positions.
+
+        parts: q, k and v side by side in one array [T, (H + 2G) · D], or three arrays [T, H · D], [T, G · D],
+        [T, G · D]. Bit for bit what rms_norm (where there are norms), rope and kv_store give one after the other.
+        """
 
     def kv_copy(self, kv: Array, src: int, dst: int, tokens: int) -> None:
         """Copy the first `tokens` positions of page src to page dst."""

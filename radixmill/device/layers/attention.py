@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from radixmill.device.kernels.contract import Array, AttentionParams
+from radixmill.device.kernels.contract import Array, AttentionParams, Heads
 from radixmill.device.layers.batch import ForwardBatch
 from radixmill.device.layers.build import Build, Parts
-from radixmill.device.layers.linear import Linear
+from radixmill.device.layers.linear import Linear, projections
 from radixmill.device.layers.norm import Norm
 from radixmill.device.layers.rope import Rope, RopeSpec
 
@@ -35,25 +35,19 @@ class Attention:
     def __init__(
         self, build: Build, part: Parts, shape: AttentionShape, norms: tuple[Norm, Norm] | None = None
     ) -> None:
-        self.ops, self.shape, self.norms = build.ops, shape, norms
+        self.ops, self.shape = build.ops, shape
         queries, keys = shape.heads * shape.dim, shape.kv_heads * shape.dim
-        # Three products, not one: the contract slices along the first axis only, and copying q, k and v out of a
-        # stacked result costs what the two calls do.
-        self.q = Linear(build, part("q"), shape.hidden, queries)
-        self.k = Linear(build, part("k"), shape.hidden, keys)
-        self.v = Linear(build, part("v"), shape.hidden, keys)
+        names = [(part("q"), queries), (part("k"), keys), (part("v"), keys)]
+        self.projections = projections(build, names, shape.hidden)
         self.out = Linear(build, part("out"), queries, shape.hidden)
-        self.rope = Rope(build, shape.rope, shape.dim)
+        turn = Rope(build, shape.rope, shape.dim)
+        weights = (norms[0].weight, norms[1].weight, norms[0].eps) if norms else None
+        self.heads = Heads(shape.heads, shape.kv_heads, shape.dim, turn.cos, turn.sin, weights)
 
     def __call__(self, x: Array, batch: ForwardBatch) -> Array:
         shape, ragged = self.shape, batch.ragged[self.shape.group]
-        q = self.q(x).reshape(-1, shape.heads, shape.dim)  # [T, H, D]
-        k = self.k(x).reshape(-1, shape.kv_heads, shape.dim)  # [T, G, D]
-        v = self.v(x).reshape(-1, shape.kv_heads, shape.dim)
-        if self.norms:
-            q, k = self.norms[0](q), self.norms[1](k)
-        q, k = self.rope(q, batch.positions), self.rope(k, batch.positions)
+        parts = tuple(project(x) for project in self.projections)
         kv = batch.kv[shape.layer]
-        self.ops.kv_store(kv, k, v, ragged)
+        q = self.ops.qkv(parts, self.heads, batch.positions, kv, ragged)  # [T, H, D]
         y = self.ops.attention(q, kv, ragged, shape.params)
         return self.out(y.reshape(-1, shape.heads * shape.dim))

@@ -71,6 +71,10 @@ class Build:
             tensors = [self._widen(tensor) for tensor in tensors]
         return self._pack(stack(tensors))
 
+    def kinds(self, stems: Sequence[str], rows: Sequence[int], columns: int) -> set[str]:
+        """The kinds in which these matrices are stored."""
+        return {self.tensors.stored(f"{s}.weight", (n, columns)).kind for s, n in zip(stems, rows, strict=True)}
+
     def bias(self, part: Part, rows: Sequence[int]) -> Array | None:
         """The part's biases end to end, [sum(rows)], or None where the layer has none."""
         if not part.bias:

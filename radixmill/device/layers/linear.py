@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from radixmill.device.kernels.contract import Array
 from radixmill.device.layers.build import Build, Part
 
@@ -16,3 +18,15 @@ class Linear:
 
     def __call__(self, x: Array) -> Array:
         return self.ops.linear(x, self.weight, self.bias)
+
+
+def projections(build: Build, parts: Sequence[tuple[Part, int]], inputs: int) -> tuple[Linear, ...]:
+    """Products of the same x with several parts of so many rows each: one stacked product where the parts are alike
+    (stored in the same kind, all with a bias or none), else one each. A stacked product reads x once and wakes the
+    threads once."""
+    stems = [stem for part, _ in parts for stem in part.stems]
+    rows = [count for _, count in parts]
+    alike = len({part.bias for part, _ in parts}) == 1 and len(build.kinds(stems, rows, inputs)) == 1
+    if alike and len(stems) == len(parts):
+        return (Linear(build, Part(tuple(stems), parts[0][0].bias), inputs, *rows),)
+    return tuple(Linear(build, part, inputs, count) for part, count in parts)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from radixmill.device.kernels.contract import Array
 from radixmill.device.layers.build import Build
 
 Frequencies = NDArray[np.float64]  # [D / 2]
@@ -100,16 +99,12 @@ class RopeSpec:
 
 
 class Rope:
-    """x [T, H, D] turned by its positions."""
+    """The tables that turn a layer's heads, [positions, dim / 2] each; layers that turn alike share them."""
 
     def __init__(self, build: Build, spec: RopeSpec, dim: int) -> None:
-        self.ops = build.ops
         self.cos, self.sin = build.shared(
             (spec, dim), lambda: tuple(build.ops.array(t) for t in tables(spec, dim, build.positions))
         )
-
-    def __call__(self, x: Array, positions: NDArray[np.int32]) -> Array:
-        return self.ops.rope(x, positions, self.cos, self.sin)
 
 
 def tables(spec: RopeSpec, dim: int, positions: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

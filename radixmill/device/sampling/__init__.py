@@ -1,5 +1,5 @@
 """Logits → tokens."""
 
-from radixmill.device.sampling.sampler import Sampler
+from radixmill.device.sampling.sampler import VERSION, Sampler
 
-__all__ = ["Sampler"]
+__all__ = ["VERSION", "Sampler"]

@@ -46,6 +46,10 @@ class _Slot:
             self.history.add(token)
 
 
+# Part of the numerics id. Raise it with every change after which the same logits may give another token.
+VERSION = "1"
+
+
 class Sampler:
     """Draws the next token of each slot. One per device; `admit` and `sample` are called in the order of the plans.
 

@@ -41,6 +41,27 @@ class Engine:
     def softcap(self, x: Any, cap: float, y: Any, /) -> None: ...
     def gated(self, gate_up: Any, activation: int, f: int, y: Any, /) -> None: ...
     def rope(self, x: Any, heads: int, dim: int, positions: Any, cos: Any, sin: Any, half: int, /) -> None: ...
+    def qkv(
+        self,
+        kv: Pages,
+        q: Any,
+        k: Any,
+        v: Any,
+        y: Any,
+        heads: int,
+        positions: Any,
+        cos: Any,
+        sin: Any,
+        half: int,
+        q_norm: Any,
+        k_norm: Any,
+        eps: float,
+        query_starts: Any,
+        starts: Any,
+        page_ids: Any,
+        page_starts: Any,
+        /,
+    ) -> None: ...
     def kv_store(
         self, kv: Pages, k: Any, v: Any, query_starts: Any, starts: Any, page_ids: Any, page_starts: Any, /
     ) -> None: ...

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from radixmill.device.kernels.contract import Array, AttentionParams, Mode, Ragged, Stored, Weight
+from radixmill.device.kernels.contract import Array, AttentionParams, Heads, Mode, Ragged, Stored, Weight
 
 try:
     from radixmill.device.kernels.cpu import _native
@@ -18,7 +18,7 @@ except ImportError:  # installed without a compiler
 VERSION = "1"
 
 NATIVE = (
-    "linear", "embed", "rms_norm", "add", "scale", "softcap", "gated", "rope", "kv_store", "kv_copy", "attention",
+    "linear", "embed", "rms_norm", "add", "scale", "softcap", "gated", "rope", "qkv", "kv_store", "kv_copy", "attention",
 )  # fmt: skip
 FORMATS = {"F32": "f32", "F16": "f16", "BF16": "bf16", "Q4_0": "w4", "Q4_1": "w4", "Q8_0": "w8"}
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2}
@@ -113,6 +113,18 @@ class CpuOps:
 
     def kv_store(self, kv: Array, k: Array, v: Array, ragged: Ragged) -> None:
         self._engine.kv_store(kv, k, v, ragged.query_starts, ragged.starts, ragged.page_ids, ragged.page_starts)
+
+    def qkv(
+        self, parts: tuple[Array, ...], heads: Heads, positions: NDArray[np.int32], kv: Array, ragged: Ragged
+    ) -> Array:
+        q, k, v = parts if len(parts) == 3 else (parts[0], None, None)
+        y = np.empty((len(q), heads.heads, heads.dim), np.float32)
+        q_norm, k_norm, eps = heads.norms or (None, None, 0.0)
+        self._engine.qkv(
+            kv, q, k, v, y, heads.heads, positions, heads.cos, heads.sin, heads.cos.shape[1], q_norm, k_norm, eps,
+            ragged.query_starts, ragged.starts, ragged.page_ids, ragged.page_starts,
+        )  # fmt: skip
+        return y
 
     def kv_copy(self, kv: Array, src: int, dst: int, tokens: int) -> None:
         self._engine.kv_copy(kv, src, dst, tokens)

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from radixmill.device.kernels.contract import Array, AttentionParams, Mode, Ragged, Stored, Weight
+from radixmill.device.kernels.contract import Array, AttentionParams, Heads, Mode, Ragged, Stored, Weight
 from radixmill.device.kernels.reference import attention
 from radixmill.device.kernels.reference.tiles import Each, Floats, matmul_rows, one_blas_thread, row_tile, tree_sum
 from radixmill.device.kernels.reference.weights import FORMATS, INTEGER_FORMATS, as_int8, widen
@@ -107,6 +107,19 @@ class ReferenceOps:
 
     def kv_store(self, kv: Array, k: Array, v: Array, ragged: Ragged) -> None:
         attention.store(kv, _contiguous(k), _contiguous(v), ragged)
+
+    def qkv(
+        self, parts: tuple[Array, ...], heads: Heads, positions: NDArray[np.int32], kv: Array, ragged: Ragged
+    ) -> Array:
+        dim, queries = heads.dim, heads.heads * heads.dim
+        if len(parts) == 1:
+            parts = tuple(np.split(parts[0], [queries, queries + heads.kv_heads * dim], axis=1))
+        q, k, v = (np.ascontiguousarray(part).reshape(len(part), -1, dim) for part in parts)
+        if heads.norms:
+            q_norm, k_norm, eps = heads.norms
+            q, k = self.rms_norm(q, q_norm, eps), self.rms_norm(k, k_norm, eps)
+        self.kv_store(kv, self.rope(k, positions, heads.cos, heads.sin), v, ragged)
+        return self.rope(q, positions, heads.cos, heads.sin)
 
     def kv_copy(self, kv: Array, src: int, dst: int, tokens: int) -> None:
         kv.keys[dst, :tokens] = kv.keys[src, :tokens]

@@ -131,22 +131,63 @@ void Engine::rope(float* x, int t, int heads, int dim, const int32_t* positions,
   });
 }
 
+// f(token, page, slot) for every token of the batch.
+template <class F>
+void Engine::each_position(const Pages& kv, const Ragged& ragged, int64_t cost, const F& f) {
+  spread(ragged.query_starts[ragged.rows], cost, [&](int64_t from, int64_t to) {
+    const int32_t* ends = ragged.query_starts + 1;
+    int row = int(std::upper_bound(ends, ends + ragged.rows, int32_t(from)) - ends);
+    for (int64_t token = from; token < to; token++) {
+      while (token >= ragged.query_starts[row + 1]) row++;
+      const int position = ragged.starts[row] + int(token) - ragged.query_starts[row];
+      const int page = ragged.page_ids[ragged.page_starts[row] + position / kv.page_size];
+      f(token, size_t(page), position % kv.page_size);
+    }
+  });
+}
+
+void Engine::store_head(const Pages& kv, const float* key, const float* value, size_t page, int slot, int group) {
+  const size_t stride = size_t(pad8(kv.page_size)), width = size_t(pad8(kv.value_dim));
+  store_key(kv, key, page * kv.key_page() + size_t(group) * kv.dim * stride + slot);
+  store_value(kv, value, page * kv.value_page() + (size_t(group) * kv.page_size + slot) * width);
+}
+
 void Engine::kv_store(const Pages& kv, const float* k, const float* v, const Ragged& ragged) {
   check(kv, ragged);
-  const size_t stride = size_t(pad8(kv.page_size)), width = size_t(pad8(kv.value_dim));
-  for (int row = 0; row < ragged.rows; row++)
-    spread(ragged.queries(row), int64_t(kv.groups) * (kv.dim + kv.value_dim), [&](int64_t from, int64_t to) {
-      for (int64_t i = from; i < to; i++) {
-        const int position = ragged.starts[row] + int(i), slot = position % kv.page_size;
-        const size_t page = size_t(ragged.page_ids[ragged.page_starts[row] + position / kv.page_size]);
-        const int64_t first = (ragged.query_starts[row] + i) * kv.groups;
-        for (int g = 0; g < kv.groups; g++) {
-          store_key(kv, k + (first + g) * kv.dim, page * kv.key_page() + size_t(g) * kv.dim * stride + slot);
-          store_value(kv, v + (first + g) * kv.value_dim,
-                      page * kv.value_page() + (size_t(g) * kv.page_size + slot) * width);
-        }
-      }
-    });
+  each_position(kv, ragged, int64_t(kv.groups) * (kv.dim + kv.value_dim), [&](int64_t token, size_t page, int slot) {
+    for (int g = 0; g < kv.groups; g++)
+      store_head(kv, k + (token * kv.groups + g) * kv.dim, v + (token * kv.groups + g) * kv.value_dim, page, slot, g);
+  });
+}
+
+// One token's heads, normed and rotated into y.
+void Engine::turned(const float* x, float* y, int heads, int dim, const float* norm, const QkvJob& job, int position) {
+  if (norm)
+    for (int h = 0; h < heads; h++) kernels_.rms_norm(x + h * dim, norm, y + h * dim, dim, job.eps);
+  else
+    memcpy(y, x, size_t(heads) * dim * 4);
+  const int64_t angle = int64_t(position) * job.half;
+  kernels_.rope(y, heads, dim, job.cos + angle, job.sin + angle, job.half);
+}
+
+void Engine::qkv(const Pages& kv, const QkvJob& job, const Ragged& ragged, float* y) {
+  check(kv, ragged);
+  if (2 * job.half > kv.dim) throw std::invalid_argument("qkv: more rotated dimensions than the head has");
+  const int tokens = ragged.query_starts[ragged.rows], queries = job.heads * kv.dim;
+  for (int i = 0; i < tokens; i++)
+    if (job.positions[i] < 0 || job.positions[i] >= job.limit)
+      throw std::out_of_range("qkv: position outside the table");
+  const int64_t cost = queries + int64_t(kv.groups) * (kv.dim + kv.value_dim);
+  each_position(kv, ragged, cost, [&](int64_t token, size_t page, int slot) {
+    thread_local std::vector<float> keys;
+    keys.resize(size_t(kv.groups) * kv.dim);
+    const int position = job.positions[token];
+    turned(job.k + token * job.k_stride, keys.data(), kv.groups, kv.dim, job.k_norm, job, position);
+    turned(job.q + token * job.q_stride, y + token * queries, job.heads, kv.dim, job.q_norm, job, position);
+    const float* values = job.v + token * job.v_stride;
+    for (int g = 0; g < kv.groups; g++)
+      store_head(kv, keys.data() + g * kv.dim, values + g * kv.value_dim, page, slot, g);
+  });
 }
 
 // One head's key goes down a column: item `at`, then every pad8(P)-th.

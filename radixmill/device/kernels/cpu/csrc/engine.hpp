@@ -26,6 +26,18 @@ struct Ragged {
   int queries(int row) const { return query_starts[row + 1] - query_starts[row]; }
 };
 
+// What becomes of a layer's projections; see Heads and Ops.qkv in contract.py. Rows of q, k, v lie `stride` floats apart.
+struct QkvJob {
+  const float *q, *k, *v;
+  int64_t q_stride, k_stride, v_stride;
+  int heads;
+  const int32_t* positions;
+  const float *cos, *sin;  // [limit, half]
+  int limit, half;
+  const float *q_norm, *k_norm;  // [D] or null
+  float eps;
+};
+
 class Engine {
  public:
   Engine(const Kernels& kernels, int threads, bool fast);
@@ -44,6 +56,7 @@ class Engine {
   // x [t, heads, dim]; cos, sin [limit, half].
   void rope(float* x, int t, int heads, int dim, const int32_t* positions, const float* cos, const float* sin,
             int limit, int half);
+  void qkv(const Pages& kv, const QkvJob& job, const Ragged& ragged, float* y);
   void kv_store(const Pages& kv, const float* k, const float* v, const Ragged& ragged);
   void kv_copy(const Pages& kv, int src, int dst, int tokens);
   void attention(const Pages& kv, const float* q, float* y, int heads, const Ragged& ragged, float scale, int window,
@@ -59,6 +72,10 @@ class Engine {
   template <class F>
   void spread_flat(int64_t n, int cost, const F& f);
   float* scratch(int worker, size_t floats);
+  template <class F>
+  void each_position(const Pages& kv, const Ragged& ragged, int64_t cost, const F& f);
+  void turned(const float* x, float* y, int heads, int dim, const float* norm, const QkvJob& job, int position);
+  void store_head(const Pages& kv, const float* key, const float* value, size_t page, int slot, int group);
   void store_key(const Pages& kv, const float* key, size_t at);
   void store_value(const Pages& kv, const float* value, size_t at);
 

@@ -3,6 +3,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
+#include <optional>
 #include <stdexcept>
 
 #include "engine.hpp"
@@ -165,6 +166,43 @@ void rope(Engine& engine, nb::handle x, int heads, int dim, nb::handle positions
   engine.rope(in.data(), t, heads, dim, at.data(), c.data(), s.data(), limit, half);
 }
 
+// An array that may be None.
+template <class T>
+class Maybe {
+ public:
+  Maybe(nb::handle source, size_t count) {
+    if (!source.is_none()) array_.emplace(source, count);
+  }
+  T* data() const { return array_ ? array_->data() : nullptr; }
+
+ private:
+  std::optional<Array<T>> array_;
+};
+
+// k, v: None where q holds all three side by side.
+void qkv(Engine& engine, const OwnedPages& kv, nb::handle q, nb::handle k, nb::handle v, nb::handle y, int heads,
+         nb::handle positions, nb::handle cos, nb::handle sin, int half, nb::handle q_norm, nb::handle k_norm,
+         float eps, nb::handle a, nb::handle b, nb::handle c, nb::handle d) {
+  const RaggedArrays ragged(a, b, c, d);
+  const size_t t = ragged.tokens(), queries = size_t(heads) * kv.dim, keys = size_t(kv.groups) * kv.dim,
+               values = size_t(kv.groups) * kv.value_dim, all = queries + keys + values;
+  const bool stacked = k.is_none();
+  Array<float> in(q, t * (stacked ? all : queries)), out(y, t * queries, true), cosines(cos), sines(sin, cosines.size());
+  Maybe<float> in_k(k, t * keys), in_v(v, t * values), norm_q(q_norm, kv.dim), norm_k(k_norm, kv.dim);
+  Array<int32_t> at(positions, t);
+  QkvJob job{in.data(),      in_k.data(), in_v.data(),    int64_t(queries), int64_t(keys), int64_t(values),
+             heads,          at.data(),   cosines.data(), sines.data(),     cosines.rows(size_t(half)), half,
+             norm_q.data(),  norm_k.data(), eps};
+  if (stacked) {
+    job.k = job.q + queries, job.v = job.k + keys;
+    job.q_stride = job.k_stride = job.v_stride = int64_t(all);
+  } else if (v.is_none()) {
+    throw std::invalid_argument("qkv: keys without values");
+  }
+  const Call call(engine);
+  engine.qkv(kv, job, ragged.view(), out.data());
+}
+
 void kv_store(Engine& engine, const OwnedPages& kv, nb::handle k, nb::handle v, nb::handle a, nb::handle b,
               nb::handle c, nb::handle d) {
   const RaggedArrays ragged(a, b, c, d);
@@ -217,6 +255,9 @@ NB_MODULE(_native, m) {
       .def("softcap", softcap)
       .def("gated", gated)
       .def("rope", rope)
+      .def("qkv", qkv, nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(),
+           nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(),
+           nb::arg(), nb::arg())
       .def("kv_store", kv_store)
       .def("kv_copy",
            [](Engine& engine, const OwnedPages& kv, int src, int dst, int tokens) {
