@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -92,14 +92,14 @@ def config_from(args: argparse.Namespace) -> Config:
 
 
 def build(tree: dict[str, Any]) -> Config:
-    """A Config from nested dicts; unknown names are refused by name."""
+    """A Config from nested dicts; unknown names, and values that a setting cannot have, are refused by name."""
     return _build(Config, tree, "")
 
 
 def _build(cls: Any, tree: dict[str, Any], where: str) -> Any:
     hints = get_type_hints(cls)
-    known = {f.name for f in fields(cls)}
-    if unknown := set(tree) - known:
+    known = {f.name: f for f in fields(cls)}
+    if unknown := set(tree) - set(known):
         raise CannotStart(
             f"the config has no setting {where}{sorted(unknown)[0]!r}", f"It knows: {', '.join(sorted(known))}"
         )
@@ -109,13 +109,16 @@ def _build(cls: Any, tree: dict[str, Any], where: str) -> Any:
             made[name] = _build(hints[name], value, f"{where}{name}.")
         else:
             made[name] = _checked(hints[name], value, f"{where}{name}")
+            _check_range(known[name].metadata, made[name], f"{where}{name}")
     return cls(**made)
 
 
 def _checked(kind: Any, value: Any, where: str) -> Any:
     """A value of a config file, checked against its field's type."""
     if kind == tuple[str, ...]:
-        return (value,) if isinstance(value, str) else tuple(value)
+        if not isinstance(value, str | list | tuple):
+            raise CannotStart(f"the config's {where} must be text or a list of texts, not {value!r}")
+        return (value,) if isinstance(value, str) else tuple(map(str, value))
     allowed = get_args(kind) or (kind,)
     if isinstance(value, str) and int in allowed and str not in allowed:
         try:
@@ -130,6 +133,18 @@ def _checked(kind: Any, value: Any, where: str) -> Any:
     return value
 
 
+def _check_range(meta: Mapping[str, Any], value: Any, where: str) -> None:
+    """Raise CannotStart for a value that is none of the choices, or a number out of bounds."""
+    if (choices := meta["choices"]) and value not in choices:
+        raise CannotStart(f"{where} must be one of {', '.join(choices)}, not {value!r}")
+    low, high = meta.get("low"), meta.get("high")
+    if value is None or low is None or (low <= value and (high is None or value <= high)):
+        return
+    raise CannotStart(
+        f"{where} must be " + (f"at least {low}" if high is None else f"from {low} to {high}") + f", not {value}"
+    )
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text()
@@ -142,9 +157,9 @@ def _read(path: Path) -> dict[str, Any]:
                 tree = yaml.safe_load(text) or {}
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise CannotStart(f"cannot read the config file {path}: {error}") from None
-    if not isinstance(tree, dict):
-        raise CannotStart(f"the config file {path} must be a mapping of sections")
-    return tree
+    if not isinstance(tree, dict) or not all(isinstance(section or {}, dict) for section in tree.values()):
+        raise CannotStart(f"the config file {path} must be a mapping of sections, each a mapping of settings")
+    return {name: section or {} for name, section in tree.items()}
 
 
 def flags_page() -> str:

@@ -1,6 +1,7 @@
 """The server's settings: a frozen tree. Flags, their help and the docs page are generated from these dataclasses.
 
-A field's metadata: `help` (one sentence), `flags` (other spellings on the command line), `choices`, `metavar`.
+A field's metadata: `help` (one sentence), `flags` (other spellings on the command line), `choices`, `metavar`,
+`low` and `high` (of a number, both included).
 The value None (or "auto") means: let `resolve` choose; what it chose, and why, is in the resolved tree and its reasons.
 """
 
@@ -42,6 +43,7 @@ class ModelOptions:
         "tokens a sequence may have, prompt and output together (8192, 32k, …)",
         flags=("--max-model-len",),
         size=True,
+        low=2,
     )
     chat_template: str | None = option(None, "a .jinja file to use instead of the model's own chat template")
     allow_unknown_config: bool = option(False, "load although config.json has keys that we do not know")
@@ -57,7 +59,7 @@ class ComputeOptions:
         choices=("fast", "exact"),
     )
     backend: str = option("auto", "who computes; reference is plain NumPy", choices=("auto", "cpu", "reference"))
-    threads: int | None = option(None, "compute threads; default: the cores this process may use")
+    threads: int | None = option(None, "compute threads; default: the cores this process may use", low=1)
     isa: str = option("auto", "instruction set of the C++ kernels", choices=("auto", "avx2", "portable"))
 
 
@@ -65,7 +67,7 @@ class ComputeOptions:
 class CacheOptions:
     """The KV cache."""
 
-    page_size: int = option(64, "positions in a page of the KV cache")
+    page_size: int = option(64, "positions in a page of the KV cache", low=1)
     kv_cache_bytes: int | None = option(
         None, "bytes for the KV cache (512m, 4g, …); default: a quarter of free memory, at most 1g", size=True
     )
@@ -81,7 +83,7 @@ class CacheOptions:
 class ScheduleOptions:
     """Who runs next."""
 
-    max_running_requests: int = option(64, "sequences that run at once")
+    max_running_requests: int = option(64, "sequences that run at once", low=1)
     schedule_policy: str = option(
         "fcfs",
         "order of the queue: first come first served, or longest cached prefix first with ageing",
@@ -91,8 +93,11 @@ class ScheduleOptions:
         512,
         "most tokens computed in one step; adapts downwards so that a step takes at most a second",
         flags=("--chunked-prefill-size",),
+        low=1,
     )
-    step_seconds: float = option(1.0, "how long a step may take; the token budget follows what was measured")
+    step_seconds: float = option(
+        1.0, "how long a step may take; the token budget follows what was measured", low=0.001, high=3600.0
+    )
     overlap: bool = option(False, "schedule the next step while the device computes this one")
 
 
@@ -101,7 +106,7 @@ class ServerOptions:
     """The HTTP side."""
 
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 opens the server to the network")
-    port: int = option(30000, "port to listen on; 0 picks a free one")
+    port: int = option(30000, "port to listen on; 0 picks a free one", low=0, high=65535)
     api_key: tuple[str, ...] = option((), "key(s) that clients must send as a bearer token", secret=True)
     sampling_defaults: str = option(
         "model",
@@ -111,9 +116,9 @@ class ServerOptions:
     strict_fields: bool = option(
         False, "answer 400 to request fields we have never heard of instead of naming them in X-RadixMill-Ignored"
     )
-    max_body_bytes: int = option(32 << 20, "largest request body", size=True)
-    max_queued_requests: int = option(1024, "requests that may be in flight or waiting; more get 429")
-    drain_timeout: float = option(30.0, "seconds to finish live requests after SIGTERM")
+    max_body_bytes: int = option(32 << 20, "largest request body", size=True, low=1)
+    max_queued_requests: int = option(1024, "requests that may be in flight or waiting; more get 429", low=1)
+    drain_timeout: float = option(30.0, "seconds to finish live requests after SIGTERM", low=0.0, high=86400.0)
     log_level: str = option("info", "what is logged", choices=("debug", "info", "warning", "error"))
 
 

@@ -60,7 +60,6 @@ class FrontProcess:
                 timeout_graceful_shutdown=5,
             )
         )
-        self._events: asyncio.Queue[dict[str, object]] = asyncio.Queue()
 
     async def run(self, rest: bytes) -> None:
         """Until drained or until the supervisor is gone. Raises CannotStart where the tokenizer can't be loaded."""
@@ -111,7 +110,8 @@ class FrontProcess:
         )
 
     async def _follow_supervisor(self, rest: bytes) -> None:
-        reader, writer = await asyncio.open_connection(sock=self._control)
+        # A copy: asyncio closes what it is given, and the supervisor has yet to hear why we could not start.
+        reader, writer = await asyncio.open_connection(sock=self._control.dup())
         with contextlib.closing(writer):
             for event in _events(rest):
                 await self._obey(event)

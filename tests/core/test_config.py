@@ -81,6 +81,45 @@ def test_what_does_not_fit_is_refused(config: Config, words: str) -> None:
         resolve(config, LAPTOP, MODEL)
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("--page-size", "0"),
+        ("--max-running-requests", "0"),
+        ("--threads", "-1"),
+        ("--step-tokens", "0"),
+        ("--step-seconds", "nan"),
+        ("--context-length", "0"),
+        ("--port", "70000"),
+        ("--drain-timeout", "inf"),
+        ("--max-queued-requests", "0"),
+    ],
+)
+def test_numbers_out_of_bounds_are_refused_by_name(argv: tuple[str, str]) -> None:
+    with pytest.raises(CannotStart, match=argv[0].removeprefix("--").replace("-", "_")):
+        parsed(*argv)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("compute: {compute: fst}", "compute.compute must be one of fast, exact"),
+        ("server: {api_key: 5}", "server.api_key"),
+        ("server: 5", "mapping"),
+        ("- server", "mapping"),
+    ],
+)
+def test_values_of_a_config_file_that_a_setting_cannot_have(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(CannotStart, match=words):
+        parsed("--config", str(tmp_path / "c.yaml"), "--port", "0")
+
+
+def test_an_empty_section_of_a_config_file(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("server:\n")
+    assert parsed("--config", str(tmp_path / "c.yaml"), "--port", "1").server.port == 1
+
+
 def test_resolving_is_idempotent() -> None:
     once = resolve(Config(), LAPTOP, MODEL)
     assert resolve(once.config, LAPTOP, MODEL).config == once.config

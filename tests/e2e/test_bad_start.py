@@ -75,6 +75,15 @@ def test_too_little_memory_for_the_kv_cache(tiny: Path) -> None:
     assert "KV cache" in line and "--kv-cache-bytes" in line
 
 
+@pytest.mark.parametrize("flag", ["--chat-template", "--tokenizer"])
+def test_what_the_front_cannot_read(tiny: Path, flag: str) -> None:
+    assert "/nowhere" in serve(tiny, "--load-format", "dummy", flag, "/nowhere")
+
+
+def test_a_page_of_no_tokens(tiny: Path) -> None:
+    assert "page_size" in serve(tiny, "--load-format", "dummy", "--page-size", "0")
+
+
 def test_more_context_than_the_model_has(tiny: Path) -> None:
     assert "4096" in serve(tiny, "--load-format", "dummy", "--context-length", "8192")
 

@@ -48,6 +48,14 @@ def test_seeds_are_prompt_major_over_all_choices():
     assert client.seeds == [tuple(choice_seed(7, j) for j in range(3)), tuple(choice_seed(7, j) for j in range(3, 6))]
 
 
+def test_a_token_that_only_the_tokenizer_knows_is_refused_before_the_engine_sees_it():
+    client = EchoClient(spec=with_spec(vocab_size=ord("c")))
+    with pytest.raises(BadRequest) as refused:
+        run(session(client), ask(prompts=(TextPrompt("ab"), TextPrompt("abc"))))
+    assert refused.value.param == "prompt[1]" and str(ord("c")) in refused.value.message
+    assert not client.requests and run(session(client), ask(id="s", prompts=(TextPrompt("ab"),)))
+
+
 def test_a_request_without_a_seed_gets_one_and_says_which():
     client = EchoClient()
     _, generation = run(session(client), ask())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import pytest
@@ -23,6 +23,7 @@ from radixmill.store import ModelFiles
 from tests.front.text_kit import sentencepiece
 
 CORPUS = ["hello world, the hedge held the well", "<s> and </s> are <|im_end|> marks", "être là, 我想在 12345"] * 4
+SCRATCH = TemporaryDirectory(prefix="radixmill-text-")  # gone with this process
 SPECIAL = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
 CONFIG = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "unk_token": "<unk>"}
 MARK = "\ue000"
@@ -66,7 +67,7 @@ def folder(kind: str, **config: Any) -> Path:
     made.add_tokens([AddedToken("<think>", normalized=False), AddedToken("<｜User｜>", normalized=False)])
     bos = made.token_to_id("<s>")
     made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", bos)])
-    root = Path(mkdtemp(prefix="radixmill-text-"))
+    root = Path(mkdtemp(dir=SCRATCH.name))
     made.save(str(root / "tokenizer.json"))
     (root / "tokenizer_config.json").write_text(json.dumps({**CONFIG, **config}))
     return root

@@ -150,6 +150,7 @@ class Session:
             raise BadRequest(
                 f"{len(prompts)} prompts with {ask.width} choices each are more than {most} sequences.", param="n"
             )
+        _check_known(prompts, spec.vocab_size, ask.prompt_field)
         params = [to_params(ask, len(ids), spec.context, spec.vocab_size, self.defaults) for ids in prompts]
         seed = secrets.randbits(SEED_BITS) if ask.seed is None else ask.seed
         streams = [] if ask.max_tokens == 0 else self._streams(ask, prompts, params, seed)
@@ -199,6 +200,18 @@ class Session:
             keep_stop=ask.keep_stop,
             keep_tokens=ask.keep_tokens,
         )
+
+
+def _check_known(prompts: Sequence[Sequence[int]], vocab_size: int, field: str) -> None:
+    """Raise BadRequest where the tokenizer made a token that the model has no row for: some know more than their model."""
+    for i, ids in enumerate(prompts):
+        if (highest := max(ids)) >= vocab_size:
+            name = f"{field}[{i}]" if len(prompts) > 1 else field
+            raise BadRequest(
+                f"{name} has a token, {highest}, that the tokenizer knows but the model does not:"
+                f" it has {vocab_size} tokens.",
+                param=name,
+            )
 
 
 def _chars(prompt: Prompt) -> int:
