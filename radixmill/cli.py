@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -182,10 +182,6 @@ def flags_page() -> str:
             lines.append(f"| {names} | {default} | {leaf.metadata['help']}{choices} |")
         lines.append("")
     return "\n".join(lines)
-
-
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ class Child:
     """A process we started, and the line to it."""
 
     role: str
-    incarnation: int
+    number: int
     process: subprocess.Popen[bytes]
     control: socket.socket
     held: bytearray = field(default_factory=bytearray)
@@ -121,14 +121,19 @@ class Supervisor:
         self._children: list[Child] = []
         self._engine_event: dict[str, Any] = {}
         self._incarnations = 0
-        self._crashes = 0
-        self._restart_at: float | None = None
+        self._spawned = {"engine": 0, "front": 0}
+        self._crashes = {"engine": 0, "front": 0}  # in a row, each without having got anywhere
+        self._up = {"engine": False, "front": False}  # whether one has ever come up
+        self._restarts: dict[str, float] = {}  # role → when to start another
         self._stopping = 0
         self._deadline = float("inf")
         self._exit: int | None = None
 
     def run(self) -> int:
-        """Until told to stop, or until nothing can be served. Returns the exit code."""
+        """Until told to stop, or until nothing can be served. Returns the exit code.
+
+        An engine that no longer comes up is not the end: the front goes on to say so.
+        """
         try:
             self.start()
             while self._exit is None:
@@ -149,9 +154,9 @@ class Supervisor:
                 self._drain_wake()
             elif key.data in self._children:
                 self._hear(key.data)
-        if self._restart_at is not None and time.monotonic() >= self._restart_at:
-            self._restart_at = None
-            self._start_engine()
+        for role in [role for role, at in self._restarts.items() if time.monotonic() >= at]:
+            del self._restarts[role]
+            self._start_engine() if role == "engine" else self._start_front()
         if self._stopping and time.monotonic() > self._deadline:
             log.warning("live requests did not finish in time; stopping all the same")
             self._exit = 0
@@ -169,11 +174,13 @@ class Supervisor:
         self._children.clear()
         if self.listener:
             self.listener.close()
+        self._selector.close()
+        self._wake.close()
+        self._woken.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _patience(self, timeout: float | None) -> float | None:
-        ends = [self._restart_at if self._restart_at is not None else float("inf"), self._deadline]
-        until = min(ends) - time.monotonic()
+        until = min([*self._restarts.values(), self._deadline]) - time.monotonic()
         if timeout is not None:
             until = min(until, timeout)
         return None if until == float("inf") else max(until, 0.0)
@@ -219,7 +226,7 @@ class Supervisor:
             self.files.name,
             str(self.files.root),
             self.files.sha256,
-            self.started,
+            time.monotonic() if self._up[role] else self.started,
             self._incarnations,
             listener.fileno(),
         )
@@ -236,8 +243,10 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 env=_child_environment(),
             )
-        child = Child(role, self._incarnations, process, ours)
-        child.control.sendall(msgspec.json.encode(boot) + b"\n")
+        self._spawned[role] += 1
+        child = Child(role, self._spawned[role], process, ours)
+        with contextlib.suppress(OSError):  # a child that is gone already is noticed by the loop
+            child.control.sendall(msgspec.json.encode(boot) + b"\n")
         self._children.append(child)
         self._selector.register(ours, selectors.EVENT_READ, child)
         return child
@@ -248,12 +257,17 @@ class Supervisor:
             self._bury(child)
             return
         for event in events:
-            if event["event"] == "cannot_start":
-                child.excuse = event["message"]
-            elif event["event"] == "progress":
-                child.progressed = True
-            elif event["event"] == "sized":
-                self._pin(event["tokens"], event["context"])
+            match event:
+                case {"event": "cannot_start", "message": str(message)}:
+                    child.excuse = message
+                case {"event": "progress"}:
+                    child.progressed = True
+                case {"event": "up"}:
+                    self._up[child.role] = True
+                    if child.role == "engine":
+                        self._pin(event["tokens"], event["context"])
+                    else:
+                        child.progressed = True
 
     def _pin(self, tokens: int, context: int) -> None:
         """Later incarnations get the sizes of the first, whatever memory is free by then: records must fit again."""
@@ -268,28 +282,34 @@ class Supervisor:
         status = child.reap(kill=child.role == "engine", patience=1.0)
         if self._stopping and child.role == "front":
             self._exit = 0
-        elif child.excuse and child.incarnation == 1:
-            print(f"radixmill: error: {child.excuse}", file=sys.stderr)
-            self._announce({"event": "failed", "detail": child.excuse})
-            self._exit = 2
-        elif child.role == "front":
-            log.error("the front ended (status %s); starting another", status)
-            self._start_front()
-        else:
-            self._engine_died(child, status)
-
-    def _engine_died(self, child: Child, status: int) -> None:
-        self._crashes = 1 if child.progressed else self._crashes + 1
-        if self._crashes >= CRASH_LIMIT:
-            detail = (
-                f"the engine died {self._crashes} times in a row without a token ({child.excuse or _cause(status)})"
-            )
-            log.error("%s; not restarting it", detail)
-            self._announce({"event": "failed", "detail": detail})
             return
-        log.error("engine %d died (%s); starting another", child.incarnation, child.excuse or _cause(status))
-        pause = 0.0 if self._crashes <= 1 else 0.1 * 2**self._crashes
-        self._restart_at = time.monotonic() + pause
+        cause = child.excuse or _cause(status)
+        crashes = self._crashes[child.role] = 1 if child.progressed else self._crashes[child.role] + 1
+        if not self._up[child.role] and (child.excuse or not child.progressed):
+            self._give_up_start(child, cause)
+        elif crashes >= CRASH_LIMIT:
+            self._give_up(child, crashes, cause)
+        else:
+            log.error("%s %d died (%s); starting another", child.role, child.number, cause)
+            pause = 0.0 if crashes == 1 else 0.1 * 2**crashes
+            self._restarts[child.role] = time.monotonic() + pause
+
+    def _give_up_start(self, child: Child, cause: str) -> None:
+        """It never came up: what is wrong will be wrong again."""
+        message = child.excuse or f"the {child.role} ended while it was starting ({cause})"
+        print(f"radixmill: error: {message}", file=sys.stderr)
+        self._announce({"event": "failed", "detail": message})
+        self._exit = 2 if child.excuse else 1
+
+    def _give_up(self, child: Child, crashes: int, cause: str) -> None:
+        """Something that worked does so no more. Without an engine the front says so; without a front we end."""
+        achieved = "a token" if child.role == "engine" else "being ready"
+        detail = f"the {child.role} died {crashes} times in a row without {achieved}"
+        log.error("%s (%s); not restarting it", detail, cause)
+        self._engine_event = {"event": "failed", "detail": detail}
+        self._announce(self._engine_event)
+        if child.role == "front":
+            self._exit = 1
 
     @property
     def engine_pid(self) -> int | None:
@@ -310,12 +330,11 @@ def child_main(control_fd: int) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # ^C and group-wide signals are the supervisor's business
         signal.signal(number, signal.SIG_IGN)
     control = socket.socket(fileno=control_fd)
-    line, rest = _first_line(control)
-    boot = msgspec.json.decode(line, type=Boot)
+    boot = msgspec.json.decode(_first_line(control), type=Boot)
     logs.setup(boot.role, boot.config.server.log_level)
     role = _engine_role if boot.role == "engine" else _front_role
     try:
-        role(boot, control, rest)
+        role(boot, control)
         return 0
     except CannotStart as error:
         _say(control, event="cannot_start", message=str(error))
@@ -325,14 +344,15 @@ def child_main(control_fd: int) -> int:
 # Each role imports its own room: an engine needs no HTTP, a front no arrays, the supervisor neither.
 
 
-def _engine_role(boot: Boot, control: socket.socket, rest: bytes) -> None:
+def _engine_role(boot: Boot, control: socket.socket) -> None:
     from radixmill.device.executor import open_executor
     from radixmill.engine.process import serve as serve_engine
 
     listener = socket.socket(fileno=boot.listener)
+    folder = Path(listener.getsockname()).parent
     executor = open_executor(boot.config, boot.files)
     spec = executor.spec
-    _say(control, event="sized", tokens=spec.kv_groups[0].pages * spec.page_size, context=spec.context)
+    _say(control, event="up", tokens=spec.kv_groups[0].pages * spec.page_size, context=spec.context)
     serve_engine(
         executor,
         boot.config,
@@ -341,13 +361,14 @@ def _engine_role(boot: Boot, control: socket.socket, rest: bytes) -> None:
         incarnation=boot.incarnation,
         on_progress=lambda: _say(control, event="progress"),
     )
+    shutil.rmtree(folder, ignore_errors=True)  # we end before the supervisor only if it was killed: it can't tidy up
 
 
-def _front_role(boot: Boot, control: socket.socket, rest: bytes) -> None:
+def _front_role(boot: Boot, control: socket.socket) -> None:
     from radixmill.front.process import serve as serve_front
 
     listener = socket.socket(fileno=boot.listener)
-    serve_front(boot.config, boot.files, listener, control, rest, started=boot.started)
+    serve_front(boot.config, boot.files, listener, control, started=boot.started)
 
 
 def _say(control: socket.socket, **event: Any) -> None:
@@ -356,15 +377,15 @@ def _say(control: socket.socket, **event: Any) -> None:
         control.sendall(msgspec.json.encode(event) + b"\n")
 
 
-def _first_line(control: socket.socket) -> tuple[bytes, bytes]:
-    held = b""
-    while b"\n" not in held:
-        data = control.recv(1 << 16)
-        if not data:
+def _first_line(control: socket.socket) -> bytes:
+    """The first line, and not a byte more: what follows is the role's to read."""
+    while True:
+        seen = control.recv(1 << 20, socket.MSG_PEEK)
+        if not seen:
             raise SystemExit(1)
-        held += data
-    line, _, rest = held.partition(b"\n")
-    return line, rest
+        if b"\n" in seen:
+            return control.recv(seen.index(b"\n") + 1)
+        time.sleep(0.001)
 
 
 def _child_environment() -> dict[str, str]:

@@ -104,7 +104,7 @@ class LLM:
         self._supervisor = launch.Supervisor(
             config, self.files, started=time.monotonic(), front=False, on_event=self._on_event
         )
-        self._threads.append(threading.Thread(target=self._supervisor.run, name="radixmill-supervisor", daemon=True))
+        self._threads.append(threading.Thread(target=self._supervise, name="radixmill-supervisor", daemon=True))
         self._ids = itertools.count(1)
         for thread in self._threads:
             thread.start()
@@ -227,6 +227,13 @@ class LLM:
         except KeyboardInterrupt:
             future.cancel()
             raise
+
+    def _supervise(self) -> None:
+        """The supervisor's thread: whatever ends it, nobody waits for an engine in vain."""
+        try:
+            self._supervisor.run()
+        finally:
+            self._on_event({"event": "failed", "detail": "the engine's supervisor has ended"})
 
     def _on_event(self, event: dict[str, Any]) -> None:
         """From the supervisor's thread."""

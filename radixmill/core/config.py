@@ -181,6 +181,10 @@ def resolve(config: Config, hardware: Hardware, model: ModelFacts) -> Resolved:
             "--backend cpu needs the compiled kernels, which are not installed",
             "Install a C++17 compiler and reinstall, or use --backend reference",
         )
+    if compute.backend == "reference" and compute.isa not in ("auto", "numpy"):
+        raise CannotStart(
+            f"--isa {compute.isa} is for the compiled kernels, not for --backend reference", "Leave one out"
+        )
     if compute.isa == "auto":
         compute = replace(compute, isa=hardware.isa if compute.backend == "cpu" else "numpy")
     if compute.threads is None:

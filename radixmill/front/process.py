@@ -61,11 +61,11 @@ class FrontProcess:
             )
         )
 
-    async def run(self, rest: bytes) -> None:
+    async def run(self) -> None:
         """Until drained or until the supervisor is gone. Raises CannotStart where the tokenizer can't be loaded."""
         async with asyncio.TaskGroup() as tasks:
             http = tasks.create_task(self._server.serve(sockets=[self._listener]))
-            line = tasks.create_task(self._follow_supervisor(rest))
+            line = tasks.create_task(self._follow_supervisor())
             opening = tasks.create_task(self._open())
             await http
             line.cancel()
@@ -84,6 +84,7 @@ class FrontProcess:
         gc.collect()
         gc.freeze()
         self._report(spec, session.served[0], took)
+        self._control.sendall(msgspec.json.encode({"event": "up"}) + b"\n")
 
     def _load_text(self) -> tuple[TextStack, float]:
         began = time.monotonic()
@@ -109,12 +110,10 @@ class FrontProcess:
             time.monotonic() - self._started,
         )
 
-    async def _follow_supervisor(self, rest: bytes) -> None:
+    async def _follow_supervisor(self) -> None:
         # A copy: asyncio closes what it is given, and the supervisor has yet to hear why we could not start.
         reader, writer = await asyncio.open_connection(sock=self._control.dup())
         with contextlib.closing(writer):
-            for event in _events(rest):
-                await self._obey(event)
             while line := await reader.readline():
                 await self._obey(msgspec.json.decode(line))
         self._server.should_exit = True  # the supervisor is gone
@@ -134,9 +133,13 @@ class FrontProcess:
         self._engine.drain()
         self._front.draining = True
         deadline = time.monotonic() + self._config.server.drain_timeout
-        while self._engine.health().live and time.monotonic() < deadline:
+        while self._live() and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
         self._server.should_exit = True
+
+    def _live(self) -> int:
+        """Requests taken and not yet answered, those still being tokenised included."""
+        return self._front.session.live if self._front.session else 0
 
 
 class _Server(uvicorn.Server):
@@ -147,17 +150,12 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _events(data: bytes) -> Iterator[dict[str, object]]:
-    for line in data.splitlines():
-        yield msgspec.json.decode(line)
-
-
 def serve(
-    config: Config, files: ModelFiles, listener: socket.socket, control: socket.socket, rest: bytes, *, started: float
+    config: Config, files: ModelFiles, listener: socket.socket, control: socket.socket, *, started: float
 ) -> None:
-    """Run a front until it is told to stop. `rest`: what the supervisor has said already on `control`."""
+    """Run a front until it is told to stop over `control`."""
     process = FrontProcess(config, files, listener, control, started)
     try:
-        uvloop.run(process.run(rest))
+        uvloop.run(process.run())
     except* CannotStart as group:
         raise group.exceptions[0] from None

@@ -133,13 +133,14 @@ class RemoteEngine:
         """
         if self._wire:
             self._wire.drop()
-        self._path = path
+        self._path, self._incarnation = path, incarnation
         loop = asyncio.get_running_loop()
         with contextlib.suppress(OSError):
             await loop.create_unix_connection(lambda: _Wire(self, incarnation), path)
 
     def attach(self, wire: _Wire) -> None:
-        self._wire, self._incarnation, self._serving = wire, wire.incarnation, False
+        self._wire, self._serving = wire, False
+        self._settle()
 
     async def ready(self) -> ModelSpec:
         """Wait until the engine is ready. Raises EngineFailed once it has been given up."""
@@ -211,15 +212,19 @@ class RemoteEngine:
         self._wire, self._serving = None, False
         if self._state == "ready":
             self._state, self._detail = "restarting", "the engine died and is being restarted"
-        for question in self._questions.values():
-            if not question.done():
-                question.set_result(Reply(0, False, error="the engine died before it answered"))
-        self._questions.clear()
+        self._settle()
         if self._state == "failed":
             return
         task = asyncio.get_running_loop().create_task(self._reconnect(message.incarnation))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _settle(self) -> None:
+        """Nobody will answer what the last wire was asked."""
+        for question in self._questions.values():
+            if not question.done():
+                question.set_result(Reply(0, False, error="the engine died before it answered"))
+        self._questions.clear()
 
     async def _reconnect(self, incarnation: int) -> None:
         """Try the same incarnation once more: it lives if only the connection broke. A dead one refuses."""

@@ -120,6 +120,11 @@ def test_an_empty_section_of_a_config_file(tmp_path: Path) -> None:
     assert parsed("--config", str(tmp_path / "c.yaml"), "--port", "1").server.port == 1
 
 
+def test_an_instruction_set_for_numpy_is_refused() -> None:
+    with pytest.raises(CannotStart, match="--isa avx2"):
+        resolve(Config(compute=ComputeOptions(backend="reference", isa="avx2")), LAPTOP, MODEL)
+
+
 def test_resolving_is_idempotent() -> None:
     once = resolve(Config(), LAPTOP, MODEL)
     assert resolve(once.config, LAPTOP, MODEL).config == once.config

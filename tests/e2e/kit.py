@@ -69,13 +69,23 @@ class Server:
             raise
 
 
+SERVE = (sys.executable, "-m", "radixmill", "serve")
+
+
 @contextlib.contextmanager
-def serving(model: str | Path, *flags: str, folder: Path, patience: float = 120.0) -> Iterator[Server]:
+def serving(
+    model: str | Path,
+    *flags: str,
+    folder: Path,
+    patience: float = 120.0,
+    command: Sequence[str] = SERVE,
+    environment: dict[str, str] | None = None,
+) -> Iterator[Server]:
     """A server on a free port; `folder` gets its log."""
     log = folder / "server.log"
-    command = [sys.executable, "-m", "radixmill", "serve", str(model), "--port", "0", *flags]
+    argv = [*command, *([str(model)] if model else []), "--port", "0", *flags]
     with log.open("wb") as sink:
-        process = subprocess.Popen(command, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(argv, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL, env=environment)
     server = Server(process, log)
     try:
         _await_ready(server, patience)

@@ -96,8 +96,10 @@ def test_while_draining_no_new_work_is_taken(tiny: Path, tmp_path: Path) -> None
 def test_children_do_not_outlive_a_killed_supervisor(tiny: Path, tmp_path: Path) -> None:
     with serving(tiny, "--load-format", "dummy", folder=tmp_path) as server:
         pids = [*server.pids("engine"), *server.pids("front")]
+        before = folders()
         server.process.kill()
         wait_until(lambda: all(map(gone, pids)))
+        assert len(folders()) == len(before) - 1
 
 
 def test_an_engine_that_never_comes_up_is_given_up_truthfully(tiny: Path, tmp_path: Path) -> None:
@@ -110,10 +112,40 @@ def test_an_engine_that_never_comes_up_is_given_up_truthfully(tiny: Path, tmp_pa
             answer = server.post("/v1/completions", model="default", prompt="x", max_tokens=2)
             assert answer.status_code in (500, 503) and answer.json()["error"]["type"] == "server_error"
             wait_until(lambda: server.get("/ready").status_code == 503)
+            told = server.get("/ready").json()["error"]["message"]
+            assert "in a row" in told and str(tiny) not in told and "Traceback" not in told
+            server.kill("front")  # its successor knows it too
+            wait_until(lambda: ready_status(server) == 503)
             assert "in a row" in server.get("/ready").json()["error"]["message"]
-            assert "Traceback" not in server.get("/ready").text
         finally:
             config.write_text(text)
+
+
+def ready_status(server: Server) -> int:
+    try:
+        return server.get("/ready").status_code
+    except httpx.HTTPError:
+        return 0
+
+
+def test_an_engine_that_dies_while_starting_ends_the_command(tiny: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "radixmill", "serve", str(tiny), "--load-format", "dummy", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        server = Server(process, tmp_path)  # type: ignore[arg-type]
+        wait_until(server.kill)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "the engine ended while it was starting (SIGKILL)" in said and "Traceback" not in said
+
+
+def test_without_compiled_kernels_the_server_says_so(tiny: Path, tmp_path: Path) -> None:
+    """As after an install without a compiler: NumPy serves, and the log says so."""
+    blocker = tmp_path / "sitecustomize.py"
+    blocker.write_text("import sys\nsys.modules['radixmill.device.kernels.cpu._native'] = None\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    with serving(tiny, "--load-format", "dummy", folder=tmp_path, environment=environment) as server:
+        assert "no compiled kernels, NumPy instead" in server.log.read_text()
+        assert asyncio.run(stream(server.url, {**LONG, "max_tokens": 3}))["finish"] == {0: "length"}
 
 
 def test_an_idle_server_uses_no_processor(tiny_server: Server) -> None:
@@ -143,21 +175,13 @@ def test_what_the_command_line_says() -> None:
 
 
 def test_sglangs_command_starts_the_same_server(tiny: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "radixmill.launch_server",
-        "--model-path",
-        str(tiny),
-        "--load-format",
-        "dummy",
-        "--port",
-        "0",
-        "--tp",
-        "2",
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert result.returncode == 2 and "--tp" in result.stderr and "Traceback" not in result.stderr
+    flags = ["--model-path", str(tiny), "--load-format", "dummy", "--mem-fraction-static", "0.8", "--tp", "1"]
+    with serving("", *flags, folder=tmp_path, command=[sys.executable, "-m", "radixmill.launch_server"]) as server:
+        assert asyncio.run(stream(server.url, {**LONG, "max_tokens": 3}))["finish"] == {0: "length"}
+        assert server.get("/get_model_info").json()["model_path"] == str(tiny)
+    command = [sys.executable, "-m", "radixmill.launch_server", *flags[:-1], "2"]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 2 and "--tp" in refused.stderr and "Traceback" not in refused.stderr
 
 
 def test_talking_from_the_command_line(tiny_server: Server) -> None:

@@ -25,6 +25,8 @@ class Front:
         """The session, if a request sent now would be served. Raises NotReady."""
         if self.draining:
             raise NotReady("The server is shutting down.", retry_after=5.0)
+        if self.client is not None and (health := self.client.health()).state == "failed":
+            raise NotReady(f"The server cannot serve: {health.detail}.")
         if self.session is None:
             raise NotReady("The server is loading the model. Try again later.", retry_after=1.0)
         self.session.spec()

@@ -55,7 +55,10 @@ class Session:
         health, spec = self.client.health(), self.client.spec
         if spec is None or health.state not in ("ready", "restarting"):
             reason = f"The server is {health.state}" + (f": {health.detail}" if health.detail else "")
-            raise NotReady(f"{reason}. Try again later.", retry_after=1.0)
+            hopeless = health.state == "failed"
+            raise NotReady(
+                f"{reason}." + ("" if hopeless else " Try again later."), retry_after=None if hopeless else 1.0
+            )
         return spec
 
     def check_model(self, name: str) -> str:

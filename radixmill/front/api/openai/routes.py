@@ -60,8 +60,12 @@ class GenerateRoute(Generic[Body, View]):
             request.scope[ID_KEY] = body.rid
         if body.stream:
             generation = await session.start(ask)
-            view = self.view(body, generation, session.text.token_bytes)
-            return EventStream(generation, self.chunks(view), parsed.headers())
+            try:
+                view = self.view(body, generation, session.text.token_bytes)
+                return EventStream(generation, self.chunks(view), parsed.headers())
+            except BaseException:
+                generation.close()
+                raise
         answer = await while_connected(request.receive, self._whole(session, ask, body))
         return Response(msgspec.json.encode(answer), headers=parsed.headers(), media_type="application/json")
 
