@@ -33,8 +33,9 @@ constexpr uint32_t bytes_of(uint32_t byte) { return byte * 0x01010101u; }
 constexpr int value_of(int field) { return 16 * (field % 2) + 4 * (field / 2); }
 
 // A plane of the codes' bits [at, at + bits) of row r.
-void write_plane(const uint8_t* codes, int bits, int at, int r, uint8_t* plane) {
-  const int fields = 8 / bits;
+template <int bits, int at>
+void write_plane(const uint8_t* codes, int r, uint8_t* plane) {
+  constexpr int fields = 8 / bits;
   for (int from = 0; from < 8; from += fields) {
     uint32_t word = 0;
     for (int i = 0; i < fields; i++)
@@ -43,36 +44,39 @@ void write_plane(const uint8_t* codes, int bits, int at, int r, uint8_t* plane) 
   }
 }
 
-void read_plane(const uint8_t* plane, int bits, int at, int r, uint8_t* codes) {
-  const int fields = 8 / bits;
+template <int bits, int at>
+void read_plane(const uint8_t* plane, int r, uint8_t* codes) {
+  constexpr int fields = 8 / bits;
   for (int i = 0; i < 8; i++) {
     const uint32_t word = word_at(plane + 32 * (i / fields) + 4 * r) >> (bits * (i % fields));
-    const uint32_t all = word_at(codes + value_of(i)) | (word & bytes_of((1u << bits) - 1)) << at;
+    const uint32_t rest = at ? word_at(codes + value_of(i)) : 0;
+    const uint32_t all = rest | (word & bytes_of((1u << bits) - 1)) << at;
     memcpy(codes + value_of(i), &all, 4);
   }
-}
-
-// f(bits, at, bytes before it) for each plane of codes of `bits` bits.
-template <class Do>
-void each_plane(int bits, const Do& go) {
-  const int first = bits >= 4 ? 4 : 2;
-  go(first, 0, 0);
-  if (bits > first) go(bits - first, first, kGroup * first);
 }
 
 void write_codes(const uint8_t* codes, int bits, int r, uint8_t* group) {
   if (bits == 8)
     for (int j = 0; j < 8; j++) memcpy(group + 32 * j + 4 * r, codes + 4 * j, 4);
+  else if (bits >= 4)
+    write_plane<4, 0>(codes, r, group);
   else
-    each_plane(bits, [&](int width, int at, int before) { write_plane(codes, width, at, r, group + before); });
+    write_plane<2, 0>(codes, r, group);
+  if (bits == 3) write_plane<1, 2>(codes, r, group + 64);
+  if (bits == 5) write_plane<1, 4>(codes, r, group + 128);
+  if (bits == 6) write_plane<2, 4>(codes, r, group + 128);
 }
 
 void read_codes(const uint8_t* group, int bits, int r, uint8_t* codes) {
-  memset(codes, 0, kGroup);
   if (bits == 8)
     for (int j = 0; j < 8; j++) memcpy(codes + 4 * j, group + 32 * j + 4 * r, 4);
+  else if (bits >= 4)
+    read_plane<4, 0>(group, r, codes);
   else
-    each_plane(bits, [&](int width, int at, int before) { read_plane(group + before, width, at, r, codes); });
+    read_plane<2, 0>(group, r, codes);
+  if (bits == 3) read_plane<1, 2>(group + 64, r, codes);
+  if (bits == 5) read_plane<1, 4>(group + 128, r, codes);
+  if (bits == 6) read_plane<2, 4>(group + 128, r, codes);
 }
 
 void write_block(const Block& block, Layout l, int r, uint8_t* out) {

@@ -14,42 +14,54 @@ uint16_t half_at(const uint8_t* p) {
 
 uint16_t negative(uint16_t half) { return half ^ 0x8000; }
 
-// 2n fields of `bits` bits at `shift`: one from each of n bytes.
-void fields(const uint8_t* p, int n, int shift, int mask, uint8_t* out) {
+// The field of `mask` at `shift` in each of n bytes.
+template <int n, int shift, int mask>
+void fields(const uint8_t* p, uint8_t* out) {
   for (int i = 0; i < n; i++) out[i] = uint8_t((p[i] >> shift) & mask);
+}
+// The same, set at bit `at` of what is there.
+template <int n, int at>
+void add_fields(const uint8_t* p, int shift, int mask, uint8_t* out) {
+  for (int i = 0; i < n; i++) out[i] = uint8_t(out[i] | ((p[i] >> shift) & mask) << at);
 }
 
 // Two rows of n nibbles: the low ones, then the high ones.
-void nibbles(const uint8_t* p, int n, uint8_t* out) {
-  fields(p, n, 0, 15, out);
-  fields(p, n, 4, 15, out + n);
+template <int n>
+void nibbles(const uint8_t* p, uint8_t* out) {
+  fields<n, 0, 15>(p, out);
+  fields<n, 4, 15>(p, out + n);
 }
 
 void q4_0(const uint8_t* p, Block& b) {
   b.scale = half_at(p);
-  nibbles(p + 2, 16, b.codes);
+  nibbles<16>(p + 2, b.codes);
 }
 
 void q4_1(const uint8_t* p, Block& b) {
   b.scale = half_at(p), b.minimum = half_at(p + 2);
-  nibbles(p + 4, 16, b.codes);
+  nibbles<16>(p + 4, b.codes);
 }
 
+// Bit i of the word at p is bit 4 of code i. A multiplication copies four bits to the lowest bits of four bytes.
 void fifth_bits(const uint8_t* p, uint8_t* codes) {
-  uint32_t bits;
-  memcpy(&bits, p, 4);
-  for (int i = 0; i < 32; i++) codes[i] |= uint8_t((bits >> i & 1) << 4);
+  for (int i = 0; i < 32; i += 4) {
+    const uint32_t four = uint32_t(p[i / 8]) >> (i % 8) & 15, spread = four * 0x00204081u & 0x01010101u;
+    uint32_t word;
+    memcpy(&word, codes + i, 4);
+    word |= spread << 4;
+    memcpy(codes + i, &word, 4);
+  }
 }
 
 void q5_0(const uint8_t* p, Block& b) {
   b.scale = half_at(p);
-  nibbles(p + 6, 16, b.codes);
+  nibbles<16>(p + 6, b.codes);
   fifth_bits(p + 2, b.codes);
 }
 
 void q5_1(const uint8_t* p, Block& b) {
   b.scale = half_at(p), b.minimum = half_at(p + 2);
-  nibbles(p + 8, 16, b.codes);
+  nibbles<16>(p + 8, b.codes);
   fifth_bits(p + 4, b.codes);
 }
 
@@ -71,14 +83,13 @@ void k_scales(const uint8_t* p, Block& b) {
 
 void q4_k(const uint8_t* p, Block& b) {
   k_scales(p, b);
-  for (int i = 0; i < 4; i++) nibbles(p + 16 + 32 * i, 32, b.codes + 64 * i);
+  for (int i = 0; i < 4; i++) nibbles<32>(p + 16 + 32 * i, b.codes + 64 * i);
 }
 
 void q5_k(const uint8_t* p, Block& b) {
   k_scales(p, b);
-  for (int i = 0; i < 4; i++) nibbles(p + 48 + 32 * i, 32, b.codes + 64 * i);
-  for (int g = 0; g < 8; g++)
-    for (int i = 0; i < 32; i++) b.codes[32 * g + i] |= uint8_t((p[16 + i] >> g & 1) << 4);
+  for (int i = 0; i < 4; i++) nibbles<32>(p + 48 + 32 * i, b.codes + 64 * i);
+  for (int g = 0; g < 8; g++) add_fields<32, 4>(p + 16, g, 1, b.codes + 32 * g);
 }
 
 // 16 scales of 8 bits; codes of 4 + 2 bits, less 32.
@@ -87,17 +98,19 @@ void q6_k(const uint8_t* p, Block& b) {
   memcpy(b.factors, p + 192, 16);
   for (int half = 0; half < 2; half++) {
     uint8_t* codes = b.codes + 128 * half;
-    nibbles(p + 64 * half, 64, codes);
-    for (int part = 0; part < 4; part++)
-      for (int i = 0; i < 32; i++)
-        codes[32 * part + i] |= uint8_t((p[128 + 32 * half + i] >> (2 * part) & 3) << 4);
+    nibbles<64>(p + 64 * half, codes);
+    for (int part = 0; part < 4; part++) add_fields<32, 4>(p + 128 + 32 * half, 2 * part, 3, codes + 32 * part);
   }
 }
 
 // Codes of two bits, as the two smallest kinds have them.
 void pairs_of_bits(const uint8_t* p, uint8_t* codes) {
-  for (int half = 0; half < 2; half++)
-    for (int part = 0; part < 4; part++) fields(p + 32 * half, 32, 2 * part, 3, codes + 128 * half + 32 * part);
+  for (int half = 0; half < 2; half++, p += 32, codes += 128) {
+    fields<32, 0, 3>(p, codes);
+    fields<32, 2, 3>(p, codes + 32);
+    fields<32, 4, 3>(p, codes + 64);
+    fields<32, 6, 3>(p, codes + 96);
+  }
 }
 
 // 16 scales of 6 bits, less 32; codes of 2 + 1 bits, less 4.
@@ -109,8 +122,7 @@ void q3_k(const uint8_t* p, Block& b) {
     b.factors[i] = int8_t((low | high << 4) - 32);
   }
   pairs_of_bits(p + 32, b.codes);
-  for (int g = 0; g < 8; g++)
-    for (int i = 0; i < 32; i++) b.codes[32 * g + i] |= uint8_t((p[i] >> g & 1) << 2);
+  for (int g = 0; g < 8; g++) add_fields<32, 2>(p, g, 1, b.codes + 32 * g);
 }
 
 // 16 scales and 16 minima of 4 bits; codes of 2 bits.
