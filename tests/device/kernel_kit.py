@@ -15,10 +15,11 @@ from radixmill.device.kernels.contract import AttentionParams, Mode, Ops, Ragged
 
 BACKENDS = ("reference", "cpu/portable", "cpu/avx2")
 MODES: tuple[Mode, ...] = ("fast", "exact")
-# Where each kind's blocks keep their float16 scale and minimum.
+# Where each kind's blocks keep their float16 scale and minimum (MXFP4: one byte, an exponent).
 HEADERS = {
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,),
     "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
+    "IQ4_NL": (0,), "IQ4_XS": (0,), "MXFP4": (),
 }  # fmt: skip
 QUANTISED = tuple(HEADERS)
 KINDS = ("F32", "F16", "BF16", *QUANTISED)
@@ -65,6 +66,8 @@ def stored(kind: str, n: int, k: int, seed: int = 0) -> Stored:
     for i, at in enumerate(HEADERS[kind]):
         halves = normal(n, k // block, 1, seed=seed + 1 + i).astype(np.float16)
         blocks[..., at : at + 2] = halves.view(np.uint8)
+    if kind == "MXFP4":
+        blocks[..., 0] = rng(seed).integers(110, 130, blocks.shape[:2])  # powers of two
     return Stored(kind, (n, k), blocks.reshape(n, -1))
 
 

@@ -24,6 +24,7 @@ NATIVE = (
 FORMATS = {
     "F32": "f32", "F16": "f16", "BF16": "bf16", "Q4_0": "w4", "Q4_1": "w4", "Q5_0": "w5", "Q5_1": "w5", "Q8_0": "w8",
     "Q2_K": "w2k", "Q3_K": "w3k", "Q4_K": "w4k", "Q5_K": "w5k", "Q6_K": "w6k",
+    "IQ4_NL": "w4n", "IQ4_XS": "w4nk", "MXFP4": "w4f",
 }  # fmt: skip
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2}
 

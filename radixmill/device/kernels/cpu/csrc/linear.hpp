@@ -69,6 +69,9 @@ RADIXMILL_INLINE void for_format(Format f, const Do& go) {
     case Format::w4k: return go(std::integral_constant<Format, Format::w4k>());
     case Format::w5k: return go(std::integral_constant<Format, Format::w5k>());
     case Format::w6k: return go(std::integral_constant<Format, Format::w6k>());
+    case Format::w4n: return go(std::integral_constant<Format, Format::w4n>());
+    case Format::w4nk: return go(std::integral_constant<Format, Format::w4nk>());
+    case Format::w4f: return go(std::integral_constant<Format, Format::w4f>());
     default: __builtin_unreachable();
   }
 }
@@ -86,11 +89,24 @@ RADIXMILL_INLINE VB codes_of(const uint8_t* p) {
     return join(plane<4, field, 0>(p), plane<bits - 4, field, 4>(p + 128));
 }
 
+// The same, or the table's entries for them, as signed bytes.
+template <Format F, int field>
+RADIXMILL_INLINE VB entries_of(const uint8_t* p) {
+  constexpr Layout l = layout(F);
+  if constexpr (l.table == Table::none) return codes_of<l.bits, field>(p);
+  return lookup(kTables[int(l.table)], codes_of<l.bits, field>(p));
+}
+
+template <Format F>
+RADIXMILL_INLINE V block_scale(const uint8_t* block) {
+  return F == Format::w4f ? load_bf16((const uint16_t*)block) : load_half((const uint16_t*)block);
+}
+
 // What turns codes into values, per half of a group.
 template <Format F, int h>
 RADIXMILL_INLINE V scale_of(const uint8_t* block, int g) {
   constexpr Layout l = layout(F);
-  const V scale = load_half((const uint16_t*)block);
+  const V scale = block_scale<F>(block);
   if constexpr (l.factors == 2) return mul(scale, half_floats<h>(block + factors_at(l, g)));
   if constexpr (l.factors == 1) return mul(scale, int8_floats(block + factors_at(l, g)));
   return scale;
@@ -107,10 +123,9 @@ RADIXMILL_INLINE V minimum_of(const uint8_t* block, int g, V scale) {
 
 template <Format F, int field>
 RADIXMILL_INLINE void unpack_field(const uint8_t* codes, V scale, V minimum, float* out) {
-  constexpr int bits = layout(F).bits;
-  const VB all = codes_of<bits, field>(codes);
+  const VB all = entries_of<F, field>(codes);
   out += (field % 2 * 16 + field / 2 * 4) * kLanes;
-  if constexpr (bits == 8) {
+  if constexpr (layout(F).is_signed()) {
     store(out, mul(scale, signed_floats<0>(all)));
     store(out + kLanes, mul(scale, signed_floats<1>(all)));
     store(out + 2 * kLanes, mul(scale, signed_floats<2>(all)));
@@ -167,20 +182,19 @@ RADIXMILL_INLINE void add_chunk(const uint8_t* codes, const int8_t* x, size_t ld
   }
 }
 
-template <int TB>
-RADIXMILL_INLINE void dot_bytes(const uint8_t* codes, const int8_t* x, size_t ldx, VI* out) {
-  for (int j = 0; j < 8; j++) {
-    const VB w = bytes(codes + 32 * j);
-    for (int t = 0; t < TB; t++) {
-      const VI s = together(signed_products(w, x + t * ldx + 4 * j));
-      out[t] = j ? add_int(out[t], s) : s;
-    }
+// Signed codes: a pair of products fills an int16. Fields in the order of K, first the even ones.
+template <Format F, int TB, int i = 0>
+RADIXMILL_INLINE void dot_signed(const uint8_t* codes, const int8_t* x, size_t ldx, VI* out) {
+  const VB w = entries_of<F, i % 4 * 2 + i / 4>(codes);
+  for (int t = 0; t < TB; t++) {
+    const VI s = together(signed_products(w, x + t * ldx + 4 * i));
+    out[t] = i ? add_int(out[t], s) : s;
   }
+  if constexpr (i < 7) dot_signed<F, TB, i + 1>(codes, x, ldx, out);
 }
 
 template <int bits, int TB>
-RADIXMILL_INLINE void dot(const uint8_t* codes, const int8_t* x, size_t ldx, VI* out) {
-  if constexpr (bits == 8) return dot_bytes<TB>(codes, x, ldx, out);
+RADIXMILL_INLINE void dot_unsigned(const uint8_t* codes, const int8_t* x, size_t ldx, VI* out) {
   VS sums[TB];
   add_chunk<bits, 0, TB>(codes, x, ldx, sums);
   add_chunk<bits, 1, TB>(codes, x, ldx, sums);
@@ -239,7 +253,10 @@ RADIXMILL_INLINE void add_group(const LinearJob& job, const uint8_t* block, int 
       }
     }
   } else {
-    dot<l.bits, TB>(codes, x, size_t(job.k), dots);
+    if constexpr (l.is_signed())
+      dot_signed<F, TB>(codes, x, size_t(job.k), dots);
+    else
+      dot_unsigned<l.bits, TB>(codes, x, size_t(job.k), dots);
     const V scale = scale_of<F, 0>(block, g);
     for (int t = 0; t < TB; t++) sum[t] = fma(mul(scale, set1(xs[t * groups])), to_float(dots[t]), sum[t]);
     if constexpr (l.minimum || l.offset) {

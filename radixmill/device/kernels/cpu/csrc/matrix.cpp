@@ -27,6 +27,12 @@ float half_at(const uint8_t* p) {
   return half_to_float(h);
 }
 
+float bf16_at(const uint8_t* p) {
+  uint16_t h;
+  memcpy(&h, p, 2);
+  return bf16_to_float(h);
+}
+
 constexpr uint32_t bytes_of(uint32_t byte) { return byte * 0x01010101u; }
 
 // Four codes are one word of a row. Field i of a plane holds values 16 · (i % 2) + 4 · (i / 2) and the next three.
@@ -92,14 +98,18 @@ void write_block(const Block& block, Layout l, int r, uint8_t* out) {
 }
 
 // Values of half h of a group.
-void read_half(const uint8_t* block, Layout l, int g, int r, int h, const uint8_t* codes, float by, float* out) {
+void read_half(const uint8_t* block, Format f, int g, int r, int h, const uint8_t* codes, float by, float* out) {
+  const Layout l = layout(f);
+  const int8_t* table = kTables[int(l.table)];
   const size_t factor = size_t(l.factors * r) + (l.factors == 2 ? h : 0);
-  float scale = half_at(block + 2 * r), minimum = l.minimum ? half_at(block + 16 + 2 * r) : 0.0f;
+  float scale = f == Format::w4f ? bf16_at(block + 2 * r) : half_at(block + 2 * r), minimum = l.minimum ? half_at(block + 16 + 2 * r) : 0.0f;
   if (l.factors) scale *= float(int8_t(block[factors_at(l, g) + factor]));
   if (l.factors && l.minimum) minimum *= float(int8_t(block[low_factors_at(l, g) + factor]));
   if (l.offset) minimum = -float(l.offset) * scale;
-  for (int i = 0; i < 16; i++)
-    out[i] = l.bits == 8 ? scale * float(int8_t(codes[i])) * by : (scale * float(codes[i]) + minimum) * by;
+  for (int i = 0; i < 16; i++) {
+    const int code = l.bits == 8 ? int8_t(codes[i]) : l.table == Table::none ? codes[i] : table[codes[i]];
+    out[i] = l.is_signed() ? scale * float(code) * by : (scale * float(code) + minimum) * by;
+  }
 }
 
 float float_at(const uint8_t* p, Format format) {
@@ -175,7 +185,7 @@ void Matrix::row(int64_t index, float by, float* out) const {
     const uint8_t* block = panel + block_bytes(l) * size_t(at / l.block);
     const int g = at % l.block / kGroup;
     read_codes(block + codes_at(l, g), l.bits, r, codes);
-    for (int h = 0; h < 2; h++) read_half(block, l, g, r, h, codes + 16 * h, by, out + at + 16 * h);
+    for (int h = 0; h < 2; h++) read_half(block, format_, g, r, h, codes + 16 * h, by, out + at + 16 * h);
   }
 }
 

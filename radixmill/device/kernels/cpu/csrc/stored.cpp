@@ -132,12 +132,30 @@ void q2_k(const uint8_t* p, Block& b) {
   pairs_of_bits(p + 16, b.codes);
 }
 
+// d, high bits of eight scales, their low nibbles; scales are less 32.
+void iq4_xs(const uint8_t* p, Block& b) {
+  b.scale = half_at(p);
+  const uint16_t high = half_at(p + 2);
+  for (int g = 0; g < 8; g++) {
+    const int low = p[4 + g / 2] >> (g % 2 * 4) & 15;
+    b.factors[g] = int8_t((low | (high >> (2 * g) & 3) << 4) - 32);
+    nibbles<16>(p + 8 + 16 * g, b.codes + 32 * g);
+  }
+}
+
+// The scale is a power of two, 2^(e − 128) over doubled codes, which bf16 holds, if need be as a subnormal.
+void mxfp4(const uint8_t* p, Block& b) {
+  b.scale = p[0] < 2 ? uint16_t(0x20 << p[0]) : uint16_t((p[0] - 1) << 7);
+  nibbles<16>(p + 1, b.codes);
+}
+
 constexpr Kind kKinds[] = {
     {"F32", Format::f32, 4, nullptr}, {"F16", Format::f16, 2, nullptr}, {"BF16", Format::bf16, 2, nullptr},
     {"Q4_0", Format::w4s, 18, q4_0},  {"Q4_1", Format::w4, 20, q4_1},   {"Q5_0", Format::w5s, 22, q5_0},
     {"Q5_1", Format::w5, 24, q5_1},   {"Q8_0", Format::w8, 34, q8_0},   {"Q2_K", Format::w2k, 84, q2_k},
     {"Q3_K", Format::w3k, 110, q3_k}, {"Q4_K", Format::w4k, 144, q4_k}, {"Q5_K", Format::w5k, 176, q5_k},
-    {"Q6_K", Format::w6k, 210, q6_k},
+    {"Q6_K", Format::w6k, 210, q6_k}, {"IQ4_NL", Format::w4n, 18, q4_0}, {"IQ4_XS", Format::w4nk, 136, iq4_xs},
+    {"MXFP4", Format::w4f, 17, mxfp4},
 };
 
 }  // namespace

@@ -94,6 +94,11 @@ RADIXMILL_INLINE VB plane(const uint8_t* p) {
   constexpr int fields = 8 / bits;
   return ((bytes(p + 32 * (field / fields)) >> (bits * (field % fields))) & uint8_t((1 << bits) - 1)) << at;
 }
+RADIXMILL_INLINE VB lookup(const int8_t* table, VB codes) {
+  VB v;
+  for (int i = 0; i < 32; i++) v[i] = uint8_t(table[codes[i]]);
+  return v;
+}
 RADIXMILL_INLINE VB join(VB a, VB b) { return a | b; }
 
 template <int b>
