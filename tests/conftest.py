@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import hypothesis
@@ -24,3 +25,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def smollm2() -> Path:
     """The embedded model's GGUF file, fetched into the cache if need be."""
     return pull("smollm2-135m-instruct").root
+
+
+@pytest.fixture(scope="session")
+def other_gguf() -> Path:
+    """A GGUF file of the user's: RADIXMILL_TEST_GGUF=/path/to/chat-model.Q4_K_M.gguf."""
+    if not (path := os.environ.get("RADIXMILL_TEST_GGUF")):
+        pytest.skip("RADIXMILL_TEST_GGUF names no file")
+    return Path(path)

@@ -15,8 +15,14 @@ from radixmill.device.kernels.contract import AttentionParams, Mode, Ops, Ragged
 
 BACKENDS = ("reference", "cpu/portable", "cpu/avx2")
 MODES: tuple[Mode, ...] = ("fast", "exact")
-KINDS = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0")
-QUANTISED = ("Q4_0", "Q4_1", "Q8_0")
+# Where each kind's blocks keep their float16 scale and minimum (MXFP4: one byte, an exponent).
+HEADERS = {
+    "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,),
+    "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
+    "IQ4_NL": (0,), "IQ4_XS": (0,), "MXFP4": (),
+}  # fmt: skip
+QUANTISED = tuple(HEADERS)
+KINDS = ("F32", "F16", "BF16", *QUANTISED)
 
 Floats = NDArray[np.float32]
 
@@ -39,6 +45,12 @@ def normal(*shape: int, seed: int = 0) -> Floats:
     return rng(seed).standard_normal(shape, dtype=np.float32)
 
 
+def whole(kind: str, k: int) -> int:
+    """k, or the next whole number of the kind's blocks."""
+    block, _ = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    return -(-k // block) * block
+
+
 def stored(kind: str, n: int, k: int, seed: int = 0) -> Stored:
     """A matrix of `kind`. Quantised ones have random block bytes, so every code occurs; scales and minima are finite."""
     values = normal(n, k, seed=seed)
@@ -51,8 +63,11 @@ def stored(kind: str, n: int, k: int, seed: int = 0) -> Stored:
             return Stored(kind, (n, k), (values.view(np.uint32) >> 16).astype(np.uint16))
     block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
     blocks = rng(seed).integers(0, 256, (n, k // block, size), dtype=np.uint8)
-    header = {"Q4_0": 1, "Q4_1": 2, "Q8_0": 1}[kind]
-    blocks[..., : 2 * header] = normal(n, k // block, header, seed=seed + 1).astype(np.float16).view(np.uint8)
+    for i, at in enumerate(HEADERS[kind]):
+        halves = normal(n, k // block, 1, seed=seed + 1 + i).astype(np.float16)
+        blocks[..., at : at + 2] = halves.view(np.uint8)
+    if kind == "MXFP4":
+        blocks[..., 0] = rng(seed).integers(110, 130, blocks.shape[:2])  # powers of two
     return Stored(kind, (n, k), blocks.reshape(n, -1))
 
 

@@ -16,7 +16,7 @@ from radixmill.device.quant import widen
 from radixmill.front.text.gguf import gguf_vocabulary
 from radixmill.front.text.tokenizer import Tokenizer
 from radixmill.store import GGUFFile, ModelFiles
-from tests.device.model_kit import Driver, generate
+from tests.device.model_kit import TEXT, generate, perplexity
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -32,18 +32,6 @@ PROMPTS = (
     "<|im_start|>user\nWrite a haiku about rain.<|im_end|>\n<|im_start|>assistant\n",
     "Dear Sir or Madam,\n\nI am writing to",
 )
-TEXT = """A river begins where water gathers faster than the ground can drink it. High in the hills a spring may feed a thin
-stream, and many streams, each following the lowest path it can find, meet and widen into one. As the slope eases, the
-river slows and drops what it carried: stones first, then gravel, sand, and at last the fine mud that makes valleys good
-for farming. People have always settled near such places. They drank the water, caught the fish, and moved their goods by
-boat long before there were roads. Mills stood on the banks because falling water could turn a wheel, and a wheel could
-grind grain, saw wood, or hammer iron. Later the same idea, with turbines instead of wheels, lit whole cities. But a river
-is not only a tool. It floods, and the flood that ruins a harvest also renews the soil. It wanders, cutting a new bed and
-leaving the old one as a curved lake. Engineers build walls to hold it still, and then spend a century repairing them.
-Those who study rivers say that the best plan is often to give the water room: to let it spread over meadows in a wet
-spring, so that it does not spread through the streets downstream. In the end every river reaches the sea or a lake
-without an outlet, or it simply dries up in the sand. The water itself goes on. It rises as vapour, drifts as cloud, and
-falls again on the same hills where it began."""  # fmt: skip
 TOKENS = 64
 
 
@@ -104,14 +92,6 @@ def test_perplexity_of_fast_is_within_one_percent_of_exact(
 ) -> None:
     ids = tokenizer.encode(TEXT)
     assert len(ids) >= 250
-    reference = _perplexity(exact, ids)
+    reference = perplexity(exact.runner.model, ids)
     assert 2 < reference < 60, "the text is not what this model was made for, or the model is broken"
-    assert abs(_perplexity(_open(files, "fast"), ids) / reference - 1) < 0.01
-
-
-def _perplexity(executor: LocalExecutor, ids: list[int]) -> float:
-    (logits,) = Driver(executor.runner.model, page_size=64).run([ids], [[len(ids)]])
-    wide = logits[:-1].astype(np.float64)
-    wide -= wide.max(axis=1, keepdims=True)
-    logprobs = wide - np.log(np.exp(wide).sum(axis=1, keepdims=True))
-    return float(np.exp(-logprobs[np.arange(len(ids) - 1), ids[1:]].mean()))
+    assert abs(perplexity(_open(files, "fast").runner.model, ids) / reference - 1) < 0.01

@@ -12,6 +12,7 @@ T, R, its place in the batch, where a prefill was cut, or the number of threads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -39,10 +40,22 @@ class Stored:
 class Weight:
     """A matrix in a backend's compute format. Only the backend that packed it looks inside `parts`."""
 
-    format: str  # "f32", "f16", "bf16", "w4", "w8", …
+    format: str  # "f32", "f16", "bf16", "w4", "w8", …; of several matrices joined, "w5+w8"
     shape: tuple[int, int]  # [N, K]
-    parts: tuple[Any, ...]
+    parts: tuple[Any, ...]  # one per matrix joined
     nbytes: int
+
+
+def joined(weights: Sequence[Weight]) -> Weight:
+    """What Ops.join gives where a weight's parts can stand one below the other as they are."""
+    rows, columns = sum(weight.shape[0] for weight in weights), {weight.shape[1] for weight in weights}
+    assert len(columns) == 1, [weight.shape for weight in weights]
+    return Weight(
+        "+".join(weight.format for weight in weights),
+        (rows, columns.pop()),
+        tuple(part for weight in weights for part in weight.parts),
+        sum(weight.nbytes for weight in weights),
+    )
 
 
 @dataclass(frozen=True)
@@ -97,6 +110,9 @@ class Ops(Protocol):
         """The compute format that takes this stored kind without loss; None: it must be widened to F32 first."""
 
     def pack(self, stored: Stored) -> Weight: ...
+
+    def join(self, weights: Sequence[Weight]) -> Weight:
+        """Matrices of the same K, one below the other, each in its own format: for linear() alone."""
 
     def array(self, values: NDArray[Any]) -> Array:
         """A vector or table (norm weight, bias, rope table) as this backend's float32 buffer."""

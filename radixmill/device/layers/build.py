@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,7 +55,7 @@ class Build:
     def notes(self) -> tuple[str, ...]:
         """Sentences about what was done to the weights, for the log."""
         widened = (
-            f"{count} {kind} tensors widened to F32: no packed format on {self.ops.name}, or stacked with another type"
+            f"{count} {kind} tensors widened to F32: {self.ops.name} has no packed format for them"
             for kind, count in sorted(self._widened.items())
         )
         return (*self._notes, *widened)
@@ -63,13 +64,15 @@ class Build:
         self._notes.append(sentence)
 
     def weight(self, part: Part, rows: Sequence[int], columns: int) -> Weight:
-        """One packed matrix [sum(rows), columns] from the part's stems, which must have `rows` rows each."""
+        """One packed matrix [sum(rows), columns] from the part's stems, which must have `rows` rows each.
+
+        Neighbours of one kind are stacked; where kinds differ, each keeps its format, joined into one product.
+        """
         tensors = [
             self.tensors.stored(f"{stem}.weight", (n, columns)) for stem, n in zip(part.stems, rows, strict=True)
         ]
-        if len({tensor.kind for tensor in tensors}) > 1:
-            tensors = [self._widen(tensor) for tensor in tensors]
-        return self._pack(stack(tensors))
+        runs = [self._pack(stack(list(run))) for _, run in groupby(tensors, key=lambda tensor: tensor.kind)]
+        return runs[0] if len(runs) == 1 else self.ops.join(runs)
 
     def kinds(self, stems: Sequence[str], rows: Sequence[int], columns: int) -> set[str]:
         """The kinds in which these matrices are stored."""

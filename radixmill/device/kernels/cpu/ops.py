@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from radixmill.device.kernels.contract import Array, AttentionParams, Heads, Mode, Ragged, Stored, Weight
+from radixmill.device.kernels.contract import Array, AttentionParams, Heads, Mode, Ragged, Stored, Weight, joined
 
 try:
     from radixmill.device.kernels.cpu import _native
@@ -20,7 +21,11 @@ VERSION = "1"
 NATIVE = (
     "linear", "embed", "rms_norm", "add", "scale", "softcap", "gated", "rope", "qkv", "kv_store", "kv_copy", "attention",
 )  # fmt: skip
-FORMATS = {"F32": "f32", "F16": "f16", "BF16": "bf16", "Q4_0": "w4", "Q4_1": "w4", "Q8_0": "w8"}
+FORMATS = {
+    "F32": "f32", "F16": "f16", "BF16": "bf16", "Q4_0": "w4", "Q4_1": "w4", "Q5_0": "w5", "Q5_1": "w5", "Q8_0": "w8",
+    "Q2_K": "w2k", "Q3_K": "w3k", "Q4_K": "w4k", "Q5_K": "w5k", "Q6_K": "w6k",
+    "IQ4_NL": "w4n", "IQ4_XS": "w4nk", "MXFP4": "w4f",
+}  # fmt: skip
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2}
 
 
@@ -53,17 +58,22 @@ class CpuOps:
         return FORMATS.get(kind)
 
     def pack(self, stored: Stored) -> Weight:
-        """Raises ValueError for a kind that `packs` refuses, data of another size, or quantised K not a multiple of 32."""
+        """Raises ValueError for a kind that `packs` refuses, data of another size, or K no whole number of blocks."""
         n, k = stored.shape
         matrix = self._engine.pack(stored.kind, np.ascontiguousarray(stored.data), n, k)
         return Weight(matrix.format, stored.shape, (matrix,), matrix.nbytes)
+
+    def join(self, weights: Sequence[Weight]) -> Weight:
+        return joined(weights)
 
     def array(self, values: NDArray[Any]) -> Array:
         return np.array(values, np.float32, order="C")
 
     def linear(self, x: Array, weight: Weight, bias: Array | None = None) -> Array:
-        y = np.empty((x.shape[0], weight.shape[0]), np.float32)
-        self._engine.linear(x, weight.parts[0], bias, y)
+        y, column = np.empty((x.shape[0], weight.shape[0]), np.float32), 0
+        for matrix in weight.parts:
+            self._engine.linear(x, matrix, bias, y, weight.shape[0], column)
+            column += matrix.n
         return y
 
     def embed(self, ids: NDArray[np.int64], weight: Weight, scale: float = 1.0) -> Array:

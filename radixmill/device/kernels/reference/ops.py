@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Literal
@@ -15,10 +16,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from radixmill.device.kernels.contract import Array, AttentionParams, Heads, Mode, Ragged, Stored, Weight
+from radixmill.device.kernels.contract import Array, AttentionParams, Heads, Mode, Ragged, Stored, Weight, joined
 from radixmill.device.kernels.reference import attention
 from radixmill.device.kernels.reference.tiles import Each, Floats, matmul_rows, one_blas_thread, row_tile, tree_sum
-from radixmill.device.kernels.reference.weights import FORMATS, INTEGER_FORMATS, as_int8, widen
+from radixmill.device.kernels.reference.weights import FLOAT_FORMATS, FORMATS, as_int8, widen
 
 OPS = (
     "linear", "embed", "rms_norm", "add", "scale", "softcap", "gated", "rope",
@@ -55,15 +56,22 @@ class ReferenceOps:
         values = widen(stored)
         return Weight(name, stored.shape, (values,), values.nbytes)
 
+    def join(self, weights: Sequence[Weight]) -> Weight:
+        return joined(weights)
+
     def array(self, values: NDArray[np.generic]) -> Array:
         return np.array(values, np.float32, order="C")
 
     def linear(self, x: Array, weight: Weight, bias: Array | None = None) -> Array:
         x = _contiguous(x)
-        if self.mode == "fast" and weight.format in INTEGER_FORMATS:
-            x = as_int8(x)
-        y = matmul_rows(x, weight.parts[0], self._each)
+        parts = zip(weight.format.split("+"), weight.parts, strict=True)
+        products = [matmul_rows(self._seen(x, name), values, self._each) for name, values in parts]
+        y = products[0] if len(products) == 1 else np.concatenate(products, axis=1)
         return y if bias is None else y + bias
+
+    def _seen(self, x: Floats, format: str) -> Floats:
+        """Activations as a product with weights of this format sees them."""
+        return as_int8(x) if self.mode == "fast" and format not in FLOAT_FORMATS else x
 
     def embed(self, ids: NDArray[np.int64], weight: Weight, scale: float = 1.0) -> Array:
         return weight.parts[0][ids] * np.float32(scale)

@@ -8,8 +8,12 @@ import numpy as np
 from radixmill.device.kernels.contract import Stored
 from radixmill.device.kernels.reference.tiles import Floats
 
-FORMATS = {"F32": "f32", "F16": "f16", "BF16": "bf16", "Q4_0": "w4", "Q4_1": "w4", "Q8_0": "w8"}
-INTEGER_FORMATS = frozenset({"w4", "w8"})  # formats that see int8 activations in `fast` mode
+FORMATS = {
+    "F32": "f32", "F16": "f16", "BF16": "bf16", "Q4_0": "w4", "Q4_1": "w4", "Q5_0": "w5", "Q5_1": "w5", "Q8_0": "w8",
+    "Q2_K": "w2k", "Q3_K": "w3k", "Q4_K": "w4k", "Q5_K": "w5k", "Q6_K": "w6k",
+    "IQ4_NL": "w4n", "IQ4_XS": "w4nk", "MXFP4": "w4f",
+}  # fmt: skip
+FLOAT_FORMATS = frozenset({"f32", "f16", "bf16"})  # the others see int8 activations in `fast` mode
 GROUP = 32  # values that share a scale
 
 

@@ -104,8 +104,9 @@ void to_half_row(const float* x, uint16_t* y, int n) {
   }
 }
 
-// One group of 32: scale = max|x| / 127, codes = round(x / scale). A NaN anywhere makes the scale NaN.
-void quantise_group(const float* x, int8_t* codes, float* scale, float* sum) {
+// One group of 32: scale = max|x| / 127, codes = round(x / scale); sums of the codes of each 16, and times the scale of
+// all. A NaN anywhere makes the scale NaN.
+void quantise_group(const float* x, int8_t* codes, float* scale, float* sum, int16_t* halves) {
   V peak = zero();
   bool nan = false;
   for (int i = 0; i < kGroup; i += kLanes) {
@@ -115,18 +116,24 @@ void quantise_group(const float* x, int8_t* codes, float* scale, float* sum) {
   }
   *scale = nan ? __builtin_nanf("") : max_lanes(peak) / 127.0f;
   const bool none = !(*scale > 0);
-  VI total = to_int(zero());
-  for (int i = 0; i < kGroup; i += kLanes) {
-    const V turned = none ? zero() : div(load(x + i), set1(*scale));
-    const VI code = to_int(max(set1(-127), min(set1(127), turned)));
-    store_int8(codes + i, code);
-    total = add_int(total, code);
+  float totals[2];  // integers up to 16 · 127: float sums are exact
+  for (int h = 0; h < 2; h++) {
+    VI total = to_int(zero());
+    for (int i = 16 * h; i < 16 * h + 16; i += kLanes) {
+      const V turned = none ? zero() : div(load(x + i), set1(*scale));
+      const VI code = to_int(max(set1(-127), min(set1(127), turned)));
+      store_int8(codes + i, code);
+      total = add_int(total, code);
+    }
+    totals[h] = sum_lanes(to_float(total));
+    halves[h] = int16_t(totals[h]);
   }
-  *sum = *scale * sum_lanes(to_float(total));  // integers up to 32 · 127: the float sum is exact
+  *sum = *scale * (totals[0] + totals[1]);
 }
 
-void quantise_row(const float* x, int k, int8_t* codes, float* scales, float* sums) {
-  for (int g = 0; g * kGroup < k; g++) quantise_group(x + g * kGroup, codes + g * kGroup, scales + g, sums + g);
+void quantise_row(const float* x, int k, int8_t* codes, float* scales, float* sums, int16_t* halves) {
+  for (int g = 0; g * kGroup < k; g++)
+    quantise_group(x + g * kGroup, codes + g * kGroup, scales + g, sums + g, halves + 2 * g);
 }
 
 }  // namespace

@@ -55,19 +55,19 @@ void Engine::spread(int64_t rows, int64_t row_cost, const F& f) {
             [&](int64_t task, int) { f(task * piece, std::min(rows, (task + 1) * piece)); });
 }
 
-void Engine::linear(const Matrix& w, const float* x, int t, const float* bias, float* y) {
-  LinearJob job{w.format(), w.data(), t, w.n(), w.k(), x, nullptr, nullptr, nullptr, bias, y};
+void Engine::linear(const Matrix& w, const float* x, int t, const float* bias, float* y, size_t stride) {
+  LinearJob job{w.format(), w.data(), t, w.n(), w.k(), x, nullptr, nullptr, nullptr, nullptr, bias, y, stride};
   if (fast_ && is_quantised(w.format())) {
     const size_t values = size_t(t) * w.k(), groups = values / kGroup;
     if (codes_.size() < values) codes_.resize(values);
-    if (scales_.size() < groups) scales_.resize(groups), sums_.resize(groups);
+    if (scales_.size() < groups) scales_.resize(groups), sums_.resize(groups), halves_.resize(2 * groups);
     const int k = w.k();
     spread(t, k, [&](int64_t from, int64_t to) {
       for (int64_t i = from; i < to; i++)
         kernels_.quantise(x + i * k, k, codes_.data() + i * k, scales_.data() + i * (k / kGroup),
-                          sums_.data() + i * (k / kGroup));
+                          sums_.data() + i * (k / kGroup), halves_.data() + i * (k / kGroup) * 2);
     });
-    job.codes = codes_.data(), job.scales = scales_.data(), job.sums = sums_.data();
+    job.codes = codes_.data(), job.scales = scales_.data(), job.sums = sums_.data(), job.halves = halves_.data();
   }
   // Pieces small enough that no thread waits long for the last one, large enough to be worth a turn of the counter.
   const int panels = w.panels(), piece = std::clamp(panels / (8 * pool_.threads()) / 4 * 4, 4, 64);

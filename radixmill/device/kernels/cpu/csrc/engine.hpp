@@ -46,7 +46,8 @@ class Engine {
   std::mutex& mutex() { return mutex_; }  // to be held during a call
   const char* isa() const { return kernels_.isa; }
 
-  void linear(const Matrix& w, const float* x, int t, const float* bias, float* y);
+  // y: rows `stride` floats apart.
+  void linear(const Matrix& w, const float* x, int t, const float* bias, float* y, size_t stride);
   void embed(const Matrix& w, const int64_t* ids, int t, float scale, float* y);
   void rms_norm(const float* x, const float* weight, float* y, int64_t rows, int k, float eps);
   void add(float* x, const float* y, int64_t n);
@@ -86,6 +87,7 @@ class Engine {
   std::vector<std::vector<float>> scratch_;  // one per thread
   std::vector<int8_t> codes_;                // activations of the current linear()
   std::vector<float> scales_, sums_;
+  std::vector<int16_t> halves_;
   std::vector<Block> blocks_;
 };
 

@@ -4,36 +4,22 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "formats.hpp"
+
 namespace radixmill {
-
-constexpr int kLanes = 8;   // rows of a weight panel; floats in a vector
-constexpr int kGroup = 32;  // weights, and int8 activations, that share a scale
-
-// How a panel of 8 rows is stored, K ascending:
-//   f32, f16, bf16  [K][8]
-//   w4, w4s, w8     per group of 32: codes, then 8 f16 scales, then (w4 only) 8 f16 minima.
-//     Codes of w4 come in 4 chunks of [8 rows][4 bytes]; byte b of chunk j holds k = 4j + b low, k = 16 + 4j + b high.
-//     Codes of w8 come in 8 chunks of [8 rows][4 bytes], k = 4j + b.
-//   A value is scale · code + minimum; w4s has minimum = −8 · scale, w8 none.
-enum class Format : int { f32, f16, bf16, w4, w4s, w8 };
-
-static constexpr size_t group_bytes(Format f) { return f == Format::w4 ? 160 : f == Format::w4s ? 144 : 272; }
-static constexpr size_t code_bytes(Format f) { return f == Format::w8 ? 256 : 128; }
-static constexpr bool is_quantised(Format f) { return f >= Format::w4; }
-static constexpr size_t panel_bytes(Format f, int k) {
-  return is_quantised(f) ? group_bytes(f) * size_t(k / kGroup) : size_t(k) * kLanes * (f == Format::f32 ? 4 : 2);
-}
 
 struct LinearJob {
   Format format;
   const uint8_t* panels;
   int t, n, k;
-  const float* x;       // [t, k]
-  const int8_t* codes;  // [t, k] with scales and scale · Σ codes per group: the int8 path; null: the f32 path
-  const float* scales;  // [t, k / 32]
-  const float* sums;    // [t, k / 32]
-  const float* bias;    // [n] or null
-  float* y;             // [t, n]
+  const float* x;         // [t, k]
+  const int8_t* codes;    // [t, k] with the three below: the int8 path; null: the f32 path
+  const float* scales;    // [t, k / 32]
+  const float* sums;      // [t, k / 32]: scale · Σ codes
+  const int16_t* halves;  // [t, k / 16]: Σ codes
+  const float* bias;      // [n] or null
+  float* y;               // [t, n], rows `stride` floats apart
+  size_t stride;
 };
 
 enum class Activation : int { silu, gelu_tanh, gelu };
@@ -55,7 +41,7 @@ struct Kernels {
   // Floats of scratch that linear() needs for `t` rows, and attention() for its job.
   size_t (*linear_scratch)(int t);
   void (*linear)(const LinearJob&, int first_panel, int last_panel, float* scratch);
-  void (*quantise)(const float* x, int k, int8_t* codes, float* scales, float* sums);
+  void (*quantise)(const float* x, int k, int8_t* codes, float* scales, float* sums, int16_t* halves);
   void (*rms_norm)(const float* x, const float* weight, float* y, int k, float eps);
   void (*add)(float* x, const float* y, size_t n);
   void (*scale)(const float* x, float* y, size_t n, float by);

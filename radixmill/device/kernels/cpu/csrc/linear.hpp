@@ -5,6 +5,7 @@
 // registers changes nothing in it, and neither do the blocks of K, between which the sums rest in memory as the floats
 // they are.
 #pragma once
+#include <type_traits>
 
 namespace radixmill {
 namespace {
@@ -54,52 +55,113 @@ void multiply_block(int panels, const float* w, size_t stride, const float* x, s
   if (p < panels) multiply_tokens<1>(w + p * stride, stride, x, ldx, k, out + p * kLanes, ldo, t);
 }
 
-template <int j>
-RADIXMILL_INLINE void unpack_nibbles(const uint8_t* chunk, V scale, V minimum, float* out) {
-  store(out + (4 * j + 0) * kLanes, fma(scale, nibbles<0>(chunk), minimum));
-  store(out + (4 * j + 1) * kLanes, fma(scale, nibbles<8>(chunk), minimum));
-  store(out + (4 * j + 2) * kLanes, fma(scale, nibbles<16>(chunk), minimum));
-  store(out + (4 * j + 3) * kLanes, fma(scale, nibbles<24>(chunk), minimum));
-  store(out + (4 * j + 16) * kLanes, fma(scale, nibbles<4>(chunk), minimum));
-  store(out + (4 * j + 17) * kLanes, fma(scale, nibbles<12>(chunk), minimum));
-  store(out + (4 * j + 18) * kLanes, fma(scale, nibbles<20>(chunk), minimum));
-  store(out + (4 * j + 19) * kLanes, fma(scale, nibbles<28>(chunk), minimum));
-}
-
-RADIXMILL_INLINE const uint16_t* scales_of(Format f, const uint8_t* group) {
-  return (const uint16_t*)(group + code_bytes(f));
-}
-
-RADIXMILL_INLINE V minimum_of(Format f, const uint8_t* group, V scale) {
-  return f == Format::w4 ? load_half(scales_of(f, group) + kLanes) : mul(scale, set1(-8));
-}
-
-// scale · code is exact in float32, so a value rounds once, fused or not.
-void unpack_group(Format f, const uint8_t* group, float* out) {
-  const V scale = load_half(scales_of(f, group));
-  if (f == Format::w8) {
-    for (int j = 0; j < 8; j++, group += 32, out += 4 * kLanes) {
-      store(out, mul(scale, signed_bytes<0>(group)));
-      store(out + kLanes, mul(scale, signed_bytes<1>(group)));
-      store(out + 2 * kLanes, mul(scale, signed_bytes<2>(group)));
-      store(out + 3 * kLanes, mul(scale, signed_bytes<3>(group)));
-    }
-    return;
+// f(integral_constant<Format>) for the quantised format f names.
+template <class Do>
+RADIXMILL_INLINE void for_format(Format f, const Do& go) {
+  switch (f) {
+    case Format::w8: return go(std::integral_constant<Format, Format::w8>());
+    case Format::w4: return go(std::integral_constant<Format, Format::w4>());
+    case Format::w4s: return go(std::integral_constant<Format, Format::w4s>());
+    case Format::w5: return go(std::integral_constant<Format, Format::w5>());
+    case Format::w5s: return go(std::integral_constant<Format, Format::w5s>());
+    case Format::w2k: return go(std::integral_constant<Format, Format::w2k>());
+    case Format::w3k: return go(std::integral_constant<Format, Format::w3k>());
+    case Format::w4k: return go(std::integral_constant<Format, Format::w4k>());
+    case Format::w5k: return go(std::integral_constant<Format, Format::w5k>());
+    case Format::w6k: return go(std::integral_constant<Format, Format::w6k>());
+    case Format::w4n: return go(std::integral_constant<Format, Format::w4n>());
+    case Format::w4nk: return go(std::integral_constant<Format, Format::w4nk>());
+    case Format::w4f: return go(std::integral_constant<Format, Format::w4f>());
+    default: __builtin_unreachable();
   }
-  const V minimum = minimum_of(f, group, scale);
-  unpack_nibbles<0>(group, scale, minimum, out);
-  unpack_nibbles<1>(group + 32, scale, minimum, out);
-  unpack_nibbles<2>(group + 64, scale, minimum, out);
-  unpack_nibbles<3>(group + 96, scale, minimum, out);
+}
+
+// Codes of values 16h + 4j + b of a group, field = 2j + h.
+template <int bits, int field>
+RADIXMILL_INLINE VB codes_of(const uint8_t* p) {
+  if constexpr (bits == 8)
+    return bytes(p + 32 * (field / 2 + 4 * (field % 2)));
+  else if constexpr (bits == 4 || bits == 2)
+    return plane<bits, field, 0>(p);
+  else if constexpr (bits == 3)
+    return join(plane<2, field, 0>(p), plane<1, field, 2>(p + 64));
+  else
+    return join(plane<4, field, 0>(p), plane<bits - 4, field, 4>(p + 128));
+}
+
+// The same, or the table's entries for them, as signed bytes.
+template <Format F, int field>
+RADIXMILL_INLINE VB entries_of(const uint8_t* p) {
+  constexpr Layout l = layout(F);
+  if constexpr (l.table == Table::none) return codes_of<l.bits, field>(p);
+  return lookup(kTables[int(l.table)], codes_of<l.bits, field>(p));
+}
+
+template <Format F>
+RADIXMILL_INLINE V block_scale(const uint8_t* block) {
+  return F == Format::w4f ? load_bf16((const uint16_t*)block) : load_half((const uint16_t*)block);
+}
+
+// What turns codes into values, per half of a group.
+template <Format F, int h>
+RADIXMILL_INLINE V scale_of(const uint8_t* block, int g) {
+  constexpr Layout l = layout(F);
+  const V scale = block_scale<F>(block);
+  if constexpr (l.factors == 2) return mul(scale, half_floats<h>(block + factors_at(l, g)));
+  if constexpr (l.factors == 1) return mul(scale, int8_floats(block + factors_at(l, g)));
+  return scale;
+}
+template <Format F, int h>
+RADIXMILL_INLINE V minimum_of(const uint8_t* block, int g, V scale) {
+  constexpr Layout l = layout(F);
+  if constexpr (!l.minimum) return mul(scale, set1(-l.offset));
+  const V minimum = load_half((const uint16_t*)block + kLanes);
+  if constexpr (l.factors == 2) return mul(minimum, half_floats<h>(block + low_factors_at(l, g)));
+  if constexpr (l.factors == 1) return mul(minimum, int8_floats(block + low_factors_at(l, g)));
+  return minimum;
+}
+
+template <Format F, int field>
+RADIXMILL_INLINE void unpack_field(const uint8_t* codes, V scale, V minimum, float* out) {
+  const VB all = entries_of<F, field>(codes);
+  out += (field % 2 * 16 + field / 2 * 4) * kLanes;
+  if constexpr (layout(F).is_signed()) {
+    store(out, mul(scale, signed_floats<0>(all)));
+    store(out + kLanes, mul(scale, signed_floats<1>(all)));
+    store(out + 2 * kLanes, mul(scale, signed_floats<2>(all)));
+    store(out + 3 * kLanes, mul(scale, signed_floats<3>(all)));
+  } else {
+    store(out, fma(scale, unsigned_floats<0>(all), minimum));
+    store(out + kLanes, fma(scale, unsigned_floats<1>(all), minimum));
+    store(out + 2 * kLanes, fma(scale, unsigned_floats<2>(all), minimum));
+    store(out + 3 * kLanes, fma(scale, unsigned_floats<3>(all), minimum));
+  }
+}
+
+template <Format F, int h>
+RADIXMILL_INLINE void unpack_half(const uint8_t* block, int g, float* out) {
+  const uint8_t* codes = block + codes_at(layout(F), g);
+  const V scale = scale_of<F, h>(block, g), minimum = minimum_of<F, h>(block, g, scale);
+  unpack_field<F, h>(codes, scale, minimum, out);
+  unpack_field<F, 2 + h>(codes, scale, minimum, out);
+  unpack_field<F, 4 + h>(codes, scale, minimum, out);
+  unpack_field<F, 6 + h>(codes, scale, minimum, out);
+}
+
+// scale · factor · code is exact in float32, so a value rounds once, fused or not.
+template <Format F>
+void unpack_groups(const uint8_t* panel, int from, int k, float* out) {
+  constexpr Layout l = layout(F);
+  for (; k > 0; from += kGroup, k -= kGroup, out += kGroup * kLanes) {
+    const uint8_t* block = panel + block_bytes(l) * size_t(from / l.block);
+    unpack_half<F, 0>(block, from % l.block / kGroup, out);
+    unpack_half<F, 1>(block, from % l.block / kGroup, out);
+  }
 }
 
 // Columns [from, from + k) of one panel as [k][8] floats.
 void unpack(Format f, const uint8_t* panel, int from, int k, float* out) {
-  if (is_quantised(f)) {
-    for (int g = from / kGroup; g * kGroup < from + k; g++, out += kGroup * kLanes)
-      unpack_group(f, panel + g * group_bytes(f), out);
-    return;
-  }
+  if (is_quantised(f)) return for_format(f, [&](auto F) { unpack_groups<decltype(F)::value>(panel, from, k, out); });
   const uint16_t* p = (const uint16_t*)panel + size_t(from) * kLanes;
   for (int i = 0; i < k; i++)
     store(out + i * kLanes, f == Format::f16 ? load_half(p + i * kLanes) : load_bf16(p + i * kLanes));
@@ -107,27 +169,115 @@ void unpack(Format f, const uint8_t* panel, int from, int k, float* out) {
 
 // ── int8 path ──
 
-template <int TB, Format F>
-void multiply_int8(const LinearJob& job, const uint8_t* panel, int t0, float* out, size_t ldo) {
+// Dot products of one group: 8 rows of codes with each of TB rows of int8. Sums of products are taken together before
+// int16 could overflow: eight products of 4 bits make 30,480, four of 5 bits 31,496, two of 6 bits 32,004.
+
+template <int bits, int j, int TB>
+RADIXMILL_INLINE void add_chunk(const uint8_t* codes, const int8_t* x, size_t ldx, VS* sums) {
+  const VB a = codes_of<bits, 2 * j>(codes), b = codes_of<bits, 2 * j + 1>(codes);
+  for (int t = 0; t < TB; t++) {
+    const int8_t* xt = x + t * ldx + 4 * j;
+    const VS s = add_products(products(a, xt), products(b, xt + 16));
+    sums[t] = j % 2 == 0 && (bits == 5 || j == 0) ? s : add_products(sums[t], s);
+  }
+}
+
+// Signed codes: a pair of products fills an int16. Fields in the order of K, first the even ones.
+template <Format F, int TB, int i = 0>
+RADIXMILL_INLINE void dot_signed(const uint8_t* codes, const int8_t* x, size_t ldx, VI* out) {
+  const VB w = entries_of<F, i % 4 * 2 + i / 4>(codes);
+  for (int t = 0; t < TB; t++) {
+    const VI s = together(signed_products(w, x + t * ldx + 4 * i));
+    out[t] = i ? add_int(out[t], s) : s;
+  }
+  if constexpr (i < 7) dot_signed<F, TB, i + 1>(codes, x, ldx, out);
+}
+
+template <int bits, int TB>
+RADIXMILL_INLINE void dot_unsigned(const uint8_t* codes, const int8_t* x, size_t ldx, VI* out) {
+  VS sums[TB];
+  add_chunk<bits, 0, TB>(codes, x, ldx, sums);
+  add_chunk<bits, 1, TB>(codes, x, ldx, sums);
+  if (bits == 5)
+    for (int t = 0; t < TB; t++) out[t] = together(sums[t]);
+  add_chunk<bits, 2, TB>(codes, x, ldx, sums);
+  add_chunk<bits, 3, TB>(codes, x, ldx, sums);
+  for (int t = 0; t < TB; t++) out[t] = bits == 5 ? add_int(out[t], together(sums[t])) : together(sums[t]);
+}
+
+// Eight values of half h, from 8i on, times its factor.
+template <int bits, int h, int i, int TB>
+RADIXMILL_INLINE void add_half(const uint8_t* codes, const Pairs& factors, const int8_t* x, size_t ldx, VI* out) {
+  const VB a = codes_of<bits, 4 * i + h>(codes), b = codes_of<bits, 4 * i + 2 + h>(codes);
+  for (int t = 0; t < TB; t++) {
+    const int8_t* xt = x + t * ldx + 16 * h + 8 * i;
+    const VI s = together<h>(add_products(products(a, xt), products(b, xt + 4)), factors);
+    out[t] = h || i ? add_int(out[t], s) : s;
+  }
+}
+
+// The same with a factor for each 16: at most 2 · 16 · 63 · 127 · 128 in int32.
+template <int bits, int TB>
+RADIXMILL_INLINE void dot_halves(const uint8_t* codes, const Pairs& factors, const int8_t* x, size_t ldx, VI* out) {
+  add_half<bits, 0, 0, TB>(codes, factors, x, ldx, out);
+  add_half<bits, 0, 1, TB>(codes, factors, x, ldx, out);
+  add_half<bits, 1, 0, TB>(codes, factors, x, ldx, out);
+  add_half<bits, 1, 1, TB>(codes, factors, x, ldx, out);
+}
+
+// One group, added to sum and lows: scale · Σ code · code, and minimum · Σ code. Where 16 values have a factor, that
+// and the offset are taken in integers.
+template <Format F, int TB>
+RADIXMILL_INLINE void add_group(const LinearJob& job, const uint8_t* block, int g, int t0, int at, V* sum, V* lows) {
+  constexpr Layout l = layout(F);
   const int groups = job.k / kGroup;
-  const int8_t* x = job.codes + size_t(t0) * job.k;
-  const float *xs = job.scales + size_t(t0) * groups, *xm = job.sums + size_t(t0) * groups;
-  V sum[TB], lows[TB];
-  for (int t = 0; t < TB; t++) sum[t] = lows[t] = zero();
-  for (int g = 0; g < groups; g++, panel += group_bytes(F), x += kGroup) {
-    VI dots[TB];
-    if constexpr (F == Format::w8)
-      dot_w8<TB>(panel, x, size_t(job.k), dots);
+  const int8_t* x = job.codes + size_t(t0) * job.k + size_t(at) * kGroup;
+  const float *xs = job.scales + size_t(t0) * groups + at, *xm = job.sums + size_t(t0) * groups + at;
+  const uint8_t* codes = block + codes_at(l, g);
+  VI dots[TB];
+  if constexpr (l.factors == 2) {
+    const int16_t* halves = job.halves + (size_t(t0) * groups + at) * 2;
+    const Pairs factors = factor_pairs(block + factors_at(l, g));
+    dot_halves<l.bits, TB>(codes, factors, x, size_t(job.k), dots);
+    const V scale = load_half((const uint16_t*)block);
+    for (int t = 0; t < TB; t++) {
+      if (l.offset) dots[t] = sub_int(dots[t], mul_int(times_halves(factors, halves + t * groups * 2), l.offset));
+      sum[t] = fma(mul(scale, set1(xs[t * groups])), to_float(dots[t]), sum[t]);
+    }
+    if constexpr (l.minimum) {
+      const Pairs low_factors = factor_pairs(block + low_factors_at(l, g));
+      const V minimum = load_half((const uint16_t*)block + kLanes);
+      for (int t = 0; t < TB; t++) {
+        const V low = to_float(times_halves(low_factors, halves + t * groups * 2));
+        lows[t] = fma(mul(minimum, set1(xs[t * groups])), low, lows[t]);
+      }
+    }
+  } else {
+    if constexpr (l.is_signed())
+      dot_signed<F, TB>(codes, x, size_t(job.k), dots);
     else
-      dot_w4<TB>(panel, x, size_t(job.k), dots);
-    const V scale = load_half(scales_of(F, panel));
-    for (int t = 0; t < TB; t++) sum[t] = fma(mul(scale, set1(xs[t * groups + g])), to_float(dots[t]), sum[t]);
-    if constexpr (F != Format::w8) {
-      const V minimum = minimum_of(F, panel, scale);
-      for (int t = 0; t < TB; t++) lows[t] = fma(minimum, set1(xm[t * groups + g]), lows[t]);
+      dot_unsigned<l.bits, TB>(codes, x, size_t(job.k), dots);
+    const V scale = scale_of<F, 0>(block, g);
+    for (int t = 0; t < TB; t++) sum[t] = fma(mul(scale, set1(xs[t * groups])), to_float(dots[t]), sum[t]);
+    if constexpr (l.minimum || l.offset) {
+      const V minimum = minimum_of<F, 0>(block, g, scale);
+      for (int t = 0; t < TB; t++) lows[t] = fma(minimum, set1(xm[t * groups]), lows[t]);
     }
   }
-  for (int t = 0; t < TB; t++) store(out + t * ldo, F == Format::w8 ? sum[t] : add(sum[t], lows[t]));
+}
+
+template <Format F>
+constexpr bool has_lows = layout(F).minimum || (layout(F).offset && layout(F).factors < 2);
+
+template <int TB, Format F>
+void multiply_int8(const LinearJob& job, const uint8_t* panel, int t0, float* out, size_t ldo) {
+  constexpr Layout l = layout(F);
+  constexpr int in_block = l.block / kGroup;
+  V sum[TB], lows[TB];
+  for (int t = 0; t < TB; t++) sum[t] = lows[t] = zero();
+  for (int at = 0; at < job.k / kGroup; panel += block_bytes(l))
+    for (int g = 0; g < in_block; g++, at++) add_group<F, TB>(job, panel, g, t0, at, sum, lows);
+  for (int t = 0; t < TB; t++) store(out + t * ldo, has_lows<F> ? add(sum[t], lows[t]) : sum[t]);
 }
 
 template <Format F>
@@ -161,11 +311,7 @@ void block_int8(const LinearJob& job, int panel, int panels, float* out, size_t 
   const size_t bytes = panel_bytes(job.format, job.k);
   for (int p = 0; p < panels; p++, out += kLanes) {
     const uint8_t* at = job.panels + (panel + p) * bytes;
-    switch (job.format) {
-      case Format::w4: multiply_int8_tokens<Format::w4>(job, at, out, ldo); break;
-      case Format::w4s: multiply_int8_tokens<Format::w4s>(job, at, out, ldo); break;
-      default: multiply_int8_tokens<Format::w8>(job, at, out, ldo);
-    }
+    for_format(job.format, [&](auto F) { multiply_int8_tokens<decltype(F)::value>(job, at, out, ldo); });
   }
 }
 
@@ -182,15 +328,15 @@ void linear_panels(const LinearJob& job, int first, int last, float* scratch) {
     const int columns = ragged ? job.n - whole * kLanes : panels * kLanes;
     float* y = job.y + size_t(panel) * kLanes;
     float* out = ragged ? scratch : y;
-    const size_t ldo = ragged ? kLanes : size_t(job.n);
+    const size_t ldo = ragged ? kLanes : job.stride;
     if (job.codes)
       block_int8(job, panel, panels, out, ldo);
     else
       block_f32(job, panel, panels, out, ldo, unpacked);
     for (int t = 0; t < job.t && ragged; t++)
-      __builtin_memcpy(y + size_t(t) * job.n, out + t * kLanes, size_t(columns) * 4);
+      __builtin_memcpy(y + t * job.stride, out + t * kLanes, size_t(columns) * 4);
     for (int t = 0; t < job.t && job.bias; t++)
-      add_rows(y + size_t(t) * job.n, job.bias + panel * kLanes, size_t(columns));
+      add_rows(y + t * job.stride, job.bias + panel * kLanes, size_t(columns));
     panel += panels;
   }
 }

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "half.hpp"
+#include "stored.hpp"
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -14,27 +15,112 @@ namespace radixmill {
 
 namespace {
 
-// What files hold: GGML blocks are a header (f16 scale, for Q4_1 an f16 minimum too) and then the codes of 32 values.
-struct Kind {
-  const char* name;
-  Format format;
-  size_t bytes, values, header;  // per block
-};
-constexpr Kind kKinds[] = {
-    {"F32", Format::f32, 4, 1, 0},    {"F16", Format::f16, 2, 1, 0},   {"BF16", Format::bf16, 2, 1, 0},
-    {"Q4_0", Format::w4s, 18, 32, 2}, {"Q4_1", Format::w4, 20, 32, 4}, {"Q8_0", Format::w8, 34, 32, 2},
-};
-
-const Kind* find(const std::string& name, int k) {
-  for (const Kind& kind : kKinds)
-    if (name == kind.name) return k % int(kind.values) == 0 ? &kind : nullptr;
-  return nullptr;
+uint32_t word_at(const uint8_t* p) {
+  uint32_t word;
+  memcpy(&word, p, 4);
+  return word;
 }
 
 float half_at(const uint8_t* p) {
   uint16_t h;
   memcpy(&h, p, 2);
   return half_to_float(h);
+}
+
+float bf16_at(const uint8_t* p) {
+  uint16_t h;
+  memcpy(&h, p, 2);
+  return bf16_to_float(h);
+}
+
+constexpr uint32_t bytes_of(uint32_t byte) { return byte * 0x01010101u; }
+
+// Four codes are one word of a row. Field i of a plane holds values 16 · (i % 2) + 4 · (i / 2) and the next three.
+constexpr int value_of(int field) { return 16 * (field % 2) + 4 * (field / 2); }
+
+// A plane of the codes' bits [at, at + bits) of row r.
+template <int bits, int at>
+void write_plane(const uint8_t* codes, int r, uint8_t* plane) {
+  constexpr int fields = 8 / bits;
+  for (int from = 0; from < 8; from += fields) {
+    uint32_t word = 0;
+    for (int i = 0; i < fields; i++)
+      word |= (word_at(codes + value_of(from + i)) >> at & bytes_of((1u << bits) - 1)) << (bits * i);
+    memcpy(plane + 32 * (from / fields) + 4 * r, &word, 4);
+  }
+}
+
+template <int bits, int at>
+void read_plane(const uint8_t* plane, int r, uint8_t* codes) {
+  constexpr int fields = 8 / bits;
+  for (int i = 0; i < 8; i++) {
+    const uint32_t word = word_at(plane + 32 * (i / fields) + 4 * r) >> (bits * (i % fields));
+    const uint32_t rest = at ? word_at(codes + value_of(i)) : 0;
+    const uint32_t all = rest | (word & bytes_of((1u << bits) - 1)) << at;
+    memcpy(codes + value_of(i), &all, 4);
+  }
+}
+
+void write_codes(const uint8_t* codes, int bits, int r, uint8_t* group) {
+  if (bits == 8)
+    for (int j = 0; j < 8; j++) memcpy(group + 32 * j + 4 * r, codes + 4 * j, 4);
+  else if (bits >= 4)
+    write_plane<4, 0>(codes, r, group);
+  else
+    write_plane<2, 0>(codes, r, group);
+  if (bits == 3) write_plane<1, 2>(codes, r, group + 64);
+  if (bits == 5) write_plane<1, 4>(codes, r, group + 128);
+  if (bits == 6) write_plane<2, 4>(codes, r, group + 128);
+}
+
+void read_codes(const uint8_t* group, int bits, int r, uint8_t* codes) {
+  if (bits == 8)
+    for (int j = 0; j < 8; j++) memcpy(codes + 4 * j, group + 32 * j + 4 * r, 4);
+  else if (bits >= 4)
+    read_plane<4, 0>(group, r, codes);
+  else
+    read_plane<2, 0>(group, r, codes);
+  if (bits == 3) read_plane<1, 2>(group + 64, r, codes);
+  if (bits == 5) read_plane<1, 4>(group + 128, r, codes);
+  if (bits == 6) read_plane<2, 4>(group + 128, r, codes);
+}
+
+void write_block(const Block& block, Layout l, int r, uint8_t* out) {
+  memcpy(out + 2 * r, &block.scale, 2);
+  if (l.minimum) memcpy(out + 16 + 2 * r, &block.minimum, 2);
+  for (int g = 0; g < l.block / kGroup; g++) {
+    for (int i = 0; i < l.factors; i++) {
+      out[factors_at(l, g) + size_t(l.factors * r + i)] = uint8_t(block.factors[l.factors * g + i]);
+      if (l.minimum) out[low_factors_at(l, g) + size_t(l.factors * r + i)] = uint8_t(block.low_factors[l.factors * g + i]);
+    }
+    write_codes(block.codes + kGroup * g, l.bits, r, out + codes_at(l, g));
+  }
+}
+
+// Values of half h of a group.
+void read_half(const uint8_t* block, Format f, int g, int r, int h, const uint8_t* codes, float by, float* out) {
+  const Layout l = layout(f);
+  const int8_t* table = kTables[int(l.table)];
+  const size_t factor = size_t(l.factors * r) + (l.factors == 2 ? h : 0);
+  float scale = f == Format::w4f ? bf16_at(block + 2 * r) : half_at(block + 2 * r), minimum = l.minimum ? half_at(block + 16 + 2 * r) : 0.0f;
+  if (l.factors) scale *= float(int8_t(block[factors_at(l, g) + factor]));
+  if (l.factors && l.minimum) minimum *= float(int8_t(block[low_factors_at(l, g) + factor]));
+  if (l.offset) minimum = -float(l.offset) * scale;
+  for (int i = 0; i < 16; i++) {
+    const int code = l.bits == 8 ? int8_t(codes[i]) : l.table == Table::none ? codes[i] : table[codes[i]];
+    out[i] = l.is_signed() ? scale * float(code) * by : (scale * float(code) + minimum) * by;
+  }
+}
+
+float float_at(const uint8_t* p, Format format) {
+  if (format == Format::f32) {
+    float value;
+    memcpy(&value, p, 4);
+    return value;
+  }
+  uint16_t half;
+  memcpy(&half, p, 2);
+  return format == Format::f16 ? half_to_float(half) : bf16_to_float(half);
 }
 
 }  // namespace
@@ -51,79 +137,55 @@ Buffer<uint8_t> allocate(size_t bytes) {
 }
 
 size_t stored_row_bytes(const std::string& name, int k) {
-  const Kind* kind = find(name, k);
-  return kind ? kind->bytes * (size_t(k) / kind->values) : 0;
+  const Kind* kind = find_kind(name, k);
+  return kind ? kind->bytes * (size_t(k) / layout(kind->format).block) : 0;
 }
 
 Matrix::Matrix(const std::string& name, const uint8_t* data, int n, int k, Pool& pool) : n_(n), k_(k) {
-  const Kind* kind = find(name, k);
+  const Kind* kind = find_kind(name, k);
   if (!kind || n <= 0 || k <= 0)
     throw std::invalid_argument("no compute format takes " + name + " with rows of " + std::to_string(k));
-  format_ = kind->format, header_ = kind->header;
+  format_ = kind->format;
   data_ = allocate(nbytes());
-  const size_t row_bytes = stored_row_bytes(name, k);
   constexpr int chunk = 16;
   pool.run((panels() + chunk - 1) / chunk, [&](int64_t task, int) {
-    for (int p = int(task) * chunk; p < panels() && p < int(task + 1) * chunk; p++) pack_panel(data, row_bytes, p);
+    for (int p = int(task) * chunk; p < panels() && p < int(task + 1) * chunk; p++) pack_panel(*kind, data, p);
   });
 }
 
-void Matrix::pack_panel(const uint8_t* data, size_t row_bytes, int panel) {
+void Matrix::pack_panel(const Kind& kind, const uint8_t* data, int panel) {
+  const Layout l = layout(format_);
+  const size_t blocks = size_t(k_ / l.block);
   uint8_t* out = data_.get() + panel * panel_bytes(format_, k_);
   memset(out, 0, panel_bytes(format_, k_));  // rows past n are zero
   for (int r = 0; r < kLanes && panel * kLanes + r < n_; r++) {
-    const uint8_t* row = data + size_t(panel * kLanes + r) * row_bytes;
+    const uint8_t* row = data + size_t(panel * kLanes + r) * blocks * kind.bytes;
     if (!is_quantised(format_)) {
-      const size_t size = format_ == Format::f32 ? 4 : 2;
-      for (int i = 0; i < k_; i++) memcpy(out + (size_t(i) * kLanes + r) * size, row + i * size, size);
+      for (size_t i = 0; i < blocks; i++) memcpy(out + (i * kLanes + r) * kind.bytes, row + i * kind.bytes, kind.bytes);
       continue;
     }
-    const size_t codes = format_ == Format::w8 ? 32 : 16;
-    for (int g = 0; g < k_ / kGroup; g++, row += header_ + codes) {
-      uint8_t* group = out + g * group_bytes(format_);
-      for (size_t j = 0; j < codes / 4; j++) memcpy(group + 32 * j + 4 * r, row + header_ + 4 * j, 4);
-      for (size_t h = 0; h < header_ / 2; h++)
-        memcpy(group + code_bytes(format_) + (h * kLanes + r) * 2, row + 2 * h, 2);
+    Block block;
+    for (size_t i = 0; i < blocks; i++) {
+      kind.read(row + i * kind.bytes, block);
+      write_block(block, l, r, out + i * block_bytes(l));
     }
-  }
-}
-
-const char* Matrix::format_name() const {
-  switch (format_) {
-    case Format::f32: return "f32";
-    case Format::f16: return "f16";
-    case Format::bf16: return "bf16";
-    case Format::w8: return "w8";
-    default: return "w4";
   }
 }
 
 void Matrix::row(int64_t index, float by, float* out) const {
+  const Layout l = layout(format_);
   const uint8_t* panel = data_.get() + (index / kLanes) * panel_bytes(format_, k_);
   const int r = int(index % kLanes);
   if (!is_quantised(format_)) {
-    for (int i = 0; i < k_; i++) {
-      const uint8_t* at = panel + (size_t(i) * kLanes + r) * (format_ == Format::f32 ? 4 : 2);
-      uint16_t half;
-      float value;
-      memcpy(&half, at, 2);
-      if (format_ == Format::f32)
-        memcpy(&value, at, 4);
-      else
-        value = format_ == Format::f16 ? half_to_float(half) : bf16_to_float(half);
-      out[i] = value * by;
-    }
+    for (int i = 0; i < k_; i++) out[i] = float_at(panel + (size_t(i) * kLanes + r) * (l.bits / 8), format_) * by;
     return;
   }
-  for (int g = 0; g < k_ / kGroup; g++, panel += group_bytes(format_), out += kGroup) {
-    const float scale = half_at(panel + code_bytes(format_) + 2 * r);
-    const float low = format_ == Format::w4 ? half_at(panel + code_bytes(format_) + 2 * (kLanes + r)) : -8 * scale;
-    for (int i = 0; i < kGroup; i++) {
-      if (format_ == Format::w8)
-        out[i] = scale * float(int8_t(panel[32 * (i / 4) + 4 * r + i % 4])) * by;
-      else
-        out[i] = (scale * float((panel[32 * (i % 16 / 4) + 4 * r + i % 4] >> (i / 16 * 4)) & 15) + low) * by;
-    }
+  uint8_t codes[kGroup];
+  for (int at = 0; at < k_; at += kGroup) {
+    const uint8_t* block = panel + block_bytes(l) * size_t(at / l.block);
+    const int g = at % l.block / kGroup;
+    read_codes(block + codes_at(l, g), l.bits, r, codes);
+    for (int h = 0; h < 2; h++) read_half(block, format_, g, r, h, codes + 16 * h, by, out + at + 16 * h);
   }
 }
 

@@ -21,13 +21,15 @@ Buffer<uint8_t> allocate(size_t bytes);
 // Bytes of one row of K values of a stored kind ("F32", "Q4_1", …); 0: no compute format takes this kind, or this K.
 size_t stored_row_bytes(const std::string& kind, int k);
 
+struct Kind;
+
 class Matrix {
  public:
   // `data`: n rows of stored_row_bytes(kind, k), at any alignment. Throws std::invalid_argument.
   Matrix(const std::string& kind, const uint8_t* data, int n, int k, Pool& pool);
 
   Format format() const { return format_; }
-  const char* format_name() const;
+  const char* format_name() const { return layout(format_).name; }
   int n() const { return n_; }
   int k() const { return k_; }
   int panels() const { return (n_ + kLanes - 1) / kLanes; }
@@ -38,11 +40,10 @@ class Matrix {
   void row(int64_t index, float scale, float* out) const;
 
  private:
-  void pack_panel(const uint8_t* data, size_t row_bytes, int panel);
+  void pack_panel(const Kind& kind, const uint8_t* data, int panel);
 
   Format format_;
   int n_, k_;
-  size_t header_ = 0;  // bytes of a stored block before its codes
   Buffer<uint8_t> data_;
 };
 

@@ -104,17 +104,19 @@ std::string best_isa() {
   return "portable";
 }
 
-void linear(Engine& engine, nb::handle x, const Matrix& w, nb::handle bias, nb::handle y) {
+// Into columns [column, column + n) of y, whose rows have `width`.
+void linear(Engine& engine, nb::handle x, const Matrix& w, nb::handle bias, nb::handle y, size_t width, size_t column) {
   Array<float> in(x);
   const int t = in.rows(size_t(w.k()));
-  Array<float> out(y, size_t(t) * w.n(), true);
+  Array<float> out(y, size_t(t) * width, true);
+  if (column + w.n() > width) throw std::invalid_argument("linear: more columns than the result has");
   const auto go = [&](const float* b) {
     const Call call(engine);
-    engine.linear(w, in.data(), t, b, out.data());
+    engine.linear(w, in.data(), t, b, out.data() + column, width);
   };
   if (bias.is_none()) return go(nullptr);
-  Array<float> b(bias, size_t(w.n()));
-  go(b.data());
+  Array<float> b(bias, width);
+  go(b.data() + column);
 }
 
 void embed(Engine& engine, nb::handle ids, const Matrix& w, float scale, nb::handle y) {
@@ -228,7 +230,7 @@ NB_MODULE(_native, m) {
   nb::set_leak_warnings(false);
   m.def("best_isa", best_isa);
 
-  nb::class_<Matrix>(m, "Matrix").def_prop_ro("format", &Matrix::format_name).def_prop_ro("nbytes", &Matrix::nbytes);
+  nb::class_<Matrix>(m, "Matrix").def_prop_ro("format", &Matrix::format_name).def_prop_ro("nbytes", &Matrix::nbytes).def_prop_ro("n", &Matrix::n);
   nb::class_<OwnedPages>(m, "Pages")
       .def_ro("keys", &OwnedPages::keys_array)
       .def_ro("values", &OwnedPages::values_array)
@@ -247,7 +249,7 @@ NB_MODULE(_native, m) {
              const Call call(engine);
              return Matrix(kind, in.data(), n, k, engine.pool());
            })
-      .def("linear", linear, nb::arg(), nb::arg(), nb::arg().none(), nb::arg())
+      .def("linear", linear, nb::arg(), nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg())
       .def("embed", embed)
       .def("rms_norm", rms_norm)
       .def("add", add)

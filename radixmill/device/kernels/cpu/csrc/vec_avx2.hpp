@@ -1,4 +1,4 @@
-// Eight floats on AVX2 + FMA + F16C, and the int8 dot products over a group of 32.
+// Eight floats on AVX2 + FMA + F16C, and the integer products of eight rows of codes.
 #pragma once
 #include <immintrin.h>
 
@@ -58,16 +58,43 @@ RADIXMILL_INLINE void store_half(uint16_t* p, V v) {
   _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
 
-// Eight codes, one per row, from a chunk of [8 rows][4 bytes].
-template <int shift>
-RADIXMILL_INLINE V nibbles(const uint8_t* chunk) {
-  const VI w = _mm256_srli_epi32(_mm256_loadu_si256((const __m256i*)chunk), shift);
-  return _mm256_cvtepi32_ps(_mm256_and_si256(w, _mm256_set1_epi32(15)));
+// ── codes: [8 rows][4 bytes], see formats.hpp ──
+
+using VB = __m256i;
+
+// Field `field` of a plane of `bits` bits, at bit `at` of each byte.
+template <int bits, int field, int at>
+RADIXMILL_INLINE VB plane(const uint8_t* p) {
+  constexpr int fields = 8 / bits, shift = bits * (field % fields) - at;
+  const VI w = _mm256_loadu_si256((const __m256i*)(p + 32 * (field / fields)));
+  const VI moved = shift > 0 ? _mm256_srli_epi16(w, shift > 0 ? shift : 0) : _mm256_slli_epi16(w, shift < 0 ? -shift : 0);
+  return _mm256_and_si256(moved, _mm256_set1_epi8(char(((1 << bits) - 1) << at)));
 }
-template <int byte>
-RADIXMILL_INLINE V signed_bytes(const uint8_t* chunk) {
-  const VI w = _mm256_slli_epi32(_mm256_loadu_si256((const __m256i*)chunk), 24 - 8 * byte);
-  return _mm256_cvtepi32_ps(_mm256_srai_epi32(w, 24));
+RADIXMILL_INLINE VB bytes(const uint8_t* p) { return _mm256_loadu_si256((const __m256i*)p); }
+RADIXMILL_INLINE VB lookup(const int8_t* table, VB codes) {
+  return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)table)), codes);
+}
+RADIXMILL_INLINE VB join(VB a, VB b) { return _mm256_or_si256(a, b); }
+
+// Byte b of each row.
+template <int b>
+RADIXMILL_INLINE V unsigned_floats(VB codes) {
+  const VI w = _mm256_srli_epi32(codes, 8 * b);
+  return _mm256_cvtepi32_ps(_mm256_and_si256(w, _mm256_set1_epi32(255)));
+}
+template <int b>
+RADIXMILL_INLINE V signed_floats(VB codes) {
+  return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(codes, 24 - 8 * b), 24));
+}
+// Eight int8.
+RADIXMILL_INLINE V int8_floats(const uint8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+}
+// Item h of eight pairs of int8.
+template <int h>
+RADIXMILL_INLINE V half_floats(const uint8_t* p) {
+  const VI pairs = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p));
+  return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(pairs, 16 - 16 * h), 16));
 }
 
 RADIXMILL_INLINE VI broadcast4(const int8_t* p) {
@@ -82,38 +109,38 @@ RADIXMILL_INLINE void store_int8(int8_t* p, VI v) {
   _mm_storel_epi64((__m128i*)p, _mm_packs_epi16(w, w));
 }
 
-// Dot products of one group: 8 rows of 4-bit codes with each of TB rows of int8, as int32.
-// Sums stay in int16 until the end: 16 pairs of at most 15 · 127 · 2 make 30,480 per lane.
-template <int TB>
-RADIXMILL_INLINE void dot_w4(const uint8_t* q, const int8_t* x, size_t ldx, VI* out) {
-  const VI low = _mm256_set1_epi8(15);
-  VI sum[TB];
-  for (int j = 0; j < 4; j++) {
-    const VI w = _mm256_loadu_si256((const __m256i*)(q + 32 * j));
-    const VI a = _mm256_and_si256(w, low), b = _mm256_and_si256(_mm256_srli_epi16(w, 4), low);
-    for (int t = 0; t < TB; t++) {
-      const int8_t* xt = x + t * ldx + 4 * j;
-      const VI s =
-          _mm256_add_epi16(_mm256_maddubs_epi16(a, broadcast4(xt)), _mm256_maddubs_epi16(b, broadcast4(xt + 16)));
-      sum[t] = j ? _mm256_add_epi16(sum[t], s) : s;
-    }
-  }
-  for (int t = 0; t < TB; t++) out[t] = _mm256_madd_epi16(sum[t], _mm256_set1_epi16(1));
+// ── products of codes with int8 activations ──
+
+// Two int16 per row: sums of pairs of products, to be added and then taken together.
+using VS = __m256i;
+RADIXMILL_INLINE VS add_products(VS a, VS b) { return _mm256_add_epi16(a, b); }
+RADIXMILL_INLINE VI together(VS a) { return _mm256_madd_epi16(a, _mm256_set1_epi16(1)); }
+
+// Activations x[0..3] with unsigned codes of every row. A pair makes at most (2^bits − 1) · 127 · 2.
+RADIXMILL_INLINE VS products(VB codes, const int8_t* x) { return _mm256_maddubs_epi16(codes, broadcast4(x)); }
+// |w| · (x with w's sign): at most 128 · 127 · 2 = 32,512.
+RADIXMILL_INLINE VS signed_products(VB codes, const int8_t* x) {
+  return _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(broadcast4(x), codes));
 }
 
-// The same with 8-bit codes: |w| · (x with w's sign). A pair makes at most 128 · 127 · 2 = 32,512, so int16 holds it.
-template <int TB>
-RADIXMILL_INLINE void dot_w8(const uint8_t* q, const int8_t* x, size_t ldx, VI* out) {
-  for (int t = 0; t < TB; t++) out[t] = _mm256_setzero_si256();
-  for (int j = 0; j < 8; j++) {
-    const VI w = _mm256_loadu_si256((const __m256i*)(q + 32 * j));
-    const VI size = _mm256_abs_epi8(w);
-    for (int t = 0; t < TB; t++) {
-      const VI s = _mm256_maddubs_epi16(size, _mm256_sign_epi8(broadcast4(x + t * ldx + 4 * j), w));
-      out[t] = _mm256_add_epi32(out[t], _mm256_madd_epi16(s, _mm256_set1_epi16(1)));
-    }
-  }
+// Two factors per row, as int16 side by side.
+struct Pairs {
+  VI both, first, second;  // (a, b), (a, a), (b, b)
+};
+RADIXMILL_INLINE Pairs factor_pairs(const uint8_t* p) {
+  const VI both = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p));
+  return {both, _mm256_blend_epi16(both, _mm256_slli_epi32(both, 16), 0xAA),
+          _mm256_blend_epi16(both, _mm256_srli_epi32(both, 16), 0x55)};
 }
+template <int h>
+RADIXMILL_INLINE VI together(VS a, const Pairs& factors) {
+  return _mm256_madd_epi16(a, h ? factors.second : factors.first);
+}
+// first · halves[0] + second · halves[1], per row.
+RADIXMILL_INLINE VI times_halves(const Pairs& factors, const int16_t* halves) {
+  return _mm256_madd_epi16(factors.both, broadcast4((const int8_t*)halves));
+}
+RADIXMILL_INLINE VI mul_int(VI a, int by) { return _mm256_mullo_epi32(a, _mm256_set1_epi32(by)); }
 
 }  // namespace
 }  // namespace radixmill

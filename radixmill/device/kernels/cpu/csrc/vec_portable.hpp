@@ -75,46 +75,95 @@ RADIXMILL_INLINE void store_half(uint16_t* p, V v) {
   for (int i = 0; i < kLanes; i++) p[i] = float_to_half(v[i]);
 }
 
-template <int shift>
-RADIXMILL_INLINE V nibbles(const uint8_t* chunk) {
-  V v;
-  for (int r = 0; r < kLanes; r++) v[r] = float((chunk[4 * r + shift / 8] >> (shift % 8)) & 15);
-  return v;
-}
-template <int byte>
-RADIXMILL_INLINE V signed_bytes(const uint8_t* chunk) {
-  V v;
-  for (int r = 0; r < kLanes; r++) v[r] = float(int8_t(chunk[4 * r + byte]));
-  return v;
-}
-
 RADIXMILL_INLINE void store_int8(int8_t* p, VI v) {
   for (int i = 0; i < kLanes; i++) p[i] = int8_t(v[i]);
 }
 
-template <int TB>
-RADIXMILL_INLINE void dot_w4(const uint8_t* q, const int8_t* x, size_t ldx, VI* out) {
-  for (int t = 0; t < TB; t++) {
-    int32_t sum[kLanes] = {};
-    for (int j = 0; j < 4; j++)
-      for (int r = 0; r < kLanes; r++)
-        for (int b = 0; b < 4; b++) {
-          const int code = q[32 * j + 4 * r + b];
-          sum[r] += (code & 15) * x[t * ldx + 4 * j + b] + (code >> 4) * x[t * ldx + 16 + 4 * j + b];
-        }
-    memcpy(&out[t], sum, 32);
-  }
+// ── codes: [8 rows][4 bytes], see formats.hpp ──
+
+typedef uint8_t VB __attribute__((vector_size(32)));
+
+RADIXMILL_INLINE VB bytes(const uint8_t* p) {
+  VB v;
+  memcpy(&v, p, 32);
+  return v;
 }
-template <int TB>
-RADIXMILL_INLINE void dot_w8(const uint8_t* q, const int8_t* x, size_t ldx, VI* out) {
-  for (int t = 0; t < TB; t++) {
-    int32_t sum[kLanes] = {};
-    for (int j = 0; j < 8; j++)
-      for (int r = 0; r < kLanes; r++)
-        for (int b = 0; b < 4; b++) sum[r] += int8_t(q[32 * j + 4 * r + b]) * x[t * ldx + 4 * j + b];
-    memcpy(&out[t], sum, 32);
-  }
+// Field `field` of a plane of `bits` bits, at bit `at` of each byte.
+template <int bits, int field, int at>
+RADIXMILL_INLINE VB plane(const uint8_t* p) {
+  constexpr int fields = 8 / bits;
+  return ((bytes(p + 32 * (field / fields)) >> (bits * (field % fields))) & uint8_t((1 << bits) - 1)) << at;
 }
+RADIXMILL_INLINE VB lookup(const int8_t* table, VB codes) {
+  VB v;
+  for (int i = 0; i < 32; i++) v[i] = uint8_t(table[codes[i]]);
+  return v;
+}
+RADIXMILL_INLINE VB join(VB a, VB b) { return a | b; }
+
+template <int b>
+RADIXMILL_INLINE V unsigned_floats(VB codes) {
+  V v;
+  for (int r = 0; r < kLanes; r++) v[r] = float(codes[4 * r + b]);
+  return v;
+}
+template <int b>
+RADIXMILL_INLINE V signed_floats(VB codes) {
+  V v;
+  for (int r = 0; r < kLanes; r++) v[r] = float(int8_t(codes[4 * r + b]));
+  return v;
+}
+RADIXMILL_INLINE V int8_floats(const uint8_t* p) {
+  V v;
+  for (int r = 0; r < kLanes; r++) v[r] = float(int8_t(p[r]));
+  return v;
+}
+template <int h>
+RADIXMILL_INLINE V half_floats(const uint8_t* p) {
+  V v;
+  for (int r = 0; r < kLanes; r++) v[r] = float(int8_t(p[2 * r + h]));
+  return v;
+}
+
+// ── products of codes with int8 activations ──
+
+// One int32 per row.
+struct VS {
+  VI sum;
+};
+RADIXMILL_INLINE VS add_products(VS a, VS b) { return {a.sum + b.sum}; }
+RADIXMILL_INLINE VI together(VS a) { return a.sum; }
+RADIXMILL_INLINE VS products(VB codes, const int8_t* x) {
+  VI sum;
+  for (int r = 0; r < kLanes; r++)
+    sum[r] = codes[4 * r] * x[0] + codes[4 * r + 1] * x[1] + codes[4 * r + 2] * x[2] + codes[4 * r + 3] * x[3];
+  return {sum};
+}
+RADIXMILL_INLINE VS signed_products(VB codes, const int8_t* x) {
+  VI sum;
+  for (int r = 0; r < kLanes; r++) {
+    const int8_t w[4] = {int8_t(codes[4 * r]), int8_t(codes[4 * r + 1]), int8_t(codes[4 * r + 2]), int8_t(codes[4 * r + 3])};
+    sum[r] = w[0] * x[0] + w[1] * x[1] + w[2] * x[2] + w[3] * x[3];
+  }
+  return {sum};
+}
+
+struct Pairs {
+  VI first, second;
+};
+RADIXMILL_INLINE Pairs factor_pairs(const uint8_t* p) {
+  Pairs pairs;
+  for (int r = 0; r < kLanes; r++) pairs.first[r] = int8_t(p[2 * r]), pairs.second[r] = int8_t(p[2 * r + 1]);
+  return pairs;
+}
+template <int h>
+RADIXMILL_INLINE VI together(VS a, const Pairs& factors) {
+  return a.sum * (h ? factors.second : factors.first);
+}
+RADIXMILL_INLINE VI times_halves(const Pairs& factors, const int16_t* halves) {
+  return factors.first * int32_t(halves[0]) + factors.second * int32_t(halves[1]);
+}
+RADIXMILL_INLINE VI mul_int(VI a, int by) { return a * by; }
 
 }  // namespace
 }  // namespace radixmill

@@ -1,0 +1,72 @@
+// The compute formats: how weights are stored for the kernels, as data. Adding one whose codes are of a known width is
+// a line of kLayouts here, its place in the switches of linear.hpp, and a packer in stored.cpp.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace radixmill {
+
+constexpr int kLanes = 8;   // rows of a weight panel; floats in a vector
+constexpr int kGroup = 32;  // values of a row that lie together; int8 activations that share a scale
+
+// Floats first. The letters after the width: s has no minimum, k has integers times a scale of 256 values, n takes its
+// codes through a table of unequal steps, f through the values of 4-bit floats.
+enum class Format : int { f32, f16, bf16, w8, w4, w4s, w5, w5s, w2k, w3k, w4k, w5k, w6k, w4n, w4nk, w4f };
+
+// A panel of 8 rows, K ascending. Floats: [K][8]. Quantised: blocks, each
+//   [8] f16 (w4f: bf16) scales, [8] f16 minima if the format has them,
+//   [groups][8][factors] int8 factors of the scales, the same of the minima,
+//   [groups] codes of 8 rows × 32 values.
+// A value is (scale · factor) · (code − offset) + (minimum · factor); with a table, its entry stands for the code. Two factors per group: one per 16 values.
+//
+// Codes lie in planes of 4, 2 or 1 bits, least significant first; 5 bits are a plane of 4 and one of 1. Field i = 2j + h
+// of a plane holds values 16h + 4j + b, b < 4, at byte 4r + b for row r: a plane of 2 bits has fields 0–3 in the bits of
+// its first 32 bytes and fields 4–7 in its second. Codes of 8 bits are signed bytes, 8 chunks of [8 rows][4 bytes].
+enum class Table : int { none, unequal, fp4 };
+
+// IQ4_NL's steps; and the values of FP4 (E2M1, OCP Microscaling Formats v1.0), doubled.
+constexpr int8_t kTables[3][16] = {
+    {},
+    {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113},
+    {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12},
+};
+
+struct Layout {
+  const char* name;
+  int bits;
+  int offset;
+  bool minimum;
+  int block;    // values of a row under one scale
+  int factors;  // per group: 0, 1 or 2
+  Table table = Table::none;
+
+  constexpr bool is_signed() const { return bits == 8 || table != Table::none; }
+};
+
+constexpr Layout kLayouts[] = {
+    {"f32", 32, 0, false, 1, 0}, {"f16", 16, 0, false, 1, 0},   {"bf16", 16, 0, false, 1, 0},
+    {"w8", 8, 0, false, 32, 0},  {"w4", 4, 0, true, 32, 0},     {"w4", 4, 8, false, 32, 0},
+    {"w5", 5, 0, true, 32, 0},   {"w5", 5, 16, false, 32, 0},   {"w2k", 2, 0, true, 256, 2},
+    {"w3k", 3, 4, false, 256, 2}, {"w4k", 4, 0, true, 256, 1}, {"w5k", 5, 0, true, 256, 1},
+    {"w6k", 6, 32, false, 256, 2},
+    {"w4n", 4, 0, false, 32, 0, Table::unequal},   {"w4nk", 4, 0, false, 256, 1, Table::unequal},
+    {"w4f", 4, 0, false, 32, 0, Table::fp4},
+};
+
+static constexpr Layout layout(Format f) { return kLayouts[int(f)]; }
+static constexpr bool is_quantised(Format f) { return f >= Format::w8; }
+
+// Bytes in a block, and where its parts begin. `g`: group of the block.
+static constexpr size_t group_bytes(Layout l) { return size_t(kGroup) * l.bits; }
+static constexpr size_t factors_at(Layout l, int g) { return (l.minimum ? 32 : 16) + size_t(kLanes) * l.factors * g; }
+static constexpr size_t low_factors_at(Layout l, int g) { return factors_at(l, l.block / kGroup + g); }
+static constexpr size_t codes_at(Layout l, int g) {
+  return factors_at(l, l.block / kGroup * (l.minimum ? 2 : 1)) + group_bytes(l) * g;
+}
+static constexpr size_t block_bytes(Layout l) { return codes_at(l, l.block / kGroup); }
+static constexpr size_t panel_bytes(Format f, int k) {
+  const Layout l = layout(f);
+  return is_quantised(f) ? block_bytes(l) * size_t(k / l.block) : size_t(k) * kLanes * (l.bits / 8);
+}
+
+}  // namespace radixmill
