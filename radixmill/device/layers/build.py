@@ -74,10 +74,6 @@ class Build:
         runs = [self._pack(stack(list(run))) for _, run in groupby(tensors, key=lambda tensor: tensor.kind)]
         return runs[0] if len(runs) == 1 else self.ops.join(runs)
 
-    def kinds(self, stems: Sequence[str], rows: Sequence[int], columns: int) -> set[str]:
-        """The kinds in which these matrices are stored."""
-        return {self.tensors.stored(f"{s}.weight", (n, columns)).kind for s, n in zip(stems, rows, strict=True)}
-
     def bias(self, part: Part, rows: Sequence[int]) -> Array | None:
         """The part's biases end to end, [sum(rows)], or None where the layer has none."""
         if not part.bias:

@@ -21,12 +21,10 @@ class Linear:
 
 
 def projections(build: Build, parts: Sequence[tuple[Part, int]], inputs: int) -> tuple[Linear, ...]:
-    """Products of the same x with several parts of so many rows each: one stacked product where the parts are alike
-    (stored in the same kind, all with a bias or none), else one each. A stacked product reads x once and wakes the
-    threads once."""
+    """Products of the same x with several parts of so many rows each: one stacked product where all have a bias or none
+    has, else one each. A stacked product of one format reads x once and wakes the threads once."""
     stems = [stem for part, _ in parts for stem in part.stems]
-    rows = [count for _, count in parts]
-    alike = len({part.bias for part, _ in parts}) == 1 and len(build.kinds(stems, rows, inputs)) == 1
-    if alike and len(stems) == len(parts):
-        return (Linear(build, Part(tuple(stems), parts[0][0].bias), inputs, *rows),)
+    biases = {part.bias for part, _ in parts}
+    if len(biases) == 1 and len(stems) == len(parts):
+        return (Linear(build, Part(tuple(stems), biases.pop()), inputs, *(count for _, count in parts)),)
     return tuple(Linear(build, part, inputs, count) for part, count in parts)
