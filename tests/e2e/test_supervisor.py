@@ -160,7 +160,7 @@ def test_an_idle_server_uses_no_processor(tiny_server: Server) -> None:
     time.sleep(0.2)
     before = ticks()
     time.sleep(2)
-    assert ticks() - before <= 2  # hundredths of a second
+    assert ticks() - before <= 4  # hundredths of a second
 
 
 def test_what_the_command_line_says() -> None:
