@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from radixmill.device.kernels import native_isa, open_backend
+from radixmill.device.kernels import isas, open_backend
 from radixmill.device.kernels.contract import AttentionParams, Mode, Ops, Ragged, Stored
 
-BACKENDS = ("reference", "cpu/portable", "cpu/avx2")
+BACKENDS = ("reference", "cpu/portable", "cpu/avx2", "cpu/avx512")
 MODES: tuple[Mode, ...] = ("fast", "exact")
 # Where each kind's blocks keep their float16 scale and minimum (MXFP4: one byte, an exponent).
 HEADERS = {
@@ -30,10 +30,10 @@ Floats = NDArray[np.float32]
 def backend(which: str, mode: Mode, threads: int = 2) -> Ops:
     """Open it, or skip with the reason."""
     name, _, isa = which.partition("/")
-    if name == "cpu" and not native_isa():
+    if name == "cpu" and not isas():
         pytest.skip("the compiled kernels are not installed")
-    if isa == "avx2" and native_isa() != "avx2":
-        pytest.skip("this machine or build has no AVX2")
+    if name == "cpu" and isa not in isas():
+        pytest.skip(f"this machine or build has no {isa}")
     return open_backend(name, mode, threads, isa)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from radixmill.device.kernels.contract import Mode, Ops
-from radixmill.device.kernels.cpu import CpuOps, native_isa
+from radixmill.device.kernels.cpu import CpuOps, isas, native_isa
 
-__all__ = ["native_isa", "open_backend"]
+__all__ = ["isas", "native_isa", "open_backend"]
 
 
 def open_backend(backend: str, mode: Mode, threads: int, isa: str) -> Ops:
-    """The ops of "cpu" (compiled; isa "avx2" or "portable") or "reference" (plain NumPy; isa is ignored).
+    """The ops of "cpu" (compiled; isa "avx512", "avx2" or "portable") or "reference" (plain NumPy; isa is ignored).
 
     Raises ValueError for a backend or isa that this install or this machine does not have.
     """

@@ -12,7 +12,7 @@ T, R, its place in the batch, where a prefill was cut, or the number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -94,11 +94,15 @@ class Heads:
     norms: tuple[Array, Array, float] | None = None  # weight [D] for query heads, for key heads; eps
 
 
+# (ids [T], positions [T], wanted [S] indices into the T tokens, one Ragged per KV group) → [S, N]
+Forward = Callable[[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32], tuple[Ragged, ...]], Array]
+
+
 class Ops(Protocol):
     """One backend, opened in one compute mode."""
 
     name: str  # "reference", "cpu"
-    isa: str  # "numpy", "avx2", "portable"
+    isa: str  # "numpy", "avx512", "avx2", "portable"
     version: str  # changes whenever any op's bits do; part of the numerics id
     mode: Mode
     threads: int
@@ -180,3 +184,10 @@ class Ops(Protocol):
 
     def numpy(self, x: Array) -> NDArray[np.float32]:
         """The values on the host."""
+
+    def capture(self, forward: Forward, groups: int) -> Forward:
+        """The same function, to the same bits, made faster where the backend can: its ops recorded once and run in one go.
+
+        `forward` must be a fixed sequence of this backend's ops: embed its `ids`, gather its `wanted`, and never look at a
+        value or at T. What it returns for one call may be overwritten by the next.
+        """

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from radixmill.core.messages import TokenLogprob
 from radixmill.core.plan import Masks, PageCopy, StepPlan, StepResult
-from radixmill.device.kernels.contract import Array, Ops
+from radixmill.device.kernels.contract import Array, Ops, Ragged
+from radixmill.device.layers import ForwardBatch
 from radixmill.device.models import Decoder
 from radixmill.device.runner.batch import build_batch
 from radixmill.device.sampling import Sampler
@@ -44,19 +45,27 @@ class Runner:
 
     def __init__(self, model: Decoder, kv: PagedKV, sampler: Sampler) -> None:
         self.model, self.kv, self.sampler = model, kv, sampler
+        self._run = model.ops.capture(self._logits, groups=1)
 
     def forward(self, plan: StepPlan) -> NDArray[np.float32]:
-        """Everything up to the logits [S, V] of the S rows that sample."""
-        ops, model = self.model.ops, self.model
+        """Everything up to the logits [S, V] of the S rows that sample; overwritten by the next call."""
+        ops = self.model.ops
         for admit in plan.admits:
             self.sampler.admit(admit)
         for copy in plan.copies:
             self.kv.copy(ops, copy)
-        batch = build_batch(plan, self.sampler.last, self.kv.page_size, self.kv.layers)
-        hidden = model.forward(batch)
-        if not len(batch.wanted):
-            return np.empty((0, model.config.vocab), np.float32)
-        return ops.numpy(model.logits(hidden, batch))
+        batch = build_batch(plan, self.sampler.last, self.kv.page_size)
+        return ops.numpy(self._run(batch.ids, batch.positions, batch.wanted, batch.ragged))
+
+    def _logits(
+        self,
+        ids: NDArray[np.int64],
+        positions: NDArray[np.int32],
+        wanted: NDArray[np.int32],
+        ragged: tuple[Ragged, ...],
+    ) -> Array:
+        batch = ForwardBatch(ids, positions, wanted, ragged, self.kv.layers)
+        return self.model.logits(self.model.forward(batch), batch)
 
     def sample(self, plan: StepPlan, logits: NDArray[np.float32], masks: Masks | None) -> StepResult:
         """Draw a token for each row that samples. A token drawn from logits at position p stands at p + 1."""

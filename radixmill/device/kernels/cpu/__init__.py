@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from radixmill.device.kernels.cpu.ops import CpuOps, native_isa
+from radixmill.device.kernels.cpu.ops import CpuOps, isas, native_isa
 
-__all__ = ["CpuOps", "native_isa"]
+__all__ = ["CpuOps", "isas", "native_isa"]

@@ -8,7 +8,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from radixmill.device.kernels.contract import Array, AttentionParams, Heads, Mode, Ragged, Stored, Weight, joined
+from radixmill.device.kernels.contract import (
+    Array,
+    AttentionParams,
+    Forward,
+    Heads,
+    Mode,
+    Ragged,
+    Stored,
+    Weight,
+    joined,
+)
+from radixmill.device.kernels.cpu.record import ACTIVATIONS, Recorder, capture
 
 try:
     from radixmill.device.kernels.cpu import _native
@@ -16,7 +27,7 @@ except ImportError:  # installed without a compiler
     _native = None  # type: ignore[assignment]
 
 # Part of the numerics id. Raise it with every change that moves a bit of any op's result.
-VERSION = "1"
+VERSION = "2"
 
 NATIVE = (
     "linear", "embed", "rms_norm", "add", "scale", "softcap", "gated", "rope", "qkv", "kv_store", "kv_copy", "attention",
@@ -26,16 +37,20 @@ FORMATS = {
     "Q2_K": "w2k", "Q3_K": "w3k", "Q4_K": "w4k", "Q5_K": "w5k", "Q6_K": "w6k",
     "IQ4_NL": "w4n", "IQ4_XS": "w4nk", "MXFP4": "w4f",
 }  # fmt: skip
-ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2}
 
 
 def native_isa() -> str:
     """The best instruction set that the compiled module and this machine share; "" where there is no module."""
-    return "" if _native is None else str(_native.best_isa())
+    return isas()[0] if isas() else ""
+
+
+def isas() -> tuple[str, ...]:
+    """All of them, the best first."""
+    return () if _native is None else tuple(_native.isas())
 
 
 class CpuOps:
-    """C++ on `threads` threads (the caller is one of them) with instruction set `isa`: "avx2" or "portable".
+    """C++ on `threads` threads (the caller is one of them) with instruction set `isa`: "avx512", "avx2" or "portable".
 
     One call at a time. The threads sleep when there is nothing to do and end with the object.
     Raises ValueError if the module is not installed, or has no such instruction set here.
@@ -50,9 +65,10 @@ class CpuOps:
         self.mode, self.threads, self.isa = mode, max(threads, 1), isa
         self._engine = _native.Engine(isa, self.threads, mode == "fast")
         self._kv_type = np.dtype(np.float16 if mode == "fast" else np.float32)
+        self._calls: Any = Calls(self._engine)  # a Recorder during capture()
 
     def table(self) -> dict[str, str]:
-        return dict.fromkeys(NATIVE, f"c++ {self.isa}") | {"gather": "numpy"}
+        return dict.fromkeys(NATIVE, f"c++ {self.isa}") | {"gather": "c++"}
 
     def packs(self, kind: str) -> str | None:
         return FORMATS.get(kind)
@@ -70,13 +86,86 @@ class CpuOps:
         return np.array(values, np.float32, order="C")
 
     def linear(self, x: Array, weight: Weight, bias: Array | None = None) -> Array:
-        y, column = np.empty((x.shape[0], weight.shape[0]), np.float32), 0
-        for matrix in weight.parts:
-            self._engine.linear(x, matrix, bias, y, weight.shape[0], column)
-            column += matrix.n
-        return y
+        return self._calls.linear(x, weight, bias)
 
     def embed(self, ids: NDArray[np.int64], weight: Weight, scale: float = 1.0) -> Array:
+        return self._calls.embed(ids, weight, scale)
+
+    def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
+        return self._calls.rms_norm(x, weight, eps)
+
+    def add(self, x: Array, y: Array) -> Array:
+        return self._calls.add(x, y)
+
+    def scale(self, x: Array, by: float) -> Array:
+        return self._calls.scale(x, by)
+
+    def softcap(self, x: Array, cap: float) -> Array:
+        return self._calls.softcap(x, cap)
+
+    def gated(self, gate_up: Array, activation: Literal["silu", "gelu_tanh", "gelu"]) -> Array:
+        return self._calls.gated(gate_up, activation)
+
+    def rope(self, x: Array, positions: NDArray[np.int32], cos: Array, sin: Array) -> Array:
+        """In place."""
+        return self._calls.rope(x, positions, cos, sin)
+
+    def kv_alloc(self, pages: int, page_size: int, heads: int, dim: int, *, value_dim: int | None = None) -> Array:
+        """Keys [pages, G, D, P] (transposed: neighbouring keys are one vector) and values [pages, G, P, D], P and the
+        values' D padded to whole vectors; zeroed lazily."""
+        value_dim = value_dim or dim
+        keys = np.zeros((pages, heads, dim, self._padded(page_size)), self._kv_type)
+        values = np.zeros((pages, heads, page_size, self._padded(value_dim)), self._kv_type)
+        return _native.pages(self._engine, keys, values, self.mode == "fast", pages, page_size, heads, dim, value_dim)
+
+    def kv_bytes_per_token(self, heads: int, dim: int) -> int:
+        return heads * (dim + self._padded(dim)) * self._kv_type.itemsize
+
+    def kv_store(self, kv: Array, k: Array, v: Array, ragged: Ragged) -> None:
+        self._engine.kv_store(kv, k, v, ragged.query_starts, ragged.starts, ragged.page_ids, ragged.page_starts)
+
+    def qkv(
+        self, parts: tuple[Array, ...], heads: Heads, positions: NDArray[np.int32], kv: Array, ragged: Ragged
+    ) -> Array:
+        return self._calls.qkv(parts, heads, positions, kv, ragged)
+
+    def kv_copy(self, kv: Array, src: int, dst: int, tokens: int) -> None:
+        self._engine.kv_copy(kv, src, dst, tokens)
+
+    def attention(self, q: Array, kv: Array, ragged: Ragged, params: AttentionParams) -> Array:
+        return self._calls.attention(q, kv, ragged, params)
+
+    def gather(self, x: Array, rows: NDArray[np.int32]) -> Array:
+        return self._calls.gather(x, rows)
+
+    def numpy(self, x: Array) -> NDArray[np.float32]:
+        return x
+
+    def capture(self, forward: Forward, groups: int) -> Forward:
+        program = _native.Program(self._engine)
+        calls, recorder = self._calls, Recorder(program)
+        self._calls = recorder
+        try:
+            return capture(program, recorder, forward, groups)
+        finally:
+            self._calls = calls
+
+    def _padded(self, n: int) -> int:
+        return -(-n // self._engine.lanes) * self._engine.lanes
+
+
+class Calls:
+    """The same ops on arrays, one native call each."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def linear(self, x: Array, weight: Weight, bias: Array | None = None) -> Array:
+        y = np.empty((x.shape[0], weight.shape[0]), np.float32)
+        self._engine.linear(x, weight.parts, bias, y)
+        return y
+
+    def embed(self, ids: NDArray[np.int64], weight: Weight, scale: float) -> Array:
         y = np.empty((len(ids), weight.shape[1]), np.float32)
         self._engine.embed(ids, weight.parts[0], scale, y)
         return y
@@ -100,29 +189,15 @@ class CpuOps:
         self._engine.softcap(x, cap, y)
         return y
 
-    def gated(self, gate_up: Array, activation: Literal["silu", "gelu_tanh", "gelu"]) -> Array:
+    def gated(self, gate_up: Array, activation: str) -> Array:
         tokens, both = gate_up.shape
         y = np.empty((tokens, both // 2), np.float32)
         self._engine.gated(gate_up, ACTIVATIONS[activation], both // 2, y)
         return y
 
     def rope(self, x: Array, positions: NDArray[np.int32], cos: Array, sin: Array) -> Array:
-        """In place."""
         self._engine.rope(x, x.shape[1], x.shape[2], positions, cos, sin, cos.shape[1])
         return x
-
-    def kv_alloc(self, pages: int, page_size: int, heads: int, dim: int, *, value_dim: int | None = None) -> Array:
-        """Keys [pages, G, D, ⌈P⌉₈] (transposed: eight keys are one vector) and values [pages, G, P, ⌈D⌉₈], zeroed lazily."""
-        value_dim = value_dim or dim
-        keys = np.zeros((pages, heads, dim, _pad8(page_size)), self._kv_type)
-        values = np.zeros((pages, heads, page_size, _pad8(value_dim)), self._kv_type)
-        return _native.pages(keys, values, self.mode == "fast", pages, page_size, heads, dim, value_dim)
-
-    def kv_bytes_per_token(self, heads: int, dim: int) -> int:
-        return heads * (dim + _pad8(dim)) * self._kv_type.itemsize
-
-    def kv_store(self, kv: Array, k: Array, v: Array, ragged: Ragged) -> None:
-        self._engine.kv_store(kv, k, v, ragged.query_starts, ragged.starts, ragged.page_ids, ragged.page_starts)
 
     def qkv(
         self, parts: tuple[Array, ...], heads: Heads, positions: NDArray[np.int32], kv: Array, ragged: Ragged
@@ -136,9 +211,6 @@ class CpuOps:
         )  # fmt: skip
         return y
 
-    def kv_copy(self, kv: Array, src: int, dst: int, tokens: int) -> None:
-        self._engine.kv_copy(kv, src, dst, tokens)
-
     def attention(self, q: Array, kv: Array, ragged: Ragged, params: AttentionParams) -> Array:
         tokens, heads, _ = q.shape
         y = np.empty((tokens, heads, kv.value_dim), np.float32)
@@ -150,10 +222,3 @@ class CpuOps:
 
     def gather(self, x: Array, rows: NDArray[np.int32]) -> Array:
         return x[rows]
-
-    def numpy(self, x: Array) -> NDArray[np.float32]:
-        return x
-
-
-def _pad8(n: int) -> int:
-    return (n + 7) // 8 * 8

@@ -16,7 +16,17 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from radixmill.device.kernels.contract import Array, AttentionParams, Heads, Mode, Ragged, Stored, Weight, joined
+from radixmill.device.kernels.contract import (
+    Array,
+    AttentionParams,
+    Forward,
+    Heads,
+    Mode,
+    Ragged,
+    Stored,
+    Weight,
+    joined,
+)
 from radixmill.device.kernels.reference import attention
 from radixmill.device.kernels.reference.tiles import Each, Floats, matmul_rows, one_blas_thread, row_tile, tree_sum
 from radixmill.device.kernels.reference.weights import FLOAT_FORMATS, FORMATS, as_int8, widen
@@ -141,6 +151,10 @@ class ReferenceOps:
 
     def numpy(self, x: Array) -> NDArray[np.float32]:
         return x
+
+    def capture(self, forward: Forward, groups: int) -> Forward:
+        """As it is: one op after another."""
+        return forward
 
 
 def _silu(x: Array) -> Array:

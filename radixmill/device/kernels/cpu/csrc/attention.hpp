@@ -1,7 +1,7 @@
 // Attention of one block of queries over the pages of its row. Include after linear.hpp and math.hpp.
 //
 // Per query: online softmax, page by page in the order of positions (Milakov and Gimelshein 2018). Per page: scores of
-// 8 keys at a time, summed over D ascending; one rescaling; then weight · value, one multiply-add per visible key in
+// a vector of keys at a time, summed over D ascending; one rescaling; then weight · value, one multiply-add per visible key in
 // order. Queries that share a block only share loads: each goes through exactly the operations it would go through
 // alone.
 #pragma once
@@ -67,9 +67,9 @@ void accumulate_rows(int rows, const float* a, size_t lda, const B* b, size_t ld
 // The block's state. M = queries · rep rows, query after query.
 struct Softmax {
   float* queries;  // [M, D]
-  float* weights;  // [M, P8]: scores, then exp(score − peak)
-  float* out;      // [M, D8]
-  float* totals;   // [M, 8]: a lane sums the keys of its positions mod 8
+  float* weights;  // [M, padded P]: scores, then exp(score − peak)
+  float* out;      // [M, padded D]
+  float* totals;   // [M, lanes]: a lane sums the keys of its positions mod lanes
   float* peaks;    // [M]
   int rows, stride_p, stride_d;
 };
@@ -77,7 +77,7 @@ struct Softmax {
 Softmax carve(const AttentionJob& job, int queries, float* scratch) {
   Softmax s;
   s.rows = queries * (job.heads / job.groups);
-  s.stride_p = pad8(job.page_size), s.stride_d = pad8(job.value_dim);
+  s.stride_p = pad(job.page_size, kLanes), s.stride_d = pad(job.value_dim, kLanes);
   s.queries = scratch;
   s.weights = s.queries + size_t(s.rows) * job.dim;
   s.out = s.weights + size_t(s.rows) * s.stride_p;
@@ -88,7 +88,7 @@ Softmax carve(const AttentionJob& job, int queries, float* scratch) {
 
 size_t attention_scratch(const AttentionJob& job, int queries) {
   const size_t rows = size_t(queries) * size_t(job.heads / job.groups);
-  return rows * size_t(job.dim + pad8(job.page_size) + pad8(job.value_dim) + kLanes + 1);
+  return rows * size_t(job.dim + pad(job.page_size, kLanes) + pad(job.value_dim, kLanes) + kLanes + 1);
 }
 
 // Turn a row of raw products into weights for keys [low, high) of its page, and rescale what came before.

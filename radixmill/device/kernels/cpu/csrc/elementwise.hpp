@@ -4,7 +4,7 @@
 namespace radixmill {
 namespace {
 
-// The first n floats, at most 8; the rest zero.
+// The first n floats, at most a vector; the rest zero.
 RADIXMILL_INLINE V load_some(const float* p, int n) {
   if (n >= kLanes) return load(p);
   float all[kLanes] = {};
@@ -104,9 +104,9 @@ void to_half_row(const float* x, uint16_t* y, int n) {
   }
 }
 
-// One group of 32: scale = max|x| / 127, codes = round(x / scale); sums of the codes of each 16, and times the scale of
-// all. A NaN anywhere makes the scale NaN.
-void quantise_group(const float* x, int8_t* codes, float* scale, float* sum, int16_t* halves) {
+// One group of 32: scale = max|x| / 127, codes = round(x / scale); sums of the codes of each 16, of all times −1, and
+// of all times the scale. A NaN anywhere makes the scale NaN.
+void quantise_group(const float* x, int8_t* codes, float* scale, float* sum, int32_t* minus, int16_t* halves) {
   V peak = zero();
   bool nan = false;
   for (int i = 0; i < kGroup; i += kLanes) {
@@ -129,11 +129,13 @@ void quantise_group(const float* x, int8_t* codes, float* scale, float* sum, int
     halves[h] = int16_t(totals[h]);
   }
   *sum = *scale * (totals[0] + totals[1]);
+  *minus = -int32_t(halves[0]) - halves[1];
 }
 
-void quantise_row(const float* x, int k, int8_t* codes, float* scales, float* sums, int16_t* halves) {
+void quantise_row(const float* x, int k, Codes row) {
   for (int g = 0; g * kGroup < k; g++)
-    quantise_group(x + g * kGroup, codes + g * kGroup, scales + g, sums + g, halves + 2 * g);
+    quantise_group(x + g * kGroup, row.codes + g * kGroup, row.scales + g, row.sums + g, row.minus + g,
+                   row.halves + 2 * g);
 }
 
 }  // namespace

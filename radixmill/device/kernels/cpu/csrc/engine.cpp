@@ -26,7 +26,7 @@ void check(const Pages& kv, const Ragged& ragged) {
 // Positions of one head of a page: keys lie transposed, values row by row.
 template <class T>
 void copy_positions(const Pages& kv, T* to_keys, const T* from_keys, T* to_values, const T* from_values, int tokens) {
-  const size_t stride = size_t(pad8(kv.page_size)), width = size_t(pad8(kv.value_dim));
+  const size_t stride = kv.stride(), width = kv.width();
   for (size_t i = 0; i < size_t(kv.groups) * kv.dim; i++)
     memcpy(to_keys + i * stride, from_keys + i * stride, size_t(tokens) * sizeof(T));
   for (size_t g = 0; g < size_t(kv.groups); g++) {
@@ -46,47 +46,88 @@ float* Engine::scratch(int worker, size_t floats) {
   return mine.data();
 }
 
-// f(from, to) over [0, rows), in pieces if `rows` rows of `row_cost` values are worth it.
+// f(from, to, worker) over [0, rows), in pieces if `rows` rows of `row_cost` values are worth it.
 template <class F>
 void Engine::spread(int64_t rows, int64_t row_cost, const F& f) {
-  if (rows * row_cost < kWorthSharing) return f(int64_t(0), rows);
+  if (rows * row_cost < kWorthSharing) return f(int64_t(0), rows, 0);
   const int64_t piece = std::max<int64_t>(1, rows / (4 * pool_.threads()));
   pool_.run((rows + piece - 1) / piece,
-            [&](int64_t task, int) { f(task * piece, std::min(rows, (task + 1) * piece)); });
+            [&](int64_t task, int worker) { f(task * piece, std::min(rows, (task + 1) * piece), worker); });
 }
 
-void Engine::linear(const Matrix& w, const float* x, int t, const float* bias, float* y, size_t stride) {
-  LinearJob job{w.format(), w.data(), t, w.n(), w.k(), x, nullptr, nullptr, nullptr, nullptr, bias, y, stride};
-  if (fast_ && is_quantised(w.format())) {
-    const size_t values = size_t(t) * w.k(), groups = values / kGroup;
-    if (codes_.size() < values) codes_.resize(values);
-    if (scales_.size() < groups) scales_.resize(groups), sums_.resize(groups), halves_.resize(2 * groups);
-    const int k = w.k();
-    spread(t, k, [&](int64_t from, int64_t to) {
-      for (int64_t i = from; i < to; i++)
-        kernels_.quantise(x + i * k, k, codes_.data() + i * k, scales_.data() + i * (k / kGroup),
-                          sums_.data() + i * (k / kGroup), halves_.data() + i * (k / kGroup) * 2);
-    });
-    job.codes = codes_.data(), job.scales = scales_.data(), job.sums = sums_.data(), job.halves = halves_.data();
+int Stack::n() const {
+  int n = 0;
+  for (const Matrix* matrix : matrices) n += matrix->n();
+  return n;
+}
+
+// The rows that a product reads, as floats, as codes, or both.
+void Engine::prepare(const Source& source, const float* x, int t, int k, bool floats, bool codes) {
+  const size_t values = size_t(t) * k, groups = codes ? values / kGroup : 0;
+  const bool made = source.kind != Source::plain;
+  if (floats && made && floats_.size() < values) floats_.resize(values);
+  if (codes && codes_.size() < values) codes_.resize(values);
+  if (scales_.size() < groups) scales_.resize(groups), sums_.resize(groups), minus_.resize(groups), halves_.resize(2 * groups);
+  if (!made && !codes) return;
+  const Codes all{codes_.data(), scales_.data(), sums_.data(), minus_.data(), halves_.data()};
+  spread(t, int64_t(k) * (source.kind == Source::gated ? 5 : 2), [&](int64_t from, int64_t to, int worker) {
+    for (int64_t i = from; i < to; i++) {
+      const float* row = x + i * k * (source.kind == Source::gated ? 2 : 1);
+      if (made) {
+        float* y = floats ? floats_.data() + i * k : scratch(worker, size_t(k));
+        if (source.kind == Source::norm)
+          kernels_.rms_norm(row, source.weight, y, k, source.eps);
+        else
+          kernels_.gated(row, row + k, y, k, source.activation);
+        row = y;
+      }
+      if (codes) kernels_.quantise(row, k, all.row(i, k));
+    }
+  });
+}
+
+// Pieces small enough that no thread waits long for the last one, large enough to be worth a turn of the counter.
+void Engine::cut(const Stack& w) {
+  pieces_.clear();
+  const int rows = std::clamp(w.n() / (8 * pool_.threads()), 32, 512), size = rows / kernels_.lanes;
+  int column = 0;
+  for (const Matrix* matrix : w.matrices) {
+    for (int from = 0; from < matrix->panels(); from += size)
+      pieces_.push_back({matrix, column, from, std::min(matrix->panels(), from + size)});
+    column += matrix->n();
   }
-  // Pieces small enough that no thread waits long for the last one, large enough to be worth a turn of the counter.
-  const int panels = w.panels(), piece = std::clamp(panels / (8 * pool_.threads()) / 4 * 4, 4, 64);
-  pool_.run((panels + piece - 1) / piece, [&](int64_t task, int worker) {
-    const int from = int(task) * piece;
-    kernels_.linear(job, from, std::min(panels, from + piece), scratch(worker, kernels_.linear_scratch(t)));
+}
+
+void Engine::product(const Source& source, const Stack& w, const float* x, int t, const float* bias, float* y,
+                     bool add) {
+  bool floats = false, codes = false;
+  for (const Matrix* matrix : w.matrices) (fast_ && is_quantised(matrix->format()) ? codes : floats) = true;
+  const int k = w.k();
+  prepare(source, x, t, k, floats, codes);
+  cut(w);
+  const float* rows = source.kind == Source::plain ? x : floats_.data();
+  const Codes all{codes_.data(), scales_.data(), sums_.data(), minus_.data(), halves_.data()};
+  const size_t stride = size_t(w.n());
+  pool_.run(int64_t(pieces_.size()), [&](int64_t task, int worker) {
+    const Piece& piece = pieces_[size_t(task)];
+    const Matrix& m = *piece.matrix;
+    const bool quantised = fast_ && is_quantised(m.format());
+    const LinearJob job{m.format(), m.data(), t, m.n(), k, quantised ? nullptr : rows, quantised ? all : Codes{},
+                        bias ? bias + piece.column : nullptr, y + piece.column, stride, add};
+    kernels_.linear(job, piece.from, piece.to, scratch(worker, kernels_.linear_scratch(t)));
   });
 }
 
 void Engine::embed(const Matrix& w, const int64_t* ids, int t, float scale, float* y) {
   for (int i = 0; i < t; i++)
     if (ids[i] < 0 || ids[i] >= w.n()) throw std::out_of_range("embed: no such row");
-  spread(t, 4 * w.k(), [&](int64_t from, int64_t to) {
+  spread(t, 4 * w.k(), [&](int64_t from, int64_t to, int) {
     for (int64_t i = from; i < to; i++) w.row(ids[i], scale, y + i * w.k());
   });
 }
 
 void Engine::rms_norm(const float* x, const float* weight, float* y, int64_t rows, int k, float eps) {
-  spread(rows, k, [&](int64_t from, int64_t to) {
+  spread(rows, k, [&](int64_t from, int64_t to, int) {
     for (int64_t i = from; i < to; i++) kernels_.rms_norm(x + i * k, weight, y + i * k, k, eps);
   });
 }
@@ -96,7 +137,7 @@ template <class F>
 void Engine::spread_flat(int64_t n, int cost, const F& f) {
   constexpr int64_t cut = 1024;
   spread((n + cut - 1) / cut, cut * cost,
-         [&](int64_t from, int64_t to) { f(from * cut, size_t(std::min(n, to * cut) - from * cut)); });
+         [&](int64_t from, int64_t to, int) { f(from * cut, size_t(std::min(n, to * cut) - from * cut)); });
 }
 
 void Engine::add(float* x, const float* y, int64_t n) {
@@ -112,7 +153,7 @@ void Engine::softcap(const float* x, float* y, int64_t n, float cap) {
 }
 
 void Engine::gated(const float* gate_up, float* y, int t, int f, Activation activation) {
-  spread(t, 4 * int64_t(f), [&](int64_t from, int64_t to) {
+  spread(t, 4 * int64_t(f), [&](int64_t from, int64_t to, int) {
     for (int64_t i = from; i < to; i++)
       kernels_.gated(gate_up + i * 2 * f, gate_up + i * 2 * f + f, y + i * f, f, activation);
   });
@@ -123,7 +164,7 @@ void Engine::rope(float* x, int t, int heads, int dim, const int32_t* positions,
   if (2 * half > dim) throw std::invalid_argument("rope: more rotated dimensions than the head has");
   for (int i = 0; i < t; i++)
     if (positions[i] < 0 || positions[i] >= limit) throw std::out_of_range("rope: position outside the table");
-  spread(t, int64_t(heads) * dim, [&](int64_t from, int64_t to) {
+  spread(t, int64_t(heads) * dim, [&](int64_t from, int64_t to, int) {
     for (int64_t i = from; i < to; i++) {
       const int64_t angle = int64_t(positions[i]) * half;
       kernels_.rope(x + i * heads * dim, heads, dim, cos + angle, sin + angle, half);
@@ -134,7 +175,7 @@ void Engine::rope(float* x, int t, int heads, int dim, const int32_t* positions,
 // f(token, page, slot) for every token of the batch.
 template <class F>
 void Engine::each_position(const Pages& kv, const Ragged& ragged, int64_t cost, const F& f) {
-  spread(ragged.query_starts[ragged.rows], cost, [&](int64_t from, int64_t to) {
+  spread(ragged.query_starts[ragged.rows], cost, [&](int64_t from, int64_t to, int) {
     const int32_t* ends = ragged.query_starts + 1;
     int row = int(std::upper_bound(ends, ends + ragged.rows, int32_t(from)) - ends);
     for (int64_t token = from; token < to; token++) {
@@ -147,7 +188,7 @@ void Engine::each_position(const Pages& kv, const Ragged& ragged, int64_t cost, 
 }
 
 void Engine::store_head(const Pages& kv, const float* key, const float* value, size_t page, int slot, int group) {
-  const size_t stride = size_t(pad8(kv.page_size)), width = size_t(pad8(kv.value_dim));
+  const size_t stride = kv.stride(), width = kv.width();
   store_key(kv, key, page * kv.key_page() + size_t(group) * kv.dim * stride + slot);
   store_value(kv, value, page * kv.value_page() + (size_t(group) * kv.page_size + slot) * width);
 }
@@ -190,16 +231,16 @@ void Engine::qkv(const Pages& kv, const QkvJob& job, const Ragged& ragged, float
   });
 }
 
-// One head's key goes down a column: item `at`, then every pad8(P)-th.
+// One head's key goes down a column: item `at`, then every stride-th.
 void Engine::store_key(const Pages& kv, const float* key, size_t at) {
-  const size_t stride = size_t(pad8(kv.page_size));
+  const size_t stride = kv.stride();
   if (!kv.half) {
     for (int d = 0; d < kv.dim; d++) ((float*)kv.keys)[at + d * stride] = key[d];
     return;
   }
-  uint16_t halves[kLanes];
-  for (int from = 0; from < kv.dim; from += kLanes) {
-    const int n = std::min(kLanes, kv.dim - from);
+  uint16_t halves[kMostLanes];
+  for (int from = 0; from < kv.dim; from += kMostLanes) {
+    const int n = std::min(kMostLanes, kv.dim - from);
     kernels_.to_half(key + from, halves, n);
     for (int d = 0; d < n; d++) ((uint16_t*)kv.keys)[at + (from + d) * stride] = halves[d];
   }

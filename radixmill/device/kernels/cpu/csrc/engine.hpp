@@ -7,15 +7,17 @@
 
 namespace radixmill {
 
-// One layer's pages. keys [pages, G, D, pad8(P)], values [pages, G, P, pad8(Dv)]; f16 or f32.
+// One layer's pages. keys [pages, G, D, stride], values [pages, G, P, width]: P and Dv padded to whole vectors; f16 or f32.
 struct Pages {
   bool half;
   uint8_t *keys, *values;
-  int pages, page_size, groups, dim, value_dim;
+  int pages, page_size, groups, dim, value_dim, lanes;
 
   size_t item() const { return half ? 2 : 4; }
-  size_t key_page() const { return size_t(groups) * dim * pad8(page_size); }  // items
-  size_t value_page() const { return size_t(groups) * page_size * pad8(value_dim); }
+  size_t stride() const { return size_t(pad(page_size, lanes)); }
+  size_t width() const { return size_t(pad(value_dim, lanes)); }
+  size_t key_page() const { return size_t(groups) * dim * stride(); }  // items
+  size_t value_page() const { return size_t(groups) * page_size * width(); }
 };
 
 // Which queries belong to which row; see Ragged in contract.py.
@@ -38,6 +40,22 @@ struct QkvJob {
   float eps;
 };
 
+// What becomes of the rows of x before they enter a product.
+struct Source {
+  enum Kind { plain, norm, gated } kind = plain;
+  const float* weight = nullptr;  // norm: [K]
+  float eps = 0;
+  Activation activation = Activation::silu;  // gated: x has 2K columns
+};
+
+// Matrices of one K, one below the other.
+struct Stack {
+  std::vector<const Matrix*> matrices;
+
+  int k() const { return matrices.at(0)->k(); }
+  int n() const;
+};
+
 class Engine {
  public:
   Engine(const Kernels& kernels, int threads, bool fast);
@@ -46,8 +64,9 @@ class Engine {
   std::mutex& mutex() { return mutex_; }  // to be held during a call
   const char* isa() const { return kernels_.isa; }
 
-  // y: rows `stride` floats apart.
-  void linear(const Matrix& w, const float* x, int t, const float* bias, float* y, size_t stride);
+  int lanes() const { return kernels_.lanes; }
+  // y [t, N] = source(x) · Wᵀ + bias, or that added to what y holds. `bias` [N] or null.
+  void product(const Source& source, const Stack& w, const float* x, int t, const float* bias, float* y, bool add);
   void embed(const Matrix& w, const int64_t* ids, int t, float scale, float* y);
   void rms_norm(const float* x, const float* weight, float* y, int64_t rows, int k, float eps);
   void add(float* x, const float* y, int64_t n);
@@ -68,8 +87,15 @@ class Engine {
     int row, first, queries, group;
   };
 
+  struct Piece {
+    const Matrix* matrix;
+    int column, from, to;  // the matrix's first column of y; panels
+  };
+
   template <class F>
   void spread(int64_t rows, int64_t row_cost, const F& f);
+  void prepare(const Source& source, const float* x, int t, int k, bool floats, bool codes);
+  void cut(const Stack& w);
   template <class F>
   void spread_flat(int64_t n, int cost, const F& f);
   float* scratch(int worker, size_t floats);
@@ -85,9 +111,12 @@ class Engine {
   std::mutex mutex_;
   Pool pool_;
   std::vector<std::vector<float>> scratch_;  // one per thread
-  std::vector<int8_t> codes_;                // activations of the current linear()
-  std::vector<float> scales_, sums_;
+  // Activations of the current product().
+  std::vector<float> floats_, scales_, sums_;
+  std::vector<int8_t> codes_;
+  std::vector<int32_t> minus_;
   std::vector<int16_t> halves_;
+  std::vector<Piece> pieces_;
   std::vector<Block> blocks_;
 };
 

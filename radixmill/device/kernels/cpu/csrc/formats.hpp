@@ -6,22 +6,22 @@
 
 namespace radixmill {
 
-constexpr int kLanes = 8;   // rows of a weight panel; floats in a vector
 constexpr int kGroup = 32;  // values of a row that lie together; int8 activations that share a scale
 
 // Floats first. The letters after the width: s has no minimum, k has integers times a scale of 256 values, n takes its
 // codes through a table of unequal steps, f through the values of 4-bit floats.
 enum class Format : int { f32, f16, bf16, w8, w4, w4s, w5, w5s, w2k, w3k, w4k, w5k, w6k, w4n, w4nk, w4f };
 
-// A panel of 8 rows, K ascending. Floats: [K][8]. Quantised: blocks, each
-//   [8] f16 (w4f: bf16) scales, [8] f16 minima if the format has them,
-//   [groups][8][factors] int8 factors of the scales, the same of the minima,
-//   [groups] codes of 8 rows × 32 values.
+// A panel has as many rows as the instruction set's vectors have floats: L lanes, 8 or 16. K ascends. Floats: [K][L].
+// Quantised: blocks, each
+//   [L] f16 (w4f: bf16) scales, [L] f16 minima if the format has them,
+//   [groups][L][factors] int8 factors of the scales, the same of the minima,
+//   [groups] codes of L rows × 32 values.
 // A value is (scale · factor) · (code − offset) + (minimum · factor); with a table, its entry stands for the code. Two factors per group: one per 16 values.
 //
 // Codes lie in planes of 4, 2 or 1 bits, least significant first; 5 bits are a plane of 4 and one of 1. Field i = 2j + h
 // of a plane holds values 16h + 4j + b, b < 4, at byte 4r + b for row r: a plane of 2 bits has fields 0–3 in the bits of
-// its first 32 bytes and fields 4–7 in its second. Codes of 8 bits are signed bytes, 8 chunks of [8 rows][4 bytes].
+// its first 4L bytes and fields 4–7 in its second. Codes of 8 bits are signed bytes, 8 chunks of [L rows][4 bytes].
 enum class Table : int { none, unequal, fp4 };
 
 // IQ4_NL's steps; and the values of FP4 (E2M1, OCP Microscaling Formats v1.0), doubled.
@@ -56,17 +56,21 @@ constexpr Layout kLayouts[] = {
 static constexpr Layout layout(Format f) { return kLayouts[int(f)]; }
 static constexpr bool is_quantised(Format f) { return f >= Format::w8; }
 
-// Bytes in a block, and where its parts begin. `g`: group of the block.
-static constexpr size_t group_bytes(Layout l) { return size_t(kGroup) * l.bits; }
-static constexpr size_t factors_at(Layout l, int g) { return (l.minimum ? 32 : 16) + size_t(kLanes) * l.factors * g; }
-static constexpr size_t low_factors_at(Layout l, int g) { return factors_at(l, l.block / kGroup + g); }
-static constexpr size_t codes_at(Layout l, int g) {
-  return factors_at(l, l.block / kGroup * (l.minimum ? 2 : 1)) + group_bytes(l) * g;
+// Bytes in a block of `lanes` rows, and where its parts begin. `g`: group of the block.
+static constexpr size_t group_bytes(Layout l, int lanes) { return size_t(4) * lanes * l.bits; }
+static constexpr size_t factors_at(Layout l, int g, int lanes) {
+  return size_t(lanes) * ((l.minimum ? 4 : 2) + l.factors * g);
 }
-static constexpr size_t block_bytes(Layout l) { return codes_at(l, l.block / kGroup); }
-static constexpr size_t panel_bytes(Format f, int k) {
+static constexpr size_t low_factors_at(Layout l, int g, int lanes) {
+  return factors_at(l, l.block / kGroup + g, lanes);
+}
+static constexpr size_t codes_at(Layout l, int g, int lanes) {
+  return factors_at(l, l.block / kGroup * (l.minimum ? 2 : 1), lanes) + group_bytes(l, lanes) * g;
+}
+static constexpr size_t block_bytes(Layout l, int lanes) { return codes_at(l, l.block / kGroup, lanes); }
+static constexpr size_t panel_bytes(Format f, int k, int lanes) {
   const Layout l = layout(f);
-  return is_quantised(f) ? block_bytes(l) * size_t(k / l.block) : size_t(k) * kLanes * (l.bits / 8);
+  return is_quantised(f) ? block_bytes(l, lanes) * size_t(k / l.block) : size_t(k) * lanes * (l.bits / 8);
 }
 
 }  // namespace radixmill

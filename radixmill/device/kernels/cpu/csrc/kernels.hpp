@@ -8,18 +8,30 @@
 
 namespace radixmill {
 
+// Rows of K activations as int8, a scale per group of 32.
+struct Codes {
+  int8_t* codes;    // [t, k]; null: there are none
+  float* scales;    // [t, k / 32]
+  float* sums;      // [t, k / 32]: scale · Σ codes
+  int32_t* minus;   // [t, k / 32]: −Σ codes
+  int16_t* halves;  // [t, k / 16]: Σ codes
+
+  Codes row(int64_t t, int k) const {
+    const int64_t groups = t * (k / kGroup);
+    return {codes + t * k, scales + groups, sums + groups, minus + groups, halves + 2 * groups};
+  }
+};
+
 struct LinearJob {
   Format format;
   const uint8_t* panels;
   int t, n, k;
-  const float* x;         // [t, k]
-  const int8_t* codes;    // [t, k] with the three below: the int8 path; null: the f32 path
-  const float* scales;    // [t, k / 32]
-  const float* sums;      // [t, k / 32]: scale · Σ codes
-  const int16_t* halves;  // [t, k / 16]: Σ codes
-  const float* bias;      // [n] or null
-  float* y;               // [t, n], rows `stride` floats apart
+  const float* x;     // [t, k]: the f32 path; null where there are
+  Codes codes;        // the int8 path
+  const float* bias;  // [n] or null
+  float* y;           // [t, n], rows `stride` floats apart
   size_t stride;
+  bool add;  // to what y holds
 };
 
 enum class Activation : int { silu, gelu_tanh, gelu };
@@ -27,7 +39,7 @@ enum class Activation : int { silu, gelu_tanh, gelu };
 // One query block of one row against one key/value head: `queries` tokens × `rep` heads that share it.
 struct AttentionJob {
   bool half;           // f16 keys and values, else f32
-  const void* keys;    // [pages, G, D, stride_p]: transposed, so that 8 keys are one vector
+  const void* keys;    // [pages, G, D, stride_p]: transposed, so that neighbouring keys are one vector
   const void* values;  // [pages, G, P, stride_d]
   int groups, page_size, dim, value_dim;
   int heads;
@@ -38,10 +50,11 @@ struct AttentionJob {
 
 struct Kernels {
   const char* isa;
+  int lanes;  // rows of a weight panel; floats in a vector: 8 or 16
   // Floats of scratch that linear() needs for `t` rows, and attention() for its job.
   size_t (*linear_scratch)(int t);
   void (*linear)(const LinearJob&, int first_panel, int last_panel, float* scratch);
-  void (*quantise)(const float* x, int k, int8_t* codes, float* scales, float* sums, int16_t* halves);
+  void (*quantise)(const float* x, int k, Codes row);
   void (*rms_norm)(const float* x, const float* weight, float* y, int k, float eps);
   void (*add)(float* x, const float* y, size_t n);
   void (*scale)(const float* x, float* y, size_t n, float by);
@@ -59,7 +72,13 @@ const Kernels& portable_kernels();
 #ifdef RADIXMILL_AVX2
 const Kernels& avx2_kernels();
 #endif
+#ifdef RADIXMILL_AVX512
+const Kernels& avx512_kernels();
+#endif
 
-static constexpr int pad8(int n) { return (n + 7) & ~7; }
+constexpr int kMostLanes = 16;
+
+// The next whole number of vectors; lanes is a power of two.
+static constexpr int pad(int n, int lanes) { return (n + lanes - 1) & ~(lanes - 1); }
 
 }  // namespace radixmill

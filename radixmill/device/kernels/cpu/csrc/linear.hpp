@@ -1,7 +1,7 @@
-// y = x · Wᵀ (+ bias), 8 weight rows at a time. Include after a vec_*.hpp.
+// y = x · Wᵀ (+ bias), a panel of weight rows at a time. Include after a vec_*.hpp and its dots_*.hpp.
 //
-// The order of every sum is fixed: K ascends, one multiply-add per value (f32 path) or two per group of 32 (int8 path:
-// scale · Σ code · code, and minimum · Σ code, in two sums added at the end). How many tokens or panels share the
+// The order of every sum is fixed: K ascends, one multiply-add per value (f32 path) or per group of 32 (int8 path:
+// scale · Σ code · code, in integers within the group; and minimum · Σ code in a second sum, added at the end). How many tokens or panels share the
 // registers changes nothing in it, and neither do the blocks of K, between which the sums rest in memory as the floats
 // they are.
 #pragma once
@@ -15,7 +15,7 @@ constexpr int kBlockPanels = 4;  // panels that share a pass over x
 
 // ── f32 path ──
 
-// out[t][p] += Σ_k w[p][k] · x[t][k] for TB tokens and PB panels of 8 rows.
+// out[t][p] += Σ_k w[p][k] · x[t][k] for TB tokens and PB panels.
 template <int TB, int PB>
 void multiply(const float* w, size_t panel_stride, const float* x, size_t ldx, int k, float* out, size_t ldo) {
   V sum[TB][PB];
@@ -35,7 +35,7 @@ void multiply(const float* w, size_t panel_stride, const float* x, size_t ldx, i
 
 template <int PB>
 void multiply_tokens(const float* w, size_t stride, const float* x, size_t ldx, int k, float* out, size_t ldo, int t) {
-  constexpr int most = PB == 4 ? 3 : 6;  // as many sums as the registers hold
+  constexpr int most = kRegisters / 16 * (PB == 4 ? 3 : 6);  // as many sums as the registers hold
   while (t >= most) {
     multiply<most, PB>(w, stride, x, ldx, k, out, ldo);
     x += most * ldx, out += most * ldo, t -= most;
@@ -49,7 +49,7 @@ void multiply_tokens(const float* w, size_t stride, const float* x, size_t ldx, 
 
 void multiply_block(int panels, const float* w, size_t stride, const float* x, size_t ldx, int k, float* out,
                     size_t ldo, int t) {
-  if (panels == 4 && t <= 3) return multiply_tokens<4>(w, stride, x, ldx, k, out, ldo, t);
+  if (panels == 4 && (t <= 3 || kRegisters == 32)) return multiply_tokens<4>(w, stride, x, ldx, k, out, ldo, t);
   int p = 0;
   for (; p + 2 <= panels; p += 2) multiply_tokens<2>(w + p * stride, stride, x, ldx, k, out + p * kLanes, ldo, t);
   if (p < panels) multiply_tokens<1>(w + p * stride, stride, x, ldx, k, out + p * kLanes, ldo, t);
@@ -76,27 +76,6 @@ RADIXMILL_INLINE void for_format(Format f, const Do& go) {
   }
 }
 
-// Codes of values 16h + 4j + b of a group, field = 2j + h.
-template <int bits, int field>
-RADIXMILL_INLINE VB codes_of(const uint8_t* p) {
-  if constexpr (bits == 8)
-    return bytes(p + 32 * (field / 2 + 4 * (field % 2)));
-  else if constexpr (bits == 4 || bits == 2)
-    return plane<bits, field, 0>(p);
-  else if constexpr (bits == 3)
-    return join(plane<2, field, 0>(p), plane<1, field, 2>(p + 64));
-  else
-    return join(plane<4, field, 0>(p), plane<bits - 4, field, 4>(p + 128));
-}
-
-// The same, or the table's entries for them, as signed bytes.
-template <Format F, int field>
-RADIXMILL_INLINE VB entries_of(const uint8_t* p) {
-  constexpr Layout l = layout(F);
-  if constexpr (l.table == Table::none) return codes_of<l.bits, field>(p);
-  return lookup(kTables[int(l.table)], codes_of<l.bits, field>(p));
-}
-
 template <Format F>
 RADIXMILL_INLINE V block_scale(const uint8_t* block) {
   return F == Format::w4f ? load_bf16((const uint16_t*)block) : load_half((const uint16_t*)block);
@@ -107,8 +86,8 @@ template <Format F, int h>
 RADIXMILL_INLINE V scale_of(const uint8_t* block, int g) {
   constexpr Layout l = layout(F);
   const V scale = block_scale<F>(block);
-  if constexpr (l.factors == 2) return mul(scale, half_floats<h>(block + factors_at(l, g)));
-  if constexpr (l.factors == 1) return mul(scale, int8_floats(block + factors_at(l, g)));
+  if constexpr (l.factors == 2) return mul(scale, half_floats<h>(block + factors_at(l, g, kLanes)));
+  if constexpr (l.factors == 1) return mul(scale, int8_floats(block + factors_at(l, g, kLanes)));
   return scale;
 }
 template <Format F, int h>
@@ -116,8 +95,8 @@ RADIXMILL_INLINE V minimum_of(const uint8_t* block, int g, V scale) {
   constexpr Layout l = layout(F);
   if constexpr (!l.minimum) return mul(scale, set1(-l.offset));
   const V minimum = load_half((const uint16_t*)block + kLanes);
-  if constexpr (l.factors == 2) return mul(minimum, half_floats<h>(block + low_factors_at(l, g)));
-  if constexpr (l.factors == 1) return mul(minimum, int8_floats(block + low_factors_at(l, g)));
+  if constexpr (l.factors == 2) return mul(minimum, half_floats<h>(block + low_factors_at(l, g, kLanes)));
+  if constexpr (l.factors == 1) return mul(minimum, int8_floats(block + low_factors_at(l, g, kLanes)));
   return minimum;
 }
 
@@ -140,7 +119,7 @@ RADIXMILL_INLINE void unpack_field(const uint8_t* codes, V scale, V minimum, flo
 
 template <Format F, int h>
 RADIXMILL_INLINE void unpack_half(const uint8_t* block, int g, float* out) {
-  const uint8_t* codes = block + codes_at(layout(F), g);
+  const uint8_t* codes = block + codes_at(layout(F), g, kLanes);
   const V scale = scale_of<F, h>(block, g), minimum = minimum_of<F, h>(block, g, scale);
   unpack_field<F, h>(codes, scale, minimum, out);
   unpack_field<F, 2 + h>(codes, scale, minimum, out);
@@ -153,13 +132,13 @@ template <Format F>
 void unpack_groups(const uint8_t* panel, int from, int k, float* out) {
   constexpr Layout l = layout(F);
   for (; k > 0; from += kGroup, k -= kGroup, out += kGroup * kLanes) {
-    const uint8_t* block = panel + block_bytes(l) * size_t(from / l.block);
+    const uint8_t* block = panel + block_bytes(l, kLanes) * size_t(from / l.block);
     unpack_half<F, 0>(block, from % l.block / kGroup, out);
     unpack_half<F, 1>(block, from % l.block / kGroup, out);
   }
 }
 
-// Columns [from, from + k) of one panel as [k][8] floats.
+// Columns [from, from + k) of one panel as [k][lanes] floats.
 void unpack(Format f, const uint8_t* panel, int from, int k, float* out) {
   if (is_quantised(f)) return for_format(f, [&](auto F) { unpack_groups<decltype(F)::value>(panel, from, k, out); });
   const uint16_t* p = (const uint16_t*)panel + size_t(from) * kLanes;
@@ -169,105 +148,37 @@ void unpack(Format f, const uint8_t* panel, int from, int k, float* out) {
 
 // ── int8 path ──
 
-// Dot products of one group: 8 rows of codes with each of TB rows of int8. Sums of products are taken together before
-// int16 could overflow: eight products of 4 bits make 30,480, four of 5 bits 31,496, two of 6 bits 32,004.
-
-template <int bits, int j, int TB>
-RADIXMILL_INLINE void add_chunk(const uint8_t* codes, const int8_t* x, size_t ldx, VS* sums) {
-  const VB a = codes_of<bits, 2 * j>(codes), b = codes_of<bits, 2 * j + 1>(codes);
-  for (int t = 0; t < TB; t++) {
-    const int8_t* xt = x + t * ldx + 4 * j;
-    const VS s = add_products(products(a, xt), products(b, xt + 16));
-    sums[t] = j % 2 == 0 && (bits == 5 || j == 0) ? s : add_products(sums[t], s);
-  }
-}
-
-// Signed codes: a pair of products fills an int16. Fields in the order of K, first the even ones.
-template <Format F, int TB, int i = 0>
-RADIXMILL_INLINE void dot_signed(const uint8_t* codes, const int8_t* x, size_t ldx, VI* out) {
-  const VB w = entries_of<F, i % 4 * 2 + i / 4>(codes);
-  for (int t = 0; t < TB; t++) {
-    const VI s = together(signed_products(w, x + t * ldx + 4 * i));
-    out[t] = i ? add_int(out[t], s) : s;
-  }
-  if constexpr (i < 7) dot_signed<F, TB, i + 1>(codes, x, ldx, out);
-}
-
-template <int bits, int TB>
-RADIXMILL_INLINE void dot_unsigned(const uint8_t* codes, const int8_t* x, size_t ldx, VI* out) {
-  VS sums[TB];
-  add_chunk<bits, 0, TB>(codes, x, ldx, sums);
-  add_chunk<bits, 1, TB>(codes, x, ldx, sums);
-  if (bits == 5)
-    for (int t = 0; t < TB; t++) out[t] = together(sums[t]);
-  add_chunk<bits, 2, TB>(codes, x, ldx, sums);
-  add_chunk<bits, 3, TB>(codes, x, ldx, sums);
-  for (int t = 0; t < TB; t++) out[t] = bits == 5 ? add_int(out[t], together(sums[t])) : together(sums[t]);
-}
-
-// Eight values of half h, from 8i on, times its factor.
-template <int bits, int h, int i, int TB>
-RADIXMILL_INLINE void add_half(const uint8_t* codes, const Pairs& factors, const int8_t* x, size_t ldx, VI* out) {
-  const VB a = codes_of<bits, 4 * i + h>(codes), b = codes_of<bits, 4 * i + 2 + h>(codes);
-  for (int t = 0; t < TB; t++) {
-    const int8_t* xt = x + t * ldx + 16 * h + 8 * i;
-    const VI s = together<h>(add_products(products(a, xt), products(b, xt + 4)), factors);
-    out[t] = h || i ? add_int(out[t], s) : s;
-  }
-}
-
-// The same with a factor for each 16: at most 2 · 16 · 63 · 127 · 128 in int32.
-template <int bits, int TB>
-RADIXMILL_INLINE void dot_halves(const uint8_t* codes, const Pairs& factors, const int8_t* x, size_t ldx, VI* out) {
-  add_half<bits, 0, 0, TB>(codes, factors, x, ldx, out);
-  add_half<bits, 0, 1, TB>(codes, factors, x, ldx, out);
-  add_half<bits, 1, 0, TB>(codes, factors, x, ldx, out);
-  add_half<bits, 1, 1, TB>(codes, factors, x, ldx, out);
-}
-
-// One group, added to sum and lows: scale · Σ code · code, and minimum · Σ code. Where 16 values have a factor, that
-// and the offset are taken in integers.
+// One group, added to sum and lows: scale · Σ code · code, and minimum · Σ code.
 template <Format F, int TB>
 RADIXMILL_INLINE void add_group(const LinearJob& job, const uint8_t* block, int g, int t0, int at, V* sum, V* lows) {
   constexpr Layout l = layout(F);
-  const int groups = job.k / kGroup;
-  const int8_t* x = job.codes + size_t(t0) * job.k + size_t(at) * kGroup;
-  const float *xs = job.scales + size_t(t0) * groups + at, *xm = job.sums + size_t(t0) * groups + at;
-  const uint8_t* codes = block + codes_at(l, g);
+  const size_t k = size_t(job.k), groups = k / kGroup, first = t0 * groups + at;
+  const int8_t* x = job.codes.codes + t0 * k + size_t(at) * kGroup;
+  const float *xs = job.codes.scales + first, *xm = job.codes.sums + first;
+  const int16_t* halves = job.codes.halves + 2 * first;
+  const uint8_t* codes = block + codes_at(l, g, kLanes);
   VI dots[TB];
+  V scale;
   if constexpr (l.factors == 2) {
-    const int16_t* halves = job.halves + (size_t(t0) * groups + at) * 2;
-    const Pairs factors = factor_pairs(block + factors_at(l, g));
-    dot_halves<l.bits, TB>(codes, factors, x, size_t(job.k), dots);
-    const V scale = load_half((const uint16_t*)block);
-    for (int t = 0; t < TB; t++) {
-      if (l.offset) dots[t] = sub_int(dots[t], mul_int(times_halves(factors, halves + t * groups * 2), l.offset));
-      sum[t] = fma(mul(scale, set1(xs[t * groups])), to_float(dots[t]), sum[t]);
-    }
-    if constexpr (l.minimum) {
-      const Pairs low_factors = factor_pairs(block + low_factors_at(l, g));
-      const V minimum = load_half((const uint16_t*)block + kLanes);
-      for (int t = 0; t < TB; t++) {
-        const V low = to_float(times_halves(low_factors, halves + t * groups * 2));
-        lows[t] = fma(mul(minimum, set1(xs[t * groups])), low, lows[t]);
-      }
-    }
+    dot_halves<F, TB>(codes, factor_pairs(block + factors_at(l, g, kLanes)), x, k, halves, 2 * groups, dots);
+    scale = load_half((const uint16_t*)block);
   } else {
-    if constexpr (l.is_signed())
-      dot_signed<F, TB>(codes, x, size_t(job.k), dots);
-    else
-      dot_unsigned<l.bits, TB>(codes, x, size_t(job.k), dots);
-    const V scale = scale_of<F, 0>(block, g);
-    for (int t = 0; t < TB; t++) sum[t] = fma(mul(scale, set1(xs[t * groups])), to_float(dots[t]), sum[t]);
-    if constexpr (l.minimum || l.offset) {
-      const V minimum = minimum_of<F, 0>(block, g, scale);
-      for (int t = 0; t < TB; t++) lows[t] = fma(minimum, set1(xm[t * groups]), lows[t]);
+    dot_group<F, TB>(codes, x, k, job.codes.minus + first, groups, dots);
+    scale = scale_of<F, 0>(block, g);
+  }
+  for (int t = 0; t < TB; t++) sum[t] = fma(mul(scale, set1(xs[t * groups])), to_float(dots[t]), sum[t]);
+  if constexpr (l.minimum && l.factors == 2) {
+    const Pairs factors = factor_pairs(block + low_factors_at(l, g, kLanes));
+    const V minimum = load_half((const uint16_t*)block + kLanes);
+    for (int t = 0; t < TB; t++) {
+      const V low = to_float(times_halves(factors, halves + 2 * t * groups));
+      lows[t] = fma(mul(minimum, set1(xs[t * groups])), low, lows[t]);
     }
+  } else if constexpr (l.minimum) {
+    const V minimum = minimum_of<F, 0>(block, g, scale);
+    for (int t = 0; t < TB; t++) lows[t] = fma(minimum, set1(xm[t * groups]), lows[t]);
   }
 }
-
-template <Format F>
-constexpr bool has_lows = layout(F).minimum || (layout(F).offset && layout(F).factors < 2);
 
 template <int TB, Format F>
 void multiply_int8(const LinearJob& job, const uint8_t* panel, int t0, float* out, size_t ldo) {
@@ -275,14 +186,16 @@ void multiply_int8(const LinearJob& job, const uint8_t* panel, int t0, float* ou
   constexpr int in_block = l.block / kGroup;
   V sum[TB], lows[TB];
   for (int t = 0; t < TB; t++) sum[t] = lows[t] = zero();
-  for (int at = 0; at < job.k / kGroup; panel += block_bytes(l))
+  for (int at = 0; at < job.k / kGroup; panel += block_bytes(l, kLanes))
     for (int g = 0; g < in_block; g++, at++) add_group<F, TB>(job, panel, g, t0, at, sum, lows);
-  for (int t = 0; t < TB; t++) store(out + t * ldo, has_lows<F> ? add(sum[t], lows[t]) : sum[t]);
+  for (int t = 0; t < TB; t++) store(out + t * ldo, l.minimum ? add(sum[t], lows[t]) : sum[t]);
 }
 
 template <Format F>
 void multiply_int8_tokens(const LinearJob& job, const uint8_t* panel, float* out, size_t ldo) {
   int t = 0;
+  if constexpr (kRegisters == 32)
+    for (; t + 8 <= job.t; t += 8) multiply_int8<8, F>(job, panel, t, out + t * ldo, ldo);
   for (; t + 4 <= job.t; t += 4) multiply_int8<4, F>(job, panel, t, out + t * ldo, ldo);
   for (; t + 2 <= job.t; t += 2) multiply_int8<2, F>(job, panel, t, out + t * ldo, ldo);
   if (t < job.t) multiply_int8<1, F>(job, panel, t, out + t * ldo, ldo);
@@ -291,7 +204,7 @@ void multiply_int8_tokens(const LinearJob& job, const uint8_t* panel, float* out
 // ── both ──
 
 void block_f32(const LinearJob& job, int panel, int panels, float* out, size_t ldo, float* unpacked) {
-  const size_t bytes = panel_bytes(job.format, job.k);
+  const size_t bytes = panel_bytes(job.format, job.k, kLanes);
   for (int t = 0; t < job.t; t++)
     for (int p = 0; p < panels; p++) store(out + t * ldo + p * kLanes, zero());
   for (int from = 0; from < job.k; from += kBlockK) {
@@ -308,36 +221,49 @@ void block_f32(const LinearJob& job, int panel, int panels, float* out, size_t l
 }
 
 void block_int8(const LinearJob& job, int panel, int panels, float* out, size_t ldo) {
-  const size_t bytes = panel_bytes(job.format, job.k);
+  const size_t bytes = panel_bytes(job.format, job.k, kLanes);
   for (int p = 0; p < panels; p++, out += kLanes) {
     const uint8_t* at = job.panels + (panel + p) * bytes;
     for_format(job.format, [&](auto F) { multiply_int8_tokens<decltype(F)::value>(job, at, out, ldo); });
   }
 }
 
-size_t linear_scratch(int t) { return size_t(t) * kLanes + kBlockPanels * kBlockK * kLanes; }
+constexpr int kBlockTokens = 64;  // tokens whose codes stay in a near cache while panels pass by
 
-// Panels [first, last) of y. The last panel of an N that is no multiple of 8 goes through scratch.
+size_t linear_scratch(int t) {
+  return size_t(t < kBlockTokens ? t : kBlockTokens) * kBlockPanels * kLanes + kBlockPanels * kBlockK * kLanes;
+}
+
+// `panels` panels of y for all tokens of the job. A ragged last panel, and sums that are added to y, go through scratch.
+void linear_block(const LinearJob& job, int panel, int panels, float* scratch) {
+  float *y = job.y + size_t(panel) * kLanes, *unpacked = scratch + size_t(job.t) * kBlockPanels * kLanes;
+  const int rest = job.n - panel * kLanes, columns = rest < panels * kLanes ? rest : panels * kLanes;
+  const bool direct = columns == panels * kLanes && !job.add;
+  float* out = direct ? y : scratch;
+  const size_t ldo = direct ? job.stride : size_t(panels) * kLanes;
+  if (job.codes.codes)
+    block_int8(job, panel, panels, out, ldo);
+  else
+    block_f32(job, panel, panels, out, ldo, unpacked);
+  for (int t = 0; t < job.t; t++) {
+    if (job.bias) add_rows(out + t * ldo, job.bias + panel * kLanes, size_t(columns));
+    if (job.add)
+      add_rows(y + t * job.stride, out + t * ldo, size_t(columns));
+    else if (!direct)
+      __builtin_memcpy(y + t * job.stride, out + t * ldo, size_t(columns) * 4);
+  }
+}
+
+// Panels [first, last) of y.
 void linear_panels(const LinearJob& job, int first, int last, float* scratch) {
-  float* unpacked = scratch + size_t(job.t) * kLanes;
-  const int whole = job.n / kLanes;
-  for (int panel = first; panel < last;) {
-    const bool ragged = panel >= whole;
-    const int limit = last < whole ? last : whole;
-    const int panels = ragged ? 1 : limit - panel < kBlockPanels ? limit - panel : kBlockPanels;
-    const int columns = ragged ? job.n - whole * kLanes : panels * kLanes;
-    float* y = job.y + size_t(panel) * kLanes;
-    float* out = ragged ? scratch : y;
-    const size_t ldo = ragged ? kLanes : job.stride;
-    if (job.codes)
-      block_int8(job, panel, panels, out, ldo);
-    else
-      block_f32(job, panel, panels, out, ldo, unpacked);
-    for (int t = 0; t < job.t && ragged; t++)
-      __builtin_memcpy(y + t * job.stride, out + t * kLanes, size_t(columns) * 4);
-    for (int t = 0; t < job.t && job.bias; t++)
-      add_rows(y + t * job.stride, job.bias + panel * kLanes, size_t(columns));
-    panel += panels;
+  for (int from = 0; from < job.t; from += kBlockTokens) {
+    LinearJob part = job;
+    part.t = job.t - from < kBlockTokens ? job.t - from : kBlockTokens;
+    part.y = job.y + from * job.stride;
+    if (job.x) part.x = job.x + size_t(from) * job.k;
+    if (job.codes.codes) part.codes = job.codes.row(from, job.k);
+    for (int panel = first; panel < last; panel += kBlockPanels)
+      linear_block(part, panel, last - panel < kBlockPanels ? last - panel : kBlockPanels, scratch);
   }
 }
 

@@ -25,15 +25,16 @@ struct Kind;
 
 class Matrix {
  public:
-  // `data`: n rows of stored_row_bytes(kind, k), at any alignment. Throws std::invalid_argument.
-  Matrix(const std::string& kind, const uint8_t* data, int n, int k, Pool& pool);
+  // `data`: n rows of stored_row_bytes(kind, k), at any alignment; into panels of `lanes` rows. Throws
+  // std::invalid_argument.
+  Matrix(const std::string& kind, const uint8_t* data, int n, int k, int lanes, Pool& pool);
 
   Format format() const { return format_; }
   const char* format_name() const { return layout(format_).name; }
   int n() const { return n_; }
   int k() const { return k_; }
-  int panels() const { return (n_ + kLanes - 1) / kLanes; }
-  size_t nbytes() const { return panel_bytes(format_, k_) * panels(); }
+  int panels() const { return (n_ + lanes_ - 1) / lanes_; }
+  size_t nbytes() const { return panel_bytes(format_, k_, lanes_) * panels(); }
   const uint8_t* data() const { return data_.get(); }
 
   // Row `index` dequantised, times scale, to out [k].
@@ -43,7 +44,7 @@ class Matrix {
   void pack_panel(const Kind& kind, const uint8_t* data, int panel);
 
   Format format_;
-  int n_, k_;
+  int n_, k_, lanes_;
   Buffer<uint8_t> data_;
 };
 

@@ -2,11 +2,13 @@
 // Every op runs without the interpreter lock.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
+#include <deque>
 #include <optional>
 #include <stdexcept>
 
-#include "engine.hpp"
+#include "program.hpp"
 
 namespace nb = nanobind;
 using namespace radixmill;
@@ -47,6 +49,19 @@ class Array {
   Py_buffer view_;
 };
 
+// An array that may be None.
+template <class T>
+class Maybe {
+ public:
+  Maybe(nb::handle source, size_t count) {
+    if (!source.is_none()) array_.emplace(source, count);
+  }
+  T* data() const { return array_ ? array_->data() : nullptr; }
+
+ private:
+  std::optional<Array<T>> array_;
+};
+
 // While one lives: no interpreter lock, and the engine to ourselves.
 class Call {
  public:
@@ -62,9 +77,9 @@ struct OwnedPages : Pages {
   nb::object keys_array, values_array;
 };
 
-OwnedPages make_pages(nb::object keys, nb::object values, bool half, int pages, int page_size, int groups, int dim,
-                      int value_dim) {
-  OwnedPages kv{{half, nullptr, nullptr, pages, page_size, groups, dim, value_dim}, keys, values};
+OwnedPages make_pages(const Engine& engine, nb::object keys, nb::object values, bool half, int pages, int page_size,
+                      int groups, int dim, int value_dim) {
+  OwnedPages kv{{half, nullptr, nullptr, pages, page_size, groups, dim, value_dim, engine.lanes()}, keys, values};
   kv.keys = Array<uint8_t>(keys, size_t(pages) * kv.key_page() * kv.item(), true).data();
   kv.values = Array<uint8_t>(values, size_t(pages) * kv.value_page() * kv.item(), true).data();
   return kv;
@@ -87,36 +102,52 @@ struct RaggedArrays {
   size_t tokens() const { return size_t(query_starts.data()[starts.size()]); }
 };
 
+bool has_avx2() {
+#ifdef RADIXMILL_AVX2
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+#else
+  return false;
+#endif
+}
+
+bool has_avx512() {
+#ifdef RADIXMILL_AVX512
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vnni");
+#else
+  return false;
+#endif
+}
+
 const Kernels& kernels_for(const std::string& isa) {
   if (isa == "portable") return portable_kernels();
 #ifdef RADIXMILL_AVX2
-  if (isa == "avx2" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("f16c"))
-    return avx2_kernels();
+  if (isa == "avx2" && has_avx2()) return avx2_kernels();
+#endif
+#ifdef RADIXMILL_AVX512
+  if (isa == "avx512" && has_avx512()) return avx512_kernels();
 #endif
   throw std::invalid_argument("no kernels for \"" + isa + "\" in this build or on this machine");
 }
 
-std::string best_isa() {
-#ifdef RADIXMILL_AVX2
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) return "avx2";
-#endif
-  return "portable";
+// Those that this build and this machine share, the best first.
+std::vector<std::string> isas() {
+  std::vector<std::string> all;
+  if (has_avx512()) all.push_back("avx512");
+  if (has_avx2()) all.push_back("avx2");
+  all.push_back("portable");
+  return all;
 }
 
-// Into columns [column, column + n) of y, whose rows have `width`.
-void linear(Engine& engine, nb::handle x, const Matrix& w, nb::handle bias, nb::handle y, size_t width, size_t column) {
+void linear(Engine& engine, nb::handle x, const std::vector<const Matrix*>& matrices, nb::handle bias, nb::handle y) {
+  const Stack w{matrices};
   Array<float> in(x);
   const int t = in.rows(size_t(w.k()));
-  Array<float> out(y, size_t(t) * width, true);
-  if (column + w.n() > width) throw std::invalid_argument("linear: more columns than the result has");
-  const auto go = [&](const float* b) {
-    const Call call(engine);
-    engine.linear(w, in.data(), t, b, out.data() + column, width);
-  };
-  if (bias.is_none()) return go(nullptr);
-  Array<float> b(bias, width);
-  go(b.data() + column);
+  Array<float> out(y, size_t(t) * w.n(), true);
+  Maybe<float> b(bias, size_t(w.n()));
+  const Call call(engine);
+  engine.product({}, w, in.data(), t, b.data(), out.data(), false);
 }
 
 void embed(Engine& engine, nb::handle ids, const Matrix& w, float scale, nb::handle y) {
@@ -168,19 +199,6 @@ void rope(Engine& engine, nb::handle x, int heads, int dim, nb::handle positions
   engine.rope(in.data(), t, heads, dim, at.data(), c.data(), s.data(), limit, half);
 }
 
-// An array that may be None.
-template <class T>
-class Maybe {
- public:
-  Maybe(nb::handle source, size_t count) {
-    if (!source.is_none()) array_.emplace(source, count);
-  }
-  T* data() const { return array_ ? array_->data() : nullptr; }
-
- private:
-  std::optional<Array<T>> array_;
-};
-
 // k, v: None where q holds all three side by side.
 void qkv(Engine& engine, const OwnedPages& kv, nb::handle q, nb::handle k, nb::handle v, nb::handle y, int heads,
          nb::handle positions, nb::handle cos, nb::handle sin, int half, nb::handle q_norm, nb::handle k_norm,
@@ -221,6 +239,86 @@ void attention(Engine& engine, const OwnedPages& kv, nb::handle q, nb::handle y,
   engine.attention(kv, in.data(), out.data(), heads, ragged.view(), scale, window, cap);
 }
 
+// A program, with the Python objects whose memory its calls read.
+struct OwnedProgram {
+  OwnedProgram(nb::object owner, Engine& engine) : program(engine), engine(engine), kept{owner} {}
+
+  const float* floats(nb::object array, size_t count) {
+    if (array.is_none()) return nullptr;
+    kept.push_back(array);
+    return Array<float>(array, count).data();
+  }
+  const Matrix* matrix(nb::object object) {
+    kept.push_back(object);
+    return nb::cast<const Matrix*>(object);
+  }
+  const Pages* pages(nb::object object) {
+    kept.push_back(object);
+    return nb::cast<const OwnedPages*>(object);
+  }
+  Stack stack(const nb::sequence& objects) {
+    Stack w;
+    for (nb::handle object : objects) w.matrices.push_back(matrix(nb::borrow(object)));
+    return w;
+  }
+  Source source(const std::string& kind, nb::object weight, float eps, int activation, int k) {
+    const bool norm = kind == "norm";
+    return {norm ? Source::norm : kind == "gated" ? Source::gated : Source::plain,
+            norm ? floats(weight, size_t(k)) : nullptr, eps, Activation(activation)};
+  }
+
+  Program program;
+  Engine& engine;
+  std::vector<nb::object> kept;
+};
+
+using Register = Program::Register;
+
+// `into` < 0: a new register; else its number, which the product is added to.
+Register record_product(OwnedProgram& self, Register x, nb::sequence matrices, nb::object bias, const std::string& source,
+                        nb::object weight, float eps, int activation, Register into) {
+  const Stack w = self.stack(matrices);
+  const float* b = self.floats(bias, size_t(w.n()));
+  const Source from = self.source(source, weight, eps, activation, w.k());
+  if (into < 0) return self.program.product(from, x, w, b);
+  self.program.product_into(from, x, w, b, into);
+  return into;
+}
+
+Register record_qkv(OwnedProgram& self, std::vector<Register> parts, nb::object pages, int heads, nb::object cos,
+                    nb::object sin, int half, nb::object q_norm, nb::object k_norm, float eps, int group) {
+  const Pages* kv = self.pages(pages);
+  const int64_t queries = int64_t(heads) * kv->dim, keys = int64_t(kv->groups) * kv->dim,
+                values = int64_t(kv->groups) * kv->value_dim, all = queries + keys + values;
+  const float* cosines = self.floats(cos, kAny);
+  const int limit = Array<float>(cos).rows(size_t(half));
+  const bool apart = parts.size() == 3;
+  const QkvJob job{nullptr, nullptr, nullptr, apart ? queries : all, apart ? keys : all, apart ? values : all, heads,
+                   nullptr, cosines, self.floats(sin, size_t(limit) * half), limit, half,
+                   self.floats(q_norm, size_t(kv->dim)), self.floats(k_norm, size_t(kv->dim)), eps};
+  return self.program.qkv(parts, kv, job, group);
+}
+
+// ragged: per KV group its four arrays, flat.
+void run_program(OwnedProgram& self, nb::handle ids, nb::handle positions, nb::handle wanted, const nb::sequence& ragged,
+                 nb::handle out) {
+  Array<int64_t> id(ids);
+  Array<int32_t> at(positions, id.size()), rows(wanted);
+  Array<float> y(out, rows.size() * size_t(self.program.width()), true);
+  std::deque<RaggedArrays> arrays;
+  Step step{int(id.size()), int(rows.size()), id.data(), at.data(), rows.data(), {}};
+  for (nb::handle group : ragged) {
+    const nb::sequence four = nb::borrow<nb::sequence>(group);
+    step.ragged.push_back(arrays.emplace_back(four[0], four[1], four[2], four[3]).view());
+    if (arrays.back().tokens() != id.size()) throw std::invalid_argument("ragged: not one query for each token");
+  }
+  if (int(step.ragged.size()) < self.program.groups()) throw std::invalid_argument("run: too few KV groups");
+  for (size_t i = 0; i < rows.size(); i++)
+    if (rows.data()[i] < 0 || size_t(rows.data()[i]) >= id.size()) throw std::out_of_range("run: no such token");
+  const Call call(self.engine);
+  self.program.run(step, y.data());
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -228,12 +326,13 @@ NB_MODULE(_native, m) {
   // A thread that still runs when the interpreter ends keeps its objects: the process's end frees them, and a user
   // must not read a page about it.
   nb::set_leak_warnings(false);
-  m.def("best_isa", best_isa);
+  m.def("isas", isas);
 
   nb::class_<Matrix>(m, "Matrix").def_prop_ro("format", &Matrix::format_name).def_prop_ro("nbytes", &Matrix::nbytes).def_prop_ro("n", &Matrix::n);
   nb::class_<OwnedPages>(m, "Pages")
       .def_ro("keys", &OwnedPages::keys_array)
       .def_ro("values", &OwnedPages::values_array)
+      .def_prop_ro("dim", [](const OwnedPages& kv) { return kv.dim; })
       .def_prop_ro("value_dim", [](const OwnedPages& kv) { return kv.value_dim; });
   m.def("pages", make_pages);
 
@@ -247,9 +346,10 @@ NB_MODULE(_native, m) {
                throw std::invalid_argument("no compute format takes " + kind + " with rows of " + std::to_string(k));
              Array<uint8_t> in(data, row * n);
              const Call call(engine);
-             return Matrix(kind, in.data(), n, k, engine.pool());
+             return Matrix(kind, in.data(), n, k, engine.lanes(), engine.pool());
            })
-      .def("linear", linear, nb::arg(), nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg())
+      .def_prop_ro("lanes", &Engine::lanes)
+      .def("linear", linear, nb::arg(), nb::arg(), nb::arg().none(), nb::arg())
       .def("embed", embed)
       .def("rms_norm", rms_norm)
       .def("add", add)
@@ -267,4 +367,34 @@ NB_MODULE(_native, m) {
              engine.kv_copy(kv, src, dst, tokens);
            })
       .def("attention", attention);
+
+  const auto none = nb::arg().none();
+  nb::class_<OwnedProgram>(m, "Program")
+      .def("__init__", [](OwnedProgram* self, nb::object engine) {
+        new (self) OwnedProgram(engine, nb::cast<Engine&>(engine));
+      })
+      .def("embed", [](OwnedProgram& self, nb::object table, float scale) {
+        return self.program.embed(self.matrix(table), scale);
+      })
+      .def("product", record_product, nb::arg(), nb::arg(), none, nb::arg(), none, nb::arg(), nb::arg(), nb::arg())
+      .def("rms_norm", [](OwnedProgram& self, Register x, nb::object weight, float eps) {
+        const int k = int(Array<float>(weight).size());
+        return self.program.rms_norm(x, self.floats(weight, size_t(k)), k, eps);
+      })
+      .def("add", [](OwnedProgram& self, Register x, Register y) { self.program.add(x, y); })
+      .def("scale", [](OwnedProgram& self, Register x, float by) { return self.program.scale(x, by); })
+      .def("softcap", [](OwnedProgram& self, Register x, float cap) { return self.program.softcap(x, cap); })
+      .def("gated", [](OwnedProgram& self, Register x, int activation) {
+        return self.program.gated(x, Activation(activation));
+      })
+      .def("qkv", record_qkv, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), none, none, nb::arg(),
+           nb::arg())
+      .def("attention", [](OwnedProgram& self, Register q, nb::object kv, int heads, int group, float scale, int window,
+                           float cap) {
+        return self.program.attention(q, self.pages(kv), heads, group, scale, window, cap);
+      })
+      .def("gather", [](OwnedProgram& self, Register x) { return self.program.gather(x); })
+      .def("finish", [](OwnedProgram& self, Register out) { self.program.finish(out); })
+      .def_prop_ro("width", [](const OwnedProgram& self) { return self.program.width(); })
+      .def("run", run_program);
 }

@@ -7,6 +7,7 @@
 namespace radixmill {
 namespace {
 
+constexpr int kLanes = 8, kRegisters = 16;
 using V = __m256;
 using VI = __m256i;
 #define RADIXMILL_INLINE inline __attribute__((always_inline))
@@ -34,6 +35,7 @@ RADIXMILL_INLINE VI to_int(V a) { return _mm256_cvtps_epi32(a); }
 RADIXMILL_INLINE V to_float(VI a) { return _mm256_cvtepi32_ps(a); }
 RADIXMILL_INLINE VI add_int(VI a, VI b) { return _mm256_add_epi32(a, b); }
 RADIXMILL_INLINE VI sub_int(VI a, VI b) { return _mm256_sub_epi32(a, b); }
+RADIXMILL_INLINE VI set1_int(int32_t x) { return _mm256_set1_epi32(x); }
 RADIXMILL_INLINE VI half_int(VI a) { return _mm256_srai_epi32(a, 1); }
 RADIXMILL_INLINE V power_of_two(VI n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));

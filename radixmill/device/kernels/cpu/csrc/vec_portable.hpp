@@ -6,6 +6,7 @@
 namespace radixmill {
 namespace {
 
+constexpr int kLanes = 8, kRegisters = 16;
 typedef float V __attribute__((vector_size(32)));
 typedef int32_t VI __attribute__((vector_size(32)));
 typedef uint32_t VU __attribute__((vector_size(32)));
@@ -48,6 +49,7 @@ RADIXMILL_INLINE VI to_int(V a) {
 RADIXMILL_INLINE V to_float(VI a) { return __builtin_convertvector(a, V); }
 RADIXMILL_INLINE VI add_int(VI a, VI b) { return a + b; }
 RADIXMILL_INLINE VI sub_int(VI a, VI b) { return a - b; }
+RADIXMILL_INLINE VI set1_int(int32_t x) { return VI{x, x, x, x, x, x, x, x}; }
 RADIXMILL_INLINE VI half_int(VI a) { return a >> 1; }
 RADIXMILL_INLINE V power_of_two(VI n) { return (V)((n + 127) << 23); }
 

@@ -1,0 +1,17 @@
+#include "vec_avx512.hpp"
+// The rest is written once, over the vectors above.
+#include "math.hpp"
+#include "elementwise.hpp"
+#include "dots_quads.hpp"
+#include "linear.hpp"
+#include "attention.hpp"
+#include "isa_body.hpp"
+
+namespace radixmill {
+
+const Kernels& avx512_kernels() {
+  static constexpr Kernels kernels = make_kernels("avx512");
+  return kernels;
+}
+
+}  // namespace radixmill

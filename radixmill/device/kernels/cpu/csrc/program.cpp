@@ -1,0 +1,166 @@
+#include "program.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+namespace radixmill {
+
+Program::Register Program::make(Rows rows, int width) {
+  values_.push_back({rows, width, int(calls_.size()), int(calls_.size())});
+  return int(values_.size()) - 1;
+}
+
+void Program::record(Rows rows, Call call) { calls_.emplace_back(rows, std::move(call)); }
+
+namespace {
+
+int count(const Step& step, Program::Rows rows) { return rows == Program::Rows::tokens ? step.tokens : step.wanted; }
+
+}  // namespace
+
+Program::Register Program::embed(const Matrix* table, float scale) {
+  const Register y = make(Rows::tokens, table->k());
+  record(Rows::tokens, [=](const Step& step, const std::vector<float*>& at) {
+    engine_.embed(*table, step.ids, step.tokens, scale, at[size_t(y)]);
+  });
+  return y;
+}
+
+Program::Register Program::product(Source source, Register x, Stack w, const float* bias) {
+  use(x);
+  const Rows rows = value(x).rows;
+  const Register y = make(rows, w.n());
+  record(rows, [=](const Step& step, const std::vector<float*>& at) {
+    engine_.product(source, w, at[size_t(x)], count(step, rows), bias, at[size_t(y)], false);
+  });
+  return y;
+}
+
+void Program::product_into(Source source, Register x, Stack w, const float* bias, Register y) {
+  use(x), use(y);
+  const Rows rows = value(x).rows;
+  record(rows, [=](const Step& step, const std::vector<float*>& at) {
+    engine_.product(source, w, at[size_t(x)], count(step, rows), bias, at[size_t(y)], true);
+  });
+}
+
+Program::Register Program::rms_norm(Register x, const float* weight, int k, float eps) {
+  use(x);
+  const Value in = value(x);
+  const Register y = make(in.rows, in.width);
+  record(in.rows, [=](const Step& step, const std::vector<float*>& at) {
+    engine_.rms_norm(at[size_t(x)], weight, at[size_t(y)], int64_t(count(step, in.rows)) * (in.width / k), k, eps);
+  });
+  return y;
+}
+
+void Program::add(Register x, Register y) {
+  use(x), use(y);
+  const Value in = value(x);
+  record(in.rows, [=](const Step& step, const std::vector<float*>& at) {
+    engine_.add(at[size_t(x)], at[size_t(y)], int64_t(count(step, in.rows)) * in.width);
+  });
+}
+
+Program::Register Program::scale(Register x, float by) {
+  use(x);
+  const Value in = value(x);
+  const Register y = make(in.rows, in.width);
+  record(in.rows, [=](const Step& step, const std::vector<float*>& at) {
+    engine_.scale(at[size_t(x)], at[size_t(y)], int64_t(count(step, in.rows)) * in.width, by);
+  });
+  return y;
+}
+
+Program::Register Program::softcap(Register x, float cap) {
+  use(x);
+  const Value in = value(x);
+  const Register y = make(in.rows, in.width);
+  record(in.rows, [=](const Step& step, const std::vector<float*>& at) {
+    engine_.softcap(at[size_t(x)], at[size_t(y)], int64_t(count(step, in.rows)) * in.width, cap);
+  });
+  return y;
+}
+
+Program::Register Program::gated(Register x, Activation activation) {
+  use(x);
+  const Value in = value(x);
+  const Register y = make(in.rows, in.width / 2);
+  record(in.rows, [=](const Step& step, const std::vector<float*>& at) {
+    engine_.gated(at[size_t(x)], at[size_t(y)], count(step, in.rows), in.width / 2, activation);
+  });
+  return y;
+}
+
+Program::Register Program::qkv(std::vector<Register> parts, const Pages* kv, QkvJob job, int group) {
+  for (const Register part : parts) use(part);
+  groups_ = std::max(groups_, group + 1);
+  const int queries = job.heads * kv->dim, keys = kv->groups * kv->dim;
+  const Register y = make(Rows::tokens, queries);
+  record(Rows::tokens, [=](const Step& step, const std::vector<float*>& at) {
+    QkvJob now = job;
+    now.positions = step.positions;
+    now.q = at[size_t(parts[0])];
+    now.k = parts.size() == 3 ? at[size_t(parts[1])] : now.q + queries;
+    now.v = parts.size() == 3 ? at[size_t(parts[2])] : now.k + keys;
+    engine_.qkv(*kv, now, step.ragged[size_t(group)], at[size_t(y)]);
+  });
+  return y;
+}
+
+Program::Register Program::attention(Register q, const Pages* kv, int heads, int group, float scale, int window,
+                                     float softcap) {
+  use(q);
+  groups_ = std::max(groups_, group + 1);
+  const Register y = make(Rows::tokens, heads * kv->value_dim);
+  record(Rows::tokens, [=](const Step& step, const std::vector<float*>& at) {
+    engine_.attention(*kv, at[size_t(q)], at[size_t(y)], heads, step.ragged[size_t(group)], scale, window, softcap);
+  });
+  return y;
+}
+
+Program::Register Program::gather(Register x) {
+  use(x);
+  const size_t width = size_t(value(x).width);
+  const Register y = make(Rows::wanted, int(width));
+  record(Rows::wanted, [=](const Step& step, const std::vector<float*>& at) {
+    for (int i = 0; i < step.wanted; i++)
+      memcpy(at[size_t(y)] + size_t(i) * width, at[size_t(x)] + size_t(step.wanted_rows[i]) * width, width * 4);
+  });
+  return y;
+}
+
+// Give each register a home, in the order in which they are born: one whose last tenant is dead, else a new one.
+void Program::finish(Register out) {
+  if (value(out).rows != Rows::wanted) throw std::invalid_argument("a program ends with rows that were gathered");
+  out_ = out;
+  for (size_t r = 0; r < values_.size(); r++) {
+    Value& mine = values_[r];
+    if (int(r) == out_) continue;
+    const auto fits = [&](const Home& home) { return home.rows == mine.rows && home.free_after < mine.born; };
+    auto home = std::find_if(homes_.begin(), homes_.end(), fits);
+    if (home == homes_.end()) home = homes_.insert(homes_.end(), {mine.rows, 0, 0});
+    home->width = std::max(home->width, mine.width);
+    home->free_after = mine.dies;
+    mine.home = int(home - homes_.begin());
+  }
+}
+
+void Program::run(const Step& step, float* out) {
+  if (out_ < 0) throw std::logic_error("the program is not finished");
+  size_t bytes = 0;
+  std::vector<size_t> starts;
+  for (const Home& home : homes_) {
+    starts.push_back(bytes);
+    bytes += (size_t(count(step, home.rows)) * size_t(home.width) * 4 + 63) & ~size_t(63);
+  }
+  if (bytes > bytes_) memory_ = allocate(bytes), bytes_ = bytes;
+  at_.resize(values_.size());
+  for (size_t r = 0; r < values_.size(); r++)
+    at_[r] = int(r) == out_ ? out : (float*)(memory_.get() + starts[size_t(values_[r].home)]);
+  for (const auto& [rows, call] : calls_)
+    if (count(step, rows)) call(step, at_);
+}
+
+}  // namespace radixmill

@@ -1,0 +1,180 @@
+"""A forward pass, recorded: ops called on names instead of arrays become a native program that runs without Python.
+
+Norms, gated activations and products are put off until it is known who reads them: the first two join the product that
+does, and a product that is added to something adds it while it is at it. Bits do not change, the same loops run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from weakref import WeakSet
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixmill.device.kernels.contract import Array, AttentionParams, Forward, Heads, Ragged, Weight
+
+ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2}
+NEW = -1  # a product into a register of its own
+
+
+class Group(NamedTuple):
+    """Stands for a step's Ragged of one KV group."""
+
+    index: int
+
+
+class Source(NamedTuple):
+    """What becomes of a register's rows: nothing, a norm, or a gated activation."""
+
+    register: int
+    kind: str = "plain"
+    weight: Array | None = None
+    eps: float = 0.0
+    activation: int = 0
+
+
+class Late(NamedTuple):
+    """What is put off: a source, and the product that reads it if there is one."""
+
+    source: Source
+    product: tuple[Weight, Array | None] | None = None
+
+
+@dataclass(eq=False)
+class Value:
+    """A register, or what would fill one."""
+
+    width: int
+    register: int | None = None
+    late: Late | None = None
+
+    def reshape(self, *_: int) -> Value:
+        """Rows stay rows; a register knows the width alone."""
+        return self
+
+
+class Recorder:
+    """The ops of a forward pass on Values, see contract.Ops. Makes one program."""
+
+    def __init__(self, program: Any) -> None:
+        """`program`: an empty _native.Program."""
+        self.program = program
+        self._waiting: WeakSet[Value] = WeakSet()
+
+    def embed(self, ids: Any, weight: Weight, scale: float = 1.0) -> Value:
+        return Value(weight.shape[1], self.program.embed(weight.parts[0], scale))
+
+    def linear(self, x: Value, weight: Weight, bias: Array | None = None) -> Value:
+        joins = x.late is not None and x.late.product is None
+        source = x.late.source if joins and x.late else Source(self._register(x))
+        return self._put_off(weight.shape[0], Late(source, (weight, bias)))
+
+    def rms_norm(self, x: Value, weight: Array, eps: float) -> Value:
+        register = self._register(x)
+        if len(weight) != x.width:  # of heads
+            return Value(x.width, self.program.rms_norm(register, weight, eps))
+        return self._put_off(x.width, Late(Source(register, "norm", weight, eps)))
+
+    def gated(self, gate_up: Value, activation: str) -> Value:
+        source = Source(self._register(gate_up), "gated", activation=ACTIVATIONS[activation])
+        return self._put_off(gate_up.width // 2, Late(source))
+
+    def add(self, x: Value, y: Value) -> Value:
+        """In place: whoever was put off and reads x must read it now."""
+        into = self._register(x)
+        joins = y.late is not None and y.late.product is not None and _may_write(y.late.source, into)
+        for value in list(self._waiting):
+            if value.late and value.late.source.register == into and not (joins and value is y):
+                self._register(value)
+        if joins and y.late:
+            self._record(y.late, into)
+            self._waiting.discard(y)
+        else:
+            self.program.add(into, self._register(y))
+        return x
+
+    def scale(self, x: Value, by: float) -> Value:
+        return Value(x.width, self.program.scale(self._register(x), by))
+
+    def softcap(self, x: Value, cap: float) -> Value:
+        return Value(x.width, self.program.softcap(self._register(x), cap))
+
+    def qkv(self, parts: tuple[Value, ...], heads: Heads, positions: Any, kv: Array, ragged: Group) -> Value:
+        q_norm, k_norm, eps = heads.norms or (None, None, 0.0)
+        registers = [self._register(part) for part in parts]
+        turn = (heads.cos, heads.sin, heads.cos.shape[1])
+        return Value(
+            heads.heads * heads.dim,
+            self.program.qkv(registers, kv, heads.heads, *turn, q_norm, k_norm, eps, ragged.index),
+        )
+
+    def attention(self, q: Value, kv: Array, ragged: Group, params: AttentionParams) -> Value:
+        heads = q.width // kv.dim
+        numbers = (params.scale, params.window or 0, params.softcap or 0.0)
+        register = self.program.attention(self._register(q), kv, heads, ragged.index, *numbers)
+        return Value(heads * kv.value_dim, register)
+
+    def gather(self, x: Value, rows: Any) -> Value:
+        return Value(x.width, self.program.gather(self._register(x)))
+
+    def finish(self, out: Value) -> None:
+        self.program.finish(self._register(out))
+
+    def _put_off(self, width: int, late: Late) -> Value:
+        value = Value(width, late=late)
+        self._waiting.add(value)
+        return value
+
+    def _register(self, value: Value) -> int:
+        """Record what is put off."""
+        if value.late is not None:
+            value.register, value.late = self._record(value.late), None
+            self._waiting.discard(value)
+        assert value.register is not None
+        return value.register
+
+    def _record(self, late: Late, into: int = NEW) -> int:
+        register, kind, weight, eps, activation = late.source
+        if late.product is not None:
+            matrices, bias = late.product
+            args = (register, matrices.parts, bias, kind, weight, eps, activation, into)
+            return int(self.program.product(*args))
+        if kind == "norm":
+            return int(self.program.rms_norm(register, weight, eps))
+        return int(self.program.gated(register, activation))
+
+
+class Captured:
+    """contract.Forward by a finished program."""
+
+    def __init__(self, program: Any) -> None:
+        self.program = program
+        self._out = np.empty((0, program.width), np.float32)
+
+    def __call__(
+        self,
+        ids: NDArray[np.int64],
+        positions: NDArray[np.int32],
+        wanted: NDArray[np.int32],
+        ragged: tuple[Ragged, ...],
+    ) -> Array:
+        """[S, N]; overwritten by the next call."""
+        if len(self._out) < len(wanted):
+            self._out = np.empty((len(wanted), self.program.width), np.float32)
+        out = self._out[: len(wanted)]
+        arrays = [(group.query_starts, group.starts, group.page_ids, group.page_starts) for group in ragged]
+        self.program.run(ids, positions, wanted, arrays, out)
+        return out
+
+
+def capture(program: Any, recorder: Recorder, forward: Forward, groups: int) -> Captured:
+    """Call `forward` on names, while its ops go to `recorder`."""
+    recorder.finish(forward(None, None, None, tuple(Group(i) for i in range(groups))))  # type: ignore[arg-type]
+    return Captured(program)
+
+
+def _may_write(source: Source, into: int) -> bool:
+    """Whether a product may add to `into` while it reads `source`: rows that pass through something are copied first."""
+    return source.register != into or source.kind != "plain"
