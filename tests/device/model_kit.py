@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from radixmill.core.plan import LAST_SAMPLED, Admit, Executor, PageTable, StepPlan
 from radixmill.core.request import SamplingParams
-from radixmill.device.kernels.contract import Ops, Stored
+from radixmill.device.kernels.contract import Forward, Ops, Stored
 from radixmill.device.layers import Build
 from radixmill.device.loader.checkpoint import check_shape
 from radixmill.device.models import Decoder, family
-from radixmill.device.runner import PagedKV, build_batch
+from radixmill.device.runner import PagedKV, Runner, build_batch
+from radixmill.device.sampling import Sampler
 
 TEXT = """A river begins where water gathers faster than the ground can drink it. High in the hills a spring may feed a thin
 stream, and many streams, each following the lowest path it can find, meet and widen into one. As the slope eases, the
@@ -69,10 +70,14 @@ class Driver:
     model: Decoder
     page_size: int = 8
     pages: int = 64
+    recorded: bool = False  # as a server runs it: captured; else one op after another
     kv: PagedKV = field(init=False)
+    forward: Forward = field(init=False)
 
     def __post_init__(self) -> None:
         self.kv = PagedKV.allocate(self.model, self.pages, self.page_size)
+        runner = Runner(self.model, self.kv, Sampler(self.model.config.vocab, 1), captured=self.recorded)
+        self.forward = runner.logits
 
     def run(self, sequences: Sequence[Sequence[int]], steps: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """`steps[i][r]`: how many tokens sequence r computes in step i (0: it sits out). Logits [n, V] of each sequence."""
@@ -81,9 +86,10 @@ class Driver:
         for counts in steps:
             live = [r for r, n in enumerate(counts) if n]
             plan = _plan(sequences, live, done, counts, tables)
-            batch = build_batch(plan, np.zeros(len(sequences), np.int64), self.page_size, self.kv.layers)
-            batch = replace(batch, wanted=np.arange(len(plan.tokens), dtype=np.int32))
-            out, at = self.model.ops.numpy(self.model.logits(self.model.forward(batch), batch)).copy(), 0
+            batch = build_batch(plan, np.zeros(len(sequences), np.int64), self.page_size)
+            wanted = np.arange(len(plan.tokens), dtype=np.int32)
+            out = self.model.ops.numpy(self.forward(batch.ids, batch.positions, wanted, batch.ragged)).copy()
+            at = 0
             for r in live:
                 logits[r].append(out[at : at + counts[r]])
                 at, done[r] = at + counts[r], done[r] + counts[r]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from radixmill.device.kernels import native_isa, open_backend
+from radixmill.device.kernels import isas, native_isa, open_backend
 from radixmill.device.kernels.contract import Mode, Stored
 from radixmill.device.loader import DummyCheckpoint
 from radixmill.device.models import Decoder
@@ -105,3 +105,15 @@ def test_stale_pages_do_not_matter(model: Decoder, alone: list[np.ndarray]) -> N
     driver = Driver(model)
     driver.run([SEQUENCES[0]], [[len(SEQUENCES[0])]])
     assert np.array_equal(driver.run([SEQUENCES[1]], [[len(SEQUENCES[1])]])[0], alone[1])
+
+
+@pytest.mark.parametrize("isa", isas())
+@pytest.mark.parametrize("mode", ("fast", "exact"))
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_recorded_pass_gives_the_same_bits(name: str, mode: Mode, isa: str) -> None:
+    """One native call for the whole pass, with ops joined: what the ops give one after another."""
+    model = build(Packed({**SIZES, **FAMILIES[name]}, KINDS[name]), open_backend("cpu", mode, 2, isa))
+    steps = [[9, 0, 1, 4], [0, 7, 1, 1], [12, 6, 0, 4]]
+    wanted = Driver(model).run(SEQUENCES, steps)
+    found = Driver(model, recorded=True).run(SEQUENCES, steps)
+    assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))

@@ -43,9 +43,10 @@ class PagedKV:
 class Runner:
     """One model, its KV pages and its sampler."""
 
-    def __init__(self, model: Decoder, kv: PagedKV, sampler: Sampler) -> None:
+    def __init__(self, model: Decoder, kv: PagedKV, sampler: Sampler, *, captured: bool = True) -> None:
+        """`captured`: run the forward pass as the backend's `capture` makes it; else one op after another."""
         self.model, self.kv, self.sampler = model, kv, sampler
-        self._run = model.ops.capture(self._logits, groups=1)
+        self.logits = model.ops.capture(self._logits, groups=1) if captured else self._logits
 
     def forward(self, plan: StepPlan) -> NDArray[np.float32]:
         """Everything up to the logits [S, V] of the S rows that sample; overwritten by the next call."""
@@ -55,7 +56,7 @@ class Runner:
         for copy in plan.copies:
             self.kv.copy(ops, copy)
         batch = build_batch(plan, self.sampler.last, self.kv.page_size)
-        return ops.numpy(self._run(batch.ids, batch.positions, batch.wanted, batch.ragged))
+        return ops.numpy(self.logits(batch.ids, batch.positions, batch.wanted, batch.ragged))
 
     def _logits(
         self,

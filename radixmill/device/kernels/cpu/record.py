@@ -19,7 +19,8 @@ ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2}
 NEW = -1  # a product into a register of its own
 
 
-class Group(NamedTuple):
+@dataclass(frozen=True)
+class Group:
     """Stands for a step's Ragged of one KV group."""
 
     index: int
@@ -171,7 +172,8 @@ class Captured:
 
 def capture(program: Any, recorder: Recorder, forward: Forward, groups: int) -> Captured:
     """Call `forward` on names, while its ops go to `recorder`."""
-    recorder.finish(forward(None, None, None, tuple(Group(i) for i in range(groups))))  # type: ignore[arg-type]
+    names: Any = (None, None, None, tuple(Group(i) for i in range(groups)))
+    recorder.finish(forward(*names))
     return Captured(program)
 
 
