@@ -355,7 +355,7 @@ def _engine_role(boot: Boot, control: socket.socket) -> None:
     _say(control, event="up", tokens=spec.kv_groups[0].pages * spec.page_size, context=spec.context)
     serve_engine(
         executor,
-        boot.config,
+        executor.config,
         listener,
         watch=control,
         incarnation=boot.incarnation,

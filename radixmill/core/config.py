@@ -72,6 +72,12 @@ class CacheOptions:
         None, "bytes for the KV cache (512m, 4g, …); default: a quarter of free memory, at most 1g", size=True
     )
     max_total_tokens: int | None = option(None, "tokens the KV cache holds; overrides --kv-cache-bytes", size=True)
+    prefix_cache_bytes: int | None = option(
+        None,
+        "bytes of KV kept for reuse that no running request holds; default: a quarter of the KV cache, all of which running"
+        " requests may use",
+        size=True,
+    )
     prefix_cache: bool = option(
         True,
         "keep the KV of finished prompts and outputs for reuse",
@@ -192,6 +198,10 @@ def resolve(config: Config, hardware: Hardware, model: ModelFacts) -> Resolved:
         reasons.append(f"threads {hardware.cores}: the cores this process may use")
     tokens, why = _kv_tokens(cache, hardware, model)
     pages = max(tokens // cache.page_size, 0)
+    if cache.prefix_cache_bytes is None:
+        kept = pages // 4 * cache.page_size * model.kv_bytes_per_token
+        cache = replace(cache, prefix_cache_bytes=kept)
+        reasons.append(f"prefixes for reuse {kept >> 20} MiB: a quarter of the KV cache; running requests may use all of it")
     wanted = config.model.context_length or model.context
     if wanted > model.context:
         raise CannotStart(f"--context-length {wanted} is more than the model's {model.context} tokens", "Lower it")

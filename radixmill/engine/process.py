@@ -24,8 +24,11 @@ def serve(
     incarnation: int,
     on_progress: Progress | None = None,
 ) -> None:
-    """Run the loop until the supervisor (the other end of `watch`) is gone."""
-    scheduler = Scheduler(executor.spec, config.schedule, config.cache.prefix_cache)
+    """`config`: resolved. Run the loop until the supervisor (the other end of `watch`) is gone."""
+    spec, cache = executor.spec, config.cache
+    per_page = spec.page_size * sum(group.bytes_per_token for group in spec.kv_groups)
+    keep = None if cache.prefix_cache_bytes is None else cache.prefix_cache_bytes // per_page
+    scheduler = Scheduler(spec, config.schedule, cache.prefix_cache, keep)
     engine = Engine(
         scheduler,
         executor,

@@ -26,10 +26,13 @@ from radixmill.engine.cache.radix import WIDTH, Node, RadixTree
 class Cache:
     """All pages: the free ones, the tree's, the leases', and those that wait for a plan to be committed."""
 
-    def __init__(self, totals: Sequence[int], page_size: int, *, reuse: bool = True) -> None:
-        """`totals`: pages per KV group. Without `reuse` nothing enters the tree."""
+    def __init__(self, totals: Sequence[int], page_size: int, *, reuse: bool = True, keep: int | None = None) -> None:
+        """`totals`: pages per KV group. Without `reuse` nothing enters the tree. `keep`: pages that prefixes which no
+        sequence holds may fill; None: all. Beyond, the oldest are evicted before a page is taken, though others are free:
+        pages are touched in order, so memory that was never needed is never used."""
         self.page_size = page_size
         self.reuse = reuse
+        self.keep = max(totals) if keep is None else keep
         self.pools = Pools(totals)
         self.tree = RadixTree(self.pools, page_size)
         self.leases: set[Lease] = set()
@@ -63,6 +66,8 @@ class Cache:
         """`count` pages of every group, or None and nothing taken."""
         if self.available < count:
             return None
+        while count and self.tree.evictable > self.keep and self.tree.evict():
+            pass
         while self.pools.free < count:
             if not self.tree.evict():
                 return None

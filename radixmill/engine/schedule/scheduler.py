@@ -38,9 +38,12 @@ class Counters:
 class Scheduler:
     """Call in the engine's loop: schedule, launch, commit (of the same plan or the one before)."""
 
-    def __init__(self, spec: ModelSpec, options: ScheduleOptions, prefix_cache: bool = True) -> None:
+    def __init__(
+        self, spec: ModelSpec, options: ScheduleOptions, prefix_cache: bool = True, keep: int | None = None
+    ) -> None:
+        """`keep`: pages that prefixes which no sequence holds may fill; None: all."""
         self.spec = spec
-        self.cache = Cache([group.pages for group in spec.kv_groups], spec.page_size, reuse=prefix_cache)
+        self.cache = Cache([group.pages for group in spec.kv_groups], spec.page_size, reuse=prefix_cache, keep=keep)
         self.queue = make_queue(options.schedule_policy, self._matched, spec.context)
         self.running = Running(min(options.max_running_requests, spec.slots))
         self.budget = Budget(options.step_tokens, options.step_seconds)
