@@ -114,7 +114,7 @@ def open_executor(config: Config, files: ModelFiles, hardware: Hardware | None =
         with phases("allocate KV cache"):
             kv = _allocate(model, resolved, hardware.free_bytes - build.nbytes)
         spec = _spec(files, checkpoint, model, resolved, (*resolved.reasons, *build.notes), tuple(phases.done))
-    runner = Runner(model, kv, Sampler(model_config.vocab, spec.slots))
+    runner = Runner(model, kv, Sampler(model_config.vocab, spec.slots, ops.sampling))
     return LocalExecutor(runner, spec, resolved.config)
 
 
