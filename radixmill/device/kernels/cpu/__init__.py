@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from radixmill.device.kernels.cpu.ops import CpuOps, native_isa
+from radixmill.device.kernels.cpu.probe import Peaks, measure
 
-__all__ = ["CpuOps", "native_isa"]
+__all__ = ["CpuOps", "Peaks", "measure", "native_isa"]

@@ -3,6 +3,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 def best_isa() -> str: ...
+def probe(isa: str, threads: int, nbytes: int, seconds: float, /) -> tuple[str, float, float, float]: ...
 
 class Matrix:
     @property

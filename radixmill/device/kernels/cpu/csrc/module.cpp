@@ -2,11 +2,13 @@
 // Every op runs without the interpreter lock.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 
 #include <optional>
 #include <stdexcept>
 
 #include "engine.hpp"
+#include "probe.hpp"
 #include "sampling.hpp"
 
 namespace nb = nanobind;
@@ -222,11 +224,12 @@ void attention(Engine& engine, const OwnedPages& kv, nb::handle q, nb::handle y,
   engine.attention(kv, in.data(), out.data(), heads, ragged.view(), scale, window, cap);
 }
 
+bool is_avx512(const std::string& isa) { return isa.rfind("avx512", 0) == 0; }
+
 const RowKernels& rows_for(const std::string& isa) {
 #ifdef RADIXMILL_AVX2
   if (isa == "avx2" && __builtin_cpu_supports("avx2")) return avx2_rows();
-  if (isa == "avx512" && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq"))
-    return avx512_rows();
+  if (is_avx512(isa) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) return avx512_rows();
 #endif
   if (isa == "portable") return portable_rows();
   throw std::invalid_argument("no sampling for \"" + isa + "\" in this build or on this machine");
@@ -299,6 +302,24 @@ class Rows {
   std::vector<RowSampler> samplers_;
 };
 
+const ProbeLoops& probe_for(const std::string& isa) {
+#ifdef RADIXMILL_AVX2
+  if (is_avx512(isa) && __builtin_cpu_supports("avx512vnni")) return avx512_probe();
+  if (isa != "portable" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2_probe();
+#endif
+  return portable_probe();
+}
+
+// The instruction set used, and its Peaks.
+std::tuple<std::string, double, double, double> measure(const std::string& isa, int threads, size_t bytes,
+                                                        double seconds) {
+  const nb::gil_scoped_release unlocked;
+  Pool pool(threads);
+  const ProbeLoops& loops = probe_for(isa);
+  const Peaks peaks = probe(loops, pool, bytes, seconds);
+  return {loops.isa, peaks.read, peaks.floats, peaks.int8};
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -307,6 +328,7 @@ NB_MODULE(_native, m) {
   // must not read a page about it.
   nb::set_leak_warnings(false);
   m.def("best_isa", best_isa);
+  m.def("probe", measure);
 
   nb::class_<Matrix>(m, "Matrix").def_prop_ro("format", &Matrix::format_name).def_prop_ro("nbytes", &Matrix::nbytes).def_prop_ro("n", &Matrix::n);
   nb::class_<OwnedPages>(m, "Pages")
