@@ -87,14 +87,18 @@ def last_bench(path: Path, peaks: Peaks | None) -> Iterator[str]:
 def _reached(line: Line, peaks: Peaks | None) -> str:
     failed = f", {line.errors} requests failed" if line.errors else ""
     if not line.weight_bytes_per_token:
-        return f"{line.output_per_second:.0f} tok/s out, {line.prompt_per_second:.0f} tok/s in{failed}"
+        return f"{_short(line.output_per_second)} tok/s out, {_short(line.prompt_per_second)} tok/s in{failed}"
     read = line.output_per_second * line.weight_bytes_per_token
     most = f" of {_giga(peaks.read)} GB/s" if peaks else ""
-    return f"{line.output_per_second:.0f} tok/s = {_giga(read)} GB/s{most}{failed}"
+    return f"{_short(line.output_per_second)} tok/s = {_giga(read)} GB/s{most}{failed}"
 
 
 def _giga(value: float) -> str:
     return f"{value / 1e9:.1f}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 if __name__ == "__main__":

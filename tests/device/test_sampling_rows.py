@@ -16,6 +16,8 @@ from radixmill.core.request import SamplingParams
 from radixmill.device.kernels.contract import RowOps, Rule
 from radixmill.device.kernels.exp_table import INVERSE, TABLE, WIDTH
 from radixmill.device.sampling import Sampler
+from radixmill.device.sampling.choose import UNITS
+from radixmill.device.sampling.exp import exp
 from radixmill.device.sampling.rows import NumpyRows
 from tests.device.kernel_kit import backend
 
@@ -146,6 +148,20 @@ def test_every_token_of_a_row_is_drawn_where_numpy_draws_it(native: RowOps) -> N
     at = np.zeros(count, np.int32)
     ours, theirs = native.draw(row[None], at, rule_rows), NUMPY.draw(row[None], at, rule_rows)
     assert np.array_equal(ours, theirs) and len(set(ours.tolist())) > 24
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1.0, 1.7])
+def test_the_faintest_token_with_a_mass_can_be_drawn_and_one_without_cannot(native: RowOps, temperature: float) -> None:
+    """Where most of a row is −∞, as under a grammar, only what may have a mass is looked at."""
+    seen = set()
+    for distance in np.linspace(29.5, 33, 60):
+        row = np.full(300, -np.inf, np.float32)
+        row[[3, 299]] = 0.0, -distance * temperature
+        token = draw_one(NUMPY, row, Rule(temperature, u=1 - 2**-53))
+        assert token == draw_one(native, row, Rule(temperature, u=1 - 2**-53))
+        assert token == (299 if exp(row[299:].astype(np.float64) / temperature)[0] * UNITS > 0.5 else 3)
+        seen.add(token)
+    assert seen == {3, 299}
 
 
 def test_a_row_does_not_depend_on_its_neighbours(native: RowOps) -> None:
