@@ -250,8 +250,8 @@ class Rows {
   void draw(Engine& engine, nb::handle logits, int v, nb::handle rows, nb::handle rules, nb::handle tokens) {
     const Array<float> in(logits);
     const Array<int32_t> which(rows);
-    const size_t count = which.size(), width = sizeof(Rule) / sizeof(double);
-    const Array<double> how(rules, count * width);
+    const size_t count = which.size();
+    const Array<double> how(rules, count * kRuleFields);
     const Array<int64_t> out(tokens, count, true);
     check(in.rows(size_t(v)), v, which);
     for (size_t i = 0; i < count; i++) check(rule(how, i));
@@ -278,7 +278,7 @@ class Rows {
 
  private:
   static Rule rule(const Array<double>& rules, size_t i) {
-    const double* r = rules.data() + 5 * i;
+    const double* r = rules.data() + kRuleFields * i;
     return {r[0], r[1], r[2], r[3], r[4]};
   }
   static void check(int s, int v, const Array<int32_t>& rows) {

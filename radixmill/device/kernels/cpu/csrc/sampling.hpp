@@ -1,8 +1,9 @@
 // Rows of logits → tokens: what device/sampling/choose.py says in NumPy, to the bit.
 //
-// A token's mass is a whole number, its weight in units of 2⁻⁴⁴ of the most likely token's: sums of masses are exact, so
-// they may be taken in any order, by vectors of any width. Weights come from an exp made of IEEE-exact operations.
+// A token's mass is a whole number, its weight in units of 2⁻⁴⁴ of the most likely token's: sums of masses are exact,
+// so they may be taken in any order, by vectors of any width. Weights come from an exp of IEEE-exact operations.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -10,7 +11,7 @@ namespace radixmill {
 
 constexpr int kMassBits = 44;
 constexpr int kSumBlock = 1024;      // masses that share one sum
-constexpr int kMaxima = 16;           // maxima kept of each block of logits: of every 16th one
+constexpr int kMaxima = 16;          // maxima kept of each block of logits: of every 16th one
 constexpr int kMostTokens = 1 << 19;  // so many masses cannot overflow an int64
 
 // exp(x) = 2ᵉ · 2^(j/1024) · (1 + r + r²/2 + r³/6), see device/sampling/exp.py, which the numbers come from.
@@ -27,6 +28,7 @@ struct Rule {
   double min_p;
   double u;  // in [0, 1)
 };
+constexpr size_t kRuleFields = sizeof(Rule) / sizeof(double);
 
 // The last token kept of an order by (−logit, id).
 struct Edge {
