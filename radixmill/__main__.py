@@ -44,8 +44,9 @@ def launch_server(argv: Sequence[str]) -> int:
 def _dispatch(argv: Sequence[str]) -> int:
     if argv[:1] == ["bench"]:
         from radixmill import bench
+        from radixmill.store.files import bench_record
 
-        return bench.main(list(argv[1:]))
+        return bench.main(list(argv[1:]), bench_record())
     args = _parser(argv[:1]).parse_args(argv)
     run = getattr(args, "run", None)
     if run is None:

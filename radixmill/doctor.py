@@ -1,32 +1,104 @@
-"""`radixmill doctor`: what this machine can do, and which kernel serves which op."""
+"""`radixmill doctor`: what this machine can do, which kernel serves which op, and what the last bench made of it."""
 
 from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
 
 from radixmill import __version__
-from radixmill.core.config import Config, ModelFacts, resolve
-from radixmill.device.kernels import native_isa, open_backend
+from radixmill.core.config import Config, Hardware, ModelFacts, Resolved, resolve
+from radixmill.device.kernels import Peaks, measure, native_isa, open_backend
 from radixmill.device.worker import detect
+from radixmill.store.files import bench_record
+
+
+class Line(Struct):
+    """One workload of the last bench."""
+
+    workload: str
+    output_per_second: float
+    prompt_per_second: float
+    errors: int = 0
+    weight_bytes_per_token: int | None = None
+
+
+class Record(Struct):
+    """The last bench of a server on this machine, as bench/keep.py writes it."""
+
+    time: str
+    model: str
+    workloads: list[Line]
 
 
 def main() -> int:
     """Print the report; 0 when the machine can serve."""
     hardware = detect()
-    print(f"radixmill {__version__}, Python {platform.python_version()}, {platform.platform()}")
-    print(f"cores      {hardware.cores}")
-    print(f"free       {hardware.free_bytes / (1 << 30):.1f} GiB")
-    print(
-        f"kernels    {native_isa() or 'not compiled: NumPy serves every op, correct but slow. Install a C++17 compiler and reinstall'}"
-    )
     resolved = resolve(Config(), hardware, ModelFacts(context=8192, kv_bytes_per_token=23040))
-    backend = open_backend(resolved.config.compute.backend, "fast", hardware.cores, resolved.config.compute.isa)
+    compute = resolved.config.compute
+    backend = open_backend(compute.backend, "fast", hardware.cores, compute.isa)
+    peaks = measure(compute.isa, hardware.cores, hardware.free_bytes)
+    for line in _machine(hardware, peaks):
+        print(line)
     print("\nop               served by")
     for op, implementation in backend.table().items():
         print(f"{op:<16} {implementation}")
-    print(f"\nthe default model would get {resolved.pages} KV pages: {resolved.reasons[-2]}")
+    print()
+    for line in last_bench(bench_record(), peaks):
+        print(line)
+    print(f"\n{_pages(resolved)}")
     return 0
+
+
+def _machine(hardware: Hardware, peaks: Peaks | None) -> Iterator[str]:
+    yield f"radixmill {__version__}, Python {platform.python_version()}, {platform.platform()}"
+    yield f"cores      {hardware.cores}"
+    yield f"free       {hardware.free_bytes / (1 << 30):.1f} GiB"
+    none = "not compiled: NumPy serves every op, correct but slow. Install a C++17 compiler and reinstall"
+    yield f"kernels    {native_isa() or none}"
+    if peaks:
+        yield f"memory     {_giga(peaks.read)} GB/s read, by all threads, measured just now"
+        yield f"arithmetic {_giga(peaks.floats)} GFLOP/s float32, {_giga(peaks.int8)} GOP/s int8, with {peaks.isa}"
+
+
+def _pages(resolved: Resolved) -> str:
+    return f"the default model would get {resolved.pages} KV pages: {resolved.reasons[-2]}"
+
+
+def last_bench(path: Path, peaks: Peaks | None) -> Iterator[str]:
+    """What the record says, beside what the memory could give; a sentence where there is no record to be read."""
+    try:
+        record = msgspec.json.decode(path.read_bytes(), type=Record)
+    except FileNotFoundError:
+        yield "no bench of a server on this machine yet: `radixmill bench` makes one"
+        return
+    except (OSError, msgspec.MsgspecError) as error:
+        yield f"the last bench's figures in {path} cannot be read: {error}"
+        return
+    yield f"last bench       {record.model}, {record.time}"
+    for line in record.workloads:
+        yield f"{line.workload:<16} {_reached(line, peaks)}"
+
+
+def _reached(line: Line, peaks: Peaks | None) -> str:
+    failed = f", {line.errors} requests failed" if line.errors else ""
+    if not line.weight_bytes_per_token:
+        return f"{_short(line.output_per_second)} tok/s out, {_short(line.prompt_per_second)} tok/s in{failed}"
+    read = line.output_per_second * line.weight_bytes_per_token
+    most = f" of {_giga(peaks.read)} GB/s" if peaks else ""
+    return f"{_short(line.output_per_second)} tok/s = {_giga(read)} GB/s{most}{failed}"
+
+
+def _giga(value: float) -> str:
+    return f"{value / 1e9:.1f}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from radixmill.bench.client import Answer, Server, connect
 from radixmill.bench.drive import Rounds, Run, Target
+from radixmill.bench.keep import keep, record, weight_bytes
 from radixmill.bench.plot import figure_class, plot
 from radixmill.bench.report import Figures, Key, document, error_lines, medians, tables
 from radixmill.bench.workloads import WORKLOADS, Workload, counter, select
@@ -86,11 +87,14 @@ def _positive(text: str) -> int:
     return number
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0; 1 if any request failed; 2 if it can't be measured at all."""
+def main(argv: Sequence[str] | None = None, kept: Path | None = None) -> int:
+    """Exit code: 0; 1 if any request failed; 2 if it can't be measured at all.
+
+    `kept`: the file for the figures of a server on this machine, which `radixmill doctor` reads.
+    """
     args = parser().parse_args(argv)
     try:
-        return _bench(args)
+        return _bench(args, kept)
     except CannotStart as error:
         print(f"radixmill bench: {error}", file=sys.stderr)
         return 2
@@ -98,20 +102,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _bench(args: argparse.Namespace) -> int:
+def _bench(args: argparse.Namespace, kept: Path | None) -> int:
     workloads = select(args.workloads, quick=args.quick)
     drawable = _check_files(args)
-    runs, about = asyncio.run(_measure(args, workloads))
-    summary = medians(runs)
+    runs, targets, weights = asyncio.run(_measure(args, workloads))
+    about, summary = _about(args, targets, weights), medians(runs)
     print(tables(summary))
     errors = error_lines(runs)
     for line in (*_remarks(summary, workloads), *errors):
         print(line, file=sys.stderr)
     if args.out:
         args.out.write_bytes(msgspec.json.format(msgspec.json.encode(document(runs, about)), indent=1) + b"\n")
+    if kept and (entry := record(targets, weights, workloads, summary)):
+        _keep(kept, entry)
     if args.plot and drawable:
         plot(summary, args.plot)
     return 1 if errors or not drawable else 0
+
+
+def _keep(path: Path, entry: Mapping[str, Any]) -> None:
+    """A figure less for the doctor is no reason to fail."""
+    try:
+        keep(path, entry)
+    except OSError as error:
+        print(f"note: {path} cannot be written: {error.strerror or error}", file=sys.stderr)
 
 
 def _check_files(args: argparse.Namespace) -> bool:
@@ -133,7 +147,10 @@ def _check_files(args: argparse.Namespace) -> bool:
     return True
 
 
-async def _measure(args: argparse.Namespace, workloads: Sequence[Workload]) -> tuple[list[Run], dict[str, Any]]:
+async def _measure(
+    args: argparse.Namespace, workloads: Sequence[Workload]
+) -> tuple[list[Run], list[Target], dict[str, int | None]]:
+    """All runs, on which targets, and the bytes of weights that a token of each reads."""
     targets = await _targets(args)
     total = len(targets) * args.repeat * sum(w.requests for w in workloads)
     with tqdm(total=total, unit="req", mininterval=0.5, disable=None, dynamic_ncols=True) as bar:
@@ -146,7 +163,7 @@ async def _measure(args: argparse.Namespace, workloads: Sequence[Workload]) -> t
 
         rounds = Rounds(targets, workloads, args.repeat, args.seed, args.timeout)
         runs = [run async for run in rounds.measure(begins, done)]
-    return runs, _about(args, targets)
+    return runs, targets, {target.name: await weight_bytes(target.server) for target in targets}
 
 
 async def _targets(args: argparse.Namespace) -> list[Target]:
@@ -172,11 +189,19 @@ async def _warm(name: str, server: Server, seed: int) -> Target:
     return Target(name, server, count, sizing)
 
 
-def _about(args: argparse.Namespace, targets: Sequence[Target]) -> dict[str, Any]:
+def _about(args: argparse.Namespace, targets: Sequence[Target], weights: Mapping[str, int | None]) -> dict[str, Any]:
     settings = {"repeat": args.repeat, "quick": args.quick, "seed": args.seed, "timeout": args.timeout}
     return {
         "settings": settings,
-        "servers": [{"name": t.name, "model": t.server.model, "sizing": t.sizing} for t in targets],
+        "servers": [
+            {
+                "name": t.name,
+                "model": t.server.model,
+                "sizing": t.sizing,
+                "weight_bytes_per_token": weights[t.name],
+            }
+            for t in targets
+        ],
     }
 
 

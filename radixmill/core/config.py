@@ -201,7 +201,9 @@ def resolve(config: Config, hardware: Hardware, model: ModelFacts) -> Resolved:
     if cache.prefix_cache_bytes is None:
         kept = pages // 4 * cache.page_size * model.kv_bytes_per_token
         cache = replace(cache, prefix_cache_bytes=kept)
-        reasons.append(f"prefixes for reuse {kept >> 20} MiB: a quarter of the KV cache; running requests may use all of it")
+        reasons.append(
+            f"prefixes for reuse {kept >> 20} MiB: a quarter of the KV cache; running requests may use all of it"
+        )
     wanted = config.model.context_length or model.context
     if wanted > model.context:
         raise CannotStart(f"--context-length {wanted} is more than the model's {model.context} tokens", "Lower it")

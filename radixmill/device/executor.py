@@ -85,12 +85,13 @@ class LocalExecutor:
         self._seconds += seconds
 
     def stats(self) -> dict[str, Any]:
-        """Counts since the start; bytes of the KV pool."""
+        """Counts since the start; bytes of the KV pool, and of the weights that one token reads."""
         return {
             "device_steps": self._steps,
             "device_tokens": self._tokens,
             "device_seconds": self._seconds,
             "kv_bytes": self.runner.kv.nbytes,
+            "weight_bytes_per_token": self.runner.model.bytes_per_token,
         }
 
     def close(self) -> None:
@@ -114,7 +115,7 @@ def open_executor(config: Config, files: ModelFiles, hardware: Hardware | None =
         with phases("allocate KV cache"):
             kv = _allocate(model, resolved, hardware.free_bytes - build.nbytes)
         spec = _spec(files, checkpoint, model, resolved, (*resolved.reasons, *build.notes), tuple(phases.done))
-    runner = Runner(model, kv, Sampler(model_config.vocab, spec.slots))
+    runner = Runner(model, kv, Sampler(model_config.vocab, spec.slots, ops.sampling))
     return LocalExecutor(runner, spec, resolved.config)
 
 

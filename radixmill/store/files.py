@@ -25,12 +25,21 @@ class ModelFiles:
         return self.root.parent if self.is_gguf else self.root
 
 
-def models_folder() -> Path:
-    """`models` under $RADIXMILL_CACHE, else under $XDG_CACHE_HOME/radixmill, else under ~/.cache/radixmill."""
+def cache_folder() -> Path:
+    """$RADIXMILL_CACHE, else $XDG_CACHE_HOME/radixmill, else ~/.cache/radixmill."""
     if own := os.environ.get("RADIXMILL_CACHE"):
-        return Path(own).expanduser() / "models"
+        return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "radixmill" / "models"
+    return (Path(base) if base else Path.home() / ".cache") / "radixmill"
+
+
+def models_folder() -> Path:
+    return cache_folder() / "models"
+
+
+def bench_record() -> Path:
+    """Where `radixmill bench` leaves its latest figures, and `radixmill doctor` looks for them."""
+    return cache_folder() / "bench.json"
 
 
 def file_bytes(path: Path) -> int:

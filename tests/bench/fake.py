@@ -22,6 +22,7 @@ class FakeServer:
     chunked: bool = True  # transfer encoding; else the connection's end ends the body
     cached: int = 0  # prompt tokens said to be cached
     key: str | None = None
+    info: object = None  # what /server_info says; None: there is no such route
     fail_every: int = 0  # every n-th completion is a 500
     fault: str = ""  # "error" in the stream, "garbage", "cut" short, "hang", "empty", "not-http"
     url: str = ""
@@ -50,6 +51,8 @@ class FakeServer:
             self.whole(writer, 200, {"data": [{"id": self.model}]})
         elif path == "/tokenize" and self.tokenize:
             self.whole(writer, 200, {"tokens": [0] * len(body["prompt"].split())})
+        elif path == "/server_info" and self.info is not None:
+            self.whole(writer, 200, self.info)
         elif path == "/v1/completions":
             self.bodies.append(body)
             self.running += 1

@@ -179,6 +179,14 @@ def test_the_spec_says_what_was_opened(executor: LocalExecutor) -> None:
     assert any("KV cache 64 pages" in note for note in spec.notes)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_token_reads_every_weight_but_of_a_separate_embedding(tmp_path: Path, tied: bool) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**TINY, "tie_word_embeddings": tied}))
+    executor = open_executor(config(), ModelFiles("tiny", tmp_path), HARDWARE)
+    block = (16 + 8 + 8) * 16 + 16 * 16 + 3 * 24 * 16  # q, k, v; out; gate, up, down
+    assert executor.stats()["weight_bytes_per_token"] == 4 * (2 * block + 40 * 16)
+
+
 def test_equal_numerics_ids_mean_equal_facts(files: ModelFiles, executor: LocalExecutor) -> None:
     def id_of(options: Config, hf: dict[str, Any] | None = None) -> str:
         (files.root / "config.json").write_text(json.dumps(hf or TINY))

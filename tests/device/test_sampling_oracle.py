@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from radixmill.core.plan import Admit, Masks
 from radixmill.core.request import SamplingParams
-from radixmill.device.sampling import Sampler, choose
-from radixmill.device.sampling.choose import ranking, tempered, top_k_ids, top_p_ids
+from radixmill.device.sampling import Sampler
+from radixmill.device.sampling.choose import UNITS, invert, massed, ranking, tempered, top_k_ids, top_p_ids
 from radixmill.device.sampling.philox import uniform
 from tests.device.sampling_oracle import Ambiguous, distribution, shape
 
@@ -91,7 +91,7 @@ def test_top_p_needs_no_full_sort_to_be_exact(top_p: float, spread: float) -> No
     order = np.lexsort((np.arange(len(row)), -row))
     mass = np.cumsum(weights[order])
     head = order[: int(np.searchsorted(mass, top_p * weights.sum())) + 1]
-    assert np.array_equal(top_p_ids(row, weights, top_p), np.sort(head))
+    assert np.array_equal(top_p_ids(row, massed(weights), top_p), np.sort(head))
 
 
 @pytest.mark.parametrize("k", [1, 2, 50, 999])
@@ -108,14 +108,21 @@ def test_ranking_is_by_logit_and_then_by_id(values: list[float]) -> None:
 
 
 @given(
-    st.lists(st.sampled_from([0.0, 1e-300, 1e-9, 0.3, 1.0]), min_size=1, max_size=40).filter(any),
+    st.lists(st.sampled_from([0, 1, 7, 1 << 20, UNITS // 3, UNITS]), min_size=1, max_size=40).filter(any),
     st.integers(0, 2**24 - 1),
-    st.integers(1, 9),
 )
-def test_invert_in_blocks_is_the_inverse_cdf(weights: list[float], u: int, block: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choose, "BLOCK", block)
-        at = choose.invert(np.array(weights), u / 2**24)
-    goal, before, after = u / 2**24 * math.fsum(weights), math.fsum(weights[:at]), math.fsum(weights[: at + 1])
-    assert weights[at] > 0
-    assert before <= goal * (1 + 1e-12) + 1e-320 and after >= goal * (1 - 1e-12)
+def test_invert_is_the_inverse_cdf(masses: list[int], u: int) -> None:
+    at = invert(np.array(masses), u / 2**24)
+    before, after = sum(masses[:at]), sum(masses[: at + 1])
+    assert masses[at] > 0
+    assert before << 24 <= u * sum(masses) < after << 24
+
+
+@pytest.mark.parametrize("u", [1 - 2**-53, 1 - 2**-24, 0.0])
+def test_invert_ends_inside_even_where_the_sum_is_rounded_up(u: float) -> None:
+    masses = np.array([0] + [UNITS - 1] * 1000 + [0])
+    assert invert(masses, u) == (1000 if u else 1)
+
+
+def test_the_mass_of_a_weight_is_its_nearest_number_of_units() -> None:
+    assert massed(np.array([0.0, 2.0**-46, 3 * 2.0**-45, 0.5, 1.0])).tolist() == [0, 0, 2, UNITS // 2, UNITS]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from radixmill.device.kernels.contract import Mode, Ops
-from radixmill.device.kernels.cpu import CpuOps, isas, native_isa
+from radixmill.device.kernels.cpu import CpuOps, Peaks, isas, measure, native_isa
 
-__all__ = ["isas", "native_isa", "open_backend"]
+__all__ = ["Peaks", "isas", "measure", "native_isa", "open_backend"]
 
 
 def open_backend(backend: str, mode: Mode, threads: int, isa: str) -> Ops:

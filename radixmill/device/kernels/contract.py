@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +94,40 @@ class Heads:
     norms: tuple[Array, Array, float] | None = None  # weight [D] for query heads, for key heads; eps
 
 
+class Rule(NamedTuple):
+    """How to draw from one row. A column each, in this order, of the rules that RowOps.draw takes."""
+
+    temperature: float  # 0 takes the most likely token, the lower id of equals
+    top_k: float = 0  # 0: all
+    top_p: float = 1.0  # above 0
+    min_p: float = 0.0
+    u: float = 0.0  # in [0, 1)
+
+
+class Ranks(NamedTuple):
+    """What log-probabilities of N rows are made of; NaN has become −∞ and +∞ the largest float32."""
+
+    peaks: NDArray[np.float32]  # [N] the largest logit
+    masses: NDArray[np.int64]  # [N] Σ exp(logit − peak), each in whole units of 2⁻⁴⁴; 0 where all are −∞
+    ids: NDArray[np.int64]  # [N, k] the first by (−logit, id)
+    logits: NDArray[np.float32]  # [N, k] theirs
+
+
+class RowOps(Protocol):
+    """Rows of logits on the host → tokens. `device/sampling/choose.py` is the specification: equal tokens and equal bits.
+
+    logits [S, V] float32, V < 2¹⁹, left as they are; rows [N]: which of them, any number of times.
+    """
+
+    def draw(
+        self, logits: NDArray[np.float32], rows: NDArray[np.int32], rules: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        """The token of each row by its rule; rules [N, 5], see Rule. Id 0 where nothing is above −∞."""
+
+    def rank(self, logits: NDArray[np.float32], rows: NDArray[np.int32], k: int) -> Ranks:
+        """0 ≤ k ≤ V."""
+
+
 # (ids [T], positions [T], wanted [S] indices into the T tokens, one Ragged per KV group) → [S, N]
 Forward = Callable[[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32], tuple[Ragged, ...]], Array]
 
@@ -106,6 +140,10 @@ class Ops(Protocol):
     version: str  # changes whenever any op's bits do; part of the numerics id
     mode: Mode
     threads: int
+
+    @property
+    def sampling(self) -> RowOps | None:
+        """None: the sampler's own NumPy serves."""
 
     def table(self) -> dict[str, str]:
         """Which implementation serves which op, for `radixmill doctor`."""

@@ -140,6 +140,8 @@ class Decoder:
         self.norm = Norm(build, norm, config.hidden, config.eps, plus_one=config.norms_plus_one)
         head = table if config.tied else _matrix(build, weights.head, config)
         self.head = Head(build.ops, head, config.logit_softcap)
+        # Of packed weights that a step of one token reads: of an embedding that is not the head too, a row alone.
+        self.bytes_per_token = build.nbytes - (0 if config.tied else table.nbytes)
 
     def _block(self, build: Build, family: Family, root: str, layer: int) -> Block:
         def part(role: str) -> Part:

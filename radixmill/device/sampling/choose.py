@@ -1,23 +1,30 @@
 """One row of logits → one token. Pure functions; knows nothing of slots, batches or history.
 
-Logits are float32, as the model gives them; everything that is summed or compared with a probability is float64. The
-sums run over one row in one fixed order, so a token depends on its own row alone. Selection is by (−logit, id), done
-with a partition or a threshold: the vocabulary is never sorted as a whole unless the distribution is that flat.
+This is the specification of `RowOps` and its fallback. Logits are float32, as the model gives them. A token's weight is
+exp((logit − the largest) / temperature) in float64; its mass is that weight as a whole number of units of 2⁻⁴⁴. Whole
+numbers add up exactly, so that no order of summation can be seen in a token; and a token depends on its own row alone.
+Selection is by (−logit, id), done with a partition or a threshold: the vocabulary is never sorted as a whole unless the
+distribution is that flat.
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
-from radixmill.core.request import SamplingParams
+from radixmill.device.kernels.contract import Rule
 from radixmill.device.sampling.exp import BLOCK, exp
 
 Row = NDArray[np.float32]  # [V]
 Ids = NDArray[np.int64]  # ascending
-Weights = NDArray[np.float64]  # probabilities, up to one common factor
+Weights = NDArray[np.float64]  # 1 for the most likely token
+Masses = NDArray[np.int64]  # weights in units; Σ < 2⁶³ for fewer than 2¹⁹ tokens
 
 HIGHEST = float(np.finfo(np.float32).max)
+UNITS = 1 << 44  # the mass of the most likely token
+FAINTEST = 32.0  # e⁻³² is less than half a unit
 
 
 def clean(row: Row) -> Row:
@@ -28,29 +35,29 @@ def clean(row: Row) -> Row:
     return np.nan_to_num(row, nan=-np.inf, posinf=HIGHEST, neginf=-np.inf)
 
 
-def draw(row: Row, params: SamplingParams, u: float) -> int:
-    """The token at u ∈ [0, 1) of the distribution that temperature, top-k, top-p and min-p leave; ids in order.
+def draw(row: Row, rule: Rule) -> int:
+    """The token at u of the distribution that temperature, top-k, top-p and min-p leave; ids in order.
 
-    `row` has passed `clean` and holds at least one value above −∞.
+    `row` has passed `clean`. Where nothing is above −∞: id 0.
     """
-    ids = top_k_ids(row, params.top_k) if 0 < params.top_k < len(row) else likely_ids(row, params.temperature)
+    best = int(row.argmax())
+    if rule.temperature == 0.0 or row[best] == -np.inf:
+        return best
+    ids = top_k_ids(row, int(rule.top_k)) if 0 < rule.top_k < len(row) else likely_ids(row, rule.temperature)
     logits = row if ids is None else row[ids]
-    weights = tempered(logits, params.temperature)
-    kept = narrow(logits, weights, params)
+    masses = massed(tempered(logits, rule.temperature))
+    kept = narrow(logits, masses, rule)
     if kept is not None:
-        weights = weights[kept]
+        masses = masses[kept]
         ids = kept if ids is None else ids[kept]
-    at = invert(weights, u)
+    at = invert(masses, rule.u)
     return at if ids is None else int(ids[at])
 
 
 def likely_ids(row: Row, temperature: float) -> Ids | None:
-    """The tokens that matter, where most do not (low temperatures, grammars); None: take all.
-
-    Left out is what has less than e⁻⁴⁵ of the most likely token's weight: for any vocabulary that is, together, less than the
-    rounding of the sum in float64.
-    """
-    near = row >= float(row.max()) - 45.0 * temperature
+    """The tokens that may have a mass, where they are few (low temperatures, grammars); None: take all."""
+    least = max(float(row.max()) - FAINTEST * temperature, -HIGHEST)
+    near = row >= np.float32(least)
     return np.flatnonzero(near) if 2 * np.count_nonzero(near) < len(row) else None
 
 
@@ -68,6 +75,11 @@ def tempered(logits: Row, temperature: float) -> Weights:
     return weights
 
 
+def massed(weights: Weights) -> Masses:
+    """Weights in units, half to even."""
+    return np.rint(weights * UNITS).astype(np.int64)
+
+
 def top_k_ids(row: Row, k: int) -> Ids:
     """The k first by (−logit, id), 0 < k < V; as ascending ids."""
     edge = np.partition(row, len(row) - k)[len(row) - k]  # the k-th largest value
@@ -76,35 +88,35 @@ def top_k_ids(row: Row, k: int) -> Ids:
     return np.sort(np.concatenate((above, level)))
 
 
-def narrow(logits: Row, weights: Weights, params: SamplingParams) -> Ids | None:
+def narrow(logits: Row, masses: Masses, rule: Rule) -> Ids | None:
     """Where top-p and then min-p keep a token; None where they keep all."""
-    kept = top_p_ids(logits, weights, params.top_p) if params.top_p < 1.0 else None
-    if params.min_p <= 0.0:
+    kept = top_p_ids(logits, masses, rule.top_p) if rule.top_p < 1.0 else None
+    if rule.min_p <= 0.0:
         return kept
-    # Relative to the most likely token, whose weight is 1 and which top-p never drops.
+    # Relative to the most likely token, whose mass is UNITS and which top-p never drops.
+    least = math.ceil(rule.min_p * UNITS)
     if kept is None:
-        return np.flatnonzero(weights >= params.min_p)
-    return kept[weights[kept] >= params.min_p]
+        return np.flatnonzero(masses >= least)
+    return kept[masses[kept] >= least]
 
 
-def top_p_ids(logits: Row, weights: Weights, top_p: float) -> Ids:
+def top_p_ids(logits: Row, masses: Masses, top_p: float) -> Ids:
     """The shortest head of the (−logit, id) order that holds at least top_p of the mass; as ascending indices.
 
-    Only what outweighs a cut is sorted; the cut falls until there is mass enough above it. (Sorted is what lies above half the
-    cut: so the head ends well inside, and neither rounding nor an edge through equals can touch it.)
+    Only a head that is long enough is sorted: the logits from a cut on, which falls until there is mass enough.
     """
-    goal = top_p * float(weights.sum())
-    for power in range(4, 68, 4):
-        cut = 2.0**-power
-        if float(weights[weights > cut].sum()) >= goal:
-            return _head(logits, weights, goal, np.flatnonzero(weights > cut / 2))
-    return _head(logits, weights, goal, np.arange(len(weights)))
+    goal = math.ceil(top_p * float(masses.sum()))
+    for power in range(4, 44, 4):
+        heavy = masses >= UNITS >> power
+        if int(masses[heavy].sum()) >= goal:
+            return _head(logits, masses, goal, np.flatnonzero(logits >= logits[heavy].min()))
+    return _head(logits, masses, goal, np.arange(len(masses)))
 
 
-def _head(logits: Row, weights: Weights, goal: float, among: Ids) -> Ids:
+def _head(logits: Row, masses: Masses, goal: int, among: Ids) -> Ids:
     ranked = ranking(logits[among], among)
-    mass = np.cumsum(weights[ranked])
-    return np.sort(ranked[: int(np.searchsorted(mass, goal, side="left")) + 1])
+    running = np.cumsum(masses[ranked])
+    return np.sort(ranked[: int(np.searchsorted(running, goal, side="left")) + 1])
 
 
 def ranking(logits: Row, ids: Ids) -> Ids:
@@ -119,18 +131,8 @@ def ranking(logits: Row, ids: Ids) -> Ids:
     return keys & 0xFFFFFFFF
 
 
-def invert(weights: Weights, u: float) -> int:
-    """The first index whose running sum exceeds u of the whole; never one of weight 0.
-
-    Block by block: the running sum of the blocks' sums, and inside one block the running sum of its weights.
-    """
-    starts = range(0, len(weights), BLOCK)
-    sums = np.cumsum([weights[start : start + BLOCK].sum() for start in starts])
-    goal = u * sums[-1]
-    number = int(np.searchsorted(sums, goal, side="right"))
-    block = weights[starts[number] : starts[number] + BLOCK]
-    mass = np.cumsum(block)
-    at = int(np.searchsorted(mass, goal - (sums[number - 1] if number else 0.0), side="right"))
-    if at == len(block):  # the two sums of the block differ in their last bits
-        at = int(np.flatnonzero(block)[-1])
-    return starts[number] + at
+def invert(masses: Masses, u: float) -> int:
+    """The first index whose running sum exceeds u of the whole; never one without mass."""
+    running = np.cumsum(masses)
+    total = int(running[-1])
+    return int(np.searchsorted(running, min(int(u * float(total)), total - 1), side="right"))

@@ -7,32 +7,25 @@ import math
 import numpy as np
 
 from radixmill.core.messages import TokenLogprob
-from radixmill.device.sampling.choose import Row, ranking, tempered, top_k_ids
+from radixmill.device.kernels.contract import Ranks
+from radixmill.device.sampling.choose import HIGHEST, UNITS
 
 
-def token_logprob(row: Row, token: int, k: int) -> TokenLogprob:
-    """The chosen token's log-probability and the k most likely, by (−logprob, id); rounded to float32.
+def token_logprob(ranks: Ranks, at: int, logit: float, k: int) -> TokenLogprob:
+    """Of row `at` of `ranks`: the chosen token's log-probability, whose logit it had, and the k most likely's.
 
-    `row` has passed `clean`. −∞ stays −∞. Where the whole row is −∞ there is no distribution: all are −∞.
+    By (−logprob, id); rounded to float32. −∞ stays −∞. Where the whole row is −∞ there is no distribution: all are −∞.
     """
-    norm = _log_sum_exp(row)
-    return TokenLogprob(_minus(row[token], norm), tuple((id, _minus(row[id], norm)) for id in _best(row, k)))
+    norm = _log_sum_exp(float(ranks.peaks[at]), int(ranks.masses[at]))
+    chosen = -math.inf if math.isnan(logit) else min(logit, HIGHEST)
+    best = zip(ranks.ids[at, :k].tolist(), ranks.logits[at, :k].tolist(), strict=True)
+    return TokenLogprob(_minus(chosen, norm), tuple((id, _minus(value, norm)) for id, value in best))
 
 
-def _best(row: Row, k: int) -> list[int]:
-    if k == 0:
-        return []
-    ids = top_k_ids(row, k) if k < len(row) else np.arange(len(row))
-    return [int(id) for id in ranking(row[ids], ids)]
+def _log_sum_exp(peak: float, mass: int) -> float:
+    return peak + math.log(mass / UNITS) if mass else 0.0
 
 
-def _log_sum_exp(row: Row) -> float:
-    top = float(row.max())
-    if top == -math.inf:
-        return 0.0
-    return top + math.log(float(tempered(row, 1.0).sum()))
-
-
-def _minus(logit: np.float32, norm: float) -> float:
+def _minus(logit: float, norm: float) -> float:
     # float32 hides the last bit in which two machines' log may differ.
-    return float(np.float32(min(float(logit) - norm, 0.0)))
+    return float(np.float32(min(logit - norm, 0.0)))

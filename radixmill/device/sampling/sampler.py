@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from radixmill.core.messages import TokenLogprob
 from radixmill.core.plan import Admit, Masks
 from radixmill.core.request import SamplingParams
-from radixmill.device.sampling.choose import Row, clean, draw
+from radixmill.device.kernels.contract import RowOps, Rule
+from radixmill.device.sampling.choose import Row, clean
 from radixmill.device.sampling.history import History, penalises, put
 from radixmill.device.sampling.logprobs import token_logprob
 from radixmill.device.sampling.philox import uniform
+from radixmill.device.sampling.rows import NumpyRows
 
 Bits = NDArray[np.uint32]  # [⌈V/32⌉], bit i of word w: whether token 32·w + i is allowed
 
@@ -40,6 +42,17 @@ class _Slot:
     def stops_masked(self) -> bool:
         return self.outputs < self.params.min_tokens and len(self.stop_ids) > 0
 
+    def shapes(self, bits: Bits | None) -> bool:
+        """Whether the token depends on more of the row than the logits as they are."""
+        return self.history is not None or self.bias is not None or bits is not None or self.stops_masked
+
+    def rule(self, position: int) -> Rule:
+        """How the token at `position` is drawn from the shaped row."""
+        params = self.params
+        if params.greedy:
+            return Rule(0.0)
+        return Rule(params.temperature, params.top_k, params.top_p, params.min_p, uniform(self.seed, position))
+
     def note(self, token: int) -> None:
         self.outputs += 1
         if self.history is not None:
@@ -47,17 +60,19 @@ class _Slot:
 
 
 # Part of the numerics id. Raise it with every change after which the same logits may give another token.
-VERSION = "1"
+VERSION = "2"
 
 
 class Sampler:
     """Draws the next token of each slot. One per device; `admit` and `sample` are called in the order of the plans.
 
-    `last[slot]` is the token the slot drew last, or at admission the last of its output or prompt.
+    `last[slot]` is the token the slot drew last, or at admission the last of its output or prompt. `rows` computes on rows
+    of logits; without it NumPy does, to the same bits.
     """
 
-    def __init__(self, vocab_size: int, slots: int) -> None:
+    def __init__(self, vocab_size: int, slots: int, rows: RowOps | None = None) -> None:
         self.vocab_size = vocab_size
+        self._rows = rows or NumpyRows()
         self.last = np.zeros(slots, np.int64)  # [slots]
         self._slots: list[_Slot | None] = [None] * slots
 
@@ -92,35 +107,49 @@ class Sampler:
         lowest allowed id is taken (if min_tokens forbids all that the grammar allows, the grammar wins; if that allows
         nothing, id 0).
         """
+        states = [self._state(slot) for slot in slots.tolist()]
+        bits = masks.rows if masks else {}
+        rules = [state.rule(position) for state, position in zip(states, positions.tolist(), strict=True)]
         tokens = np.empty(len(slots), np.int64)
-        logprobs: list[TokenLogprob | None] = [None] * len(slots)
-        for row, slot in enumerate(slots.tolist()):
-            state = self._slots[slot]
-            assert state is not None, f"slot {slot} was never admitted"
-            values = clean(logits[row])
-            token = _choose(values, state, int(positions[row]), masks.rows.get(row) if masks else None)
-            if (k := state.params.logprobs) is not None:
-                logprobs[row] = token_logprob(values, token, k)
+        plain = [row for row, state in enumerate(states) if not state.shapes(bits.get(row))]
+        if plain:
+            tokens[plain] = self._draw(logits, plain, [rules[row] for row in plain])
+        for row in sorted(set(range(len(states))) - set(plain)):
+            tokens[row] = self._draw_shaped(logits[row], states[row], rules[row], bits.get(row))
+        for state, token in zip(states, tokens.tolist(), strict=True):
             state.note(token)
-            tokens[row] = token
         self.last[slots] = tokens
-        return tokens, tuple(logprobs) if any(entry is not None for entry in logprobs) else ()
+        return tokens, self._logprobs(logits, tokens, [state.params.logprobs for state in states])
 
+    def _state(self, slot: int) -> _Slot:
+        state = self._slots[slot]
+        assert state is not None, f"slot {slot} was never admitted"
+        return state
 
-def _choose(values: Row, state: _Slot, position: int, bits: Bits | None) -> int:
-    row = _shaped(values, state, bits)
-    best = int(row.argmax())
-    if row[best] == -np.inf:
-        return _lowest_allowed(len(row), state, bits)
-    if state.params.greedy:
-        return best
-    return draw(row, state.params, uniform(state.seed, position))
+    def _draw(self, logits: NDArray[np.float32], rows: list[int], rules: list[Rule]) -> NDArray[np.int64]:
+        return self._rows.draw(logits, np.array(rows, np.int32), np.array(rules, np.float64))
+
+    def _draw_shaped(self, values: Row, state: _Slot, rule: Rule, bits: Bits | None) -> int:
+        row = _shaped(clean(values), state, bits)
+        token = int(self._draw(row[None], [0], [rule])[0])
+        return _lowest_allowed(len(row), state, bits) if row[token] == -np.inf else token
+
+    def _logprobs(
+        self, logits: NDArray[np.float32], tokens: NDArray[np.int64], wanted: list[int | None]
+    ) -> tuple[TokenLogprob | None, ...]:
+        """Of the rows that want them, of the logits as the model gave them; `wanted` [S]: how many besides the token's."""
+        counts = {row: min(k, logits.shape[1]) for row, k in enumerate(wanted) if k is not None}
+        if not counts:
+            return ()
+        ranks = self._rows.rank(logits, np.array(list(counts), np.int32), max(counts.values()))
+        entries: list[TokenLogprob | None] = [None] * len(wanted)
+        for at, (row, k) in enumerate(counts.items()):
+            entries[row] = token_logprob(ranks, at, float(logits[row, tokens[row]]), k)
+        return tuple(entries)
 
 
 def _shaped(values: Row, state: _Slot, bits: Bits | None) -> Row:
-    """After penalties, bias and mask; a copy only where one of them applies."""
-    if state.history is None and state.bias is None and bits is None and not state.stops_masked:
-        return values
+    """After penalties, bias and mask; a copy."""
     row = values.copy()
     if state.history is not None:
         state.history.penalise(row, state.params)

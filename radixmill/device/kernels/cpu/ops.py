@@ -20,6 +20,8 @@ from radixmill.device.kernels.contract import (
     joined,
 )
 from radixmill.device.kernels.cpu.record import ACTIVATIONS, Recorder, capture
+from radixmill.device.kernels.cpu.rows import CpuRows
+from radixmill.device.kernels.exp_table import INVERSE, TABLE, WIDTH
 
 try:
     from radixmill.device.kernels.cpu import _native
@@ -31,6 +33,7 @@ VERSION = "2"
 
 NATIVE = (
     "linear", "embed", "rms_norm", "add", "scale", "softcap", "gated", "rope", "qkv", "kv_store", "kv_copy", "attention",
+    "draw", "rank",
 )  # fmt: skip
 FORMATS = {
     "F32": "f32", "F16": "f16", "BF16": "bf16", "Q4_0": "w4", "Q4_1": "w4", "Q5_0": "w5", "Q5_1": "w5", "Q8_0": "w8",
@@ -64,6 +67,7 @@ class CpuOps:
             raise ValueError("the compiled kernels are not installed")
         self.mode, self.threads, self.isa = mode, max(threads, 1), isa
         self._engine = _native.Engine(isa, self.threads, mode == "fast")
+        self.sampling = CpuRows(self._engine, _native.Rows(isa, self.threads, TABLE, WIDTH, INVERSE))
         self._kv_type = np.dtype(np.float16 if mode == "fast" else np.float32)
         self._calls: Any = Calls(self._engine)  # a Recorder during capture()
 

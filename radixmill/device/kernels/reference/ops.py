@@ -45,6 +45,7 @@ class ReferenceOps:
 
     name = "reference"
     isa = "numpy"
+    sampling = None
 
     def __init__(self, mode: Mode, threads: int = 1) -> None:
         self.mode, self.threads = mode, threads
@@ -54,7 +55,7 @@ class ReferenceOps:
         self._kv_type = np.dtype(np.float16 if mode == "fast" else np.float32)
 
     def table(self) -> dict[str, str]:
-        return dict.fromkeys(OPS, "numpy")
+        return dict.fromkeys((*OPS, "draw", "rank"), "numpy")
 
     def packs(self, kind: str) -> str | None:
         return FORMATS.get(kind)

@@ -1,0 +1,110 @@
+// What the bindings share: arrays come in through the buffer protocol, C-contiguous, and are checked by their size in
+// bytes. Every op runs without the interpreter lock.
+#pragma once
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <deque>
+#include <optional>
+#include <stdexcept>
+
+#include "engine.hpp"
+
+namespace nb = nanobind;
+using namespace radixmill;
+
+void bind_program(nb::module_& m);
+void bind_rows(nb::module_& m);
+
+namespace {
+
+constexpr size_t kAny = size_t(-1);
+
+// A borrowed C-contiguous array; its memory stays where it is for the lifetime of this object.
+template <class T>
+class Array {
+ public:
+  // `count` items, or any whole number of them. Throws what the exporter raises for arrays that are not contiguous.
+  Array(nb::handle source, size_t count = kAny, bool writable = false) {
+    if (PyObject_GetBuffer(source.ptr(), &view_, writable ? PyBUF_WRITABLE : PyBUF_SIMPLE)) nb::raise_python_error();
+    const size_t bytes = size_t(view_.len);
+    if (count == kAny ? bytes % sizeof(T) == 0 : bytes == count * sizeof(T)) return;
+    PyBuffer_Release(&view_);
+    const std::string wanted =
+        count == kAny ? "a multiple of " + std::to_string(sizeof(T)) : std::to_string(count * sizeof(T));
+    throw std::invalid_argument("array of " + std::to_string(bytes) + " bytes where " + wanted +
+                                " were expected: wrong shape or dtype");
+  }
+  ~Array() { PyBuffer_Release(&view_); }
+  Array(const Array&) = delete;
+  Array& operator=(const Array&) = delete;
+
+  T* data() const { return static_cast<T*>(view_.buf); }
+  size_t size() const { return size_t(view_.len) / sizeof(T); }
+  // How many rows of `width` items; throws unless whole.
+  int rows(size_t width) const {
+    if (width == 0 || size() % width)
+      throw std::invalid_argument("array is no whole number of rows of " + std::to_string(width));
+    return int(size() / width);
+  }
+
+ private:
+  Py_buffer view_;
+};
+
+// An array that may be None.
+template <class T>
+class Maybe {
+ public:
+  Maybe(nb::handle source, size_t count) {
+    if (!source.is_none()) array_.emplace(source, count);
+  }
+  T* data() const { return array_ ? array_->data() : nullptr; }
+
+ private:
+  std::optional<Array<T>> array_;
+};
+
+// While one lives: no interpreter lock, and the engine to ourselves.
+class Call {
+ public:
+  explicit Call(Engine& engine) : alone_(engine.mutex()) {}
+
+ private:
+  nb::gil_scoped_release unlocked_;
+  std::lock_guard<std::mutex> alone_;
+};
+
+// Pages together with the two arrays that hold them.
+struct OwnedPages : Pages {
+  nb::object keys_array, values_array;
+};
+
+OwnedPages make_pages(const Engine& engine, nb::object keys, nb::object values, bool half, int pages, int page_size,
+                      int groups, int dim, int value_dim) {
+  OwnedPages kv{{half, nullptr, nullptr, pages, page_size, groups, dim, value_dim, engine.lanes()}, keys, values};
+  kv.keys = Array<uint8_t>(keys, size_t(pages) * kv.key_page() * kv.item(), true).data();
+  kv.values = Array<uint8_t>(values, size_t(pages) * kv.value_page() * kv.item(), true).data();
+  return kv;
+}
+
+struct RaggedArrays {
+  Array<int32_t> query_starts, starts, page_ids, page_starts;
+
+  explicit RaggedArrays(nb::handle a, nb::handle b, nb::handle c, nb::handle d)
+      : query_starts(a), starts(b), page_ids(c), page_starts(d) {
+    const size_t rows = starts.size();
+    if (query_starts.size() != rows + 1 || page_starts.size() != rows + 1)
+      throw std::invalid_argument("ragged: arrays disagree on the number of rows");
+    if (page_starts.data()[0] < 0 || size_t(page_starts.data()[rows]) > page_ids.size())
+      throw std::invalid_argument("ragged: page_starts leaves page_ids");
+  }
+  Ragged view() const {
+    return {int(starts.size()), query_starts.data(), starts.data(), page_ids.data(), page_starts.data()};
+  }
+  size_t tokens() const { return size_t(query_starts.data()[starts.size()]); }
+};
+
+}  // namespace
