@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixmill.device.kernels.contract import Array, Ops, Stored, Weight
-from radixmill.device.quant import stack, widen
+from radixmill.device.quant import likeness, stack, widen
 
 
 class Tensors(Protocol):
@@ -48,6 +48,7 @@ class Build:
         self.ops, self.tensors, self.positions = ops, tensors, positions
         self.nbytes = 0  # of all packed weights
         self._widened: Counter[str] = Counter()
+        self._done: Counter[str] = Counter()  # notes of tensors
         self._notes: list[str] = []
         self._shared: dict[Any, Any] = {}
 
@@ -58,7 +59,8 @@ class Build:
             f"{count} {kind} tensors widened to F32: {self.ops.name} has no packed format for them"
             for kind, count in sorted(self._widened.items())
         )
-        return (*self._notes, *widened)
+        done = (f"{count} matrices {note}" for note, count in sorted(self._done.items()))
+        return (*self._notes, *done, *widened)
 
     def note(self, sentence: str) -> None:
         self._notes.append(sentence)
@@ -66,12 +68,13 @@ class Build:
     def weight(self, part: Part, rows: Sequence[int], columns: int) -> Weight:
         """One packed matrix [sum(rows), columns] from the part's stems, which must have `rows` rows each.
 
-        Neighbours of one kind are stacked; where kinds differ, each keeps its format, joined into one product.
+        Neighbours of one kind and order of columns are stacked; others keep their own, joined into one product.
         """
         tensors = [
             self.tensors.stored(f"{stem}.weight", (n, columns)) for stem, n in zip(part.stems, rows, strict=True)
         ]
-        runs = [self._pack(stack(list(run))) for _, run in groupby(tensors, key=lambda tensor: tensor.kind)]
+        self._done.update(tensor.note for tensor in tensors if tensor.note)
+        runs = [self._pack(stack(list(run))) for _, run in groupby(tensors, key=likeness)]
         return runs[0] if len(runs) == 1 else self.ops.join(runs)
 
     def bias(self, part: Part, rows: Sequence[int]) -> Array | None:
@@ -80,6 +83,10 @@ class Build:
             return None
         biases = [self.tensors.vector(f"{stem}.bias", n) for stem, n in zip(part.stems, rows, strict=True)]
         return self.ops.array(np.concatenate(biases))
+
+    def adds_nothing(self, name: str) -> bool:
+        """Whether a tensor is a bias of zeros: older GPTQ files have one for every layer."""
+        return name.endswith(".bias") and not self.tensors.vector(name).any()
 
     def shared(self, key: Any, make: Any) -> Any:
         """What `make()` gives, made once per key: tables that many layers use."""

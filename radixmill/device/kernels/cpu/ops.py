@@ -8,7 +8,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from radixmill.device.kernels.contract import Array, AttentionParams, Heads, Mode, Ragged, Stored, Weight, joined
+from radixmill.device.kernels.contract import (
+    Array,
+    AttentionParams,
+    Heads,
+    Mode,
+    Ragged,
+    Stored,
+    Weight,
+    in_place,
+    joined,
+)
 
 try:
     from radixmill.device.kernels.cpu import _native
@@ -52,7 +62,7 @@ class CpuOps:
         self._kv_type = np.dtype(np.float16 if mode == "fast" else np.float32)
 
     def table(self) -> dict[str, str]:
-        return dict.fromkeys(NATIVE, f"c++ {self.isa}") | {"gather": "numpy"}
+        return dict.fromkeys(NATIVE, f"c++ {self.isa}") | {"gather": "numpy", "columns": "numpy"}
 
     def packs(self, kind: str) -> str | None:
         return FORMATS.get(kind)
@@ -61,7 +71,7 @@ class CpuOps:
         """Raises ValueError for a kind that `packs` refuses, data of another size, or K no whole number of blocks."""
         n, k = stored.shape
         matrix = self._engine.pack(stored.kind, np.ascontiguousarray(stored.data), n, k)
-        return Weight(matrix.format, stored.shape, (matrix,), matrix.nbytes)
+        return Weight(matrix.format, stored.shape, ((matrix, stored.order),), matrix.nbytes)
 
     def join(self, weights: Sequence[Weight]) -> Weight:
         return joined(weights)
@@ -71,15 +81,17 @@ class CpuOps:
 
     def linear(self, x: Array, weight: Weight, bias: Array | None = None) -> Array:
         y, column = np.empty((x.shape[0], weight.shape[0]), np.float32), 0
-        for matrix in weight.parts:
-            self._engine.linear(x, matrix, bias, y, weight.shape[0], column)
+        for matrix, order in weight.parts:
+            seen = x if order is None else self.columns(x, order)
+            self._engine.linear(seen, matrix, bias, y, weight.shape[0], column)
             column += matrix.n
         return y
 
     def embed(self, ids: NDArray[np.int64], weight: Weight, scale: float = 1.0) -> Array:
         y = np.empty((len(ids), weight.shape[1]), np.float32)
-        self._engine.embed(ids, weight.parts[0], scale, y)
-        return y
+        ((matrix, order),) = weight.parts
+        self._engine.embed(ids, matrix, scale, y)
+        return y if order is None else in_place(y, order)
 
     def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
         y = np.empty(x.shape, np.float32)
@@ -147,6 +159,9 @@ class CpuOps:
             params.scale, params.window or 0, params.softcap or 0.0,
         )  # fmt: skip
         return y
+
+    def columns(self, x: Array, order: NDArray[np.intp]) -> Array:
+        return np.take(x, order, axis=1)
 
     def gather(self, x: Array, rows: NDArray[np.int32]) -> Array:
         return x[rows]
