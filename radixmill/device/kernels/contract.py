@@ -123,6 +123,13 @@ class Ops(Protocol):
 
     def pack(self, stored: Stored) -> Weight: ...
 
+    def blocks(self, stored: Stored, kind: Literal["Q8_0", "Q4_1"]) -> Stored:
+        """A matrix of floats (F32, F16, BF16; finite, K a multiple of 32) in fewer bits: not without loss.
+
+        Q8_0: scale = max|x| / 127 of each 32 values. Q4_1: the scale and minimum that fit them best of a few. Every
+        backend gives the bytes of `reference/blocks.py`.
+        """
+
     def join(self, weights: Sequence[Weight]) -> Weight:
         """Matrices of the same K, one below the other, each in its own format: for linear() alone."""
 

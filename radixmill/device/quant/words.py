@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 # Which of a word's eight columns its nibbles are, lowest first.
 _AWQ_COLUMNS = (0, 2, 4, 6, 1, 3, 5, 7)
+_CHUNK = 1 << 18  # values at once: what is between fits into a cache
 
 
 def fields(words: NDArray[Any], bits: int) -> NDArray[np.uint8]:
@@ -16,24 +17,38 @@ def fields(words: NDArray[Any], bits: int) -> NDArray[np.uint8]:
 
     A row is a stream of bits, lowest first; integers of 3 bits may lie in two words. `bits` divides 8 or is 3.
     """
-    stream = np.ascontiguousarray(words, "<i4").view(np.uint8)
-    if bits == 8:
-        return stream
-    units: NDArray[Any] = stream  # each holds whole integers
-    if bits == 3:
-        three = stream.reshape(len(words), -1, 3).astype(np.uint32)
-        units = three[..., 0] | three[..., 1] << 8 | three[..., 2] << 16
-    per = 8 if bits == 3 else 8 // bits
-    out = np.empty((len(words), units.shape[1] * per), np.uint8)
-    for i in range(per):
-        out[:, i::per] = units >> (bits * i) & ((1 << bits) - 1)
+    columns = words.shape[1] * 32 // bits
+    out = np.empty((words.shape[0], columns), np.uint8)
+    step = max(1, _CHUNK // columns)
+    for at in range(0, len(out), step):
+        stream = np.ascontiguousarray(words[at : at + step], "<i4").view(np.uint8)
+        out[at : at + step] = _spread(stream, bits)
     return out
 
 
 def awq_fields(words: NDArray[Any]) -> NDArray[np.uint8]:
     """AWQ's matrices of 4 bits, int32 [K, N / 8] with eight columns interleaved in a word → uint8 [N, K]."""
-    stream = np.ascontiguousarray(words.T, "<i4").view(np.uint8).reshape(words.shape[1], words.shape[0], 4)
-    out = np.empty((words.shape[1], 8, words.shape[0]), np.uint8)
-    for i, column in enumerate(_AWQ_COLUMNS):
-        out[:, column] = stream[..., i // 2] >> (4 * (i % 2)) & 15
-    return out.reshape(-1, words.shape[0])
+    columns = words.shape[0]
+    out = np.empty((words.shape[1], 8, columns), np.uint8)
+    step = max(1, _CHUNK // (8 * columns))
+    for at in range(0, len(out), step):
+        part = np.ascontiguousarray(words[:, at : at + step].T, "<i4").view(np.uint32)
+        for i, column in enumerate(_AWQ_COLUMNS):
+            out[at : at + step, column] = part >> np.uint32(4 * i) & np.uint32(15)
+    return out.reshape(-1, columns)
+
+
+def _spread(stream: NDArray[np.uint8], bits: int) -> NDArray[Any]:
+    """Bytes [R, B] → a byte for every `bits` bits of them: several at once, in a number of as many bytes."""
+    if bits == 8:
+        return stream
+    if bits == 3:
+        three = stream.reshape(len(stream), -1, 3).astype("<u8")
+        units, per = three[..., 0] | three[..., 1] << 8 | three[..., 2] << 16, 8
+    else:
+        per = 8 // bits
+        units = stream.astype(f"<u{per}")
+    mask, spread = (1 << bits) - 1, np.zeros_like(units)
+    for i in range(per):
+        spread |= (units & (mask << bits * i)) << ((8 - bits) * i)
+    return spread.view(np.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -29,13 +30,14 @@ except ImportError:  # installed without a compiler
 VERSION = "1"
 
 NATIVE = (
-    "linear", "embed", "rms_norm", "add", "scale", "softcap", "gated", "rope", "qkv", "kv_store", "kv_copy", "attention",
+    "blocks", "linear", "embed", "rms_norm", "add", "scale", "softcap", "gated", "rope", "qkv", "kv_store", "kv_copy", "attention",
 )  # fmt: skip
 FORMATS = {
     "F32": "f32", "F16": "f16", "BF16": "bf16", "Q4_0": "w4", "Q4_1": "w4", "Q5_0": "w5", "Q5_1": "w5", "Q8_0": "w8",
     "Q2_K": "w2k", "Q3_K": "w3k", "Q4_K": "w4k", "Q5_K": "w5k", "Q6_K": "w6k",
     "IQ4_NL": "w4n", "IQ4_XS": "w4nk", "MXFP4": "w4f",
 }  # fmt: skip
+BLOCK_BYTES = {"Q8_0": 34, "Q4_1": 20}  # of 32 values
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2}
 
 
@@ -72,6 +74,12 @@ class CpuOps:
         n, k = stored.shape
         matrix = self._engine.pack(stored.kind, np.ascontiguousarray(stored.data), n, k)
         return Weight(matrix.format, stored.shape, ((matrix, stored.order),), matrix.nbytes)
+
+    def blocks(self, stored: Stored, kind: Literal["Q8_0", "Q4_1"]) -> Stored:
+        (n, k), size = stored.shape, BLOCK_BYTES[kind]
+        out = np.empty((n, k // 32 * size), np.uint8)
+        self._engine.blocks(stored.kind, np.ascontiguousarray(stored.data), n, k, kind, out)
+        return replace(stored, kind=kind, data=out)
 
     def join(self, weights: Sequence[Weight]) -> Weight:
         return joined(weights)

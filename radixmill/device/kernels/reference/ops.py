@@ -10,6 +10,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from typing import Literal
 
@@ -28,11 +29,12 @@ from radixmill.device.kernels.contract import (
     joined,
 )
 from radixmill.device.kernels.reference import attention
+from radixmill.device.kernels.reference.blocks import as_blocks
 from radixmill.device.kernels.reference.tiles import Each, Floats, matmul_rows, one_blas_thread, row_tile, tree_sum
 from radixmill.device.kernels.reference.weights import FLOAT_FORMATS, FORMATS, as_int8, widen
 
 OPS = (
-    "linear", "embed", "rms_norm", "add", "scale", "softcap", "gated", "rope",
+    "blocks", "linear", "embed", "rms_norm", "add", "scale", "softcap", "gated", "rope",
     "kv_store", "kv_copy", "attention", "gather", "columns",
 )  # fmt: skip
 
@@ -65,6 +67,9 @@ class ReferenceOps:
             raise ValueError(f"no compute format takes {stored.kind}; widen it to F32 first")
         values = widen(stored)
         return Weight(name, stored.shape, ((values, stored.order),), values.nbytes)
+
+    def blocks(self, stored: Stored, kind: Literal["Q8_0", "Q4_1"]) -> Stored:
+        return replace(stored, kind=kind, data=as_blocks(widen(stored), kind))
 
     def join(self, weights: Sequence[Weight]) -> Weight:
         return joined(weights)

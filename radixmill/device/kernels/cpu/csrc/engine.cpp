@@ -4,6 +4,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "stored.hpp"
+
 namespace radixmill {
 
 namespace {
@@ -53,6 +55,17 @@ void Engine::spread(int64_t rows, int64_t row_cost, const F& f) {
   const int64_t piece = std::max<int64_t>(1, rows / (4 * pool_.threads()));
   pool_.run((rows + piece - 1) / piece,
             [&](int64_t task, int) { f(task * piece, std::min(rows, (task + 1) * piece)); });
+}
+
+void Engine::blocks(const std::string& from, const uint8_t* x, int n, int k, const std::string& to, uint8_t* out) {
+  const Kind *source = find_kind(from, k), *target = find_kind(to, k);
+  if (!source || is_quantised(source->format) || !target || (target->format != Format::w8 && target->format != Format::w4))
+    throw std::invalid_argument("no way from " + from + " to " + to + " with rows of " + std::to_string(k));
+  const size_t in_row = stored_row_bytes(from, k), out_row = stored_row_bytes(to, k);
+  spread(n, k, [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; r++)
+      kernels_.blocks(source->format, x + r * in_row, k, target->format, out + r * out_row);
+  });
 }
 
 void Engine::linear(const Matrix& w, const float* x, int t, const float* bias, float* y, size_t stride) {

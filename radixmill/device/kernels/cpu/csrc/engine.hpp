@@ -46,6 +46,8 @@ class Engine {
   std::mutex& mutex() { return mutex_; }  // to be held during a call
   const char* isa() const { return kernels_.isa; }
 
+  // n rows of k values of a float kind → the blocks of Q8_0 or Q4_1. Throws std::invalid_argument for other kinds.
+  void blocks(const std::string& from, const uint8_t* x, int n, int k, const std::string& to, uint8_t* out);
   // y: rows `stride` floats apart.
   void linear(const Matrix& w, const float* x, int t, const float* bias, float* y, size_t stride);
   void embed(const Matrix& w, const int64_t* ids, int t, float scale, float* y);

@@ -6,7 +6,8 @@ namespace {
 
 constexpr Kernels make_kernels(const char* isa) {
   return {isa,          linear_scratch, linear_panels, quantise_row, rms_norm_row,      add_rows,       scale_rows,
-          softcap_rows, gated_row,      rope_token,    to_half_row,  attention_scratch, attention_block};
+          softcap_rows, gated_row,      rope_token,    to_half_row,  blocks_row,        attention_scratch,
+          attention_block};
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // The rest is written once, over the vectors above.
 #include "math.hpp"
 #include "elementwise.hpp"
+#include "blocks.hpp"
 #include "linear.hpp"
 #include "attention.hpp"
 #include "isa_body.hpp"

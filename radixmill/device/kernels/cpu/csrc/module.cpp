@@ -249,6 +249,15 @@ NB_MODULE(_native, m) {
              const Call call(engine);
              return Matrix(kind, in.data(), n, k, engine.pool());
            })
+      .def("blocks",
+           [](Engine& engine, const std::string& from, nb::handle x, int n, int k, const std::string& to, nb::handle y) {
+             const size_t in_row = stored_row_bytes(from, k), out_row = stored_row_bytes(to, k);
+             if (!in_row || !out_row)
+               throw std::invalid_argument("no way from " + from + " to " + to + " with rows of " + std::to_string(k));
+             Array<uint8_t> in(x, in_row * n), out(y, out_row * n, true);
+             const Call call(engine);
+             engine.blocks(from, in.data(), n, k, to, out.data());
+           })
       .def("linear", linear, nb::arg(), nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg())
       .def("embed", embed)
       .def("rms_norm", rms_norm)
