@@ -226,7 +226,7 @@ def test_sglangs_flags_set_ours() -> None:
         ("--tp-size", "2"),
         ("--trust-remote-code",),
         ("--enable-lora",),
-        ("--quantization", "awq"),
+        ("--quantization", "fp8"),
         ("--device", "cuda"),
         ("--dtype", "float16"),
     ],

@@ -163,7 +163,7 @@ class Decoder:
 
 
 def _matrix(build: Build, stem: str, config: DecoderConfig) -> Weight:
-    return build.weight(Part((stem,)), (config.vocab,), config.hidden)
+    return build.weight(Part((stem,)), (config.vocab,), config.hidden, end=True)
 
 
 def _some(names: list[str], most: int = 8) -> str:
