@@ -101,10 +101,16 @@ class Packed:
 
 
 def model(
-    method: str, quantization: Mapping[str, Any] = {}, *, keep: tuple[str, ...] = ("lm_head",), **how: Any
+    method: str,
+    quantization: Mapping[str, Any] = {},
+    *,
+    keep: tuple[str, ...] = ("lm_head",),
+    config: Mapping[str, Any] = {},
+    **how: Any,
 ) -> Packed:
     """A tiny Llama whose layers but `keep` are packed; `how`: what layer() takes."""
-    packed = Packed({"quant_method": method, "bits": how.get("bits", 4), **quantization})
+    sizes = {"bits": how.get("bits", 4), "group_size": how.get("group", 128)}
+    packed = Packed({"quant_method": method, **sizes, **quantization}, {**CONFIG, **config})
     source = DummyCheckpoint(packed.config, seed=3)
     for i, name in enumerate(sorted(source.names)):
         stem = name.removesuffix(".weight")

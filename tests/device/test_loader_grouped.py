@@ -228,6 +228,15 @@ def test_what_is_not_packed_stays_as_it_is(tmp_path: Path, ops: Ops) -> None:
     np.testing.assert_array_equal(found, meant)
 
 
+@pytest.mark.parametrize("method", ("awq", "gptq"))
+@pytest.mark.parametrize("inner", (192, 160))
+def test_a_last_group_that_is_shorter(method: str, inner: int, tmp_path: Path, ops: Ops) -> None:
+    packed = model(method, config={"intermediate_size": inner})
+    packed.files.pop("model.layers.0.mlp.down_proj.g_idx", None)
+    found, meant = pair(packed, tmp_path, ops)
+    np.testing.assert_array_equal(found, meant)
+
+
 def test_layers_without_a_list_of_groups(tmp_path: Path, ops: Ops) -> None:
     packed = model("gptq", group=32)
     packed.files = {name: values for name, values in packed.files.items() if not name.endswith(".g_idx")}

@@ -49,11 +49,12 @@ class Scheme:
 
     method: str  # "awq" or "gptq"
     bits: int  # of layers that don't say it themselves
+    group: int  # columns in a group, of layers that don't list them; -1: all
     less: int  # stored zero points are less by this
 
     def layer(self, tensors: Tensors, stem: str) -> Grouped:
         """One layer. Raises BadModel where its tensors don't fit together."""
-        return _awq(tensors, stem) if self.method == "awq" else _gptq(tensors, stem, self.bits, self.less)
+        return _awq(tensors, stem, self) if self.method == "awq" else _gptq(tensors, stem, self)
 
 
 def scheme(root: Path, config: Mapping[str, Any]) -> Scheme | None:
@@ -78,7 +79,8 @@ def scheme(root: Path, config: Mapping[str, Any]) -> Scheme | None:
     known = ("gemm",) if method == "awq" else ("gptq", "gptq_v2")
     if packing not in known:
         raise BadModel(f"{root}: {method} packed as {packing!r} is not supported", f"{_listed(known)} is")
-    return Scheme(method, bits, int(packing == "gptq"))
+    group = found.get("group_size", found.get("q_group_size", -1))
+    return Scheme(method, bits, group if type(group) is int else -1, int(packing == "gptq"))
 
 
 def layer_names(names: Iterable[str]) -> frozenset[str]:
@@ -95,26 +97,26 @@ def _packing(found: Mapping[str, Any], method: str) -> str:
     return "marlin" if found.get("is_marlin_format") else str(found.get("checkpoint_format") or "gptq").lower()
 
 
-def _awq(tensors: Tensors, stem: str) -> Grouped:
+def _awq(tensors: Tensors, stem: str, scheme: Scheme) -> Grouped:
     words, zeros, scales = _three(tensors, stem)
     columns, rows = words.shape[0], 8 * words.shape[1]
     _check(tensors, f"{stem}.scales", scales, (len(scales), rows))
     _check(tensors, f"{stem}.qzeros", zeros, (len(scales), words.shape[1]))
-    groups = _even(tensors, stem, columns, len(scales))
+    groups = _consecutive(tensors, stem, columns, len(scales), scheme.group)
     return Grouped(awq_fields(words), awq_fields(zeros), _by_row(scales), groups)
 
 
-def _gptq(tensors: Tensors, stem: str, bits: int, less: int) -> Grouped:
+def _gptq(tensors: Tensors, stem: str, scheme: Scheme) -> Grouped:
     words, zeros, scales = _three(tensors, stem)
-    columns = 32 * len(words) // bits
+    columns = 32 * len(words) // scheme.bits
     groups = _listed_groups(tensors, stem, len(scales))
     if groups is None:
-        groups = _even(tensors, stem, columns, len(scales))
+        groups = _consecutive(tensors, stem, columns, len(scales), scheme.group)
     bits = _bits(tensors, stem, words, len(groups))
     _check(tensors, f"{stem}.scales", scales, (len(scales), words.shape[1]))
     _check(tensors, f"{stem}.qzeros", zeros, (len(scales), words.shape[1] * bits // 32))
     # Zero points stored less one wrap around, as they do in the kernels that came with the format.
-    points = fields(zeros, bits) + np.uint8(less) & np.uint8((1 << bits) - 1)
+    points = fields(zeros, bits) + np.uint8(scheme.less) & np.uint8((1 << bits) - 1)
     return Grouped(fields(words.T, bits), np.ascontiguousarray(points.T), _by_row(scales), groups)
 
 
@@ -140,8 +142,10 @@ def _listed_groups(tensors: Tensors, stem: str, groups: int) -> NDArray[np.intp]
     return found
 
 
-def _even(tensors: Tensors, stem: str, columns: int, groups: int) -> NDArray[np.intp]:
-    """The groups of columns where all are of one size."""
+def _consecutive(tensors: Tensors, stem: str, columns: int, groups: int, size: int) -> NDArray[np.intp]:
+    """The group of each column: of `size` columns, the last may have fewer; of equally many where that can't be."""
+    if size > 0 and -(-columns // size) == groups:
+        return np.arange(columns) // size
     if columns % groups:
         raise BadModel(f"{tensors.root}: {stem} has {columns} columns, which {groups} groups do not share evenly")
     return np.arange(columns) // (columns // groups)
