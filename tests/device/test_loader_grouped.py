@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import numpy as np
 import pytest
 
 from radixmill.core.errors import BadModel
-from radixmill.device.kernels.contract import Ops
+from radixmill.device.kernels.contract import Mode, Ops
 from radixmill.device.layers import Build, Part
 from radixmill.device.loader import open_checkpoint
+from radixmill.device.models import Decoder, family
 from radixmill.device.quant import Grouped, as_blocks, widen
 from radixmill.store import ModelFiles
 from tests.device.grouped_kit import CONFIG, Layer, Packed, gptq, layer, model
-from tests.device.kernel_kit import BACKENDS, backend, normal, same_bits
+from tests.device.kernel_kit import BACKENDS, MODES, backend, normal, same_bits
 from tests.device.model_kit import ArrayCheckpoint, Driver, build
 
 PROMPT = [3, 17, 5, 60, 60, 1, 44, 9, 61, 23, 2]
@@ -104,6 +106,17 @@ def replace_layer(packed: Packed, stem: str, made: Layer) -> None:
     packed.meant[f"{stem}.weight"] = made.values()
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("which", BACKENDS)
+def test_an_order_is_of_columns_of_x(which: str, mode: Mode) -> None:
+    """Bit for bit the product with x's columns put in that order; each matrix of a joined product has its own."""
+    ops, x = backend(which, mode), normal(5, 96)
+    parts = [stored(layer(n, 96, 32, shuffled=n, seed=n)) for n in (16, 24)]
+    alone = [ops.linear(ops.columns(x, part.order), ops.pack(replace(part, order=None))) for part in parts]
+    both = ops.join([ops.pack(part) for part in parts])
+    assert same_bits(ops.linear(x, both), np.concatenate(alone, axis=1))
+
+
 def stored(made: Layer) -> Any:
     return as_blocks(grouped(made))
 
@@ -152,6 +165,17 @@ def test_groups_that_no_block_fits(group: int) -> None:
     found = stored(made)
     assert found.kind == "F16" and "no multiple of 32" in found.note
     assert relative(values(made), made.values()) < 5e-4
+
+
+def test_what_was_widened_is_said(tmp_path: Path, ops: Ops) -> None:
+    packed = model("gptq", group=16)
+    checkpoint = opened(packed.write(tmp_path))
+    made = Build(ops, checkpoint, 64)
+    kind = family(checkpoint.config)
+    Decoder(made, kind, kind.config.from_hf(checkpoint.config), checkpoint.names)
+    assert "14 matrices widened to F16: their groups are no multiple of 32 columns" in made.notes
+    found, meant = pair(packed, tmp_path, ops)
+    assert np.abs(found - meant).max() < 2e-3 * np.abs(meant).max()
 
 
 def test_rows_that_no_block_fits() -> None:
