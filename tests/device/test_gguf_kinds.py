@@ -38,7 +38,8 @@ def meant(kind: str, data: np.ndarray) -> np.ndarray:
         [[[1 if block[2 + i // 8] >> i % 8 & 1 else -1 for i in range(128)] for block in row] for row in blocks]
     )
     scales = blocks[..., :2].copy().view(np.float16).astype(np.float32)
-    return (signs * scales).reshape(len(data), -1).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        return (signs * scales).reshape(len(data), -1).astype(np.float32)
 
 
 def blocks(kind: str) -> np.ndarray:

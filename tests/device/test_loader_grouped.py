@@ -294,6 +294,14 @@ def test_the_configuration_beside_the_configuration(
     np.testing.assert_array_equal(logits(opened(path), ops), logits(ArrayCheckpoint(CONFIG, packed.meant), ops))
 
 
+def test_a_configuration_beside_a_model_of_floats_says_nothing(tmp_path: Path) -> None:
+    packed = Packed({})
+    packed.files["w"] = np.ones((2, 2), np.float32)
+    plain = opened(packed.write(tmp_path, config=CONFIG)).fingerprint
+    (tmp_path / "quant_config.json").write_text('{"quant_method": "other"}')
+    assert opened(tmp_path).fingerprint == plain
+
+
 def test_what_the_zero_points_mean_is_part_of_the_fingerprint(tmp_path: Path) -> None:
     packed = model("gptq")
     one = opened(packed.write(tmp_path / "a")).fingerprint

@@ -69,8 +69,9 @@ class FolderCheckpoint:
 
     def _take_scheme(self) -> Scheme | None:
         """Of the layers that are packed; the model's configuration goes on without it."""
-        found = scheme(self.root, self.config)
-        if found is None and (packed := sorted(self.names - self._tensors.where.keys())):
+        packed = sorted(self.names - self._tensors.where.keys())
+        found = scheme(self.root, self.config, bool(packed))
+        if found is None and packed:
             raise BadModel(f"{self.root}: {packed[0]} is quantised, but config.json has no quantization_config")
         if found:
             self.config.pop("quantization_config", None)

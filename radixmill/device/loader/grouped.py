@@ -57,13 +57,14 @@ class Scheme:
         return _awq(tensors, stem, self) if self.method == "awq" else _gptq(tensors, stem, self)
 
 
-def scheme(root: Path, config: Mapping[str, Any]) -> Scheme | None:
-    """What the configuration's quantization_config asks for; None: nothing. Raises BadModel for what we can't read."""
+def scheme(root: Path, config: Mapping[str, Any], packed: bool) -> Scheme | None:
+    """What the configuration's quantization_config asks for; None: nothing. Raises BadModel for what we can't read.
+
+    `packed`: some layers are; then a file beside the configuration may say it too.
+    """
     found = config.get("quantization_config")
-    if found is None:
-        found = next(
-            ({"quant_method": m, **read_json(root / f)} for f, m in _OLDER.items() if (root / f).exists()), None
-        )
+    if found is None and packed:
+        found = _beside(root)
     if found is None:
         return None
     if not isinstance(found, Mapping):
@@ -89,6 +90,10 @@ def layer_names(names: Iterable[str]) -> frozenset[str]:
     stems = {name.removesuffix(_PACKED) for name in names if name.endswith(_PACKED)}
     packed = {stem + part for stem in stems for part in _PARTS}
     return (names - packed) | {stem + _WEIGHT for stem in stems}
+
+
+def _beside(root: Path) -> dict[str, Any] | None:
+    return next(({"quant_method": m, **read_json(root / f)} for f, m in _OLDER.items() if (root / f).exists()), None)
 
 
 def _packing(found: Mapping[str, Any], method: str) -> str:
