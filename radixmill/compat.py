@@ -42,6 +42,11 @@ def _limited(names: str, allowed: tuple[Any, ...], why: str, kind: Callable[[str
     return Flag(tuple(names.split()), why, kind=kind, allowed=allowed, **more)
 
 
+def _quantization(name: str) -> str:
+    """Formats that a file itself says it has are our `auto`."""
+    return "auto" if name in ("awq", "gptq", "gguf") else name
+
+
 _ONE = "one process computes: parallelism over devices or nodes is not built"
 _SPEC = "speculative decoding with a draft model is not built"
 _TIER = "the KV cache has one tier: memory"
@@ -63,7 +68,13 @@ FLAGS = (
     _sets("--context-length", "model.context_length", size),
     _limited("--is-embedding", (), "embeddings are not built", switch=True, value=True),
     _limited("--dtype", ("auto",), "the compute format follows the checkpoint; see --compute of `radixmill serve`"),
-    _limited("--quantization", ("gguf",), "weights are computed as their file stores them"),
+    _limited(
+        "--quantization",
+        ("auto", "w8", "w4"),
+        "auto, awq, gptq, gguf: as the file says; w8, w4: quantised at load",
+        _quantization,
+        sets="compute.quantization",
+    ),
     _limited("--kv-cache-dtype", ("auto",), "KV is f16 in fast mode and f32 in exact mode"),
     _sets("--host", "server.host"),
     _sets("--port", "server.port", int),

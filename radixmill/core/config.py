@@ -58,6 +58,12 @@ class ComputeOptions:
         "fast: int8 activations on quantised weights, f16 KV; exact: f32 activations and KV over the same weights",
         choices=("fast", "exact"),
     )
+    quantization: str = option(
+        "auto",
+        "auto: weights as their file has them; w8, w4: f32, f16 and bf16 matrices are quantised at load, to 8 bits or to 4 "
+        "(the embedding and the head to 8); what the file has quantised stays as it is",
+        choices=("auto", "w8", "w4"),
+    )
     backend: str = option("auto", "who computes; reference is plain NumPy", choices=("auto", "cpu", "reference"))
     threads: int | None = option(None, "compute threads; default: the cores this process may use", low=1)
     isa: str = option("auto", "instruction set of the C++ kernels", choices=("auto", "avx512", "avx2", "portable"))

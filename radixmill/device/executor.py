@@ -28,6 +28,7 @@ from radixmill.device.sampling import Sampler
 from radixmill.device.worker import detect
 from radixmill.store.files import ModelFiles
 
+BITS = {"auto": None, "w8": 8, "w4": 4}  # --quantization
 KV_TYPES: dict[Mode, tuple[str, int]] = {"fast": ("f16", 2), "exact": ("f32", 4)}  # name, bytes of a value
 
 
@@ -110,23 +111,26 @@ def open_executor(config: Config, files: ModelFiles, hardware: Hardware | None =
         resolved = _resolve(config, hardware, model_config)
         ops = _open_backend(resolved.config)
         with phases("pack weights"):
-            build = Build(ops, checkpoint, resolved.context)
+            build = Build(ops, checkpoint, resolved.context, BITS[config.compute.quantization])
             model = Decoder(build, kind, model_config, checkpoint.names)
         with phases("allocate KV cache"):
             kv = _allocate(model, resolved, hardware.free_bytes - build.nbytes)
-        spec = _spec(files, checkpoint, model, resolved, (*resolved.reasons, *build.notes), tuple(phases.done))
+        numerics = numerics_id(checkpoint, model_config, ops, resolved.config.cache.page_size, build.quantised_to)
+        notes = (*resolved.reasons, *build.notes)
+        spec = _spec(files, checkpoint, model, resolved, numerics, notes, tuple(phases.done))
     runner = Runner(model, kv, Sampler(model_config.vocab, spec.slots, ops.sampling))
     return LocalExecutor(runner, spec, resolved.config)
 
 
-def numerics_id(checkpoint: Checkpoint, model: DecoderConfig, ops: Ops, page_size: int) -> str:
-    """A hash of everything that a token's bits depend on; equal ids promise equal bytes."""
+def numerics_id(checkpoint: Checkpoint, model: DecoderConfig, ops: Ops, page_size: int, bits: int | None) -> str:
+    """A hash of everything that a token's bits depend on; equal ids promise equal bytes. `bits`: Build.quantised_to."""
     facts = {
         "weights": checkpoint.fingerprint,
         "adapter": None,
         "model": _plain(asdict(model)),
         "architecture": checkpoint.config.get("architectures"),
         "compute": ops.mode,
+        "quantised": bits,
         "kv": KV_TYPES[ops.mode][0],
         "page_size": page_size,
         "kernels": [ops.name, ops.version, ops.isa],
@@ -172,6 +176,7 @@ def _spec(
     checkpoint: Checkpoint,
     model: Decoder,
     resolved: Resolved,
+    numerics: str,
     notes: tuple[str, ...],
     phases: tuple[tuple[str, float], ...],
 ) -> ModelSpec:
@@ -187,7 +192,7 @@ def _spec(
         page_size=chosen.cache.page_size,
         slots=chosen.schedule.max_running_requests,
         kv_groups=(KVGroup(tuple(range(config.layers)), per_token, resolved.pages),),
-        numerics=numerics_id(checkpoint, config, ops, chosen.cache.page_size),
+        numerics=numerics,
         compute=ops.mode,
         isa=ops.isa,
         notes=notes,

@@ -220,13 +220,19 @@ def test_sglangs_flags_set_ours() -> None:
     assert sglang("--enable-mixed-chunk", "--skip-server-warmup", "--mem-fraction-static", "0.8") == Config()
 
 
+def test_quantisation_is_the_files_own_or_asked_for() -> None:
+    for own in ("awq", "gptq", "gguf", "auto"):
+        assert sglang("--quantization", own) == Config()
+    assert sglang("--quantization", "w4").compute.quantization == "w4"
+
+
 @pytest.mark.parametrize(
     "argv",
     [
         ("--tp-size", "2"),
         ("--trust-remote-code",),
         ("--enable-lora",),
-        ("--quantization", "awq"),
+        ("--quantization", "fp8"),
         ("--device", "cuda"),
         ("--dtype", "float16"),
     ],

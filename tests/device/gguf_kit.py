@@ -47,7 +47,7 @@ def write_gguf(
     quant: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
     keys: Mapping[str, Any] = {},
 ) -> Path:
-    """`keys`: more metadata, by full name. Matrices become `quant` where their rows fit its blocks."""
+    """`keys`: more metadata, by full name. Matrices become `quant` where their rows fit its blocks, or are its bytes."""
     arch = ARCHES[config["architectures"][0]]
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
     _metadata(writer, config)
@@ -56,7 +56,9 @@ def write_gguf(
     names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
     for name, values in weights.items():
         data, kind = _converted(name, values, config), gguf.GGMLQuantizationType.F32
-        if data.ndim == 2 and data.shape[1] % gguf.GGML_QUANT_SIZES[quant][0] == 0:
+        if data.dtype == np.uint8:
+            kind = quant
+        elif data.ndim == 2 and data.shape[1] % gguf.GGML_QUANT_SIZES[quant][0] == 0:
             kind, data = quant, gguf.quants.quantize(data, quant)
         gguf_name = "rope_freqs.weight" if name == "rope_freqs" else names.get_name(name, (".weight", ".bias"))
         writer.add_tensor(gguf_name, data, raw_dtype=kind)

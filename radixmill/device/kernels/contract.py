@@ -29,11 +29,16 @@ class Stored:
 
     `kind`: "F32", "F16", "BF16" (`data` is float32 / float16 / uint16, [N, K]), or a GGML block type such as "Q4_1",
     "Q8_0", "Q6_K" (`data` is uint8, [N, bytes per row]). `data` may be a view of a memory map; pack() copies what it keeps.
+
+    Where columns that share a scale do not lie together, `data` holds them in another order: its column j is column
+    order[j] of the matrix.
     """
 
     kind: str
     shape: tuple[int, int]
     data: NDArray[Any]
+    order: NDArray[np.intp] | None = None  # [K], a permutation; None: data is in the matrix's own order
+    note: str = ""  # what was done to the matrix on its way here, if a user should know
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,13 @@ def joined(weights: Sequence[Weight]) -> Weight:
         tuple(part for weight in weights for part in weight.parts),
         sum(weight.nbytes for weight in weights),
     )
+
+
+def in_place(rows: NDArray[np.float32], order: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Rows of a matrix stored in that order, [R, K], with every column back where the matrix has it."""
+    out = np.empty_like(rows)
+    out[:, order] = rows
+    return out
 
 
 @dataclass(frozen=True)
@@ -153,6 +165,13 @@ class Ops(Protocol):
 
     def pack(self, stored: Stored) -> Weight: ...
 
+    def blocks(self, stored: Stored, kind: Literal["Q8_0", "Q4_1"]) -> Stored:
+        """A matrix of floats (F32, F16, BF16; finite, K a multiple of 32) in fewer bits: not without loss.
+
+        Q8_0: scale = max|x| / 127 of each 32 values. Q4_1: the scale and minimum that fit them best of a few. Every
+        backend gives the bytes of `reference/blocks.py`.
+        """
+
     def join(self, weights: Sequence[Weight]) -> Weight:
         """Matrices of the same K, one below the other, each in its own format: for linear() alone."""
 
@@ -164,7 +183,11 @@ class Ops(Protocol):
 
         In `fast` mode, formats with quantised codes see x as int8: per group of 32 values, scale = max|x| / 127 and
         codes round half to even. In `exact` mode, and for f32/f16/bf16 always, x is float32 and so is the sum.
+        A matrix that was stored with an `order` sees columns(x, order), and its groups and its sum are in that order.
         """
+
+    def columns(self, x: Array, order: NDArray[np.intp]) -> Array:
+        """x [T, K] → [T, K], whose column j is column order[j] of x."""
 
     def embed(self, ids: NDArray[np.int64], weight: Weight, scale: float = 1.0) -> Array:
         """ids [T] → rows of weight, times scale, [T, K], dequantised exactly."""

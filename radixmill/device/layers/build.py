@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixmill.device.kernels.contract import Array, Ops, Stored, Weight
-from radixmill.device.quant import stack, widen
+from radixmill.device.quant import likeness, stack, widen
 
 
 class Tensors(Protocol):
@@ -37,17 +37,23 @@ class Part:
     bias: bool = False
 
 
+_FLOATS = ("F32", "F16", "BF16")
 Parts = Callable[[str], Part]  # role in a block → its tensors
 
 
 class Build:
     """One model under construction."""
 
-    def __init__(self, ops: Ops, tensors: Tensors, positions: int) -> None:
-        """`positions`: how many positions a sequence may have, for tables that are computed once."""
-        self.ops, self.tensors, self.positions = ops, tensors, positions
+    def __init__(self, ops: Ops, tensors: Tensors, positions: int, bits: int | None = None) -> None:
+        """`positions`: how many positions a sequence may have, for tables that are computed once.
+
+        `bits`: 8 or 4, what matrices of floats are quantised to; the embedding and the head to 8. None: not at all.
+        """
+        self.ops, self.tensors, self.positions, self.bits = ops, tensors, positions, bits
+        self.quantised_to: int | None = None  # `bits`, once that changed a matrix
         self.nbytes = 0  # of all packed weights
         self._widened: Counter[str] = Counter()
+        self._done: Counter[str] = Counter()  # notes of tensors
         self._notes: list[str] = []
         self._shared: dict[Any, Any] = {}
 
@@ -58,20 +64,26 @@ class Build:
             f"{count} {kind} tensors widened to F32: {self.ops.name} has no packed format for them"
             for kind, count in sorted(self._widened.items())
         )
-        return (*self._notes, *widened)
+        done = (
+            f"{count} {'matrix' if count == 1 else 'matrices'} {note}" for note, count in sorted(self._done.items())
+        )
+        return (*self._notes, *done, *widened)
 
     def note(self, sentence: str) -> None:
         self._notes.append(sentence)
 
-    def weight(self, part: Part, rows: Sequence[int], columns: int) -> Weight:
-        """One packed matrix [sum(rows), columns] from the part's stems, which must have `rows` rows each.
+    def weight(self, part: Part, rows: Sequence[int], columns: int, *, end: bool = False) -> Weight:
+        """One packed matrix [sum(rows), columns] from the part's stems, which must have `rows` rows each. `end`: it is
+        the embedding or the head.
 
-        Neighbours of one kind are stacked; where kinds differ, each keeps its format, joined into one product.
+        Neighbours of one kind and order of columns are stacked; others keep their own, joined into one product.
         """
         tensors = [
-            self.tensors.stored(f"{stem}.weight", (n, columns)) for stem, n in zip(part.stems, rows, strict=True)
+            self._quantised(self.tensors.stored(f"{stem}.weight", (n, columns)), end)
+            for stem, n in zip(part.stems, rows, strict=True)
         ]
-        runs = [self._pack(stack(list(run))) for _, run in groupby(tensors, key=lambda tensor: tensor.kind)]
+        self._done.update(tensor.note for tensor in tensors if tensor.note)
+        runs = [self._pack(stack(list(run))) for _, run in groupby(tensors, key=likeness)]
         return runs[0] if len(runs) == 1 else self.ops.join(runs)
 
     def bias(self, part: Part, rows: Sequence[int]) -> Array | None:
@@ -81,11 +93,29 @@ class Build:
         biases = [self.tensors.vector(f"{stem}.bias", n) for stem, n in zip(part.stems, rows, strict=True)]
         return self.ops.array(np.concatenate(biases))
 
+    def adds_nothing(self, name: str) -> bool:
+        """Whether a tensor is a bias of zeros: older GPTQ files have one for every layer."""
+        return name.endswith(".bias") and not self.tensors.vector(name).any()
+
     def shared(self, key: Any, make: Any) -> Any:
         """What `make()` gives, made once per key: tables that many layers use."""
         if key not in self._shared:
             self._shared[key] = make()
         return self._shared[key]
+
+    def _quantised(self, tensor: Stored, end: bool) -> Stored:
+        """In as many bits as were asked for, if it is of floats."""
+        if self.bits is None:
+            return tensor
+        if tensor.kind not in _FLOATS:
+            self._done[f"of kind {tensor.kind} left as the file has them, quantised already"] += 1
+            return tensor
+        if tensor.shape[1] % 32:
+            self._done["not quantised: their rows are no multiple of 32 values"] += 1
+            return tensor
+        bits, self.quantised_to = 8 if end else self.bits, self.bits
+        self._done[f"quantised to {bits} bits at load"] += 1
+        return self.ops.blocks(tensor, "Q8_0" if bits == 8 else "Q4_1")
 
     def _pack(self, tensor: Stored) -> Weight:
         if self.ops.packs(tensor.kind) is None:

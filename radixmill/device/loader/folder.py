@@ -12,7 +12,8 @@ from radixmill.core.errors import BadModel
 from radixmill.device.kernels.contract import Stored
 from radixmill.device.loader.checkpoint import check_shape, missing
 from radixmill.device.loader.fingerprint import fingerprint
-from radixmill.device.quant import widen
+from radixmill.device.loader.grouped import Scheme, layer_names, scheme
+from radixmill.device.quant import as_blocks, widen
 from radixmill.store import ModelFiles, eos_ids
 from radixmill.store.safetensors import SafetensorsFolder
 from radixmill.store.side import read_json
@@ -21,7 +22,7 @@ _FLOATS = ("F32", "F16", "BF16")
 
 
 class FolderCheckpoint:
-    """Safetensors as they are. See Checkpoint."""
+    """Safetensors as they are, layers of AWQ and GPTQ as blocks. See Checkpoint."""
 
     norms_include_one = False
 
@@ -29,11 +30,15 @@ class FolderCheckpoint:
         self.root = files.root
         self.config = folder_config(files.root)
         self._tensors = SafetensorsFolder(files.root)
-        self.names = frozenset(self._tensors.where)
+        self.names = layer_names(self._tensors.where)
+        self._scheme = self._take_scheme()
         self.eos_ids = eos_ids(files)
-        self.fingerprint = files.sha256 or fingerprint((f.path, f.head()) for f in self._tensors.files)
+        weights = files.sha256 or fingerprint((f.path, f.head()) for f in self._tensors.files)
+        self.fingerprint = f"{weights}-{self._scheme}" if self._scheme else weights
 
     def stored(self, name: str, shape: tuple[int, int] | None = None) -> Stored:
+        if name in self.names and not self.has(name):
+            return self._blocks(name, shape)
         kind, data = self._read(name)
         check_shape(self.root, name, data.shape, shape, 2)
         return Stored(kind, (data.shape[0], data.shape[1]), data)
@@ -46,8 +51,40 @@ class FolderCheckpoint:
     def close(self) -> None:
         self._tensors.close()
 
+    def has(self, name: str) -> bool:
+        """Whether the files themselves have this tensor."""
+        return name in self._tensors.where
+
+    def integers(self, name: str) -> NDArray[np.int32]:
+        """A tensor of 32-bit words."""
+        if (kind := self._tensors.info(name).dtype) != "I32":
+            raise BadModel(f"{self.root}: tensor {name} is of type {kind}, not I32")
+        words: NDArray[np.int32] = self._tensors.data(name)
+        return words
+
+    def floats(self, name: str) -> NDArray[Any]:
+        """A tensor of floats, as float16 or float32, whichever holds it."""
+        kind, data = self._read(name)
+        return (data.astype(np.uint32) << 16).view(np.float32) if kind == "BF16" else data
+
+    def _take_scheme(self) -> Scheme | None:
+        """Of the layers that are packed; the model's configuration goes on without it."""
+        packed = sorted(self.names - self._tensors.where.keys())
+        found = scheme(self.root, self.config, bool(packed))
+        if found is None and packed:
+            raise BadModel(f"{self.root}: {packed[0]} is quantised, but config.json has no quantization_config")
+        if found:
+            self.config.pop("quantization_config", None)
+        return found
+
+    def _blocks(self, name: str, shape: tuple[int, int] | None) -> Stored:
+        assert self._scheme
+        layer = self._scheme.layer(self, name.removesuffix(".weight"))
+        check_shape(self.root, name, layer.codes.shape, shape, 2)
+        return as_blocks(layer)
+
     def _read(self, name: str) -> tuple[str, NDArray[Any]]:
-        if name not in self.names:
+        if not self.has(name):
             raise missing(self.root, name)
         kind, data = self._tensors.info(name).dtype, self._tensors.data(name)
         if kind == "F64":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -80,13 +80,16 @@ class Names:
         stems = tuple(f"{root}layers.{layer}.{stem}" for stem in self.block[role])
         return Part(stems, role in config.biased)
 
-    def check(self, config: DecoderConfig, names: Collection[str]) -> tuple[str, ...]:
-        """The inert tensors among `names`. Raises BadModel that names those missing, or that nothing would use."""
+    def check(
+        self, config: DecoderConfig, names: Collection[str], inert: Callable[[str], bool] = lambda name: False
+    ) -> tuple[str, ...]:
+        """The tensors among `names` that a forward pass doesn't need: by their name, or `inert` says so of those that
+        nothing would use. Raises BadModel that names the rest of these, or those missing."""
         wanted = set(self._wanted(config, self.root(names)))
-        inert = (*self.inert, rf"(^|\.){self.head}\.weight$") if config.tied else self.inert
+        patterns = (*self.inert, rf"(^|\.){self.head}\.weight$") if config.tied else self.inert
         if missing := sorted(wanted - set(names)):
             raise BadModel(f"the model's files lack {_some(missing)}", "Fetch them again, or check config.json")
-        ignored = sorted(n for n in set(names) - wanted if any(re.search(p, n) for p in inert))
+        ignored = sorted(n for n in set(names) - wanted if any(re.search(p, n) for p in patterns) or inert(n))
         if unused := sorted(set(names) - wanted - set(ignored)):
             raise BadModel(f"the model's files hold {_some(unused)} that its architecture does not use")
         return tuple(ignored)
@@ -128,7 +131,7 @@ class Decoder:
 
     def __init__(self, build: Build, family: Family, config: DecoderConfig, names: Collection[str]) -> None:
         """Packs every weight. `names`: of all tensors in the checkpoint; raises BadModel where they don't fit."""
-        ignored = family.weights.check(config, names)
+        ignored = family.weights.check(config, names, build.adds_nothing)
         if ignored:
             build.note(f"not loaded: {_some(list(ignored), 2)}")
         weights, root = family.weights, family.weights.root(names)
@@ -162,7 +165,7 @@ class Decoder:
 
 
 def _matrix(build: Build, stem: str, config: DecoderConfig) -> Weight:
-    return build.weight(Part((stem,)), (config.vocab,), config.hidden)
+    return build.weight(Part((stem,)), (config.vocab,), config.hidden, end=True)
 
 
 def _some(names: list[str], most: int = 8) -> str:

@@ -1,8 +1,10 @@
-"""Stored formats: widening one to float32, and stacking matrices of one kind."""
+"""Stored formats: widening one to float32, stacking matrices of one kind, and integers in groups as blocks."""
 
 from __future__ import annotations
 
-from radixmill.device.quant.stacking import stack
+from radixmill.device.quant.grouped import Grouped, as_blocks
+from radixmill.device.quant.stacking import likeness, stack
 from radixmill.device.quant.widening import widen
+from radixmill.device.quant.words import awq_fields, fields
 
-__all__ = ["stack", "widen"]
+__all__ = ["Grouped", "as_blocks", "awq_fields", "fields", "likeness", "stack", "widen"]

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from radixmill.device.kernels.contract import Stored
 
 
+def likeness(part: Stored) -> Hashable:
+    """Equal for matrices that can be stacked: of one kind, and of one order of columns."""
+    return part.kind, part.shape[1], None if part.order is None else part.order.tobytes()
+
+
 def stack(parts: Sequence[Stored]) -> Stored:
-    """Rows of all `parts`, in order. They must agree in kind and columns. One part is returned as it is."""
+    """Rows of all `parts`, in order. They must be alike. One part is returned as it is."""
     first = parts[0]
     if len(parts) == 1:
         return first
-    assert len({(part.kind, part.shape[1]) for part in parts}) == 1, [(part.kind, part.shape) for part in parts]
+    assert len({likeness(part) for part in parts}) == 1, [(part.kind, part.shape) for part in parts]
     rows = sum(part.shape[0] for part in parts)
-    return Stored(first.kind, (rows, first.shape[1]), np.concatenate([part.data for part in parts]))
+    return replace(first, shape=(rows, first.shape[1]), data=np.concatenate([part.data for part in parts]))

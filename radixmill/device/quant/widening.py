@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ _CHUNK = 1 << 20  # values dequantised at once: the reference makes several temp
 
 def widen(stored: Stored) -> Stored:
     """The same matrix as kind F32. Raises BadModel for a kind that cannot be read."""
-    return Stored("F32", stored.shape, _values(stored))
+    return replace(stored, kind="F32", data=_values(stored))
 
 
 def _values(stored: Stored) -> NDArray[np.float32]:

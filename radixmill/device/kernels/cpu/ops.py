@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from radixmill.device.kernels.contract import (
     Ragged,
     Stored,
     Weight,
+    in_place,
     joined,
 )
 from radixmill.device.kernels.cpu.record import ACTIVATIONS, Recorder, capture
@@ -32,14 +34,15 @@ except ImportError:  # installed without a compiler
 VERSION = "2"
 
 NATIVE = (
-    "linear", "embed", "rms_norm", "add", "scale", "softcap", "gated", "rope", "qkv", "kv_store", "kv_copy", "attention",
-    "draw", "rank",
+    "blocks", "linear", "embed", "rms_norm", "add", "scale", "softcap", "gated", "rope", "qkv", "kv_store", "kv_copy",
+    "attention", "draw", "rank",
 )  # fmt: skip
 FORMATS = {
     "F32": "f32", "F16": "f16", "BF16": "bf16", "Q4_0": "w4", "Q4_1": "w4", "Q5_0": "w5", "Q5_1": "w5", "Q8_0": "w8",
     "Q2_K": "w2k", "Q3_K": "w3k", "Q4_K": "w4k", "Q5_K": "w5k", "Q6_K": "w6k",
     "IQ4_NL": "w4n", "IQ4_XS": "w4nk", "MXFP4": "w4f",
 }  # fmt: skip
+BLOCK_BYTES = {"Q8_0": 34, "Q4_1": 20}  # of 32 values
 
 
 def native_isa() -> str:
@@ -72,7 +75,7 @@ class CpuOps:
         self._calls: Any = Calls(self._engine)  # a Recorder during capture()
 
     def table(self) -> dict[str, str]:
-        return dict.fromkeys(NATIVE, f"c++ {self.isa}") | {"gather": "c++"}
+        return dict.fromkeys(NATIVE, f"c++ {self.isa}") | {"gather": "c++", "columns": "c++, within linear"}
 
     def packs(self, kind: str) -> str | None:
         return FORMATS.get(kind)
@@ -81,7 +84,13 @@ class CpuOps:
         """Raises ValueError for a kind that `packs` refuses, data of another size, or K no whole number of blocks."""
         n, k = stored.shape
         matrix = self._engine.pack(stored.kind, np.ascontiguousarray(stored.data), n, k)
-        return Weight(matrix.format, stored.shape, (matrix,), matrix.nbytes)
+        return Weight(matrix.format, stored.shape, ((matrix, stored.order),), matrix.nbytes)
+
+    def blocks(self, stored: Stored, kind: Literal["Q8_0", "Q4_1"]) -> Stored:
+        (n, k), size = stored.shape, BLOCK_BYTES[kind]
+        out = np.empty((n, k // 32 * size), np.uint8)
+        self._engine.blocks(stored.kind, np.ascontiguousarray(stored.data), n, k, kind, out)
+        return replace(stored, kind=kind, data=out)
 
     def join(self, weights: Sequence[Weight]) -> Weight:
         return joined(weights)
@@ -142,6 +151,9 @@ class CpuOps:
     def gather(self, x: Array, rows: NDArray[np.int32]) -> Array:
         return self._calls.gather(x, rows)
 
+    def columns(self, x: Array, order: NDArray[np.intp]) -> Array:
+        return np.take(x, order, axis=1)
+
     def numpy(self, x: Array) -> NDArray[np.float32]:
         return x
 
@@ -166,13 +178,15 @@ class Calls:
 
     def linear(self, x: Array, weight: Weight, bias: Array | None = None) -> Array:
         y = np.empty((x.shape[0], weight.shape[0]), np.float32)
-        self._engine.linear(x, weight.parts, bias, y)
+        matrices, orders = zip(*weight.parts, strict=True)
+        self._engine.linear(x, matrices, orders, bias, y)
         return y
 
     def embed(self, ids: NDArray[np.int64], weight: Weight, scale: float) -> Array:
         y = np.empty((len(ids), weight.shape[1]), np.float32)
-        self._engine.embed(ids, weight.parts[0], scale, y)
-        return y
+        ((matrix, order),) = weight.parts
+        self._engine.embed(ids, matrix, scale, y)
+        return y if order is None else in_place(y, order)
 
     def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
         y = np.empty(x.shape, np.float32)

@@ -65,7 +65,10 @@ class Recorder:
         self._waiting: WeakSet[Value] = WeakSet()
 
     def embed(self, ids: Any, weight: Weight, scale: float = 1.0) -> Value:
-        return Value(weight.shape[1], self.program.embed(weight.parts[0], scale))
+        ((matrix, order),) = weight.parts
+        if order is not None:
+            raise ValueError("an embedding whose columns lie in another order")
+        return Value(weight.shape[1], self.program.embed(matrix, scale))
 
     def linear(self, x: Value, weight: Weight, bias: Array | None = None) -> Value:
         joins = x.late is not None and x.late.product is None
@@ -139,8 +142,9 @@ class Recorder:
     def _record(self, late: Late, into: int = NEW) -> int:
         register, kind, weight, eps, activation = late.source
         if late.product is not None:
-            matrices, bias = late.product
-            args = (register, matrices.parts, bias, kind, weight, eps, activation, into)
+            product, bias = late.product
+            matrices, orders = zip(*product.parts, strict=True)
+            args = (register, matrices, orders, bias, kind, weight, eps, activation, into)
             return int(self.program.product(*args))
         if kind == "norm":
             return int(self.program.rms_norm(register, weight, eps))

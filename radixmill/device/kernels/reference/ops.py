@@ -10,6 +10,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from typing import Literal
 
@@ -25,15 +26,17 @@ from radixmill.device.kernels.contract import (
     Ragged,
     Stored,
     Weight,
+    in_place,
     joined,
 )
 from radixmill.device.kernels.reference import attention
+from radixmill.device.kernels.reference.blocks import as_blocks
 from radixmill.device.kernels.reference.tiles import Each, Floats, matmul_rows, one_blas_thread, row_tile, tree_sum
 from radixmill.device.kernels.reference.weights import FLOAT_FORMATS, FORMATS, as_int8, widen
 
 OPS = (
-    "linear", "embed", "rms_norm", "add", "scale", "softcap", "gated", "rope",
-    "kv_store", "kv_copy", "attention", "gather",
+    "blocks", "linear", "embed", "rms_norm", "add", "scale", "softcap", "gated", "rope",
+    "kv_store", "kv_copy", "attention", "gather", "columns",
 )  # fmt: skip
 
 _erf = np.frompyfunc(math.erf, 1, 1)
@@ -65,7 +68,10 @@ class ReferenceOps:
         if (name := self.packs(stored.kind)) is None:
             raise ValueError(f"no compute format takes {stored.kind}; widen it to F32 first")
         values = widen(stored)
-        return Weight(name, stored.shape, (values,), values.nbytes)
+        return Weight(name, stored.shape, ((values, stored.order),), values.nbytes)
+
+    def blocks(self, stored: Stored, kind: Literal["Q8_0", "Q4_1"]) -> Stored:
+        return replace(stored, kind=kind, data=as_blocks(widen(stored), kind))
 
     def join(self, weights: Sequence[Weight]) -> Weight:
         return joined(weights)
@@ -76,7 +82,10 @@ class ReferenceOps:
     def linear(self, x: Array, weight: Weight, bias: Array | None = None) -> Array:
         x = _contiguous(x)
         parts = zip(weight.format.split("+"), weight.parts, strict=True)
-        products = [matmul_rows(self._seen(x, name), values, self._each) for name, values in parts]
+        products = [
+            matmul_rows(self._seen(x if order is None else self.columns(x, order), name), values, self._each)
+            for name, (values, order) in parts
+        ]
         y = products[0] if len(products) == 1 else np.concatenate(products, axis=1)
         return y if bias is None else y + bias
 
@@ -85,7 +94,9 @@ class ReferenceOps:
         return as_int8(x) if self.mode == "fast" and format not in FLOAT_FORMATS else x
 
     def embed(self, ids: NDArray[np.int64], weight: Weight, scale: float = 1.0) -> Array:
-        return weight.parts[0][ids] * np.float32(scale)
+        ((values, order),) = weight.parts
+        rows: Floats = values[ids] * np.float32(scale)
+        return rows if order is None else in_place(rows, order)
 
     def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
         mean = tree_sum(_contiguous(x) ** 2) / np.float32(x.shape[-1])
@@ -146,6 +157,9 @@ class ReferenceOps:
 
     def attention(self, q: Array, kv: Array, ragged: Ragged, params: AttentionParams) -> Array:
         return attention.attend(_contiguous(q), kv, ragged, params)
+
+    def columns(self, x: Array, order: NDArray[np.intp]) -> Array:
+        return np.take(x, order, axis=1)
 
     def gather(self, x: Array, rows: NDArray[np.int32]) -> Array:
         return x[rows]

@@ -67,6 +67,21 @@ class Maybe {
   std::optional<Array<T>> array_;
 };
 
+// Matrices side by side with the order of columns that each wants (int64 [K], checked to be within K) or None. Memory of
+// both stays with Python.
+[[maybe_unused]] Stack make_stack(const nb::sequence& matrices, const nb::sequence& orders) {
+  Stack w;
+  for (nb::handle matrix : matrices) w.matrices.push_back(nb::cast<const Matrix*>(matrix));
+  for (nb::handle order : orders) {
+    const Maybe<int64_t> columns(order, size_t(w.k()));
+    for (int i = 0; i < w.k() && columns.data(); i++)
+      if (columns.data()[i] < 0 || columns.data()[i] >= w.k()) throw std::out_of_range("an order leaves the columns");
+    w.orders.push_back(columns.data());
+  }
+  if (w.orders.size() != w.matrices.size()) throw std::invalid_argument("not one order for each matrix");
+  return w;
+}
+
 // While one lives: no interpreter lock, and the engine to ourselves.
 class Call {
  public:

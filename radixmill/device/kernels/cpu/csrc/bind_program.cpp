@@ -21,10 +21,10 @@ struct OwnedProgram {
     kept.push_back(object);
     return nb::cast<const OwnedPages*>(object);
   }
-  Stack stack(const nb::sequence& objects) {
-    Stack w;
-    for (nb::handle object : objects) w.matrices.push_back(matrix(nb::borrow(object)));
-    return w;
+  Stack stack(const nb::sequence& matrices, const nb::sequence& orders) {
+    for (nb::handle object : matrices) kept.push_back(nb::borrow(object));
+    for (nb::handle object : orders) kept.push_back(nb::borrow(object));
+    return make_stack(matrices, orders);
   }
   Source source(const std::string& kind, nb::object weight, float eps, int activation, int k) {
     const bool norm = kind == "norm";
@@ -40,9 +40,9 @@ struct OwnedProgram {
 using Register = Program::Register;
 
 // `into` < 0: a new register; else its number, which the product is added to.
-Register record_product(OwnedProgram& self, Register x, nb::sequence matrices, nb::object bias, const std::string& source,
+Register record_product(OwnedProgram& self, Register x, nb::sequence matrices, nb::sequence orders, nb::object bias, const std::string& source,
                         nb::object weight, float eps, int activation, Register into) {
-  const Stack w = self.stack(matrices);
+  const Stack w = self.stack(matrices, orders);
   const float* b = self.floats(bias, size_t(w.n()));
   const Source from = self.source(source, weight, eps, activation, w.k());
   if (into < 0) return self.program.product(from, x, w, b);
@@ -95,7 +95,7 @@ void bind_program(nb::module_& m) {
       .def("embed", [](OwnedProgram& self, nb::object table, float scale) {
         return self.program.embed(self.matrix(table), scale);
       })
-      .def("product", record_product, nb::arg(), nb::arg(), none, nb::arg(), none, nb::arg(), nb::arg(), nb::arg())
+      .def("product", record_product, nb::arg(), nb::arg(), nb::arg(), none, nb::arg(), none, nb::arg(), nb::arg(), nb::arg())
       .def("rms_norm", [](OwnedProgram& self, Register x, nb::object weight, float eps) {
         const int k = int(Array<float>(weight).size());
         return self.program.rms_norm(x, self.floats(weight, size_t(k)), k, eps);

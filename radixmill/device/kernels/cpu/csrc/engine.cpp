@@ -4,6 +4,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "stored.hpp"
+
 namespace radixmill {
 
 namespace {
@@ -61,61 +63,89 @@ int Stack::n() const {
   return n;
 }
 
-// The rows that a product reads, as floats, as codes, or both.
-void Engine::prepare(const Source& source, const float* x, int t, int k, bool floats, bool codes) {
+// The rows that a product reads, as floats, as codes, or both; where there is an order, with their columns in it.
+// Returns the floats.
+const float* Engine::prepare(const Source& source, const float* x, int t, int k, const int64_t* order, bool floats,
+                             bool codes) {
   const size_t values = size_t(t) * k, groups = codes ? values / kGroup : 0;
-  const bool made = source.kind != Source::plain;
-  if (floats && made && floats_.size() < values) floats_.resize(values);
+  const bool made = source.kind != Source::plain, changed = made || order;
+  if (floats && changed && floats_.size() < values) floats_.resize(values);
   if (codes && codes_.size() < values) codes_.resize(values);
   if (scales_.size() < groups) scales_.resize(groups), sums_.resize(groups), minus_.resize(groups), halves_.resize(2 * groups);
-  if (!made && !codes) return;
+  if (!changed && !codes) return x;
   const Codes all{codes_.data(), scales_.data(), sums_.data(), minus_.data(), halves_.data()};
   spread(t, int64_t(k) * (source.kind == Source::gated ? 5 : 2), [&](int64_t from, int64_t to, int worker) {
+    float* own = scratch(worker, 2 * size_t(k));
     for (int64_t i = from; i < to; i++) {
       const float* row = x + i * k * (source.kind == Source::gated ? 2 : 1);
+      float* y = floats ? floats_.data() + i * k : own;
       if (made) {
-        float* y = floats ? floats_.data() + i * k : scratch(worker, size_t(k));
+        float* out = order ? own + k : y;
         if (source.kind == Source::norm)
-          kernels_.rms_norm(row, source.weight, y, k, source.eps);
+          kernels_.rms_norm(row, source.weight, out, k, source.eps);
         else
-          kernels_.gated(row, row + k, y, k, source.activation);
+          kernels_.gated(row, row + k, out, k, source.activation);
+        row = out;
+      }
+      if (order) {
+        for (int c = 0; c < k; c++) y[c] = row[order[c]];
         row = y;
       }
       if (codes) kernels_.quantise(row, k, all.row(i, k));
     }
   });
+  return changed ? floats_.data() : x;
 }
 
-// Pieces small enough that no thread waits long for the last one, large enough to be worth a turn of the counter.
-void Engine::cut(const Stack& w) {
+// Parts [first, last) of w, in pieces small enough that no thread waits long for the last one, large enough to be worth a
+// turn of the counter. `column`: where part `first` begins in y.
+void Engine::cut(const Stack& w, size_t first, size_t last, int column) {
   pieces_.clear();
   const int rows = std::clamp(w.n() / (8 * pool_.threads()), 32, 512), size = rows / kernels_.lanes;
-  int column = 0;
-  for (const Matrix* matrix : w.matrices) {
+  for (size_t i = first; i < last; i++) {
+    const Matrix* matrix = w.matrices[i];
     for (int from = 0; from < matrix->panels(); from += size)
       pieces_.push_back({matrix, column, from, std::min(matrix->panels(), from + size)});
     column += matrix->n();
   }
 }
 
+void Engine::blocks(const std::string& from, const uint8_t* x, int n, int k, const std::string& to, uint8_t* out) {
+  const Kind *source = find_kind(from, k), *target = find_kind(to, k);
+  if (!source || is_quantised(source->format) || !target || (target->format != Format::w8 && target->format != Format::w4))
+    throw std::invalid_argument("no way from " + from + " to " + to + " with rows of " + std::to_string(k));
+  const size_t in_row = stored_row_bytes(from, k), out_row = stored_row_bytes(to, k);
+  spread(n, k, [&](int64_t first, int64_t last, int) {
+    for (int64_t r = first; r < last; r++)
+      kernels_.blocks(source->format, x + r * in_row, k, target->format, out + r * out_row);
+  });
+}
+
 void Engine::product(const Source& source, const Stack& w, const float* x, int t, const float* bias, float* y,
                      bool add) {
-  bool floats = false, codes = false;
-  for (const Matrix* matrix : w.matrices) (fast_ && is_quantised(matrix->format()) ? codes : floats) = true;
   const int k = w.k();
-  prepare(source, x, t, k, floats, codes);
-  cut(w);
-  const float* rows = source.kind == Source::plain ? x : floats_.data();
-  const Codes all{codes_.data(), scales_.data(), sums_.data(), minus_.data(), halves_.data()};
   const size_t stride = size_t(w.n());
-  pool_.run(int64_t(pieces_.size()), [&](int64_t task, int worker) {
-    const Piece& piece = pieces_[size_t(task)];
-    const Matrix& m = *piece.matrix;
-    const bool quantised = fast_ && is_quantised(m.format());
-    const LinearJob job{m.format(), m.data(), t, m.n(), k, quantised ? nullptr : rows, quantised ? all : Codes{},
-                        bias ? bias + piece.column : nullptr, y + piece.column, stride, add};
-    kernels_.linear(job, piece.from, piece.to, scratch(worker, kernels_.linear_scratch(t)));
-  });
+  int column = 0;
+  for (size_t first = 0, last; first < w.matrices.size(); first = last) {
+    bool floats = false, codes = false;
+    int columns = 0;
+    for (last = first; last < w.matrices.size() && w.orders[last] == w.orders[first]; last++) {
+      (fast_ && is_quantised(w.matrices[last]->format()) ? codes : floats) = true;
+      columns += w.matrices[last]->n();
+    }
+    const float* rows = prepare(source, x, t, k, w.orders[first], floats, codes);
+    const Codes all{codes_.data(), scales_.data(), sums_.data(), minus_.data(), halves_.data()};
+    cut(w, first, last, column);
+    pool_.run(int64_t(pieces_.size()), [&](int64_t task, int worker) {
+      const Piece& piece = pieces_[size_t(task)];
+      const Matrix& m = *piece.matrix;
+      const bool quantised = fast_ && is_quantised(m.format());
+      const LinearJob job{m.format(), m.data(), t, m.n(), k, quantised ? nullptr : rows, quantised ? all : Codes{},
+                          bias ? bias + piece.column : nullptr, y + piece.column, stride, add};
+      kernels_.linear(job, piece.from, piece.to, scratch(worker, kernels_.linear_scratch(t)));
+    });
+    column += columns;
+  }
 }
 
 void Engine::embed(const Matrix& w, const int64_t* ids, int t, float scale, float* y) {

@@ -51,6 +51,7 @@ struct Source {
 // Matrices of one K, one below the other.
 struct Stack {
   std::vector<const Matrix*> matrices;
+  std::vector<const int64_t*> orders;  // of the columns of x that each matrix sees, [K]; null: as they are
 
   int k() const { return matrices.at(0)->k(); }
   int n() const;
@@ -67,6 +68,8 @@ class Engine {
   int lanes() const { return kernels_.lanes; }
   // y [t, N] = source(x) · Wᵀ + bias, or that added to what y holds. `bias` [N] or null.
   void product(const Source& source, const Stack& w, const float* x, int t, const float* bias, float* y, bool add);
+  // n rows of k values of a float kind → the blocks of Q8_0 or Q4_1. Throws std::invalid_argument for other kinds.
+  void blocks(const std::string& from, const uint8_t* x, int n, int k, const std::string& to, uint8_t* out);
   void embed(const Matrix& w, const int64_t* ids, int t, float scale, float* y);
   void rms_norm(const float* x, const float* weight, float* y, int64_t rows, int k, float eps);
   void add(float* x, const float* y, int64_t n);
@@ -94,8 +97,8 @@ class Engine {
 
   template <class F>
   void spread(int64_t rows, int64_t row_cost, const F& f);
-  void prepare(const Source& source, const float* x, int t, int k, bool floats, bool codes);
-  void cut(const Stack& w);
+  const float* prepare(const Source& source, const float* x, int t, int k, const int64_t* order, bool floats, bool codes);
+  void cut(const Stack& w, size_t first, size_t last, int column);
   template <class F>
   void spread_flat(int64_t n, int cost, const F& f);
   float* scratch(int worker, size_t floats);

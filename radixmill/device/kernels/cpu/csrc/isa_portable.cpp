@@ -3,6 +3,7 @@
 #include "math.hpp"
 #include "elementwise.hpp"
 #include "dots_pairs.hpp"
+#include "blocks.hpp"
 #include "linear.hpp"
 #include "attention.hpp"
 #include "isa_body.hpp"

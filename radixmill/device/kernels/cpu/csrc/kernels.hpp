@@ -62,6 +62,7 @@ struct Kernels {
   void (*gated)(const float* gate, const float* up, float* y, int f, Activation);
   void (*rope)(float* x, int heads, int dim, const float* cos, const float* sin, int half);
   void (*to_half)(const float* x, uint16_t* y, int n);
+  void (*blocks)(Format from, const uint8_t* x, int k, Format to, uint8_t* out);
   size_t (*attention_scratch)(const AttentionJob&, int queries);
   // q, y: of the block's first token, [queries, heads, dim]; `position` is the first token's; `group` the key head.
   void (*attention)(const AttentionJob&, const float* q, float* y, int queries, int position, int group,

@@ -42,8 +42,9 @@ std::vector<std::string> isas() {
   return all;
 }
 
-void linear(Engine& engine, nb::handle x, const std::vector<const Matrix*>& matrices, nb::handle bias, nb::handle y) {
-  const Stack w{matrices};
+void linear(Engine& engine, nb::handle x, const nb::sequence& matrices, const nb::sequence& orders, nb::handle bias,
+            nb::handle y) {
+  const Stack w = make_stack(matrices, orders);
   Array<float> in(x);
   const int t = in.rows(size_t(w.k()));
   Array<float> out(y, size_t(t) * w.n(), true);
@@ -171,7 +172,16 @@ NB_MODULE(_native, m) {
              return Matrix(kind, in.data(), n, k, engine.lanes(), engine.pool());
            })
       .def_prop_ro("lanes", &Engine::lanes)
-      .def("linear", linear, nb::arg(), nb::arg(), nb::arg().none(), nb::arg())
+      .def("linear", linear, nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg())
+      .def("blocks",
+           [](Engine& engine, const std::string& from, nb::handle x, int n, int k, const std::string& to, nb::handle y) {
+             const size_t in_row = stored_row_bytes(from, k), out_row = stored_row_bytes(to, k);
+             if (!in_row || !out_row)
+               throw std::invalid_argument("no way from " + from + " to " + to + " with rows of " + std::to_string(k));
+             Array<uint8_t> in(x, in_row * n), out(y, out_row * n, true);
+             const Call call(engine);
+             engine.blocks(from, in.data(), n, k, to, out.data());
+           })
       .def("embed", embed)
       .def("rms_norm", rms_norm)
       .def("add", add)

@@ -1,0 +1,183 @@
+"""AWQ and GPTQ checkpoints: a layer `x.weight` [N, K] lies there as `x.qweight`, `x.qzeros`, `x.scales` and `x.g_idx`.
+
+G groups of columns have a scale and a zero point for each row. Everything but the layout and the zero points' meaning
+follows from the tensors themselves, so layers that differ from the configuration's words are read all the same.
+
+    AWQ    qweight [K, N/8], qzeros [G, N/8]: 4 bits, eight of N interleaved in a word
+    GPTQ   qweight [K·bits/32, N] packed along K, qzeros [G, N·bits/32] along N, g_idx [K]: each column's group
+
+Formats: https://github.com/casper-hansen/AutoAWQ, "gemm"; https://github.com/AutoGPTQ/AutoGPTQ, "gptq", whose zero points
+are stored less one, and "gptq_v2" (https://github.com/ModelCloud/GPTQModel), whose are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixmill.core.errors import BadModel
+from radixmill.device.loader.checkpoint import missing
+from radixmill.device.quant import Grouped, awq_fields, fields
+from radixmill.store.side import read_json
+
+BITS = (2, 3, 4, 8)
+_WEIGHT, _PACKED = ".weight", ".qweight"
+_PARTS = (_PACKED, ".qzeros", ".scales", ".g_idx")
+_OLDER = {"quantize_config.json": "gptq", "quant_config.json": "awq"}  # beside config.json, before it had the key
+
+
+class Tensors(Protocol):
+    """What a layer is read from."""
+
+    root: Path
+
+    def has(self, name: str) -> bool: ...
+
+    def integers(self, name: str) -> NDArray[np.int32]: ...
+
+    def floats(self, name: str) -> NDArray[Any]: ...
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a checkpoint packs its layers."""
+
+    method: str  # "awq" or "gptq"
+    bits: int  # of layers that don't say it themselves
+    group: int  # columns in a group, of layers that don't list them; -1: all
+    less: int  # stored zero points are less by this
+
+    def layer(self, tensors: Tensors, stem: str) -> Grouped:
+        """One layer. Raises BadModel where its tensors don't fit together."""
+        return _awq(tensors, stem, self) if self.method == "awq" else _gptq(tensors, stem, self)
+
+
+def scheme(root: Path, config: Mapping[str, Any], packed: bool) -> Scheme | None:
+    """What the configuration's quantization_config asks for; None: nothing. Raises BadModel for what we can't read.
+
+    `packed`: some layers are; then a file beside the configuration may say it too.
+    """
+    found = config.get("quantization_config")
+    if found is None and packed:
+        found = _beside(root)
+    if found is None:
+        return None
+    if not isinstance(found, Mapping):
+        raise BadModel(f"{root}: quantization_config is {found!r}, not a dictionary")
+    method = found.get("quant_method")
+    if method not in ("awq", "gptq"):
+        raise BadModel(f"{root}: quant_method {method!r} is not supported", "awq and gptq are")
+    bits = found.get("bits", found.get("w_bit", 4))
+    allowed = (4,) if method == "awq" else BITS
+    if type(bits) is not int or bits not in allowed:
+        raise BadModel(f"{root}: {method} of {bits!r} bits is not supported", f"{_listed(allowed)} bits are")
+    packing = _packing(found, method)
+    known = ("gemm",) if method == "awq" else ("gptq", "gptq_v2")
+    if packing not in known:
+        raise BadModel(f"{root}: {method} packed as {packing!r} is not supported", f"{_listed(known)} is")
+    group = found.get("group_size", found.get("q_group_size", -1))
+    return Scheme(method, bits, group if type(group) is int else -1, int(packing == "gptq"))
+
+
+def layer_names(names: Iterable[str]) -> frozenset[str]:
+    """Names of tensors in the files → names of the tensors they stand for."""
+    names = frozenset(names)
+    stems = {name.removesuffix(_PACKED) for name in names if name.endswith(_PACKED)}
+    packed = {stem + part for stem in stems for part in _PARTS}
+    return (names - packed) | {stem + _WEIGHT for stem in stems}
+
+
+def _beside(root: Path) -> dict[str, Any] | None:
+    return next(({"quant_method": m, **read_json(root / f)} for f, m in _OLDER.items() if (root / f).exists()), None)
+
+
+def _packing(found: Mapping[str, Any], method: str) -> str:
+    if method == "awq":
+        return str(found.get("version") or "gemm").lower()
+    return "marlin" if found.get("is_marlin_format") else str(found.get("checkpoint_format") or "gptq").lower()
+
+
+def _awq(tensors: Tensors, stem: str, scheme: Scheme) -> Grouped:
+    words, zeros, scales = _three(tensors, stem)
+    columns, rows = words.shape[0], 8 * words.shape[1]
+    _check(tensors, f"{stem}.scales", scales, (len(scales), rows))
+    _check(tensors, f"{stem}.qzeros", zeros, (len(scales), words.shape[1]))
+    groups = _consecutive(tensors, stem, columns, len(scales), scheme.group)
+    return Grouped(awq_fields(words), awq_fields(zeros), _by_row(scales), groups)
+
+
+def _gptq(tensors: Tensors, stem: str, scheme: Scheme) -> Grouped:
+    words, zeros, scales = _three(tensors, stem)
+    columns = 32 * len(words) // scheme.bits
+    groups = _listed_groups(tensors, stem, len(scales))
+    if groups is None:
+        groups = _consecutive(tensors, stem, columns, len(scales), scheme.group)
+    bits = _bits(tensors, stem, words, len(groups))
+    _check(tensors, f"{stem}.scales", scales, (len(scales), words.shape[1]))
+    _check(tensors, f"{stem}.qzeros", zeros, (len(scales), words.shape[1] * bits // 32))
+    # Zero points stored less one wrap around, as they do in the kernels that came with the format.
+    points = fields(zeros, bits) + np.uint8(scheme.less) & np.uint8((1 << bits) - 1)
+    return Grouped(fields(words.T, bits), np.ascontiguousarray(points.T), _by_row(scales), groups)
+
+
+def _three(tensors: Tensors, stem: str) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[Any]]:
+    """qweight, qzeros and scales, all of two dimensions and not empty."""
+    for part in (".qzeros", ".scales"):
+        if not tensors.has(stem + part):
+            raise missing(tensors.root, stem + part)
+    found = tensors.integers(stem + _PACKED), tensors.integers(f"{stem}.qzeros"), tensors.floats(f"{stem}.scales")
+    for part, values in zip((_PACKED, ".qzeros", ".scales"), found, strict=True):
+        if values.ndim != 2 or not values.size:
+            raise BadModel(f"{tensors.root}: tensor {stem}{part} has shape {list(values.shape)}, not rows and columns")
+    return found
+
+
+def _listed_groups(tensors: Tensors, stem: str, groups: int) -> NDArray[np.intp] | None:
+    """Each column's group, where the layer has a list of them."""
+    if not tensors.has(f"{stem}.g_idx"):
+        return None
+    found = tensors.integers(f"{stem}.g_idx").reshape(-1).astype(np.intp)
+    if not found.size or found.min() < 0 or found.max() >= groups:
+        raise BadModel(f"{tensors.root}: {stem}.g_idx names groups other than the {groups} that {stem}.scales has")
+    return found
+
+
+def _consecutive(tensors: Tensors, stem: str, columns: int, groups: int, size: int) -> NDArray[np.intp]:
+    """The group of each column: of `size` columns, the last may have fewer; of equally many where that can't be."""
+    if size > 0 and -(-columns // size) == groups:
+        return np.arange(columns) // size
+    if columns % groups:
+        raise BadModel(f"{tensors.root}: {stem} has {columns} columns, which {groups} groups do not share evenly")
+    return np.arange(columns) // (columns // groups)
+
+
+def _bits(tensors: Tensors, stem: str, words: NDArray[np.int32], columns: int) -> int:
+    bits = next((bits for bits in BITS if 32 * len(words) == bits * columns), None)
+    if bits is None or 32 * len(words) % columns:
+        raise BadModel(
+            f"{tensors.root}: {stem}.qweight has {len(words)} rows of words for {columns} columns",
+            f"They fit for {_listed(BITS)} bits",
+        )
+    if words.shape[1] * bits % 32:
+        raise BadModel(f"{tensors.root}: {stem} has {words.shape[1]} rows, whose zero points fill no whole words")
+    return bits
+
+
+def _check(tensors: Tensors, name: str, values: NDArray[Any], wanted: tuple[int, int]) -> None:
+    if values.shape != wanted:
+        raise BadModel(
+            f"{tensors.root}: tensor {name} has shape {list(values.shape)}, but its layer needs {list(wanted)}"
+        )
+
+
+def _by_row(scales: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(scales.T)
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return " or ".join(map(str, values))
