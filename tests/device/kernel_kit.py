@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from radixmill.device.kernels import isas, open_backend
 from radixmill.device.kernels.contract import AttentionParams, Mode, Ops, Ragged, Stored
 
-BACKENDS = ("reference", "cpu/portable", "cpu/avx2", "cpu/avx512")
+BACKENDS = ("reference", "cpu/portable", "cpu/avx2", "cpu/avx512", "cpu/avx512bf16")
 MODES: tuple[Mode, ...] = ("fast", "exact")
 # Where each kind's blocks keep their float16 scale and minimum (MXFP4: one byte, an exponent).
 HEADERS = {
@@ -86,6 +86,16 @@ def as_int8(x: Floats) -> NDArray[np.float64]:
     scale = np.abs(groups).max(-1, keepdims=True) / np.float32(127)
     codes = np.rint(groups / np.where(scale == 0, np.float32(1), scale))
     return (codes.astype(np.float64) * scale).reshape(x.shape)
+
+
+def seen(ops: Ops, kind: str, x: Floats) -> NDArray[np.float64]:
+    """Activations as a product with weights of `kind` sees them."""
+    if ops.mode == "fast" and kind in QUANTISED:
+        return as_int8(x)
+    if ops.mode == "fast" and kind == "BF16" and ops.isa.endswith("bf16"):
+        wide = x.view(np.uint32).astype(np.uint64)
+        return ((wide + 0x7FFF + (wide >> 16 & 1)) >> 16 << 16).astype(np.uint32).view(np.float32).astype(np.float64)
+    return x.astype(np.float64)
 
 
 def same_bits(a: Any, b: Any) -> bool:

@@ -149,7 +149,7 @@ def test_any_schedule_gives_the_same_rows(data: st.DataObject, which: str, mode:
         assert same_bits(np.concatenate(got[r]), alone)
 
 
-@pytest.mark.parametrize("which", ["cpu/portable", "cpu/avx2", "cpu/avx512"])
+@pytest.mark.parametrize("which", ["cpu/portable", "cpu/avx2", "cpu/avx512", "cpu/avx512bf16"])
 def test_half_precision_rounds_as_numpy_does(which: str) -> None:
     """Random bit patterns, every float16 and the midpoints between them."""
     ops = backend(which, "fast")
@@ -169,7 +169,7 @@ def test_half_precision_rounds_as_numpy_does(which: str) -> None:
     assert same_bits(kv.keys[page, 0, :, : len(x)], np.ascontiguousarray(wanted[:, 0].T))
 
 
-@pytest.mark.parametrize("which", ["cpu/portable", "cpu/avx2", "cpu/avx512"])
+@pytest.mark.parametrize("which", ["cpu/portable", "cpu/avx2", "cpu/avx512", "cpu/avx512bf16"])
 def test_wrong_batches_are_refused(which: str) -> None:
     ops = backend(which, "fast")
     rows, params = case("plain", [20])

@@ -15,11 +15,11 @@ from tests.device.kernel_kit import (
     KINDS,
     MODES,
     QUANTISED,
-    as_int8,
     backend,
     close,
     normal,
     same_bits,
+    seen,
     stored,
     values_of,
     whole,
@@ -47,8 +47,7 @@ def shapes(kind: str) -> list[tuple[int, int]]:
 def test_linear_is_the_product(ops: Ops, kind: str) -> None:
     for n, k in shapes(kind):
         matrix, x, bias = stored(kind, n, k), normal(5, k, seed=9), normal(n, seed=8)
-        seen = as_int8(x) if ops.mode == "fast" and kind in QUANTISED else x.astype(np.float64)
-        wanted = seen @ values_of(matrix).astype(np.float64).T
+        wanted = seen(ops, kind, x) @ values_of(matrix).astype(np.float64).T
         weight = ops.pack(matrix)
         assert close(ops.linear(x, weight), wanted, 2e-6), (n, k)
         assert close(ops.linear(x, weight, ops.array(bias)), wanted + bias, 2e-6), (n, k)
@@ -216,7 +215,7 @@ def test_linear_agrees_with_float64(
 ) -> None:
     ops, k = backend(which, mode, 1), whole(kind, 32 * groups - seed % 31)
     matrix, x = stored(kind, n, k, seed), normal(tokens, k, seed=seed + 1)
-    seen = as_int8(x) if mode == "fast" and kind in QUANTISED else x
-    terms = np.abs(seen) @ np.abs(values_of(matrix)).T.astype(np.float64)
-    error = np.abs(ops.linear(x, ops.pack(matrix)) - seen.astype(np.float64) @ values_of(matrix).T.astype(np.float64))
+    rows = seen(ops, kind, x)
+    terms = np.abs(rows) @ np.abs(values_of(matrix)).T.astype(np.float64)
+    error = np.abs(ops.linear(x, ops.pack(matrix)) - rows @ values_of(matrix).T.astype(np.float64))
     assert (error <= 4e-6 * terms).all()

@@ -148,7 +148,7 @@ class Ops(Protocol):
     """One backend, opened in one compute mode."""
 
     name: str  # "reference", "cpu"
-    isa: str  # "numpy", "avx512", "avx2", "portable"
+    isa: str  # "numpy", "avx512bf16", "avx512", "avx2", "portable"
     version: str  # changes whenever any op's bits do; part of the numerics id
     mode: Mode
     threads: int
@@ -182,7 +182,8 @@ class Ops(Protocol):
         """x [T, K] · weightᵀ → [T, N], the sum over K in one fixed order.
 
         In `fast` mode, formats with quantised codes see x as int8: per group of 32 values, scale = max|x| / 127 and
-        codes round half to even. In `exact` mode, and for f32/f16/bf16 always, x is float32 and so is the sum.
+        codes round half to even. In `exact` mode, and for f32 and f16 always, x is float32 and so is the sum. bf16
+        weights in `fast` mode may see x rounded to bf16, where the instruction set multiplies pairs of them.
         A matrix that was stored with an `order` sees columns(x, order), and its groups and its sum are in that order.
         """
 

@@ -63,16 +63,18 @@ int Stack::n() const {
   return n;
 }
 
-// The rows that a product reads, as floats, as codes, or both; where there is an order, with their columns in it.
+// The rows that a product reads, as floats, as codes, as bf16, or several of them; where there is an order, with their columns in it.
 // Returns the floats.
-const float* Engine::prepare(const Source& source, const float* x, int t, int k, const int64_t* order, bool floats,
-                             bool codes) {
+const float* Engine::prepare(const Source& source, const float* x, int t, int k, const int64_t* order, Wanted wanted) {
+  const bool floats = wanted.floats, codes = wanted.codes, pairs = wanted.pairs;
   const size_t values = size_t(t) * k, groups = codes ? values / kGroup : 0;
   const bool made = source.kind != Source::plain, changed = made || order;
   if (floats && changed && floats_.size() < values) floats_.resize(values);
   if (codes && codes_.size() < values) codes_.resize(values);
   if (scales_.size() < groups) scales_.resize(groups), sums_.resize(groups), minus_.resize(groups), halves_.resize(2 * groups);
-  if (!changed && !codes) return x;
+  const size_t even = size_t(k + k % 2);
+  if (pairs && pairs_.size() < t * even) pairs_.resize(t * even);
+  if (!changed && !codes && !pairs) return x;
   const Codes all{codes_.data(), scales_.data(), sums_.data(), minus_.data(), halves_.data()};
   spread(t, int64_t(k) * (source.kind == Source::gated ? 5 : 2), [&](int64_t from, int64_t to, int worker) {
     float* own = scratch(worker, 2 * size_t(k));
@@ -92,6 +94,7 @@ const float* Engine::prepare(const Source& source, const float* x, int t, int k,
         row = y;
       }
       if (codes) kernels_.quantise(row, k, all.row(i, k));
+      if (pairs) kernels_.to_bf16(row, k, pairs_.data() + size_t(i) * even);
     }
   });
   return changed ? floats_.data() : x;
@@ -121,27 +124,36 @@ void Engine::blocks(const std::string& from, const uint8_t* x, int n, int k, con
   });
 }
 
+// How a matrix wants its rows.
+Engine::Wanted Engine::wanted(const Matrix& m) const {
+  const bool codes = fast_ && is_quantised(m.format());
+  const bool pairs = fast_ && m.format() == Format::bf16 && kernels_.to_bf16;
+  return {!codes && !pairs, codes, pairs};
+}
+
 void Engine::product(const Source& source, const Stack& w, const float* x, int t, const float* bias, float* y,
                      bool add) {
   const int k = w.k();
   const size_t stride = size_t(w.n());
   int column = 0;
   for (size_t first = 0, last; first < w.matrices.size(); first = last) {
-    bool floats = false, codes = false;
+    Wanted all{false, false, false};
     int columns = 0;
     for (last = first; last < w.matrices.size() && w.orders[last] == w.orders[first]; last++) {
-      (fast_ && is_quantised(w.matrices[last]->format()) ? codes : floats) = true;
+      const Wanted one = wanted(*w.matrices[last]);
+      all = {all.floats || one.floats, all.codes || one.codes, all.pairs || one.pairs};
       columns += w.matrices[last]->n();
     }
-    const float* rows = prepare(source, x, t, k, w.orders[first], floats, codes);
-    const Codes all{codes_.data(), scales_.data(), sums_.data(), minus_.data(), halves_.data()};
+    const float* floats = prepare(source, x, t, k, w.orders[first], all);
+    const Codes codes{codes_.data(), scales_.data(), sums_.data(), minus_.data(), halves_.data()};
     cut(w, first, last, column);
     pool_.run(int64_t(pieces_.size()), [&](int64_t task, int worker) {
       const Piece& piece = pieces_[size_t(task)];
       const Matrix& m = *piece.matrix;
-      const bool quantised = fast_ && is_quantised(m.format());
-      const LinearJob job{m.format(), m.data(), t, m.n(), k, quantised ? nullptr : rows, quantised ? all : Codes{},
-                          bias ? bias + piece.column : nullptr, y + piece.column, stride, add};
+      const Wanted one = wanted(m);
+      const LinearJob job{m.format(), m.data(), t, m.n(), k, one.floats ? floats : nullptr, one.codes ? codes : Codes{},
+                          one.pairs ? pairs_.data() : nullptr, bias ? bias + piece.column : nullptr, y + piece.column,
+                          stride, add};
       kernels_.linear(job, piece.from, piece.to, scratch(worker, kernels_.linear_scratch(t)));
     });
     column += columns;

@@ -97,7 +97,13 @@ class Engine {
 
   template <class F>
   void spread(int64_t rows, int64_t row_cost, const F& f);
-  const float* prepare(const Source& source, const float* x, int t, int k, const int64_t* order, bool floats, bool codes);
+  // Floats for the f32 path, codes for the int8 path, pairs for the bf16 path.
+  struct Wanted {
+    bool floats, codes, pairs;
+  };
+
+  Wanted wanted(const Matrix& m) const;
+  const float* prepare(const Source& source, const float* x, int t, int k, const int64_t* order, Wanted wanted);
   void cut(const Stack& w, size_t first, size_t last, int column);
   template <class F>
   void spread_flat(int64_t n, int cost, const F& f);
@@ -119,6 +125,7 @@ class Engine {
   std::vector<int8_t> codes_;
   std::vector<int32_t> minus_;
   std::vector<int16_t> halves_;
+  std::vector<uint16_t> pairs_;
   std::vector<Piece> pieces_;
   std::vector<Block> blocks_;
 };

@@ -12,7 +12,8 @@ constexpr int kGroup = 32;  // values of a row that lie together; int8 activatio
 // codes through a table of unequal steps, f through the values of 4-bit floats.
 enum class Format : int { f32, f16, bf16, w8, w4, w4s, w5, w5s, w2k, w3k, w4k, w5k, w6k, w4n, w4nk, w4f };
 
-// A panel has as many rows as the instruction set's vectors have floats: L lanes, 8 or 16. K ascends. Floats: [K][L].
+// A panel has as many rows as the instruction set's vectors have floats: L lanes, 8 or 16. K ascends. Floats: [K][L], but bf16 in pairs
+// of neighbours, [⌈K/2⌉][L][2], the last of an odd K with zeros.
 // Quantised: blocks, each
 //   [L] f16 (w4f: bf16) scales, [L] f16 minima if the format has them,
 //   [groups][L][factors] int8 factors of the scales, the same of the minima,
@@ -70,7 +71,13 @@ static constexpr size_t codes_at(Layout l, int g, int lanes) {
 static constexpr size_t block_bytes(Layout l, int lanes) { return codes_at(l, l.block / kGroup, lanes); }
 static constexpr size_t panel_bytes(Format f, int k, int lanes) {
   const Layout l = layout(f);
-  return is_quantised(f) ? block_bytes(l, lanes) * size_t(k / l.block) : size_t(k) * lanes * (l.bits / 8);
+  if (is_quantised(f)) return block_bytes(l, lanes) * size_t(k / l.block);
+  return size_t(f == Format::bf16 ? k + k % 2 : k) * lanes * (l.bits / 8);
+}
+
+// Where value i of row r lies in a panel of floats, in values.
+static constexpr size_t float_at(Format f, int i, int r, int lanes) {
+  return f == Format::bf16 ? (size_t(i / 2) * lanes + r) * 2 + i % 2 : size_t(i) * lanes + r;
 }
 
 }  // namespace radixmill

@@ -28,6 +28,7 @@ struct LinearJob {
   int t, n, k;
   const float* x;     // [t, k]: the f32 path; null where there are
   Codes codes;        // the int8 path
+  const uint16_t* pairs;  // [t, k + k % 2]: the bf16 path
   const float* bias;  // [n] or null
   float* y;           // [t, n], rows `stride` floats apart
   size_t stride;
@@ -51,6 +52,7 @@ struct AttentionJob {
 struct Kernels {
   const char* isa;
   int lanes;  // rows of a weight panel; floats in a vector: 8 or 16
+  void (*to_bf16)(const float* x, int k, uint16_t* row);  // null: bf16 weights take the f32 path
   // Floats of scratch that linear() needs for `t` rows, and attention() for its job.
   size_t (*linear_scratch)(int t);
   void (*linear)(const LinearJob&, int first_panel, int last_panel, float* scratch);
@@ -75,6 +77,7 @@ const Kernels& avx2_kernels();
 #endif
 #ifdef RADIXMILL_AVX512
 const Kernels& avx512_kernels();
+const Kernels& avx512bf16_kernels();
 #endif
 
 constexpr int kMostLanes = 16;

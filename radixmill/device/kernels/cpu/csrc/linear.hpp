@@ -141,9 +141,15 @@ void unpack_groups(const uint8_t* panel, int from, int k, float* out) {
 // Columns [from, from + k) of one panel as [k][lanes] floats.
 void unpack(Format f, const uint8_t* panel, int from, int k, float* out) {
   if (is_quantised(f)) return for_format(f, [&](auto F) { unpack_groups<decltype(F)::value>(panel, from, k, out); });
-  const uint16_t* p = (const uint16_t*)panel + size_t(from) * kLanes;
-  for (int i = 0; i < k; i++)
-    store(out + i * kLanes, f == Format::f16 ? load_half(p + i * kLanes) : load_bf16(p + i * kLanes));
+  const uint16_t* p = (const uint16_t*)panel + size_t(from) * kLanes;  // `from` is even
+  if (f == Format::f16) {
+    for (int i = 0; i < k; i++) store(out + i * kLanes, load_half(p + i * kLanes));
+    return;
+  }
+  for (int i = 0; i < k; i += 2) {
+    store(out + i * kLanes, first_of_pairs(p + i * kLanes));
+    if (i + 1 < k) store(out + (i + 1) * kLanes, second_of_pairs(p + i * kLanes));
+  }
 }
 
 // ── int8 path ──
@@ -201,7 +207,60 @@ void multiply_int8_tokens(const LinearJob& job, const uint8_t* panel, float* out
   if (t < job.t) multiply_int8<1, F>(job, panel, t, out + t * ldo, ldo);
 }
 
-// ── both ──
+// ── bf16 path ──
+
+#ifdef __AVX512BF16__
+constexpr auto to_bf16 = [](const float* x, int k, uint16_t* row) {
+  for (int i = 0; i < k; i += kLanes) {
+    uint16_t all[kLanes];
+    store_bf16(all, load_some(x + i, k - i));
+    __builtin_memcpy(row + i, all, size_t(k + k % 2 - i < kLanes ? k + k % 2 - i : kLanes) * 2);
+  }
+};
+
+// out[t][p] += Σ_k w[p][k] · x[t][k], two columns at a time, for TB tokens and PB panels.
+template <int TB, int PB>
+void multiply_pairs(const uint16_t* w, size_t panel_stride, const uint16_t* x, size_t ldx, int k, float* out,
+                    size_t ldo) {
+  V sum[TB][PB];
+  for (int t = 0; t < TB; t++)
+    for (int p = 0; p < PB; p++) sum[t][p] = load(out + t * ldo + p * kLanes);
+  for (int i = 0; i < k; i += 2)
+    for (int t = 0; t < TB; t++)
+      for (int p = 0; p < PB; p++)
+        sum[t][p] = dot2(sum[t][p], w + p * panel_stride + size_t(i) * kLanes, x + t * ldx + i);
+  for (int t = 0; t < TB; t++)
+    for (int p = 0; p < PB; p++) store(out + t * ldo + p * kLanes, sum[t][p]);
+}
+
+template <int PB>
+void multiply_pairs_tokens(const uint16_t* w, size_t stride, const uint16_t* x, size_t ldx, int k, float* out,
+                           size_t ldo, int t) {
+  for (; t >= 6; x += 6 * ldx, out += 6 * ldo, t -= 6) multiply_pairs<6, PB>(w, stride, x, ldx, k, out, ldo);
+  for (; t >= 2; x += 2 * ldx, out += 2 * ldo, t -= 2) multiply_pairs<2, PB>(w, stride, x, ldx, k, out, ldo);
+  if (t) multiply_pairs<1, PB>(w, stride, x, ldx, k, out, ldo);
+}
+
+void block_bf16(const LinearJob& job, int panel, int panels, float* out, size_t ldo) {
+  const size_t stride = panel_bytes(job.format, job.k, kLanes) / 2, ldx = size_t(job.k + job.k % 2);
+  for (int t = 0; t < job.t; t++)
+    for (int p = 0; p < panels; p++) store(out + t * ldo + p * kLanes, zero());
+  for (int from = 0; from < job.k; from += 2 * kBlockK) {
+    const int k = job.k - from < 2 * kBlockK ? job.k - from : 2 * kBlockK;
+    const uint16_t* w = (const uint16_t*)job.panels + size_t(panel) * stride + size_t(from) * kLanes;
+    if (panels == 4)
+      multiply_pairs_tokens<4>(w, stride, job.pairs + from, ldx, k, out, ldo, job.t);
+    else
+      for (int p = 0; p < panels; p++)
+        multiply_pairs_tokens<1>(w + p * stride, stride, job.pairs + from, ldx, k, out + p * kLanes, ldo, job.t);
+  }
+}
+#else
+constexpr void (*to_bf16)(const float*, int, uint16_t*) = nullptr;
+void block_bf16(const LinearJob&, int, int, float*, size_t) {}
+#endif
+
+// ── all ──
 
 void block_f32(const LinearJob& job, int panel, int panels, float* out, size_t ldo, float* unpacked) {
   const size_t bytes = panel_bytes(job.format, job.k, kLanes);
@@ -243,6 +302,8 @@ void linear_block(const LinearJob& job, int panel, int panels, float* scratch) {
   const size_t ldo = direct ? job.stride : size_t(panels) * kLanes;
   if (job.codes.codes)
     block_int8(job, panel, panels, out, ldo);
+  else if (job.pairs)
+    block_bf16(job, panel, panels, out, ldo);
   else
     block_f32(job, panel, panels, out, ldo, unpacked);
   for (int t = 0; t < job.t; t++) {
@@ -262,6 +323,7 @@ void linear_panels(const LinearJob& job, int first, int last, float* scratch) {
     part.y = job.y + from * job.stride;
     if (job.x) part.x = job.x + size_t(from) * job.k;
     if (job.codes.codes) part.codes = job.codes.row(from, job.k);
+    if (job.pairs) part.pairs = job.pairs + size_t(from) * (job.k + job.k % 2);
     for (int panel = first; panel < last; panel += kBlockPanels)
       linear_block(part, panel, last - panel < kBlockPanels ? last - panel : kBlockPanels, scratch);
   }

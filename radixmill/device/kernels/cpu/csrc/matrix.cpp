@@ -116,7 +116,7 @@ void read_half(const uint8_t* block, Format f, int g, int r, int lanes, int h, c
   }
 }
 
-float float_at(const uint8_t* p, Format format) {
+float value_at(const uint8_t* p, Format format) {
   if (format == Format::f32) {
     float value;
     memcpy(&value, p, 4);
@@ -166,7 +166,8 @@ void Matrix::pack_panel(const Kind& kind, const uint8_t* data, int panel) {
   for (int r = 0; r < lanes_ && panel * lanes_ + r < n_; r++) {
     const uint8_t* row = data + size_t(panel * lanes_ + r) * blocks * kind.bytes;
     if (!is_quantised(format_)) {
-      for (size_t i = 0; i < blocks; i++) memcpy(out + (i * lanes_ + r) * kind.bytes, row + i * kind.bytes, kind.bytes);
+      for (size_t i = 0; i < blocks; i++)
+        memcpy(out + float_at(format_, int(i), r, lanes_) * kind.bytes, row + i * kind.bytes, kind.bytes);
       continue;
     }
     Block block;
@@ -182,7 +183,7 @@ void Matrix::row(int64_t index, float by, float* out) const {
   const uint8_t* panel = data_.get() + (index / lanes_) * panel_bytes(format_, k_, lanes_);
   const int r = int(index % lanes_);
   if (!is_quantised(format_)) {
-    for (int i = 0; i < k_; i++) out[i] = float_at(panel + (size_t(i) * lanes_ + r) * (l.bits / 8), format_) * by;
+    for (int i = 0; i < k_; i++) out[i] = value_at(panel + float_at(format_, i, r, lanes_) * size_t(l.bits / 8), format_) * by;
     return;
   }
   uint8_t codes[kGroup];

@@ -22,6 +22,14 @@ bool has_avx512() {
 #endif
 }
 
+bool has_avx512bf16() {
+#ifdef RADIXMILL_AVX512
+  return has_avx512() && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 const Kernels& kernels_for(const std::string& isa) {
   if (isa == "portable") return portable_kernels();
 #ifdef RADIXMILL_AVX2
@@ -29,6 +37,7 @@ const Kernels& kernels_for(const std::string& isa) {
 #endif
 #ifdef RADIXMILL_AVX512
   if (isa == "avx512" && has_avx512()) return avx512_kernels();
+  if (isa == "avx512bf16" && has_avx512bf16()) return avx512bf16_kernels();
 #endif
   throw std::invalid_argument("no kernels for \"" + isa + "\" in this build or on this machine");
 }
@@ -36,6 +45,7 @@ const Kernels& kernels_for(const std::string& isa) {
 // Those that this build and this machine share, the best first.
 std::vector<std::string> isas() {
   std::vector<std::string> all;
+  if (has_avx512bf16()) all.push_back("avx512bf16");
   if (has_avx512()) all.push_back("avx512");
   if (has_avx2()) all.push_back("avx2");
   all.push_back("portable");

@@ -53,6 +53,13 @@ RADIXMILL_INLINE float max_lanes(V v) {
 }
 
 RADIXMILL_INLINE V load_half(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
+// Values of neighbouring columns from a vector of pairs.
+RADIXMILL_INLINE V first_of_pairs(const uint16_t* p) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256((const __m256i*)p), 16));
+}
+RADIXMILL_INLINE V second_of_pairs(const uint16_t* p) {
+  return _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256((const __m256i*)p), _mm256_set1_epi32(int(0xffff0000))));
+}
 RADIXMILL_INLINE V load_bf16(const uint16_t* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
 }

@@ -50,6 +50,13 @@ RADIXMILL_INLINE float sum_lanes(V v) {
 RADIXMILL_INLINE float max_lanes(V v) { return _mm512_reduce_max_ps(v); }
 
 RADIXMILL_INLINE V load_half(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+// Values of neighbouring columns from a vector of pairs.
+RADIXMILL_INLINE V first_of_pairs(const uint16_t* p) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+}
+RADIXMILL_INLINE V second_of_pairs(const uint16_t* p) {
+  return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(int(0xffff0000))));
+}
 RADIXMILL_INLINE V load_bf16(const uint16_t* p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
 }
@@ -102,6 +109,22 @@ RADIXMILL_INLINE V half_floats(const uint8_t* p) {
 
 // Sixteen int8 from sixteen floats that hold integers in [−127, 127].
 RADIXMILL_INLINE void store_int8(int8_t* p, VI v) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(v)); }
+
+#ifdef __AVX512BF16__
+// ── products of pairs of bf16 ──
+
+// Rounds half to even; subnormals become zero, as the products below take them.
+RADIXMILL_INLINE void store_bf16(uint16_t* p, V v) {
+  const __m256i halves = (__m256i)_mm512_cvtneps_pbh(v);
+  _mm256_storeu_si256((__m256i*)p, halves);
+}
+// acc + row pairs · x[0..1], the second product first, each rounded.
+RADIXMILL_INLINE V dot2(V acc, const uint16_t* pairs, const uint16_t* x) {
+  int32_t word;
+  __builtin_memcpy(&word, x, 4);
+  return _mm512_dpbf16_ps(acc, (__m512bh)_mm512_loadu_si512(pairs), (__m512bh)_mm512_set1_epi32(word));
+}
+#endif
 
 // ── products of codes with int8 activations ──
 

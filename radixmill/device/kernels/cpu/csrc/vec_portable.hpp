@@ -68,6 +68,12 @@ RADIXMILL_INLINE V load_half(const uint16_t* p) {
   for (int i = 0; i < kLanes; i++) v[i] = half_to_float(p[i]);
   return v;
 }
+RADIXMILL_INLINE V first_of_pairs(const uint16_t* p) {
+  V v;
+  for (int i = 0; i < kLanes; i++) v[i] = bf16_to_float(p[2 * i]);
+  return v;
+}
+RADIXMILL_INLINE V second_of_pairs(const uint16_t* p) { return first_of_pairs(p + 1); }
 RADIXMILL_INLINE V load_bf16(const uint16_t* p) {
   V v;
   for (int i = 0; i < kLanes; i++) v[i] = bf16_to_float(p[i]);
