@@ -67,7 +67,9 @@ class ComputeOptions:
     backend: str = option("auto", "who computes; reference is plain NumPy", choices=("auto", "cpu", "reference"))
     threads: int | None = option(None, "compute threads; default: the cores this process may use", low=1)
     isa: str = option(
-        "auto", "instruction set of the C++ kernels", choices=("auto", "avx512bf16", "avx512", "avx2", "portable")
+        "auto",
+        "instruction set of the C++ kernels",
+        choices=("auto", "avx512bf16", "avx512", "avxvnni", "avx2", "portable"),
     )
 
 

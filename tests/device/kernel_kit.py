@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from radixmill.device.kernels import isas, open_backend
 from radixmill.device.kernels.contract import AttentionParams, Mode, Ops, Ragged, Stored
 
-BACKENDS = ("reference", "cpu/portable", "cpu/avx2", "cpu/avx512", "cpu/avx512bf16")
+BACKENDS = ("reference", "cpu/portable", "cpu/avx2", "cpu/avxvnni", "cpu/avx512", "cpu/avx512bf16")
 MODES: tuple[Mode, ...] = ("fast", "exact")
 # Where each kind's blocks keep their float16 scale and minimum (MXFP4: one byte, an exponent).
 HEADERS = {

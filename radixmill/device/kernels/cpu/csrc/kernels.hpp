@@ -75,6 +75,9 @@ const Kernels& portable_kernels();
 #ifdef RADIXMILL_AVX2
 const Kernels& avx2_kernels();
 #endif
+#ifdef RADIXMILL_AVXVNNI
+const Kernels& avxvnni_kernels();
+#endif
 #ifdef RADIXMILL_AVX512
 const Kernels& avx512_kernels();
 const Kernels& avx512bf16_kernels();

@@ -2,11 +2,24 @@
 // Every op runs without the interpreter lock.
 #include "bind.hpp"
 
+#ifdef RADIXMILL_AVXVNNI
+#include <cpuid.h>
+#endif
+
 namespace {
 
 bool has_avx2() {
 #ifdef RADIXMILL_AVX2
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+#else
+  return false;
+#endif
+}
+
+bool has_avxvnni() {
+#ifdef RADIXMILL_AVXVNNI
+  unsigned a = 0, b, c, d;
+  return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
 #else
   return false;
 #endif
@@ -35,6 +48,9 @@ const Kernels& kernels_for(const std::string& isa) {
 #ifdef RADIXMILL_AVX2
   if (isa == "avx2" && has_avx2()) return avx2_kernels();
 #endif
+#ifdef RADIXMILL_AVXVNNI
+  if (isa == "avxvnni" && has_avxvnni()) return avxvnni_kernels();
+#endif
 #ifdef RADIXMILL_AVX512
   if (isa == "avx512" && has_avx512()) return avx512_kernels();
   if (isa == "avx512bf16" && has_avx512bf16()) return avx512bf16_kernels();
@@ -47,6 +63,7 @@ std::vector<std::string> isas() {
   std::vector<std::string> all;
   if (has_avx512bf16()) all.push_back("avx512bf16");
   if (has_avx512()) all.push_back("avx512");
+  if (has_avxvnni()) all.push_back("avxvnni");
   if (has_avx2()) all.push_back("avx2");
   all.push_back("portable");
   return all;

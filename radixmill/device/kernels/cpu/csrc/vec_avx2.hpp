@@ -1,4 +1,4 @@
-// Eight floats on AVX2 + FMA + F16C, and the integer products of eight rows of codes.
+// Eight floats on AVX2 + FMA + F16C, perhaps with AVX-VNNI, and the integer products of eight rows of codes.
 #pragma once
 #include <immintrin.h>
 
@@ -120,6 +120,33 @@ RADIXMILL_INLINE void store_int8(int8_t* p, VI v) {
 
 // ── products of codes with int8 activations ──
 
+#ifdef __AVXVNNI__
+
+RADIXMILL_INLINE VB flip_sign(VB codes) { return _mm256_xor_si256(codes, _mm256_set1_epi8(char(0x80))); }
+// acc + Σ of four unsigned codes of every row times x[0..3].
+RADIXMILL_INLINE VI dot4(VI acc, VB codes, const int8_t* x) { return _mm256_dpbusd_avx_epi32(acc, codes, broadcast4(x)); }
+// Times 0, or a power of two.
+template <int by>
+RADIXMILL_INLINE VI times_power(VI a) {
+  return by ? _mm256_slli_epi32(a, by ? __builtin_ctz(by ? by : 1) : 0) : _mm256_setzero_si256();
+}
+RADIXMILL_INLINE VI mul_ints(VI a, VI b) { return _mm256_mullo_epi32(a, b); }
+
+// Two factors per row.
+struct Pairs {
+  VI first, second;
+};
+RADIXMILL_INLINE Pairs factor_pairs(const uint8_t* p) {
+  const VI pairs = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p));
+  return {_mm256_srai_epi32(_mm256_slli_epi32(pairs, 16), 16), _mm256_srai_epi32(pairs, 16)};
+}
+// first · halves[0] + second · halves[1], per row.
+RADIXMILL_INLINE VI times_halves(const Pairs& factors, const int16_t* halves) {
+  return add_int(mul_ints(factors.first, set1_int(halves[0])), mul_ints(factors.second, set1_int(halves[1])));
+}
+
+#else
+
 // Two int16 per row: sums of pairs of products, to be added and then taken together.
 using VS = __m256i;
 RADIXMILL_INLINE VS add_products(VS a, VS b) { return _mm256_add_epi16(a, b); }
@@ -150,6 +177,8 @@ RADIXMILL_INLINE VI times_halves(const Pairs& factors, const int16_t* halves) {
   return _mm256_madd_epi16(factors.both, broadcast4((const int8_t*)halves));
 }
 RADIXMILL_INLINE VI mul_int(VI a, int by) { return _mm256_mullo_epi32(a, _mm256_set1_epi32(by)); }
+
+#endif
 
 }  // namespace
 }  // namespace radixmill
