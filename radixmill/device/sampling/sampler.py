@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixmill.core.messages import TokenLogprob
-from radixmill.core.plan import Admit, Masks
+from radixmill.core.plan import NO_TOKEN, Admit, Masks
 from radixmill.core.request import SamplingParams
 from radixmill.device.sampling.choose import Row, clean, draw
 from radixmill.device.sampling.history import History, penalises, put
@@ -81,6 +81,7 @@ class Sampler:
         slots: NDArray[np.int32],
         positions: NDArray[np.int64],
         masks: Masks | None = None,
+        assumed: NDArray[np.int64] | None = None,
     ) -> tuple[NDArray[np.int64], tuple[TokenLogprob | None, ...]]:
         """Draw one token for each row.
 
@@ -88,13 +89,21 @@ class Sampler:
         sequence. `masks.rows` is keyed by row of these arguments. Returns tokens [S] and the log-probabilities of the
         rows that want them (empty where none does).
 
+        With `assumed` [S], a slot may have several rows, one after another: the logits of each hold only if the row before
+        draws the token that is assumed of it (NO_TOKEN: nothing is). After one that did not, nothing is drawn for the
+        slot's further rows: NO_TOKEN, no log-probability, no trace in its history.
+
         A damaged row harms no other: NaN counts as −∞, +∞ as the largest float32. Where no token is left above −∞, the
         lowest allowed id is taken (if min_tokens forbids all that the grammar allows, the grammar wins; if that allows
         nothing, id 0).
         """
         tokens = np.empty(len(slots), np.int64)
         logprobs: list[TokenLogprob | None] = [None] * len(slots)
+        wrong = False  # an assumption that this row stands on
         for row, slot in enumerate(slots.tolist()):
+            if wrong:
+                tokens[row], wrong = NO_TOKEN, assumed is not None and assumed[row] != NO_TOKEN
+                continue
             state = self._slots[slot]
             assert state is not None, f"slot {slot} was never admitted"
             values = clean(logits[row])
@@ -102,8 +111,8 @@ class Sampler:
             if (k := state.params.logprobs) is not None:
                 logprobs[row] = token_logprob(values, token, k)
             state.note(token)
-            tokens[row] = token
-        self.last[slots] = tokens
+            tokens[row] = self.last[slot] = token
+            wrong = assumed is not None and assumed[row] not in (NO_TOKEN, token)
         return tokens, tuple(logprobs) if any(entry is not None for entry in logprobs) else ()
 
 
