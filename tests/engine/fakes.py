@@ -13,7 +13,7 @@ from radixmill.core.messages import SeqStart, Submit
 from radixmill.core.plan import Masks, StepPlan, StepResult
 from radixmill.core.request import GenerateRequest, SamplingParams
 from radixmill.core.spec import KVGroup, ModelSpec
-from radixmill.engine.schedule.guess import Guesser, Memory
+from radixmill.engine.schedule.guess import Guesser, Memory, Offer
 
 VOCAB = 50
 
@@ -165,12 +165,12 @@ class Prophet(Guesser):
         self.dice, self.skill = dice, skill
         self.truths: list[list[int]] = []  # prompt and output
 
-    def guess(self, memory: Memory, tokens: array[int], most: int, price: float) -> array[int]:
+    def offer(self, memory: Memory, tokens: array[int], most: int) -> Offer:
         done, said = len(tokens), tokens.tolist()
         futures = [truth[done:] for truth in self.truths if truth[:done] == said]
         future = self.dice.choice(futures) if futures else []
-        count = min(most, self.dice.randint(0, self.most))
-        return array("q", [self._token(future, n) for n in range(count)])
+        count = max(min(most, self.dice.randint(0, self.most)), 0)
+        return Offer(array("q", [self._token(future, n) for n in range(count)]), [1.0] * count)
 
     def _token(self, future: list[int], n: int) -> int:
         right = n < len(future) and self.dice.random() < self.skill

@@ -9,7 +9,6 @@ leaves it every page of the pool, which core.config sized for it.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Hashable
 from typing import Any
 
@@ -20,7 +19,7 @@ from radixmill.core.spec import ModelSpec
 from radixmill.engine.cache import Cache, Lease
 from radixmill.engine.schedule.budget import FLOOR, Budget
 from radixmill.engine.schedule.draft import Draft
-from radixmill.engine.schedule.guess import Guesser, Memory
+from radixmill.engine.schedule.guess import Guesser, Memory, Offer
 from radixmill.engine.schedule.queue import make_queue
 from radixmill.engine.schedule.running import Running
 from radixmill.engine.schedule.sequence import Sequence
@@ -231,14 +230,19 @@ class Scheduler:
         rows = [seq for seq in draft.rows if seq.guessable]
         if guesser.busy(len(rows)):
             return
-        price = guesser.price(len(rows))
-        for seq in rows:
-            if seq.memory is None:
-                seq.memory = Memory()
-            most = min(draft.left, seq.limit - seq.length - 1)
-            guesses = _before_stop(guesser.guess(seq.memory, seq.tokens, most, price), seq.stop_ids)
-            if guesses and seq.lease and seq.lease.spare(seq.length + len(guesses)):
-                draft.guess(seq, guesses)
+        offers = [self._offer(seq, guesser) for seq in rows]
+        counts = guesser.choose([offer.chances for offer in offers], max(draft.left, 0))
+        for seq, offer, count in zip(rows, offers, counts, strict=True):
+            if count and seq.lease and seq.lease.spare(seq.length + count):
+                draft.guess(seq, offer.tokens[:count])
+
+    def _offer(self, seq: Sequence, guesser: Guesser) -> Offer:
+        """Guesses that could be of use: none at or after a stop token, none in the place of its last token."""
+        if seq.memory is None:
+            seq.memory = Memory()
+        tokens, chances = guesser.offer(seq.memory, seq.tokens, seq.limit - seq.length - 1)
+        useful = next((n for n, token in enumerate(tokens) if token in seq.stop_ids), len(tokens))
+        return Offer(tokens[:useful], chances[:useful])
 
     # --- making the plan
 
@@ -326,12 +330,6 @@ def _guesser(options: ScheduleOptions) -> Guesser | None:
     if options.speculation == "off":
         return None
     return Guesser(options.draft_tokens, always=options.speculation == "ngram")
-
-
-def _before_stop(guesses: array[int], stop_ids: frozenset[int]) -> array[int]:
-    """What follows a stop token is never asked for, and sampling finds the stop token without its being a guess."""
-    stop = next((n for n, token in enumerate(guesses) if token in stop_ids), len(guesses))
-    return guesses[:stop]
 
 
 def _tell_cached(seq: Sequence) -> int | None:
