@@ -112,7 +112,8 @@ def test_the_likely_ones_are_checked_as_far_as_that_gives_more_tokens_a_second()
     assert guesser.choose([[0.9, 0.8, 0.3, 0.1]], 50) == [2]  # one token in 5 ms, 1.81 in 6, 2.53 in 7, 2.8 in 8
     assert guesser.choose([[0.1] * 7], 50) == [0]
     assert guesser.choose([[0.1], [0.95, 0.9, 0.5], []], 50) == [0, 2, 0]
-    assert sum(guesser.choose([[1.0] * 7] * 3, 50)) == 3  # 10 ms instead of 7: others wait for these
+    assert sum(guesser.choose([[1.0] * 7] * 2, 50)) == 14
+    assert guesser.choose([[1.0] * 7, [0.4], []], 50) == [3, 0, 0]  # 10 ms instead of 7: others wait for these
 
 
 def test_tiles_are_seen() -> None:

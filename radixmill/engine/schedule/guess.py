@@ -205,7 +205,8 @@ class Guesser:
     """The scheduler's door: which tokens may come next in a sequence, and how many of them a step should check."""
 
     DISCOUNT = 0.9  # on chances: a gain must be more than a hope
-    STRETCH = 1.5  # how much longer a step may take for guesses, where others wait for it
+    STRETCH = 1.5  # how much longer a step may take for guesses, where a row that has no likely one waits for it
+    LIKELY = 0.5
 
     def __init__(self, most: int, *, always: bool = False) -> None:
         """At most `most` guesses for a row; `always`: whatever they cost."""
@@ -234,19 +235,21 @@ class Guesser:
         """
         ranked = sorted(((chance, row) for row, chances in enumerate(rows) for chance in chances), reverse=True)[:left]
         if not self.always:
-            ranked = ranked[: self._best(len(rows), [chance for chance, _ in ranked])]
+            idle = len(rows) > 1 and any(not chances or chances[0] < self.LIKELY for chances in rows)
+            limit = self.STRETCH * self.pace.cost(len(rows)) if idle else math.inf
+            ranked = ranked[: self._best(len(rows), [chance for chance, _ in ranked], limit)]
         counts = [0] * len(rows)
         for _, row in ranked:
             counts[row] += 1
         return counts
 
-    def _best(self, rows: int, chances: list[float]) -> int:
+    def _best(self, rows: int, chances: list[float], limit: float) -> int:
         usual = self.pace.cost(rows)
         best, fastest, gain = 0, rows / usual if usual else math.inf, float(rows)
         for count, chance in enumerate(chances, 1):
             gain += chance * self.DISCOUNT
             cost = self.pace.cost(rows + count)
-            if rows > 1 and cost > self.STRETCH * usual:
+            if cost > limit:
                 break
             if usual and gain / cost > fastest:
                 best, fastest = count, gain / cost
