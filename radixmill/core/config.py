@@ -115,6 +115,13 @@ class ScheduleOptions:
         1.0, "how long a step may take; the token budget follows what was measured", low=0.001, high=3600.0
     )
     overlap: bool = option(False, "schedule the next step while the device computes this one")
+    speculation: str = option(
+        "auto",
+        "check several guessed tokens in one step, guesses being what followed the same words before; never changes a"
+        " result. auto: where it is measured to pay; ngram: wherever there is a guess",
+        choices=("auto", "off", "ngram"),
+    )
+    draft_tokens: int = option(7, "most guessed tokens that a step checks for one sequence", low=1, high=64)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,10 @@
 """All the device needs for one step, and what comes back. Arrays are NumPy on the host.
 
 Alphabet: R rows of the step (one per sequence that runs in it), T tokens of the step, P page size, V vocabulary.
+
+A row may end with guesses: tokens that nobody has sampled yet, computed at once in the hope that they will be. Sampling
+draws a token after the last certain one; while it is what was guessed, the token after that guess is drawn as well. So a
+row with g guesses draws 1 … g + 1 tokens, the same as g + 1 steps would; KV written for a wrong guess is never read.
 """
 
 from __future__ import annotations
@@ -16,6 +20,10 @@ from radixmill.core.request import SamplingParams
 from radixmill.core.spec import ModelSpec
 
 LAST_SAMPLED = -1  # in StepPlan.tokens: the token this slot sampled in the step before, which only the device knows
+NO_TOKEN = -1  # in StepResult.tokens: nothing was drawn
+
+
+Run = tuple[tuple[int, ...], tuple[TokenLogprob, ...] | None]  # tokens of one row, and their log-probabilities
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,7 @@ class StepPlan:
     pages: tuple[PageTable, ...]  # per KV group; row r's pages cover [0, starts[r] + counts[r])
     admits: tuple[Admit, ...] = ()  # before anything else
     copies: tuple[PageCopy, ...] = ()
+    guesses: NDArray[np.int32] | None = None  # [R] how many of each row's last tokens are guesses; None: none anywhere
 
     @property
     def rows(self) -> int:
@@ -69,12 +78,25 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step sampled: for each row the token, or −1 where the plan asked for none."""
+    """What a step sampled: for each row one token, and one more for each of its guesses; NO_TOKEN where none was drawn."""
 
     step: int
-    tokens: NDArray[np.int64]  # [R]
-    logprobs: tuple[TokenLogprob | None, ...] = ()  # [R], or empty where no row wants any
+    tokens: NDArray[np.int64]  # [D] row after row; D = R + all guesses
+    logprobs: tuple[TokenLogprob | None, ...] = ()  # [D], or empty where no row wants any
     seconds: float = 0.0
+
+    def runs(self, plan: StepPlan) -> list[Run]:
+        """What each row of the plan drew, without the NO_TOKENs."""
+        tokens = self.tokens.tolist()
+        if plan.guesses is None and not self.logprobs:
+            return [((token,), None) for token in tokens]
+        widths = np.ones(plan.rows, np.int32) if plan.guesses is None else plan.guesses + 1
+        ends = np.cumsum(widths).tolist()
+        return [self._run(tokens, start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+    def _run(self, tokens: list[int], start: int, end: int) -> Run:
+        drawn = tuple(token for token in tokens[start:end] if token != NO_TOKEN)
+        return drawn, tuple(entry for entry in self.logprobs[start:end] if entry) or None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ class _Ticket:
         began = time.perf_counter()
         result = self.executor.runner.sample(self.plan, self.logits, masks)
         self.seconds += time.perf_counter() - began
-        self.drawn = StepResult(result.step, result.tokens, result.logprobs, self.seconds)
+        self.drawn = replace(result, seconds=self.seconds)
         self.executor.landed(self.plan, self.seconds)
 
     def result(self) -> StepResult:

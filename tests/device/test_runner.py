@@ -75,16 +75,21 @@ ROW = st.tuples(
 )
 
 
-@given(st.lists(ROW, min_size=1, max_size=5), st.randoms(use_true_random=False))
-def test_a_batch_says_for_each_token_what_the_plan_said(rows: list[tuple[int, list[int], bool]], random: Any) -> None:
+@given(st.lists(ROW, min_size=1, max_size=5), st.booleans(), st.randoms(use_true_random=False))
+def test_a_batch_says_for_each_token_what_the_plan_said(
+    rows: list[tuple[int, list[int], bool]], guessing: bool, random: Any
+) -> None:
     slots = random.sample(range(8), len(rows))
     last = np.arange(100, 108)
-    batch = build_batch(plan([(s, *row) for s, row in zip(slots, rows, strict=True)], [[1]] * len(rows)), last, PAGE)
+    guesses = [guessing and samples and random.randrange(len(tokens)) for _, tokens, samples in rows]
+    given = plan([(s, *row) for s, row in zip(slots, rows, strict=True)], [[1]] * len(rows))
+    given = replace(given, guesses=np.array(guesses, np.int32) if guessing else None)
+    batch = build_batch(given, last, PAGE)
     ids, positions, wanted, starts = [], [], [], [0]
-    for slot, (start, tokens, samples) in zip(slots, rows, strict=True):
+    for slot, (start, tokens, samples), extra in zip(slots, rows, guesses, strict=True):
         ids += [100 + slot if t == LAST_SAMPLED else t for t in tokens]
         positions += range(start, start + len(tokens))
-        wanted += [len(ids) - 1] if samples else []
+        wanted += range(len(ids) - 1 - extra, len(ids)) if samples else []
         starts.append(len(ids))
     assert batch.ids.tolist() == ids
     assert batch.positions.tolist() == positions

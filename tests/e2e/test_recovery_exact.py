@@ -37,6 +37,12 @@ REQUESTS = [
         ),
     )
     for i in range(3)
+] + [
+    GenerateRequest(  # says little else than two tokens, so that guesses are found, right and wrong ones
+        id="r3",
+        prompt=tuple(range(20)),
+        sampling=SamplingParams(max_tokens=9, min_tokens=9, logit_bias=((3, 50.0), (11, 50.0)), logprobs=2),
+    )
 ]
 
 
@@ -47,12 +53,15 @@ class Fatal(Exception):
 class Dying:
     """An executor that dies when a step is launched, or when its result is asked for."""
 
+    guesses = 0  # checked by all of them
+
     def __init__(self, inner: LocalExecutor, steps: int, *, after: bool) -> None:
         self.inner, self.steps, self.after = inner, steps, after
         self.spec = inner.spec
 
     def launch(self, plan: StepPlan) -> Ticket:
         self.steps -= 1
+        Dying.guesses += 0 if plan.guesses is None else int(plan.guesses.sum())
         if self.steps < 0 and not self.after:
             raise Fatal
         ticket = self.inner.launch(plan)
@@ -78,13 +87,13 @@ def executor(tiny: Path) -> LocalExecutor:
     return open_executor(config, ModelFiles("tiny", tiny))
 
 
-def incarnation(executor: Any, path: Path, number: int, overlap: bool) -> threading.Thread:
+def incarnation(executor: Any, path: Path, number: int, overlap: bool, speculation: str) -> threading.Thread:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen()
     link = EngineSocket(listener)
     engine = Engine(
-        Scheduler(executor.spec, ScheduleOptions(step_tokens=48), True),
+        Scheduler(executor.spec, ScheduleOptions(step_tokens=48, speculation=speculation), True),
         executor,
         link,
         incarnation=number,
@@ -102,7 +111,9 @@ def incarnation(executor: Any, path: Path, number: int, overlap: bool) -> thread
     return thread
 
 
-async def folded(executor: LocalExecutor, deaths: list[int], *, after: bool, overlap: bool) -> list[Any]:
+async def folded(
+    executor: LocalExecutor, deaths: list[int], *, after: bool, overlap: bool, speculation: str = "ngram"
+) -> list[Any]:
     """All streams of REQUESTS over engines that live for so many steps each, then one that lives on."""
     client = RemoteEngine()
     with tempfile.TemporaryDirectory() as folder:
@@ -112,7 +123,7 @@ async def folded(executor: LocalExecutor, deaths: list[int], *, after: bool, ove
         async def keep_alive() -> None:
             for number in itertools.count(1):
                 path = Path(folder) / str(number)
-                threads.append(incarnation(next(lives), path, number, overlap))
+                threads.append(incarnation(next(lives), path, number, overlap, speculation))
                 await client.connect(str(path), number)
                 while threads[-1].is_alive():
                     await asyncio.sleep(0.0005)
@@ -141,7 +152,7 @@ async def fold(stream: Any) -> Any:
 @pytest.mark.parametrize("after", [False, True], ids=["before the step", "after the step"])
 @pytest.mark.parametrize("overlap", [False, True], ids=["in turn", "overlapped"])
 def test_death_at_every_step(executor: LocalExecutor, after: bool, overlap: bool) -> None:
-    undisturbed = asyncio.run(folded(executor, [], after=False, overlap=False))
+    undisturbed = asyncio.run(folded(executor, [], after=False, overlap=False, speculation="off"))
     assert all(len(tokens) == 9 for choices, _ in undisturbed for tokens in choices)
     for steps in range(16):
         assert asyncio.run(folded(executor, [steps], after=after, overlap=overlap)) == undisturbed, (
@@ -150,5 +161,7 @@ def test_death_at_every_step(executor: LocalExecutor, after: bool, overlap: bool
 
 
 def test_a_chain_of_deaths(executor: LocalExecutor) -> None:
-    undisturbed = asyncio.run(folded(executor, [], after=False, overlap=False))
+    undisturbed = asyncio.run(folded(executor, [], after=False, overlap=False, speculation="off"))
+    before = Dying.guesses
     assert asyncio.run(folded(executor, [3, 0, 5, 1, 4], after=True, overlap=False)) == undisturbed
+    assert Dying.guesses > before

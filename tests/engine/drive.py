@@ -45,6 +45,7 @@ class Drive:
             self.scheduler.cache.check()
         if plan:
             self._no_foreign_writes(plan)
+            self._no_vain_guesses(plan)
         ticket = self.executor.launch(plan) if plan else None
         if self.flying:
             self._land(*self.flying)
@@ -55,6 +56,7 @@ class Drive:
         self._hear(self.scheduler.pending())
         if self.check:
             self.scheduler.cache.check()
+            self._no_page_too_many()
         return plan
 
     def run(self, most: int = 5000) -> int:
@@ -93,6 +95,24 @@ class Drive:
             if delta.end:
                 self.ends[key] = delta.end
                 assert delta.end.usage.completion == len(self.tokens[key])
+
+    def _no_page_too_many(self) -> None:
+        """Whoever has no guesses on the way holds pages for what is computed, and no other."""
+        for seq in self.scheduler.running.rows:
+            if not seq.guessed and seq.lease:
+                assert len(seq.lease.pages[0]) == -(-seq.computed // self.scheduler.spec.page_size)
+
+    def _no_vain_guesses(self, plan: StepPlan) -> None:
+        """Nobody guesses beyond its last token, or while another step runs; none of them is a stop token."""
+        if plan.guesses is None:
+            return
+        assert self.flying is None and plan.guesses.any()
+        by_slot = {seq.slot: seq for seq in self.scheduler.running.rows}
+        ends = plan.counts.cumsum()
+        for slot, end, count in zip(plan.slots.tolist(), ends.tolist(), plan.guesses.tolist(), strict=True):
+            seq = by_slot[slot]
+            assert seq.guessed == count and (not count or seq.length + count <= seq.limit)
+            assert not seq.stop_ids & set(plan.tokens[end - count : end].tolist())
 
     def _no_foreign_writes(self, plan: StepPlan) -> None:
         """No page is written that another row names, in this plan or in the one that still flies."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from radixmill.core.messages import SeqStart, Submit
 from radixmill.core.plan import Masks, StepPlan, StepResult
 from radixmill.core.request import GenerateRequest, SamplingParams
 from radixmill.core.spec import KVGroup, ModelSpec
+from radixmill.engine.schedule.guess import Guesser, Memory, Offer
 
 VOCAB = 50
 
@@ -94,14 +97,21 @@ class HashExecutor:
             self.kv[copy.group][copy.dst] = -1
             self.kv[copy.group][copy.dst, : copy.tokens] = self.kv[copy.group][copy.src, : copy.tokens]
         bounds = np.concatenate([[0], np.cumsum(plan.counts)])
-        sampled = [self._row(plan, r, plan.tokens[bounds[r] : bounds[r + 1]].tolist()) for r in range(plan.rows)]
-        return HashTicket(StepResult(plan.step, np.array(sampled), (), self.seconds))
+        rows = [self._row(plan, r, plan.tokens[bounds[r] : bounds[r + 1]].tolist()) for r in range(plan.rows)]
+        tokens = [token for row in rows for token in row]
+        return HashTicket(StepResult(plan.step, np.array(tokens), (), self.seconds))
 
-    def _row(self, plan: StepPlan, row: int, given: list[int]) -> int:
+    def _row(self, plan: StepPlan, row: int, given: list[int]) -> list[int]:
+        """What the row draws: one token, and one for each guess; −1 after the first wrong one. Stale KV stays behind it."""
         slot, start = int(plan.slots[row]), int(plan.starts[row])
+        guesses = int(plan.guesses[row]) if plan.guesses is not None else 0
         history = self.tokens[slot]
         end = start + len(given)
-        assert [t if t >= 0 else history[start + i] for i, t in enumerate(given)] == history[start:end]
+        certain = end - guesses
+        known = given[: certain - start]
+        assert [t if t >= 0 else history[start + i] for i, t in enumerate(known)] == history[start:certain]
+        assert not guesses or (certain == len(history) and min(given) >= 0 and plan.samples[row])
+        tokens = history[:certain] + given[certain - start :]
         for group, table in enumerate(plan.pages):
             pages = table.ids[table.starts[row] : table.starts[row + 1]]
             size = self.spec.page_size
@@ -109,13 +119,18 @@ class HashExecutor:
             where = pages.repeat(size)[:end], np.arange(end) % size
             state = int(self.kv[group][where[0][start - 1], where[1][start - 1]]) if start else 0
             for p in range(start, end):
-                state = self.kv[group][where[0][p], where[1][p]] = mix(state, history[p])
+                state = self.kv[group][where[0][p], where[1][p]] = mix(state, tokens[p])
             read = self.kv[group][where].tolist()
-            assert read == prefix_kv(history[:end]), f"group {group}: wrong KV"
+            assert read == prefix_kv(tokens), f"group {group}: wrong KV"
         if not plan.samples[row]:
-            return -1
-        history.append(next_token(read, self.seeds[slot]))
-        return history[-1]
+            return [-1]
+        drawn = [-1] * (guesses + 1)
+        for n in range(guesses + 1):
+            drawn[n] = next_token(read[: certain + n], self.seeds[slot])
+            history.append(drawn[n])
+            if n < guesses and tokens[certain + n] != drawn[n]:
+                break
+        return drawn
 
     def stats(self) -> dict[str, Any]:
         return {}
@@ -140,3 +155,23 @@ def alone(prompt: Sequence[int], seed: int, most: int, stop: frozenset[int] = fr
         if tokens[-1] in stop:
             break
     return tokens[len(prompt) :]
+
+
+class Prophet(Guesser):
+    """Guesses from what the sequences will say, each token right with probability `skill`; beyond that, and else, noise."""
+
+    def __init__(self, dice: Random, skill: float, most: int) -> None:
+        super().__init__(most, always=True)
+        self.dice, self.skill = dice, skill
+        self.truths: list[list[int]] = []  # prompt and output
+
+    def offer(self, memory: Memory, tokens: array[int], most: int) -> Offer:
+        done, said = len(tokens), tokens.tolist()
+        futures = [truth[done:] for truth in self.truths if truth[:done] == said]
+        future = self.dice.choice(futures) if futures else []
+        count = max(min(most, self.dice.randint(0, self.most)), 0)
+        return Offer(array("q", [self._token(future, n) for n in range(count)]), [1.0] * count)
+
+    def _token(self, future: list[int], n: int) -> int:
+        right = n < len(future) and self.dice.random() < self.skill
+        return future[n] if right else self.dice.randrange(VOCAB)

@@ -1,5 +1,5 @@
 """The scheduler under random loads: whatever the pool, the policy, the budget, the overlap and the neighbours, every
-sequence says what it says alone, ends once, and every page comes back.
+sequence says what it says alone, ends once, and every page comes back. Guesses, right or wrong, change none of it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from radixmill.core.messages import Submit
 from tests.engine.drive import Drive
-from tests.engine.fakes import alone, spec, submit
+from tests.engine.fakes import Prophet, alone, spec, submit
 
 STOP = frozenset({3})
 STORY = [(i * 7 + i // 3) % 11 for i in range(200)]
@@ -46,6 +46,8 @@ class Load:
         for n, i in enumerate(ids):
             self.expected[i] = alone(prompt, seed + n, most, stops)
             self.prompts[i] = len(prompt)
+            if isinstance(prophet := self.drive.scheduler.guesser, Prophet):
+                prophet.truths.append([*prompt, *self.expected[i]])
         return submit(
             prompt,
             *ids,
@@ -99,6 +101,7 @@ def play(dice: Random, turns: int) -> Drive:
     size, groups = dice.choice([1, 2, 4, 8]), dice.choice([1, 1, 2])
     pages = dice.choice([4, 6, 10, 12, 24, 80])
     model = spec(pages, size, slots=dice.choice([1, 4, 8, 8]), groups=groups, context=min((pages - 2) * size, 120))
+    guesser = Prophet(dice, dice.choice([0.0, 0.5, 0.9, 1.0]), dice.choice([1, 3, 8, 30]))
     drive = Drive(
         model,
         overlap=dice.random() < 0.5,
@@ -106,7 +109,10 @@ def play(dice: Random, turns: int) -> Drive:
         schedule_policy=dice.choice(["fcfs", "lpm"]),
         step_tokens=dice.choice([16, 24, 64, 512]),
         max_running_requests=8,
+        speculation=dice.choice(["off", "ngram"]),
     )
+    if dice.random() < 0.6:
+        drive.scheduler.guesser = guesser
     load = Load(dice, drive)
     for _ in range(turns):
         load.move()
@@ -128,10 +134,11 @@ def test_small_loads(dice: Random, turns: int) -> None:
 
 
 def test_the_walks_go_where_it_hurts() -> None:
-    """The loads above preempt, evict, reuse and share; otherwise they would prove little."""
-    totals = {"preemptions": 0, "reused_tokens": 0, "computed_tokens": 0}
+    """The loads above preempt, evict, reuse, share and guess; otherwise they would prove little."""
+    totals = {"preemptions": 0, "reused_tokens": 0, "computed_tokens": 0, "drafted": 0, "accepted": 0}
     for seed in range(12):
         counters = vars(play(Random(seed), 40).scheduler.counters)
         totals = {name: totals[name] + counters[name] for name in totals}
     assert totals["preemptions"] > 10
     assert totals["reused_tokens"] > totals["computed_tokens"] / 10
+    assert totals["drafted"] > 1.5 * totals["accepted"] > 300

@@ -10,14 +10,24 @@ from radixmill.device.kernels.contract import Array, Ragged
 from radixmill.device.layers import ForwardBatch
 
 
+def wanted(plan: StepPlan) -> NDArray[np.int32]:
+    """Which of the step's T tokens want logits: the last of each row that samples, and those before a guess. Ascending."""
+    lasts = np.cumsum(plan.counts, dtype=np.int32)[plan.samples] - 1
+    if plan.guesses is None:
+        return lasts
+    widths = plan.guesses[plan.samples] + 1
+    after = np.repeat(np.cumsum(widths), widths) - np.arange(1, widths.sum() + 1)  # how many more its row has
+    return (np.repeat(lasts, widths) - after).astype(np.int32)
+
+
 def build_batch(
     plan: StepPlan, last_sampled: NDArray[np.int64], page_size: int, kv: tuple[Array, ...] = ()
 ) -> ForwardBatch:
-    """`last_sampled` [slots] fills the placeholders; logits are wanted for the last token of each row that samples."""
+    """`last_sampled` [slots] fills the placeholders."""
     ends = np.cumsum(plan.counts, dtype=np.int32)
     query_starts = np.concatenate([np.zeros(1, np.int32), ends])
     row = np.repeat(np.arange(plan.rows), plan.counts)
     positions = plan.starts[row] + np.arange(len(row), dtype=np.int32) - query_starts[row]
     ids = np.where(plan.tokens == LAST_SAMPLED, last_sampled[plan.slots[row]], plan.tokens)
     ragged = tuple(Ragged(query_starts, plan.starts, table.ids, table.starts, page_size) for table in plan.pages)
-    return ForwardBatch(ids, positions.astype(np.int32), (ends - 1)[plan.samples].astype(np.int32), ragged, kv)
+    return ForwardBatch(ids, positions.astype(np.int32), wanted(plan), ragged, kv)

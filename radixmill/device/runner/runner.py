@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from radixmill.core.messages import TokenLogprob
-from radixmill.core.plan import Masks, PageCopy, StepPlan, StepResult
+from radixmill.core.plan import NO_TOKEN, Masks, PageCopy, StepPlan, StepResult
 from radixmill.device.kernels.contract import Array, Ops, Ragged
 from radixmill.device.layers import ForwardBatch
 from radixmill.device.models import Decoder
-from radixmill.device.runner.batch import build_batch
+from radixmill.device.runner.batch import build_batch, wanted
 from radixmill.device.sampling import Sampler
-
-NO_TOKEN = -1  # in a StepResult, for rows that don't sample
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,10 @@ class Runner:
         self.logits = model.ops.capture(self._logits, groups=1) if captured else self._logits
 
     def forward(self, plan: StepPlan) -> NDArray[np.float32]:
-        """Everything up to the logits [S, V] of the S rows that sample; overwritten by the next call."""
+        """Everything up to the logits [S, V] of the S tokens that want them: one of each row that samples, or more.
+
+        Overwritten by the next call.
+        """
         ops = self.model.ops
         for admit in plan.admits:
             self.sampler.admit(admit)
@@ -69,29 +71,42 @@ class Runner:
         return self.model.logits(self.model.forward(batch), batch)
 
     def sample(self, plan: StepPlan, logits: NDArray[np.float32], masks: Masks | None) -> StepResult:
-        """Draw a token for each row that samples. A token drawn from logits at position p stands at p + 1."""
-        rows = np.flatnonzero(plan.samples)
-        tokens = np.full(plan.rows, NO_TOKEN, np.int64)
-        if not len(rows):
+        """Draw what each row that samples wants. A token drawn from logits at position p stands at p + 1."""
+        rows = np.arange(plan.rows) if plan.guesses is None else np.repeat(np.arange(plan.rows), plan.guesses + 1)
+        tokens = np.full(len(rows), NO_TOKEN, np.int64)
+        where = np.flatnonzero(plan.samples[rows])
+        if not len(where):
             return StepResult(plan.step, tokens)
-        positions = (plan.starts[rows] + plan.counts[rows]).astype(np.int64)
-        tokens[rows], drawn = self.sampler.sample(logits, plan.slots[rows], positions, _by_sample(masks, rows))
-        if not drawn:
-            return StepResult(plan.step, tokens)
-        logprobs: list[TokenLogprob | None] = [None] * plan.rows
-        for row, logprob in zip(rows, drawn, strict=True):
-            logprobs[row] = logprob
-        return StepResult(plan.step, tokens, tuple(logprobs))
+        rows, places = rows[where], wanted(plan)  # [S] of the logits: row of the plan, token of the step
+        behind = np.cumsum(plan.counts)[rows] - places  # tokens of the row from this one on
+        positions = ((plan.starts + plan.counts)[rows] - behind + 1).astype(np.int64)
+        assumed = None
+        if plan.guesses is not None:
+            assumed = np.where(behind > 1, np.append(plan.tokens, NO_TOKEN)[places + 1], NO_TOKEN)
+        tokens[where], drawn = self.sampler.sample(logits, plan.slots[rows], positions, _by_place(masks, rows), assumed)
+        return StepResult(plan.step, tokens, _spread(drawn, where, len(tokens)))
 
     def step(self, plan: StepPlan, masks: Masks | None = None) -> StepResult:
         """One whole step; `seconds` is what it took."""
         began = time.perf_counter()
         result = self.sample(plan, self.forward(plan), masks)
-        return StepResult(result.step, result.tokens, result.logprobs, time.perf_counter() - began)
+        return replace(result, seconds=time.perf_counter() - began)
 
 
-def _by_sample(masks: Masks | None, rows: NDArray[np.intp]) -> Masks | None:
-    """Masks keyed by row of the plan → keyed by place among the rows that sample."""
+def _spread(
+    logprobs: Sequence[TokenLogprob | None], where: NDArray[np.intp], count: int
+) -> tuple[TokenLogprob | None, ...]:
+    """`logprobs` at their places among `count`; empty where nobody wants any."""
+    if not logprobs:
+        return ()
+    spread: list[TokenLogprob | None] = [None] * count
+    for at, logprob in zip(where.tolist(), logprobs, strict=True):
+        spread[at] = logprob
+    return tuple(spread)
+
+
+def _by_place(masks: Masks | None, rows: NDArray[np.intp]) -> Masks | None:
+    """Masks keyed by row of the plan → keyed by place among the logits; `rows` [S] is the row of each place."""
     if masks is None:
         return None
     return Masks({at: masks.rows[row] for at, row in enumerate(rows.tolist()) if row in masks.rows})

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixmill.core.messages import TokenLogprob
-from radixmill.core.plan import Admit, Masks
+from radixmill.core.plan import NO_TOKEN, Admit, Masks
 from radixmill.core.request import SamplingParams
 from radixmill.device.kernels.contract import RowOps, Rule
 from radixmill.device.sampling.choose import Row, clean
@@ -96,12 +96,17 @@ class Sampler:
         slots: NDArray[np.int32],
         positions: NDArray[np.int64],
         masks: Masks | None = None,
+        assumed: NDArray[np.int64] | None = None,
     ) -> tuple[NDArray[np.int64], tuple[TokenLogprob | None, ...]]:
         """Draw one token for each row.
 
         logits [S, V], left as they are; slots [S], all different; positions [S]: where each drawn token will stand in its
         sequence. `masks.rows` is keyed by row of these arguments. Returns tokens [S] and the log-probabilities of the
         rows that want them (empty where none does).
+
+        With `assumed` [S], a slot may have several rows, one after another: the logits of each hold only if the row before
+        draws the token that is assumed of it (NO_TOKEN: nothing is). After one that did not, nothing is drawn for the
+        slot's further rows: NO_TOKEN, no log-probability, no trace in its history.
 
         A damaged row harms no other: NaN counts as −∞, +∞ as the largest float32. Where no token is left above −∞, the
         lowest allowed id is taken (if min_tokens forbids all that the grammar allows, the grammar wins; if that allows
@@ -114,12 +119,23 @@ class Sampler:
         plain = [row for row, state in enumerate(states) if not state.shapes(bits.get(row))]
         if plain:
             tokens[plain] = self._draw(logits, plain, [rules[row] for row in plain])
-        for row in sorted(set(range(len(states))) - set(plain)):
-            tokens[row] = self._draw_shaped(logits[row], states[row], rules[row], bits.get(row))
-        for state, token in zip(states, tokens.tolist(), strict=True):
+        shaped = set(range(len(states))) - set(plain)
+        guesses = [NO_TOKEN] * len(states) if assumed is None else assumed.tolist()
+        wrong = False  # an assumption that this row stands on
+        for row, (state, guess) in enumerate(zip(states, guesses, strict=True)):
+            if wrong:
+                tokens[row], wrong = NO_TOKEN, guess != NO_TOKEN
+                continue
+            if row in shaped:
+                tokens[row] = self._draw_shaped(logits[row], state, rules[row], bits.get(row))
+            token = int(tokens[row])
             state.note(token)
-        self.last[slots] = tokens
-        return tokens, self._logprobs(logits, tokens, [state.params.logprobs for state in states])
+            self.last[slots[row]] = token
+            wrong = guess not in (NO_TOKEN, token)
+        wanted = [
+            None if token == NO_TOKEN else state.params.logprobs for token, state in zip(tokens, states, strict=True)
+        ]
+        return tokens, self._logprobs(logits, tokens, wanted)
 
     def _state(self, slot: int) -> _Slot:
         state = self._slots[slot]

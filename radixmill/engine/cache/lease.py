@@ -156,6 +156,25 @@ class Lease:
         self.filled, self.plan = upto, plan
         self.copies.clear()
 
+    def spare(self, upto: int) -> bool:
+        """Make [filled, upto) writable if free pages are enough, so that nobody loses anything by it."""
+        return upto <= self.room or (self.need(upto) <= self.cache.pools.free and self.grow(upto))
+
+    def settle(self, upto: int) -> None:
+        """A plan wrote beyond `filled` on trial, and [filled, upto) is good: keep that, give back pages beyond it.
+
+        # [filled, upto)   ours alone: good now
+        # [upto, …)        stale: in the page of `upto` until written anew, which no reader goes beyond
+        """
+        assert self.filled <= upto <= self.room and not self._ragged
+        self.filled = upto
+        keep = max(-(-upto // self.cache.page_size), self.owned)
+        for group, ids in enumerate(self.pages):
+            for page in ids[keep:]:
+                self.cache.pools.retire(group, page, self.plan)
+            del ids[keep:]
+        self._set_room()
+
     @property
     def _ragged(self) -> bool:
         """Whether the next write falls into a page of the tree."""

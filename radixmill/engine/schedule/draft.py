@@ -18,6 +18,7 @@ class Draft:
         self.left = budget
         self.rows: dict[Sequence, int] = {}  # tokens granted, in the order of the plan's rows
         self.admitted: list[Sequence] = []
+        self.guesses: dict[Sequence, array[int]] = {}  # of rows; computed behind what is granted
 
     def grant(self, seq: Sequence, count: int) -> None:
         self.rows[seq] = count
@@ -27,9 +28,14 @@ class Draft:
         """The sequence is preempted before the plan was made."""
         self.left += self.rows.pop(seq, 0)
 
+    def guess(self, seq: Sequence, tokens: array[int]) -> None:
+        """Check these guesses behind the tokens of a row. No row is revoked after that."""
+        self.guesses[seq] = tokens
+        self.left -= len(tokens)
+
     def build(self, step: int, groups: int, page_size: int) -> StepPlan:
         """The plan. Advances every row: positions computed, a placeholder where one samples."""
-        starts, samples = [], []
+        starts, counts, samples = [], [], []
         tokens = array("q")
         tables = [_Table() for _ in range(groups)]
         admits = tuple(seq.card() for seq in self.admitted)
@@ -40,21 +46,28 @@ class Draft:
             start, end = seq.computed, seq.computed + count
             starts.append(start)
             tokens.extend(seq.tokens[start:end])
+            reach = end
+            if guesses := self.guesses.get(seq):
+                tokens.extend(guesses)
+                seq.guessed = len(guesses)
+                reach += seq.guessed
+            counts.append(reach - start)
             copies.extend(lease.copies)
             for table, ids in zip(tables, lease.pages, strict=True):
-                table.add(ids, -(-end // page_size))
+                table.add(ids, -(-reach // page_size))
             lease.write(end, step)
             samples.append(seq.advance(count))
         return StepPlan(
             step=step,
             slots=_ints([seq.slot for seq in self.rows]),
             starts=_ints(starts),
-            counts=_ints(list(self.rows.values())),
+            counts=_ints(counts),
             tokens=np.frombuffer(tokens, np.int64),
             samples=np.array(samples, np.bool_),
             pages=tuple(table.build() for table in tables),
             admits=admits,
             copies=tuple(copies),
+            guesses=_ints([seq.guessed for seq in self.rows]) if self.guesses else None,
         )
 
 

@@ -32,8 +32,11 @@ class Running:
         return sum(seq.behind == 1 for seq in self.rows)
 
     def by_turn(self) -> list[Sequence]:
-        """Who can use a grant: single tokens first, so that no stream waits for a prompt; then by rank."""
-        able = [(seq, seq.behind) for seq in self.rows if len(seq.tokens) < seq.limit]
+        """Who can use a grant: single tokens first, so that no stream waits for a prompt; then by rank.
+
+        Not who has its last token on the way, or guesses: what comes after them is not known.
+        """
+        able = [(seq, seq.behind) for seq in self.rows if len(seq.tokens) < seq.limit and not seq.guessed]
         return [seq for seq, behind in able if behind == 1] + [seq for seq, behind in able if behind > 1]
 
     def slot(self) -> int:

@@ -13,12 +13,13 @@ from collections.abc import Hashable
 from typing import Any
 
 from radixmill.core.config import ScheduleOptions
-from radixmill.core.messages import End, EndReason, Submit, TokenDelta, TokenLogprob
-from radixmill.core.plan import Masks, StepPlan, StepResult
+from radixmill.core.messages import End, EndReason, Submit, TokenDelta
+from radixmill.core.plan import Masks, Run, StepPlan, StepResult
 from radixmill.core.spec import ModelSpec
 from radixmill.engine.cache import Cache, Lease
 from radixmill.engine.schedule.budget import FLOOR, Budget
 from radixmill.engine.schedule.draft import Draft
+from radixmill.engine.schedule.guess import Guesser, Memory, Offer
 from radixmill.engine.schedule.queue import make_queue
 from radixmill.engine.schedule.running import Running
 from radixmill.engine.schedule.sequence import Sequence
@@ -33,6 +34,7 @@ class Counters:
 
     def __init__(self) -> None:
         self.steps = self.computed_tokens = self.reused_tokens = self.admissions = self.preemptions = self.ended = 0
+        self.drafted = self.accepted = 0  # guessed tokens that were checked, and that were right and used
 
 
 class Scheduler:
@@ -47,6 +49,7 @@ class Scheduler:
         self.queue = make_queue(options.schedule_policy, self._matched, spec.context)
         self.running = Running(min(options.max_running_requests, spec.slots))
         self.budget = Budget(options.step_tokens, options.step_seconds)
+        self.guesser = _guesser(options)
         self.counters = Counters()
         self._live: dict[Client, dict[int, Sequence]] = {}
         self._flying: dict[int, tuple[Sequence, ...]] = {}  # rows of plans not committed yet
@@ -88,6 +91,8 @@ class Scheduler:
         for seq in self.running.by_turn():
             self._grant(seq, draft)
         self._admit(draft)
+        if self.guesser and draft.rows and not self._flying:
+            self._guess(draft, self.guesser)
         return self._make(draft) if draft.rows else None
 
     def masks(self, plan: StepPlan) -> Masks | None:
@@ -99,13 +104,10 @@ class Scheduler:
         rows = self._flying.pop(plan.step)
         self.cache.commit(plan.step)
         self.budget.observe(len(plan.tokens), result.seconds)
-        logprobs = result.logprobs or (None,) * len(rows)
-        landed = zip(rows, plan.samples.tolist(), result.tokens.tolist(), logprobs, strict=True)
-        return [
-            (seq.client, self._land(seq, token, logprob))
-            for seq, samples, token, logprob in landed
-            if samples and seq.state != "ended"
-        ]
+        if self.guesser:
+            self.guesser.pace.observe(len(plan.tokens), result.seconds)
+        landed = zip(rows, plan.samples.tolist(), result.runs(plan), strict=True)
+        return [(seq.client, self._land(seq, run)) for seq, samples, run in landed if samples and seq.state != "ended"]
 
     def pending(self) -> list[Sent]:
         """Deltas that belong to no step: ends of sequences that were cancelled, refused, or had nothing to do."""
@@ -224,6 +226,27 @@ class Scheduler:
     def _matched(self, seq: Sequence) -> int:
         return self.cache.peek(seq.namespace, seq.tokens)
 
+    # --- guesses
+
+    def _guess(self, draft: Draft, guesser: Guesser) -> None:
+        """Let rows check what probably comes next, with what real work has left of the budget and of free pages."""
+        rows = [seq for seq in draft.rows if seq.guessable]
+        if guesser.busy(len(rows)):
+            return
+        offers = [self._offer(seq, guesser) for seq in rows]
+        counts = guesser.choose([offer.chances for offer in offers], max(draft.left, 0))
+        for seq, offer, count in zip(rows, offers, counts, strict=True):
+            if count and seq.lease and seq.lease.spare(seq.length + count):
+                draft.guess(seq, offer.tokens[:count])
+
+    def _offer(self, seq: Sequence, guesser: Guesser) -> Offer:
+        """Guesses that could be of use: none at or after a stop token, none in the place of its last token."""
+        if seq.memory is None:
+            seq.memory = Memory()
+        tokens, chances = guesser.offer(seq.memory, seq.tokens, seq.limit - seq.length - 1)
+        useful = next((n for n, token in enumerate(tokens) if token in seq.stop_ids), len(tokens))
+        return Offer(tokens[:useful], chances[:useful])
+
     # --- making the plan
 
     def _make(self, draft: Draft) -> StepPlan:
@@ -248,12 +271,23 @@ class Scheduler:
 
     # --- ends
 
-    def _land(self, seq: Sequence, token: int, logprob: TokenLogprob | None) -> TokenDelta:
-        """The token that a step sampled for a live sequence, which may have been preempted since."""
-        at = seq.output_len
-        reason = seq.fill(token)
-        end = self._end(seq, reason, token if reason == "stop" else None) if reason else None
-        return TokenDelta(seq.id, at, (token,), (logprob,) if logprob else None, end, _tell_cached(seq))
+    def _land(self, seq: Sequence, run: Run) -> TokenDelta:
+        """What a step sampled for a live sequence, which may have been preempted since. Nothing counts after its end."""
+        tokens, logprobs = run
+        at, used = seq.output_len, 1
+        reason = seq.fill(tokens[0])
+        while reason is None and used < len(tokens):
+            reason = seq.fill(tokens[used])
+            used += 1
+        if seq.guessed:
+            self._checked(seq, used - 1)
+        end = self._end(seq, reason, tokens[used - 1] if reason == "stop" else None) if reason else None
+        return TokenDelta(seq.id, at, tokens[:used], logprobs and logprobs[:used], end, _tell_cached(seq))
+
+    def _checked(self, seq: Sequence, right: int) -> None:
+        self.counters.drafted += seq.guessed
+        self.counters.accepted += right
+        seq.checked(right)
 
     def _finish(self, seq: Sequence, reason: EndReason, token: int | None = None, detail: str = "") -> None:
         """End a sequence between steps."""
@@ -293,6 +327,12 @@ def chunk(computed: int, behind: int, budget: int, page_size: int) -> int:
     end = computed + budget
     whole = end - end % page_size
     return whole - computed if whole > computed else budget
+
+
+def _guesser(options: ScheduleOptions) -> Guesser | None:
+    if options.speculation == "off":
+        return None
+    return Guesser(options.draft_tokens, always=options.speculation == "ngram")
 
 
 def _tell_cached(seq: Sequence) -> int | None:

@@ -6,6 +6,7 @@ length      all of them
 computed    positions whose KV some plan, made or done, has written
 behind      length - computed: what is left to compute before the next token can be sampled
 goal        length at the last admission: [0, goal) is prefill
+guessed     guesses that a running step checks; they are no tokens of ours until it has landed, and `computed` leaves them out
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from radixmill.core.plan import LAST_SAMPLED, Admit
 from radixmill.core.request import GenerateRequest
 from radixmill.core.spec import ModelSpec
 from radixmill.engine.cache import Lease
+from radixmill.engine.schedule.guess import Memory
 
 State = Literal["waiting", "running", "ended"]
 
@@ -33,10 +35,12 @@ class Sequence:
         "client",
         "computed",
         "goal",
+        "guessed",
         "id",
         "known",
         "lease",
         "limit",
+        "memory",
         "namespace",
         "passed",
         "prompt_len",
@@ -71,6 +75,8 @@ class Sequence:
         self.slot = -1
         self.lease: Lease | None = None
         self.computed = self.goal = 0
+        self.guessed = 0
+        self.memory: Memory | None = None  # for guesses, as soon as one is looked for
         self.cached: int | None = None  # prompt tokens found at the first admission
         self.cached_told = False
         self.passed = 0  # younger sequences admitted before this one
@@ -88,6 +94,11 @@ class Sequence:
     @property
     def output_len(self) -> int:
         return self.known - self.prompt_len
+
+    @property
+    def guessable(self) -> bool:
+        """Whether its next step may check guesses: all its tokens are certain, and its prefill has entered the tree."""
+        return self.behind == 1 and self.known == len(self.tokens) and self.computed >= self.goal
 
     @property
     def full(self) -> bool:
@@ -120,12 +131,22 @@ class Sequence:
         return samples
 
     def fill(self, token: int) -> EndReason | None:
-        """The oldest placeholder's token is known; the reason if the sequence ends with it."""
-        self.tokens[self.known] = token
+        """The oldest placeholder's token is known, or one more after a right guess; the reason if it is the last."""
+        if self.known == len(self.tokens):
+            self.tokens.append(token)
+        else:
+            self.tokens[self.known] = token
         self.known += 1
         if token in self.stop_ids:
             return "stop"
         return "length" if self.known >= self.limit else None
+
+    def checked(self, right: int) -> None:
+        """So many of the guesses were right: if it still runs, they are computed."""
+        self.guessed = 0
+        if self.lease is not None:
+            self.computed += right
+            self.lease.settle(self.computed)
 
     def over(self) -> EndReason | None:
         """Why a sequence just submitted has nothing left to do, if so (a resumed one may have said its last token)."""
