@@ -72,16 +72,30 @@ class Call {
   std::lock_guard<std::mutex> alone_;
 };
 
-// Pages together with the two arrays that hold them.
+// Pages together with the arrays that hold them.
 struct OwnedPages : Pages {
-  nb::object keys_array, values_array;
+  nb::object keys_array, values_array, key_scales_array, value_scales_array;
 };
 
-OwnedPages make_pages(const Engine& engine, nb::object keys, nb::object values, bool half, int pages, int page_size,
-                      int groups, int dim, int value_dim) {
-  OwnedPages kv{{half, nullptr, nullptr, pages, page_size, groups, dim, value_dim, engine.lanes()}, keys, values};
+KV kv_kind(const std::string& name) {
+  if (name == "f32") return KV::f32;
+  if (name == "f16") return KV::f16;
+  if (name == "int8") return KV::int8;
+  throw std::invalid_argument("no keys and values of type " + name);
+}
+
+// Scales: None unless int8.
+OwnedPages make_pages(const Engine& engine, const std::string& type, nb::object keys, nb::object values,
+                      nb::object key_scales, nb::object value_scales, int pages, int page_size, int groups, int dim,
+                      int value_dim) {
+  OwnedPages kv{{kv_kind(type), nullptr, nullptr, nullptr, nullptr, pages, page_size, groups, dim, value_dim,
+                 engine.lanes()}, keys, values, key_scales, value_scales};
   kv.keys = Array<uint8_t>(keys, size_t(pages) * kv.key_page() * kv.item(), true).data();
   kv.values = Array<uint8_t>(values, size_t(pages) * kv.value_page() * kv.item(), true).data();
+  if (kv.kind == KV::int8) {
+    kv.key_scales = Array<float>(key_scales, size_t(pages) * kv.scale_page(), true).data();
+    kv.value_scales = Array<float>(value_scales, size_t(pages) * kv.scale_page(), true).data();
+  }
   return kv;
 }
 
@@ -232,11 +246,12 @@ void kv_store(Engine& engine, const OwnedPages& kv, nb::handle k, nb::handle v, 
 }
 
 void attention(Engine& engine, const OwnedPages& kv, nb::handle q, nb::handle y, int heads, nb::handle a, nb::handle b,
-               nb::handle c, nb::handle d, float scale, int window, float cap) {
+               nb::handle c, nb::handle d, float scale, int window, float cap, nb::handle sinks) {
   const RaggedArrays ragged(a, b, c, d);
+  const Maybe<float> sink(sinks, size_t(heads));
   Array<float> in(q, ragged.tokens() * heads * kv.dim), out(y, ragged.tokens() * heads * kv.value_dim, true);
   const Call call(engine);
-  engine.attention(kv, in.data(), out.data(), heads, ragged.view(), scale, window, cap);
+  engine.attention(kv, in.data(), out.data(), heads, ragged.view(), {scale, window, cap, sink.data()});
 }
 
 // A program, with the Python objects whose memory its calls read.
@@ -332,9 +347,12 @@ NB_MODULE(_native, m) {
   nb::class_<OwnedPages>(m, "Pages")
       .def_ro("keys", &OwnedPages::keys_array)
       .def_ro("values", &OwnedPages::values_array)
+      .def_ro("key_scales", &OwnedPages::key_scales_array)
+      .def_ro("value_scales", &OwnedPages::value_scales_array)
       .def_prop_ro("dim", [](const OwnedPages& kv) { return kv.dim; })
       .def_prop_ro("value_dim", [](const OwnedPages& kv) { return kv.value_dim; });
-  m.def("pages", make_pages);
+  m.def("pages", make_pages, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(),
+        nb::arg(), nb::arg(), nb::arg(), nb::arg());
 
   nb::class_<Engine>(m, "Engine")
       .def("__init__", [](Engine* self, const std::string& isa, int threads,
@@ -366,7 +384,8 @@ NB_MODULE(_native, m) {
              const Call call(engine);
              engine.kv_copy(kv, src, dst, tokens);
            })
-      .def("attention", attention);
+      .def("attention", attention, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+           nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none());
 
   const auto none = nb::arg().none();
   nb::class_<OwnedProgram>(m, "Program")
@@ -390,9 +409,10 @@ NB_MODULE(_native, m) {
       .def("qkv", record_qkv, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), none, none, nb::arg(),
            nb::arg())
       .def("attention", [](OwnedProgram& self, Register q, nb::object kv, int heads, int group, float scale, int window,
-                           float cap) {
-        return self.program.attention(q, self.pages(kv), heads, group, scale, window, cap);
-      })
+                           float cap, nb::object sinks) {
+        const Scores scores{scale, window, cap, self.floats(sinks, size_t(heads))};
+        return self.program.attention(q, self.pages(kv), heads, group, scores);
+      }, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), none)
       .def("gather", [](OwnedProgram& self, Register x) { return self.program.gather(x); })
       .def("finish", [](OwnedProgram& self, Register out) { self.program.finish(out); })
       .def_prop_ro("width", [](const OwnedProgram& self) { return self.program.width(); })
