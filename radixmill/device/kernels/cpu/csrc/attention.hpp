@@ -129,6 +129,11 @@ struct PageView {
   int begin;                                // the position of its first slot
 };
 
+template <class B>
+void widen(const B* from, float* to, size_t begin, size_t end) {
+  for (size_t i = begin; i < end; i += kLanes) store(to + i, load_stored(from + i));
+}
+
 // A block at work.
 class Visitor {
  public:
@@ -169,7 +174,7 @@ class Visitor {
       const int q = row / size_.rep;
       if (low(q, begin) >= size || high(q, begin, size) <= 0) continue;
       const float top = found.peaks[row] > all.peaks[row] ? found.peaks[row] : all.peaks[row];
-      const V old = exp(set1(all.peaks[row] - top)), now = exp(set1(found.peaks[row] - top));
+      const V old = exp_fading(set1(all.peaks[row] - top)), now = exp_fading(set1(found.peaks[row] - top));
       const auto add_up = [&](float* x, const float* y, int n) {
         for (int c = 0; c < n; c += kLanes) store(x + c, fma(load(y + c), now, mul(load(x + c), old)));
       };
@@ -186,8 +191,8 @@ class Visitor {
       V total = set1(sum_lanes(load(all.totals + row * kLanes))), faded = set1(1);
       if (job_.sinks) {
         const float sink = job_.sinks[head], top = sink > all.peaks[row] ? sink : all.peaks[row];
-        faded = exp(set1(all.peaks[row] - top));
-        total = add(mul(total, faded), exp(set1(sink - top)));
+        faded = exp_fading(set1(all.peaks[row] - top));
+        total = add(mul(total, faded), exp_fading(set1(sink - top)));
       }
       float* y = block_.y + size_t(row / size_.rep * job_.heads + head) * job_.value_dim;
       map(all.out + size_t(row) * all.stride, y, size_t(job_.value_dim),
@@ -222,10 +227,9 @@ class Visitor {
     if (std::is_same_v<B, float> || (last - first) * size_.rep < kWorthWidening)
       return visit_tiles(PageView<B>{keys, values, key_scales, value_scales, begin}, first, last, s);
     // Many rows read the page: make floats of it once.
-    for (size_t i = 0; i < size_.keys(job_); i += kLanes) store(keys_ + i, load_stored(keys + i));
-    const size_t from = size_t(low(first, begin)) * size_.stride_d,
-                 to = size_t(high(last - 1, begin, size)) * size_.stride_d;
-    for (size_t i = from; i < to; i += kLanes) store(values_ + i, load_stored(values + i));
+    widen(keys, keys_, 0, size_.keys(job_));
+    widen(values, values_, size_t(low(first, begin)) * size_.stride_d,
+          size_t(high(last - 1, begin, size)) * size_.stride_d);
     visit_tiles(PageView<float>{keys_, values_, key_scales, value_scales, begin}, first, last, s);
   }
 
@@ -280,20 +284,16 @@ class Visitor {
       store(w + c, x);
       peak = max(x, peak);
     }
+    // Where the peak stays, everything is multiplied by 1: a branch that is hard to foresee would cost more.
     const float top = max_lanes(peak);
-    if (top != s.peaks[row]) fade(row, top, s);
-    V total = load(s.totals + row * kLanes);
+    const V faded = exp_fading(set1(s.peaks[row] - top));
+    V total = mul(load(s.totals + row * kLanes), faded);
     for (int c = from; c < to; c += kLanes) {
-      const V e = exp(sub(load(w + c), set1(top)));
+      const V e = exp_fading(sub(load(w + c), set1(top)));
       total = add(total, e);
       store(w + c, page.value_scales ? mul(e, load(page.value_scales + c)) : e);
     }
     store(s.totals + row * kLanes, total);
-  }
-
-  void fade(int row, float top, Softmax& s) const {
-    const V faded = exp(set1(s.peaks[row] - top));
-    store(s.totals + row * kLanes, mul(load(s.totals + row * kLanes), faded));
     float* out = s.out + size_t(row) * s.stride;
     for (int c = 0; c < s.stride; c += kLanes) store(out + c, mul(load(out + c), faded));
     s.peaks[row] = top;
