@@ -11,10 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 from radixmill.device.kernels import isas, open_backend
-from radixmill.device.kernels.contract import AttentionParams, Mode, Ops, Ragged, Stored
+from radixmill.device.kernels.contract import AttentionParams, KVType, Mode, Ops, Ragged, Stored
 
 BACKENDS = ("reference", "cpu/portable", "cpu/avx2", "cpu/avxvnni", "cpu/avx512", "cpu/avx512bf16")
 MODES: tuple[Mode, ...] = ("fast", "exact")
+KV_TYPES: tuple[KVType, ...] = ("f16", "f32", "int8")
 # Where each kind's blocks keep their float16 scale and minimum (MXFP4: one byte, an exponent).
 HEADERS = {
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,),
@@ -27,14 +28,14 @@ KINDS = ("F32", "F16", "BF16", *QUANTISED)
 Floats = NDArray[np.float32]
 
 
-def backend(which: str, mode: Mode, threads: int = 2) -> Ops:
+def backend(which: str, mode: Mode, threads: int = 2, kv: KVType | None = None) -> Ops:
     """Open it, or skip with the reason."""
     name, _, isa = which.partition("/")
     if name == "cpu" and not isas():
         pytest.skip("the compiled kernels are not installed")
     if name == "cpu" and isa not in isas():
         pytest.skip(f"this machine or build has no {isa}")
-    return open_backend(name, mode, threads, isa)
+    return open_backend(name, mode, threads, isa, kv)
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -134,10 +135,10 @@ class Rows:
         )
 
     def fresh(self, ops: Ops) -> Any:
-        """Pages full of NaN."""
+        """Pages full of what must not be read: NaN, or random codes with scales of NaN."""
         kv = ops.kv_alloc(self.total_pages, self.page_size, self.k[0].shape[1], self.k[0].shape[2])
-        kv.keys[...] = np.nan
-        kv.values[...] = np.nan
+        for array in arrays(kv):
+            array[...] = rng(1).integers(-128, 128, array.shape) if array.dtype == np.int8 else np.nan
         return kv
 
     def batch(self, spans: list[tuple[int, int, int]]) -> Ragged:
@@ -162,12 +163,12 @@ class Rows:
         out = ops.attention(cut(self.q), kv, ragged, params)
         return np.split(out, ragged.query_starts[1:-1])
 
-    def rounded(self, mode: Mode) -> Rows:
-        """With keys and values as the mode stores them."""
-        if mode == "exact":
+    def rounded(self, kv: KVType) -> Rows:
+        """With keys and values as they are stored."""
+        if kv == "f32":
             return self
-        half = lambda rows: [x.astype(np.float16).astype(np.float32) for x in rows]  # noqa: E731
-        return replace(self, k=half(self.k), v=half(self.v))
+        keep = _codes if kv == "int8" else lambda x: x.astype(np.float16).astype(np.float32)
+        return replace(self, k=[keep(x) for x in self.k], v=[keep(x) for x in self.v])
 
     def oracle(self, row: int, params: AttentionParams) -> NDArray[np.float64]:
         """Textbook attention of one whole row in float64: [n, H, D]."""
@@ -179,8 +180,22 @@ class Rows:
             scores = params.softcap * np.tanh(scores / params.softcap)
         behind = np.arange(len(q))[:, None] - np.arange(len(q))[None, :]
         scores = np.where((behind >= 0) & (behind < (params.window or len(q))), scores, -np.inf)
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        return np.einsum("hqk,khd->qhd", weights / weights.sum(-1, keepdims=True), v)
+        sinks = np.full(q.shape[1], -np.inf) if params.sinks is None else np.asarray(params.sinks, np.float64)
+        peak = np.maximum(scores.max(-1, keepdims=True), sinks[:, None, None])
+        weights = np.exp(scores - peak)
+        total = weights.sum(-1, keepdims=True) + np.exp(sinks[:, None, None] - peak)
+        return np.einsum("hqk,khd->qhd", weights / total, v)
+
+
+def arrays(kv: Any) -> list[NDArray[Any]]:
+    """All that a backend on NumPy arrays keeps of a layer's keys and values."""
+    return [a for a in (kv.keys, kv.values, kv.key_scales, kv.value_scales) if a is not None]
+
+
+def _codes(x: Floats) -> Floats:
+    """[n, G, D] through int8 codes, one scale per token and head."""
+    scale = np.abs(x).max(-1, keepdims=True) / np.float32(127)
+    return (np.rint(x / np.where(scale == 0, np.float32(1), scale)) * scale).astype(np.float32)
 
 
 def _starts(counts: list[int]) -> NDArray[np.int32]:

@@ -9,26 +9,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radixmill.device.kernels.contract import AttentionParams, Heads, Mode, Ops
-from tests.device.kernel_kit import BACKENDS, MODES, Rows, backend, close, normal, same_bits
+from radixmill.device.kernels.contract import AttentionParams, Heads, KVType, Mode, Ops
+from tests.device.kernel_kit import BACKENDS, KV_TYPES, Rows, arrays, backend, close, normal, same_bits
 
-CASES = {  # page size, H, G, D, window, softcap
-    "plain": (16, 9, 3, 64, None, None),
-    "window": (16, 4, 4, 32, 21, None),
-    "softcap": (64, 4, 1, 40, None, 8.0),
-    "odd": (5, 6, 2, 20, 7, 30.0),
-    "page of one": (1, 2, 1, 8, 3, None),
+CASES = {  # page size, H, G, D, window, softcap, sinks
+    "plain": (16, 9, 3, 64, None, None, False),
+    "window": (16, 4, 4, 32, 21, None, False),
+    "softcap": (64, 4, 1, 40, None, 8.0, False),
+    "sinks": (16, 8, 2, 64, None, None, True),
+    "odd": (5, 6, 2, 20, 7, 30.0, True),
+    "page of one": (1, 2, 1, 8, 3, None, False),
+    "page of many": (300, 7, 1, 16, None, None, False),
 }
+KEPT: list[tuple[Mode, KVType]] = [("fast", "f16"), ("exact", "f32"), ("fast", "int8")]
 
 
-@pytest.fixture(params=[(b, m) for b in BACKENDS for m in MODES], ids="/".join)
+@pytest.fixture(params=[(b, *kept) for b in BACKENDS for kept in KEPT], ids="/".join)
 def ops(request: pytest.FixtureRequest) -> Ops:
-    return backend(*request.param)
+    which, mode, kv = request.param
+    return backend(which, mode, kv=kv)
 
 
 def case(name: str, lengths: list[int]) -> tuple[Rows, AttentionParams]:
-    page, heads, groups, dim, window, cap = CASES[name]
-    return Rows.make(lengths, page, heads, groups, dim), AttentionParams(dim**-0.5, window, cap)
+    page, heads, groups, dim, window, cap, sinks = CASES[name]
+    drain = normal(heads, seed=5) if sinks else None
+    return Rows.make(lengths, page, heads, groups, dim), AttentionParams(dim**-0.5, window, cap, drain)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -37,7 +42,7 @@ def test_attention_is_the_textbook_one(ops: Ops, name: str) -> None:
     spans = [(r, 0, len(rows.q[r])) for r in range(3)]
     got = rows.step(ops, rows.fresh(ops), spans, params)
     for row, out in enumerate(got):
-        assert close(out, rows.rounded(ops.mode).oracle(row, params), 3e-6)
+        assert close(out, rows.rounded(ops.kv_type).oracle(row, params), 3e-6)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -55,14 +60,44 @@ def test_chunks_and_company_change_no_bit(ops: Ops, name: str) -> None:
             kv = kv if b < 53 else None
 
 
+LONG = 700  # positions: several of the pieces in which a row is cut
+
+
+@pytest.mark.parametrize("kv", KV_TYPES)
 @pytest.mark.parametrize("which", BACKENDS)
-@pytest.mark.parametrize("mode", MODES)
-def test_threads_change_no_bit(which: str, mode: Mode) -> None:
-    rows, params = case("plain", [80, 33, 1])
-    spans = [(r, 0, len(rows.q[r])) for r in range(3)]
-    one, two = backend(which, mode, 1), backend(which, mode, 2)
-    a, b = rows.step(one, rows.fresh(one), spans, params), rows.step(two, rows.fresh(two), spans, params)
-    assert all(same_bits(x, y) for x, y in zip(a, b, strict=True))
+def test_threads_change_no_bit(which: str, kv: KVType) -> None:
+    """Nor does it whether a long row is alone, and so cut into pieces, or in a chunk of many queries."""
+    ops = [backend(which, "fast", threads, kv) for threads in (1, 2, 5)]
+    for name in ("sinks", "odd", "page of many"):
+        rows, params = case(name, [LONG, 33, 1])
+        outs, last = [], []
+        for each in ops:
+            pages = rows.fresh(each)
+            outs.append(rows.step(each, pages, [(r, 0, len(rows.q[r])) for r in range(3)], params))
+            for spans in ([(0, LONG - 1, LONG)], [(0, LONG - 5, LONG)], [(0, LONG - 5, LONG), (1, 32, 33)]):
+                last += [rows.step(each, pages, spans, params)[0][-1]]
+        for out in outs:
+            assert all(same_bits(x, y) for x, y in zip(out, outs[0], strict=True))
+        assert all(same_bits(x, outs[0][0][-1]) for x in last)
+
+
+def test_long_rows_are_the_textbook_ones(ops: Ops) -> None:
+    for name in ("sinks", "softcap", "odd", "page of many"):
+        rows, params = case(name, [LONG])
+        [out] = rows.step(ops, rows.fresh(ops), [(0, 0, LONG)], params)
+        assert close(out, rows.rounded(ops.kv_type).oracle(0, params), 3e-6)
+
+
+def test_sinks_take_what_they_are_due(ops: Ops) -> None:
+    """None at −∞, half of a score's weight beside it, all of it far above."""
+    rows, _ = case("plain", [20])
+    every = (None, np.full(9, -np.inf, np.float32), np.zeros(9, np.float32), np.full(9, 200, np.float32))
+    params = [AttentionParams(0.0, sinks=sinks) for sinks in every]
+    outs = [rows.step(ops, rows.fresh(ops), [(0, 0, 20)], each)[0] for each in params]
+    assert same_bits(outs[0], outs[1])
+    assert close(outs[2][0] * 2, outs[0][0], 1e-6)  # scores are 0 like the sink: one key, so half
+    assert close(outs[2][9] * 11 / 10, outs[0][9], 1e-6)
+    assert np.abs(outs[3]).max() < 1e-30
 
 
 def test_pages_may_lie_anywhere(ops: Ops) -> None:
@@ -115,11 +150,12 @@ def test_large_scores(ops: Ops) -> None:
     rows.q[0][:] = 30
     rows.k[0][:] = np.arange(50, dtype=np.float32)[:, None, None] / 4
     [out] = rows.step(ops, rows.fresh(ops), [(0, 0, 50)], params)
-    assert close(out, rows.rounded(ops.mode).oracle(0, params), 3e-6)
+    assert close(out, rows.rounded(ops.kv_type).oracle(0, params), 3e-6)
 
 
 def test_values_may_be_narrower_than_keys(ops: Ops) -> None:
     rows, params = case("plain", [20])
+    rows.v[0][..., 0] = 6  # the largest: int8 scales are the same for both
     kv = ops.kv_alloc(rows.total_pages, 16, 3, 64, value_dim=12)
     narrow = np.ascontiguousarray(rows.v[0][..., :12])
     ragged = rows.batch([(0, 0, 20)])
@@ -128,10 +164,10 @@ def test_values_may_be_narrower_than_keys(ops: Ops) -> None:
     assert close(ops.attention(rows.q[0], kv, ragged, params), whole[..., :12], 1e-6)
 
 
-@given(data=st.data(), which=st.sampled_from(BACKENDS), mode=st.sampled_from(MODES))
+@given(data=st.data(), which=st.sampled_from(BACKENDS), kv=st.sampled_from(KV_TYPES))
 @settings(max_examples=40, deadline=None)
-def test_any_schedule_gives_the_same_rows(data: st.DataObject, which: str, mode: Mode) -> None:
-    ops = backend(which, mode, 2)
+def test_any_schedule_gives_the_same_rows(data: st.DataObject, which: str, kv: KVType) -> None:
+    ops = backend(which, "fast", 2, kv)
     name = data.draw(st.sampled_from(sorted(CASES)))
     lengths = data.draw(st.lists(st.integers(1, 24), min_size=1, max_size=3))
     rows, params = case(name, lengths)
@@ -149,7 +185,7 @@ def test_any_schedule_gives_the_same_rows(data: st.DataObject, which: str, mode:
         assert same_bits(np.concatenate(got[r]), alone)
 
 
-@pytest.mark.parametrize("which", ["cpu/portable", "cpu/avx2", "cpu/avx512", "cpu/avx512bf16"])
+@pytest.mark.parametrize("which", BACKENDS[1:])
 def test_half_precision_rounds_as_numpy_does(which: str) -> None:
     """Random bit patterns, every float16 and the midpoints between them."""
     ops = backend(which, "fast")
@@ -169,12 +205,50 @@ def test_half_precision_rounds_as_numpy_does(which: str) -> None:
     assert same_bits(kv.keys[page, 0, :, : len(x)], np.ascontiguousarray(wanted[:, 0].T))
 
 
-@pytest.mark.parametrize("which", ["cpu/portable", "cpu/avx2", "cpu/avx512", "cpu/avx512bf16"])
+def codes(ops: Ops, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Keys x [n, 1, D], and values, as the backend keeps them: codes [n, D] and scales [n]."""
+    n, _, dim = x.shape
+    rows = Rows.make([n], n, 1, 1, dim)
+    kv, page = rows.fresh(ops), int(rows.pages[0][0])
+    ops.kv_store(kv, x, x, rows.batch([(0, 0, n)]))
+    if ops.name == "reference":
+        return kv.keys[page, :, 0], kv.key_scales[page, :, 0], kv.values[page, :, 0], kv.value_scales[page, :, 0]
+    return (
+        np.ascontiguousarray(kv.keys[page, 0, :, :n].T), kv.key_scales[page, 0, :n],
+        kv.values[page, 0, :, :dim], kv.value_scales[page, 0, :n],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dim", [8, 20, 64])
+@pytest.mark.parametrize("which", BACKENDS)
+def test_int8_codes_are_the_contracts(which: str, dim: int) -> None:
+    """The same bytes on every backend: ties, zeros, huge and tiny values; a NaN or an infinity makes the scale NaN."""
+    x = normal(40, 1, dim) * np.float32(10.0) ** np.arange(-20, 20, dtype=np.float32)[:, None, None]
+    x[3] = 0
+    x[4, 0, :3] = 127, 0.5, 1.5  # scale 1: ties go to the even code
+    x[4, 0, 3:] = 2.5
+    x[5] = 1e-44
+    for which_key, bad in ((6, np.nan), (7, np.inf), (8, -np.inf)):
+        x[which_key, 0, dim - 1] = bad
+    keys, key_scales, values, value_scales = codes(backend(which, "fast", kv="int8"), x)
+    assert same_bits(keys, values) and same_bits(key_scales, value_scales)
+    good = [i for i in range(40) if i not in (6, 7, 8)]
+    scale = np.abs(x[good, 0]).max(-1) / np.float32(127)
+    assert same_bits(key_scales[good], scale)
+    safe = np.where(scale == 0, np.float32(1), scale)[:, None]
+    assert np.array_equal(keys[good], np.rint(np.where(scale[:, None] == 0, 0, x[good, 0] / safe)))
+    assert keys[4, :4].tolist() == [127, 0, 2, 2]
+    assert np.isnan(key_scales[[6, 7, 8]]).all() and not keys[[6, 7, 8]].any()
+
+
+@pytest.mark.parametrize("which", BACKENDS[1:])
 def test_wrong_batches_are_refused(which: str) -> None:
     ops = backend(which, "fast")
     rows, params = case("plain", [20])
     kv, good = rows.fresh(ops), rows.batch([(0, 0, 20)])
     ops.kv_store(kv, rows.k[0], rows.v[0], good)
+    with pytest.raises(ValueError):
+        ops.attention(rows.q[0], kv, good, AttentionParams(0.1, sinks=normal(8)))
     with pytest.raises(ValueError):
         ops.attention(normal(19, 9, 64), kv, good, params)
     with pytest.raises(ValueError):
@@ -211,7 +285,7 @@ def test_qkv_is_norm_then_rope_then_store(ops: Ops, name: str, normed: bool) -> 
         for parts in ((np.ascontiguousarray(np.concatenate(flat, axis=1)),), tuple(flat)):
             kv = rows.fresh(ops)
             assert same_bits(ops.qkv(parts, shape, positions, kv, ragged), q)
-            assert same_bits(kv.keys, expected.keys) and same_bits(kv.values, expected.values)
+            assert all(same_bits(a, b) for a, b in zip(arrays(kv), arrays(expected), strict=True))
 
 
 def test_qkv_refuses_what_would_leave_its_arrays(ops: Ops) -> None:

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from radixmill.device.kernels.contract import Mode, Ops
+from radixmill.device.kernels.contract import KVType, Mode, Ops
 from radixmill.device.kernels.cpu import CpuOps, Peaks, isas, measure, native_isa
 
 __all__ = ["Peaks", "isas", "measure", "native_isa", "open_backend"]
 
 
-def open_backend(backend: str, mode: Mode, threads: int, isa: str) -> Ops:
-    """The ops of "cpu" (compiled; isa "avx512bf16", "avx512", "avx2" or "portable") or "reference" (plain NumPy; isa is ignored).
+def open_backend(backend: str, mode: Mode, threads: int, isa: str, kv: KVType | None = None) -> Ops:
+    """The ops of "cpu" (compiled; isa: one of isas()) or "reference" (plain NumPy; isa is ignored).
+
+    kv: what keys and values are kept as; None: as suits the mode.
 
     Raises ValueError for a backend or isa that this install or this machine does not have.
     """
     match backend:
         case "cpu":
-            return CpuOps(mode, threads, isa)
+            return CpuOps(mode, threads, isa, kv)
         case "reference":
-            return _reference(mode, threads)
+            return _reference(mode, threads, kv)
         case _:
             raise ValueError(f"no backend {backend!r}; there are cpu and reference")
 
 
-def _reference(mode: Mode, threads: int) -> Ops:
+def _reference(mode: Mode, threads: int, kv: KVType | None) -> Ops:
     # Imported only here: it brings the gguf package, which a compiled backend has no use for.
     from radixmill.device.kernels.reference import ReferenceOps
 
-    return ReferenceOps(mode, threads)
+    return ReferenceOps(mode, threads, kv)

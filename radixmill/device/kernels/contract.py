@@ -21,6 +21,18 @@ from numpy.typing import NDArray
 
 Array = Any  # a backend's buffer: numpy.ndarray on CPU
 Mode = Literal["fast", "exact"]
+KVType = Literal["f16", "f32", "int8"]
+KV_SCALE_BYTES = 4
+
+
+def kv_of_mode(mode: Mode) -> KVType:
+    """What keys and values are kept as where nothing else is asked for."""
+    return "f16" if mode == "fast" else "f32"
+
+
+def kv_bytes(kv: KVType, values: int) -> int:
+    """Bytes of one token's key or value of one head, `values` numbers."""
+    return values + KV_SCALE_BYTES if kv == "int8" else values * (2 if kv == "f16" else 4)
 
 
 @dataclass(frozen=True)
@@ -70,13 +82,16 @@ def in_place(rows: NDArray[np.float32], order: NDArray[np.intp]) -> NDArray[np.f
     return out
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AttentionParams:
     """What differs between layers."""
 
     scale: float
     window: int | None = None  # a query at position t sees keys in (t − window, t]; None: all up to t
     softcap: float | None = None  # scores become softcap · tanh(score / softcap), before the mask
+    # One logit per query head, [H], from Ops.array: the softmax of a head has one more term in its denominator,
+    # exp(sink − max), that adds no value. Neither scaled nor capped.
+    sinks: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -151,6 +166,7 @@ class Ops(Protocol):
     isa: str  # "numpy", "avx512bf16", "avx512", "avx2", "portable"
     version: str  # changes whenever any op's bits do; part of the numerics id
     mode: Mode
+    kv_type: KVType
     threads: int
 
     @property
@@ -214,10 +230,14 @@ class Ops(Protocol):
         """
 
     def kv_alloc(self, pages: int, page_size: int, heads: int, dim: int, *, value_dim: int | None = None) -> Array:
-        """One layer's key and value pages: float16 in `fast` mode, float32 in `exact`. Opaque."""
+        """One layer's key and value pages, as `kv_type`. Opaque.
+
+        int8: codes, and a float32 scale for each token and head, of its key and of its value: scale = max|x| / 127,
+        codes round half to even; a value that is not finite makes the scale NaN. No token's bytes depend on another's.
+        """
 
     def kv_bytes_per_token(self, heads: int, dim: int) -> int:
-        """Bytes one layer keeps per token, keys and values together."""
+        """Bytes one layer keeps per token, keys and values and their scales together."""
 
     def kv_store(self, kv: Array, k: Array, v: Array, ragged: Ragged) -> None:
         """Write k, v [T, G, D] at the batch's own positions."""
@@ -237,8 +257,9 @@ class Ops(Protocol):
     def attention(self, q: Array, kv: Array, ragged: Ragged, params: AttentionParams) -> Array:
         """q [T, H, D] against the row's stored keys → [T, H, D]. Head h reads key head h // (H / G).
 
-        Keys are walked in the order of their positions, page by page; the softmax is float32. Stale slots beyond a
-        query's position, whatever they hold (NaN too), never reach the result.
+        Keys are walked in the order of their positions, page by page; the softmax is float32. Where it is taken in
+        several pieces, their bounds and the order in which they are joined follow from positions alone. Stale slots
+        beyond a query's position, whatever they hold (NaN too, in codes' scales as well), never reach the result.
         """
 
     def gather(self, x: Array, rows: NDArray[np.int32]) -> Array:

@@ -26,9 +26,11 @@ class Pages:
 
 def pages(
     engine: Engine,
+    type: str,
     keys: NDArray[Any],
     values: NDArray[Any],
-    half: bool,
+    key_scales: NDArray[Any] | None,
+    value_scales: NDArray[Any] | None,
     pages: int,
     page_size: int,
     groups: int,
@@ -89,6 +91,7 @@ class Engine:
         scale: float,
         window: int,
         softcap: float,
+        sinks: Any,
         /,
     ) -> None: ...
 
@@ -130,7 +133,7 @@ class Program:
         /,
     ) -> int: ...
     def attention(
-        self, q: int, kv: Pages, heads: int, group: int, scale: float, window: int, softcap: float, /
+        self, q: int, kv: Pages, heads: int, group: int, scale: float, window: int, softcap: float, sinks: Any, /
     ) -> int: ...
     def gather(self, x: int, /) -> int: ...
     def finish(self, out: int, /) -> None: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -14,12 +15,15 @@ from radixmill.device.kernels.contract import (
     AttentionParams,
     Forward,
     Heads,
+    KVType,
     Mode,
     Ragged,
     Stored,
     Weight,
     in_place,
     joined,
+    kv_bytes,
+    kv_of_mode,
 )
 from radixmill.device.kernels.cpu.record import ACTIVATIONS, Recorder, capture
 from radixmill.device.kernels.cpu.rows import CpuRows
@@ -31,12 +35,14 @@ except ImportError:  # installed without a compiler
     _native = None  # type: ignore[assignment]
 
 # Part of the numerics id. Raise it with every change that moves a bit of any op's result.
-VERSION = "2"
+VERSION = "3"
 
 NATIVE = (
     "blocks", "linear", "embed", "rms_norm", "add", "scale", "softcap", "gated", "rope", "qkv", "kv_store", "kv_copy",
     "attention", "draw", "rank",
 )  # fmt: skip
+CACHE_LINE = 64  # bytes
+KEPT = {"f16": np.float16, "f32": np.float32, "int8": np.int8}
 FORMATS = {
     "F32": "f32", "F16": "f16", "BF16": "bf16", "Q4_0": "w4", "Q4_1": "w4", "Q5_0": "w5", "Q5_1": "w5", "Q8_0": "w8",
     "Q2_K": "w2k", "Q3_K": "w3k", "Q4_K": "w4k", "Q5_K": "w5k", "Q6_K": "w6k",
@@ -65,13 +71,12 @@ class CpuOps:
     name = "cpu"
     version = VERSION
 
-    def __init__(self, mode: Mode, threads: int, isa: str) -> None:
+    def __init__(self, mode: Mode, threads: int, isa: str, kv: KVType | None = None) -> None:
         if _native is None:
             raise ValueError("the compiled kernels are not installed")
-        self.mode, self.threads, self.isa = mode, max(threads, 1), isa
+        self.mode, self.threads, self.isa, self.kv_type = mode, max(threads, 1), isa, kv or kv_of_mode(mode)
         self._engine = _native.Engine(isa, self.threads, mode == "fast")
         self.sampling = CpuRows(self._engine, _native.Rows(isa, self.threads, TABLE, WIDTH, INVERSE))
-        self._kv_type = np.dtype(np.float16 if mode == "fast" else np.float32)
         self._calls: Any = Calls(self._engine)  # a Recorder during capture()
 
     def table(self) -> dict[str, str]:
@@ -125,14 +130,18 @@ class CpuOps:
 
     def kv_alloc(self, pages: int, page_size: int, heads: int, dim: int, *, value_dim: int | None = None) -> Array:
         """Keys [pages, G, D, P] (transposed: neighbouring keys are one vector) and values [pages, G, P, D], P and the
-        values' D padded to whole vectors; zeroed lazily."""
-        value_dim = value_dim or dim
-        keys = np.zeros((pages, heads, dim, self._padded(page_size)), self._kv_type)
-        values = np.zeros((pages, heads, page_size, self._padded(value_dim)), self._kv_type)
-        return _native.pages(self._engine, keys, values, self.mode == "fast", pages, page_size, heads, dim, value_dim)
+        values' D padded to whole vectors; int8 with scales [pages, G, P]. Zeroed lazily."""
+        value_dim, stride = value_dim or dim, self._padded(page_size)
+        kept = np.dtype(KEPT[self.kv_type])
+        keys = _zeros((pages, heads, dim, stride), kept)
+        values = _zeros((pages, heads, page_size, self._padded(value_dim)), kept)
+        scales = [
+            _zeros((pages, heads, stride), np.dtype(np.float32)) if self.kv_type == "int8" else None for _ in range(2)
+        ]
+        return _native.pages(self._engine, self.kv_type, keys, values, *scales, pages, page_size, heads, dim, value_dim)
 
     def kv_bytes_per_token(self, heads: int, dim: int) -> int:
-        return heads * (dim + self._padded(dim)) * self._kv_type.itemsize
+        return heads * (kv_bytes(self.kv_type, dim) + kv_bytes(self.kv_type, self._padded(dim)))
 
     def kv_store(self, kv: Array, k: Array, v: Array, ragged: Ragged) -> None:
         self._engine.kv_store(kv, k, v, ragged.query_starts, ragged.starts, ragged.page_ids, ragged.page_starts)
@@ -234,9 +243,17 @@ class Calls:
         y = np.empty((tokens, heads, kv.value_dim), np.float32)
         self._engine.attention(
             kv, q, y, heads, ragged.query_starts, ragged.starts, ragged.page_ids, ragged.page_starts,
-            params.scale, params.window or 0, params.softcap or 0.0,
+            params.scale, params.window or 0, params.softcap or 0.0, params.sinks,
         )  # fmt: skip
         return y
 
     def gather(self, x: Array, rows: NDArray[np.int32]) -> Array:
         return x[rows]
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Zeros that begin on a cache line, so that no vector crosses one; pages of memory are taken when first written."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.zeros(size + CACHE_LINE, np.uint8)
+    start = -memory.ctypes.data % CACHE_LINE
+    return memory[start : start + size].view(dtype).reshape(shape)

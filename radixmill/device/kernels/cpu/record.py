@@ -116,7 +116,7 @@ class Recorder:
 
     def attention(self, q: Value, kv: Array, ragged: Group, params: AttentionParams) -> Value:
         heads = q.width // kv.dim
-        numbers = (params.scale, params.window or 0, params.softcap or 0.0)
+        numbers = (params.scale, params.window or 0, params.softcap or 0.0, params.sinks)
         register = self.program.attention(self._register(q), kv, heads, ragged.index, *numbers)
         return Value(heads * kv.value_dim, register)
 

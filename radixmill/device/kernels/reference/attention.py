@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from radixmill.device.kernels.contract import AttentionParams, Ragged
+from radixmill.device.kernels.contract import AttentionParams, KVType, Ragged
 from radixmill.device.kernels.reference.tiles import Floats, row_tile, tree_sum
 
 TILE = 8  # queries; also rows in a product
@@ -21,10 +21,23 @@ TILE = 8  # queries; also rows in a product
 
 @dataclass(frozen=True)
 class Pages:
-    """One layer's keys and values: [pages, P, G, D] each, in the storage type of the mode."""
+    """One layer's keys and values: [pages, P, G, D] each, in their storage type; int8 with scales [pages, P, G]."""
 
     keys: NDArray[Any]
     values: NDArray[Any]
+    key_scales: NDArray[np.float32] | None = None
+    value_scales: NDArray[np.float32] | None = None
+
+    @classmethod
+    def empty(cls, kv: KVType, places: tuple[int, int, int], dim: int, value_dim: int) -> Pages:
+        """`places`: pages, P, G."""
+        kept = np.dtype({"f16": np.float16, "f32": np.float32, "int8": np.int8}[kv])
+        scales = [np.zeros(places, np.float32) for _ in range(2)] if kv == "int8" else [None, None]
+        return cls(np.zeros((*places, dim), kept), np.zeros((*places, value_dim), kept), *scales)
+
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """All there are; the first axis is the page, the second the slot."""
+        return tuple(a for a in (self.keys, self.values, self.key_scales, self.value_scales) if a is not None)
 
 
 @dataclass
@@ -38,10 +51,23 @@ class _State:
 
 def store(pages: Pages, k: Floats, v: Floats, ragged: Ragged) -> None:
     """Write k, v [T, G, D] at the positions of the batch."""
-    page, slot = _places(ragged)
-    with np.errstate(over="ignore"):
-        pages.keys[page, slot] = k.astype(pages.keys.dtype)
-        pages.values[page, slot] = v.astype(pages.values.dtype)
+    at = _places(ragged)
+    for x, kept, scales in ((k, pages.keys, pages.key_scales), (v, pages.values, pages.value_scales)):
+        if scales is not None:
+            kept[at], scales[at] = as_codes(x)
+        else:
+            with np.errstate(over="ignore"):
+                kept[at] = x.astype(kept.dtype)
+
+
+def as_codes(x: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """x [..., D] → int8 codes [..., D] and scales [...], see Ops.kv_alloc."""
+    most = np.abs(x).max(axis=-1)
+    scale = np.where(np.isfinite(most), most / np.float32(127), np.float32(np.nan))
+    none = ~(scale > 0)[..., None]
+    with np.errstate(invalid="ignore"):
+        turned = np.where(none, np.float32(0), x / np.where(none, np.float32(1), scale[..., None]))
+    return np.rint(np.clip(turned, -127, 127)).astype(np.int8), scale
 
 
 def attend(q: Floats, pages: Pages, ragged: Ragged, params: AttentionParams) -> Floats:
@@ -81,6 +107,8 @@ def _tile(
     for page in range(oldest // page_size, int(at[-1]) // page_size + 1):
         seen = _visible(at, page * page_size + np.arange(page_size), params.window)
         _page(state, queries, np.repeat(seen, rep, axis=0), pages, int(ids[page]), params)
+    if params.sinks is not None:
+        _drain(state, np.tile(np.asarray(params.sinks, np.float32).reshape(groups, rep), tile))
     result = state.out / state.total[..., None]
     return result.reshape(groups, tile, rep, value_dim).transpose(1, 0, 2, 3).reshape(tile, heads, value_dim)
 
@@ -89,8 +117,8 @@ def _page(
     state: _State, queries: Floats, seen: NDArray[np.bool_], pages: Pages, page: int, params: AttentionParams
 ) -> None:
     """Add one page's keys to the state; `seen` [M, P] says which of them each query sees."""
-    keys = np.ascontiguousarray(pages.keys[page].transpose(1, 0, 2), dtype=np.float32)  # [G, P, D]
-    values = np.ascontiguousarray(pages.values[page].transpose(1, 0, 2), dtype=np.float32)  # [G, P, Dv]
+    keys = _floats(pages.keys, pages.key_scales, page)  # [G, P, D]
+    values = _floats(pages.values, pages.value_scales, page)  # [G, P, Dv]
     scores = _product(queries, keys.transpose(0, 2, 1)) * np.float32(params.scale)  # [G, M, P]
     if params.softcap is not None:
         cap = np.float32(params.softcap)
@@ -106,6 +134,22 @@ def _page(
     state.peak = np.where(live, peak, state.peak)
     state.total = np.where(live, total, state.total)
     state.out = np.where(live.reshape(-1, 1), out, state.out)
+
+
+def _floats(kept: NDArray[Any], scales: Floats | None, page: int) -> Floats:
+    """One page's keys or values, [G, P, D]."""
+    values = kept[page].astype(np.float32)
+    if scales is not None:
+        values *= scales[page][..., None]
+    return np.ascontiguousarray(values.transpose(1, 0, 2))
+
+
+def _drain(state: _State, sinks: Floats) -> None:
+    """Add the sinks [G, M] to the sums, as scores of keys without a value."""
+    peak = np.maximum(state.peak, sinks)
+    faded = np.exp(state.peak - peak)
+    state.total = state.total * faded + np.exp(sinks - peak)
+    state.out = state.out * faded[..., None]
 
 
 def _weighted(weights: Floats, values: Floats, seen: NDArray[np.bool_]) -> Floats:

@@ -22,12 +22,15 @@ from radixmill.device.kernels.contract import (
     AttentionParams,
     Forward,
     Heads,
+    KVType,
     Mode,
     Ragged,
     Stored,
     Weight,
     in_place,
     joined,
+    kv_bytes,
+    kv_of_mode,
 )
 from radixmill.device.kernels.reference import attention
 from radixmill.device.kernels.reference.blocks import as_blocks
@@ -50,12 +53,11 @@ class ReferenceOps:
     isa = "numpy"
     sampling = None
 
-    def __init__(self, mode: Mode, threads: int = 1) -> None:
-        self.mode, self.threads = mode, threads
+    def __init__(self, mode: Mode, threads: int = 1, kv: KVType | None = None) -> None:
+        self.mode, self.threads, self.kv_type = mode, threads, kv or kv_of_mode(mode)
         one_blas_thread()
         self.version = _version()
         self._each: Each = ThreadPoolExecutor(threads, "reference").map if threads > 1 else map
-        self._kv_type = np.dtype(np.float16 if mode == "fast" else np.float32)
 
     def table(self) -> dict[str, str]:
         return dict.fromkeys((*OPS, "draw", "rank"), "numpy")
@@ -127,13 +129,10 @@ class ReferenceOps:
         return out
 
     def kv_alloc(self, pages: int, page_size: int, heads: int, dim: int, *, value_dim: int | None = None) -> Array:
-        return attention.Pages(
-            np.zeros((pages, page_size, heads, dim), self._kv_type),
-            np.zeros((pages, page_size, heads, value_dim or dim), self._kv_type),
-        )
+        return attention.Pages.empty(self.kv_type, (pages, page_size, heads), dim, value_dim or dim)
 
     def kv_bytes_per_token(self, heads: int, dim: int) -> int:
-        return 2 * heads * dim * self._kv_type.itemsize
+        return 2 * heads * kv_bytes(self.kv_type, dim)
 
     def kv_store(self, kv: Array, k: Array, v: Array, ragged: Ragged) -> None:
         attention.store(kv, _contiguous(k), _contiguous(v), ragged)
@@ -152,8 +151,8 @@ class ReferenceOps:
         return self.rope(q, positions, heads.cos, heads.sin)
 
     def kv_copy(self, kv: Array, src: int, dst: int, tokens: int) -> None:
-        kv.keys[dst, :tokens] = kv.keys[src, :tokens]
-        kv.values[dst, :tokens] = kv.values[src, :tokens]
+        for array in kv.arrays():
+            array[dst, :tokens] = array[src, :tokens]
 
     def attention(self, q: Array, kv: Array, ragged: Ragged, params: AttentionParams) -> Array:
         return attention.attend(_contiguous(q), kv, ragged, params)

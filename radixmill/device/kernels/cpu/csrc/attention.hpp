@@ -1,25 +1,30 @@
 // Attention of one block of queries over the pages of its row. Include after linear.hpp and math.hpp.
 //
-// Per query: online softmax, page by page in the order of positions (Milakov and Gimelshein 2018). Per page: scores of
-// a vector of keys at a time, summed over D ascending; one rescaling; then weight · value, one multiply-add per visible key in
-// order. Queries that share a block only share loads: each goes through exactly the operations it would go through
-// alone.
+// Per query: online softmax (Milakov and Gimelshein 2018), page by page in the order of positions, begun afresh at every
+// span of kSpan positions; then the spans are joined, in order. So spans of one row can be visited by several threads.
+// Per page: scores of a vector of keys at a time, summed over D ascending; one rescaling; then weight · value, one
+// multiply-add per visible key in order. Queries that share a block only share loads: each goes through exactly the
+// operations it would go through alone.
 #pragma once
+#include <type_traits>
 
 namespace radixmill {
 namespace {
 
 RADIXMILL_INLINE V load_stored(const float* p) { return load(p); }
 RADIXMILL_INLINE V load_stored(const uint16_t* p) { return load_half(p); }
+RADIXMILL_INLINE V load_stored(const int8_t* p) { return int8_floats((const uint8_t*)p); }
 
-// out[q][n] += Σ_k a[q][k] · b[k][n] for NQ rows and NV vectors of columns.
-template <int NQ, int NV, class B>
+// ── products of small blocks ──
+
+// out[q][n] += Σ_k a[q][k] · b[k][n] for NQ rows and NV vectors of columns; `fresh`: out[q][n] was 0.
+template <int NQ, int NV, bool fresh, class B>
 RADIXMILL_INLINE void accumulate(const float* a, size_t lda, const B* b, size_t ldb, int k, float* out, size_t ldo) {
   V sum[NQ][NV];
   for (int q = 0; q < NQ; q++)
-    for (int v = 0; v < NV; v++) sum[q][v] = load(out + q * ldo + v * kLanes);
+    for (int v = 0; v < NV; v++) sum[q][v] = fresh ? zero() : load(out + q * ldo + v * kLanes);
   for (int i = 0; i < k; i++) {
-    // Hold the fewer of the two in registers: sums, held values and one more are at most 16.
+    // Hold the fewer of the two in registers.
     if constexpr (NQ < NV) {
       V value[NQ];
       for (int q = 0; q < NQ; q++) value[q] = set1(a[q * lda + i]);
@@ -40,139 +45,301 @@ RADIXMILL_INLINE void accumulate(const float* a, size_t lda, const B* b, size_t 
     for (int v = 0; v < NV; v++) store(out + q * ldo + v * kLanes, sum[q][v]);
 }
 
-template <int NQ, class B>
+// Sums, held values and one more fit into the registers.
+constexpr bool fits(int rows, int vectors) {
+  return rows * vectors + (rows < vectors ? rows : vectors) + 1 <= kRegisters;
+}
+
+template <int NQ, bool fresh, class B>
 void accumulate_columns(const float* a, size_t lda, const B* b, size_t ldb, int k, float* out, size_t ldo,
                         int columns) {
   int c = 0;
-  if constexpr (NQ <= 3)
-    for (; c + 4 * kLanes <= columns; c += 4 * kLanes) accumulate<NQ, 4>(a, lda, b + c, ldb, k, out + c, ldo);
-  for (; c + 2 * kLanes <= columns; c += 2 * kLanes) accumulate<NQ, 2>(a, lda, b + c, ldb, k, out + c, ldo);
-  if (c < columns) accumulate<NQ, 1>(a, lda, b + c, ldb, k, out + c, ldo);
+  if constexpr (fits(NQ, 8))
+    for (; c + 8 * kLanes <= columns; c += 8 * kLanes) accumulate<NQ, 8, fresh>(a, lda, b + c, ldb, k, out + c, ldo);
+  if constexpr (fits(NQ, 4))
+    for (; c + 4 * kLanes <= columns; c += 4 * kLanes) accumulate<NQ, 4, fresh>(a, lda, b + c, ldb, k, out + c, ldo);
+  for (; c + 2 * kLanes <= columns; c += 2 * kLanes) accumulate<NQ, 2, fresh>(a, lda, b + c, ldb, k, out + c, ldo);
+  if (c < columns) accumulate<NQ, 1, fresh>(a, lda, b + c, ldb, k, out + c, ldo);
 }
 
-template <class B>
+template <bool fresh, class B>
 void accumulate_rows(int rows, const float* a, size_t lda, const B* b, size_t ldb, int k, float* out, size_t ldo,
                      int columns) {
   for (; rows >= 6; rows -= 6, a += 6 * lda, out += 6 * ldo)
-    accumulate_columns<6>(a, lda, b, ldb, k, out, ldo, columns);
+    accumulate_columns<6, fresh>(a, lda, b, ldb, k, out, ldo, columns);
   for (; rows >= 4; rows -= 4, a += 4 * lda, out += 4 * ldo)
-    accumulate_columns<4>(a, lda, b, ldb, k, out, ldo, columns);
+    accumulate_columns<4, fresh>(a, lda, b, ldb, k, out, ldo, columns);
   switch (rows) {
-    case 3: return accumulate_columns<3>(a, lda, b, ldb, k, out, ldo, columns);
-    case 2: return accumulate_columns<2>(a, lda, b, ldb, k, out, ldo, columns);
-    case 1: return accumulate_columns<1>(a, lda, b, ldb, k, out, ldo, columns);
+    case 3: return accumulate_columns<3, fresh>(a, lda, b, ldb, k, out, ldo, columns);
+    case 2: return accumulate_columns<2, fresh>(a, lda, b, ldb, k, out, ldo, columns);
+    case 1: return accumulate_columns<1, fresh>(a, lda, b, ldb, k, out, ldo, columns);
   }
 }
 
-// The block's state. M = queries · rep rows, query after query.
+// ── a block ──
+
+// What a block's queries have found so far, over one span or over several. M = queries · rep rows, query after query.
 struct Softmax {
-  float* queries;  // [M, D]
-  float* weights;  // [M, padded P]: scores, then exp(score − peak)
-  float* out;      // [M, padded D]
-  float* totals;   // [M, lanes]: a lane sums the keys of its positions mod lanes
-  float* peaks;    // [M]
-  int rows, stride_p, stride_d;
+  float* out;     // [M, padded D]
+  float* totals;  // [M, lanes]: a lane sums the keys of its positions mod lanes
+  float* peaks;   // [M]
+  int rows, stride;
+
+  static size_t floats(int rows, int stride) { return size_t(pad(rows * (stride + kLanes + 1), kMostLanes)); }
+
+  Softmax(float* memory, int rows, int stride) : out(memory), rows(rows), stride(stride) {
+    totals = out + size_t(rows) * stride;
+    peaks = totals + size_t(rows) * kLanes;
+  }
+  void clear() {
+    __builtin_memset(out, 0, size_t(rows) * (stride + kLanes) * 4);  // and totals, which follow
+    for (int i = 0; i < rows; i++) peaks[i] = -__builtin_inff();
+  }
 };
 
-Softmax carve(const AttentionJob& job, int queries, float* scratch) {
-  Softmax s;
-  s.rows = queries * (job.heads / job.groups);
-  s.stride_p = pad(job.page_size, kLanes), s.stride_d = pad(job.value_dim, kLanes);
-  s.queries = scratch;
-  s.weights = s.queries + size_t(s.rows) * job.dim;
-  s.out = s.weights + size_t(s.rows) * s.stride_p;
-  s.totals = s.out + size_t(s.rows) * s.stride_d;
-  s.peaks = s.totals + size_t(s.rows) * kLanes;
-  return s;
-}
+// The sizes that follow from a job.
+struct Sizes {
+  int rep, rows, stride_p, stride_d, tile_rows;
+
+  Sizes(const AttentionJob& job, int queries) {
+    rep = job.heads / job.groups, rows = queries * rep;
+    stride_p = pad(job.page_size, kLanes), stride_d = pad(job.value_dim, kLanes);
+    tile_rows = (queries < kQueryTile ? queries : kQueryTile) * rep;
+  }
+  size_t queries(const AttentionJob& job) const { return size_t(pad(rows * job.dim, kMostLanes)); }
+  size_t weights() const { return size_t(tile_rows) * stride_p; }
+  size_t keys(const AttentionJob& job) const { return size_t(job.dim) * stride_p; }
+  size_t values(const AttentionJob& job) const { return size_t(job.page_size) * stride_d; }
+  size_t state() const { return Softmax::floats(rows, stride_d); }
+};
+
+size_t attention_state(const AttentionJob& job, int queries) { return Sizes(job, queries).state(); }
 
 size_t attention_scratch(const AttentionJob& job, int queries) {
-  const size_t rows = size_t(queries) * size_t(job.heads / job.groups);
-  return rows * size_t(job.dim + pad(job.page_size, kLanes) + pad(job.value_dim, kLanes) + kLanes + 1);
+  const Sizes s(job, queries);
+  return s.queries(job) + 2 * s.state() + s.weights() + s.keys(job) + s.values(job);
 }
 
-// Turn a row of raw products into weights for keys [low, high) of its page, and rescale what came before.
-void weigh(const AttentionJob& job, Softmax& s, int row, int low, int high) {
-  float* w = s.weights + size_t(row) * s.stride_p;
-  const V scale = set1(job.scale);
-  V peak = set1(s.peaks[row]);
-  for (int c = 0; c < s.stride_p; c += kLanes) {
-    V x = mul(load(w + c), scale);
-    if (job.softcap > 0) x = mul(tanh(div(x, set1(job.softcap))), set1(job.softcap));
-    store(w + c, x);
-    if (low > c || high < c + kLanes)
-      for (int i = c; i < c + kLanes; i++)
-        if (i < low || i >= high) w[i] = -__builtin_inff();
-    peak = max(load(w + c), peak);
-  }
-  const float top = max_lanes(peak);
-  const V faded = exp(set1(s.peaks[row] - top));
-  V total = mul(load(s.totals + row * kLanes), faded);
-  for (int c = 0; c < s.stride_p; c += kLanes) {
-    const V e = exp(sub(load(w + c), set1(top)));
-    store(w + c, e);
-    total = add(total, e);
-  }
-  store(s.totals + row * kLanes, total);
-  float* out = s.out + size_t(row) * s.stride_d;
-  for (int c = 0; c < s.stride_d; c += kLanes) store(out + c, mul(load(out + c), faded));
-  s.peaks[row] = top;
-}
+// One page of one key head; B is the type it is read as.
+template <class B>
+struct PageView {
+  const B* keys;                            // [D, padded P]
+  const B* values;                          // [P, padded D]
+  const float *key_scales, *value_scales;   // [padded P] or null
+  int begin;                                // the position of its first slot
+};
 
 template <class B>
-void visit_page(const AttentionJob& job, Softmax& s, int page, int queries, int position, int group) {
-  const int rep = job.heads / job.groups, size = job.page_size;
-  const size_t place = size_t(job.page_ids[page]) * job.groups + group;
-  const B* keys = (const B*)job.keys + place * job.dim * s.stride_p;
-  const B* values = (const B*)job.values + place * size * s.stride_d;
-  const int begin = page * size;
-  // A query at t sees keys [t − window + 1, t] of the row: [low, high) of this page.
-  const auto low = [&](int q) {
-    return job.window && position + q - job.window + 1 > begin ? position + q - job.window + 1 - begin : 0;
-  };
-  const auto high = [&](int q) { return position + q + 1 - begin < size ? position + q + 1 - begin : size; };
-  int first = 0, last = queries;  // those that see anything here
-  while (first < last && high(first) <= 0) first++;
-  while (first < last && low(last - 1) >= size) last--;
-  if (first == last) return;
-  const int rows = (last - first) * rep, from = first * rep;
-  float* w = s.weights + size_t(from) * s.stride_p;
-  for (int i = 0; i < rows * s.stride_p; i += kLanes) store(w + i, zero());
-  accumulate_rows(rows, s.queries + size_t(from) * job.dim, size_t(job.dim), keys, size_t(s.stride_p), job.dim, w,
-                  size_t(s.stride_p), s.stride_p);
-  for (int q = first; q < last; q++)
-    for (int r = 0; r < rep; r++) weigh(job, s, q * rep + r, low(q), high(q));
-  for (int q = first; q < last;) {
-    int same = q + 1;  // queries that see the same keys go together
-    while (same < last && low(same) == low(q) && high(same) == high(q)) same++;
-    accumulate_rows((same - q) * rep, s.weights + size_t(q) * rep * s.stride_p + low(q), size_t(s.stride_p),
-                    values + size_t(low(q)) * s.stride_d, size_t(s.stride_d), high(q) - low(q),
-                    s.out + size_t(q) * rep * s.stride_d, size_t(s.stride_d), s.stride_d);
-    q = same;
-  }
+void widen(const B* from, float* to, size_t begin, size_t end) {
+  for (size_t i = begin; i < end; i += kLanes) store(to + i, load_stored(from + i));
 }
 
-void attention_block(const AttentionJob& job, const float* q, float* y, int queries, int position, int group,
-                     float* scratch) {
-  Softmax s = carve(job, queries, scratch);
-  const int rep = job.heads / job.groups;
-  for (int i = 0; i < queries; i++)
-    __builtin_memcpy(s.queries + size_t(i) * rep * job.dim, q + (size_t(i) * job.heads + size_t(group) * rep) * job.dim,
-                     size_t(rep) * job.dim * 4);
-  __builtin_memset(s.out, 0, size_t(s.rows) * (s.stride_d + kLanes) * 4);  // and totals, which follow
-  for (int i = 0; i < s.rows; i++) s.peaks[i] = -__builtin_inff();
-  const int oldest = job.window && position - job.window + 1 > 0 ? position - job.window + 1 : 0;
-  for (int page = oldest / job.page_size; page <= (position + queries - 1) / job.page_size; page++) {
-    if (job.half)
-      visit_page<uint16_t>(job, s, page, queries, position, group);
-    else
-      visit_page<float>(job, s, page, queries, position, group);
+// A block at work.
+class Visitor {
+ public:
+  Visitor(const AttentionJob& job, const AttentionBlock& block, float* scratch)
+      : job_(job), block_(block), size_(job, block.queries) {
+    queries_ = scratch;
+    spare_ = queries_ + size_.queries(job);
+    weights_ = spare_ + 2 * size_.state();
+    keys_ = weights_ + size_.weights();
+    values_ = keys_ + size_.keys(job);
   }
-  for (int i = 0; i < s.rows; i++) {
-    const V total = set1(sum_lanes(load(s.totals + i * kLanes)));
-    float* out = y + (size_t(i / rep) * job.heads + size_t(group) * rep + i % rep) * job.value_dim;
-    map(s.out + size_t(i) * s.stride_d, out, size_t(job.value_dim), [total](V v) { return div(v, total); });
+
+  Softmax spare(int i) const { return state(spare_ + i * size_.state()); }
+  Softmax state(float* memory) const { return Softmax(memory, size_.rows, size_.stride_d); }
+
+  void take_queries() {
+    const int rep = size_.rep, dim = job_.dim;
+    for (int i = 0; i < block_.queries; i++)
+      __builtin_memcpy(queries_ + size_t(i) * rep * dim, block_.q + size_t(i * job_.heads + block_.group * rep) * dim,
+                       size_t(rep) * dim * 4);
   }
+
+  // Everything that the span's keys are to the block.
+  void visit(int span, Softmax s) {
+    s.clear();
+    const int pages = span_pages(job_.page_size), last = (block_.position + block_.queries - 1) / job_.page_size;
+    for (int page = span * pages; page < (span + 1) * pages && page <= last; page++) switch (job_.kind) {
+        case KV::f32: visit_page<float>(page, s); break;
+        case KV::f16: visit_page<uint16_t>(page, s); break;
+        case KV::int8: visit_page<int8_t>(page, s); break;
+      }
+  }
+
+  // What a span found, added to what earlier ones did. Queries that see nothing of it are left as they are.
+  void join(Softmax all, const Softmax& found, int span) const {
+    const int begin = span * span_pages(job_.page_size) * job_.page_size, size = span_pages(job_.page_size) * job_.page_size;
+    for (int row = 0; row < size_.rows; row++) {
+      const int q = row / size_.rep;
+      if (low(q, begin) >= size || high(q, begin, size) <= 0) continue;
+      const float top = found.peaks[row] > all.peaks[row] ? found.peaks[row] : all.peaks[row];
+      const V old = exp_fading(set1(all.peaks[row] - top)), now = exp_fading(set1(found.peaks[row] - top));
+      const auto add_up = [&](float* x, const float* y, int n) {
+        for (int c = 0; c < n; c += kLanes) store(x + c, fma(load(y + c), now, mul(load(x + c), old)));
+      };
+      add_up(all.out + size_t(row) * all.stride, found.out + size_t(row) * all.stride, all.stride);
+      add_up(all.totals + row * kLanes, found.totals + row * kLanes, kLanes);
+      all.peaks[row] = top;
+    }
+  }
+
+  // A head's sink is one more score, of a key without a value.
+  void finish(const Softmax& all) const {
+    for (int row = 0; row < size_.rows; row++) {
+      const int head = block_.group * size_.rep + row % size_.rep;
+      V total = set1(sum_lanes(load(all.totals + row * kLanes))), faded = set1(1);
+      if (job_.sinks) {
+        const float sink = job_.sinks[head], top = sink > all.peaks[row] ? sink : all.peaks[row];
+        faded = exp_fading(set1(all.peaks[row] - top));
+        total = add(mul(total, faded), exp_fading(set1(sink - top)));
+      }
+      float* y = block_.y + size_t(row / size_.rep * job_.heads + head) * job_.value_dim;
+      map(all.out + size_t(row) * all.stride, y, size_t(job_.value_dim),
+          [total, faded](V v) { return div(mul(v, faded), total); });
+    }
+  }
+
+ private:
+  // Query q at position t sees keys (t − window, t] of the row: slots [low, high) of a page that begins at `begin`, if
+  // low is below the page's size and high above 0.
+  int low(int q, int begin) const {
+    const int oldest = job_.window ? block_.position + q - job_.window + 1 - begin : 0;
+    return oldest > 0 ? oldest : 0;
+  }
+  int high(int q, int begin, int size) const {
+    const int end = block_.position + q + 1 - begin;
+    return end < size ? end : size;
+  }
+
+  template <class B>
+  void visit_page(int page, Softmax& s) {
+    const int size = job_.page_size, begin = page * size;
+    int first = 0, last = block_.queries;  // those that see anything here
+    while (first < last && high(first, begin, size) <= 0) first++;
+    while (first < last && low(last - 1, begin) >= size) last--;
+    if (first == last) return;
+    const size_t place = size_t(job_.page_ids[page]) * job_.groups + block_.group, scales = place * size_.stride_p;
+    const B* keys = (const B*)job_.keys + place * size_.keys(job_);
+    const B* values = (const B*)job_.values + place * size_.values(job_);
+    const float* key_scales = job_.key_scales ? job_.key_scales + scales : nullptr;
+    const float* value_scales = job_.value_scales ? job_.value_scales + scales : nullptr;
+    if (std::is_same_v<B, float> || (last - first) * size_.rep < kWorthWidening)
+      return visit_tiles(PageView<B>{keys, values, key_scales, value_scales, begin}, first, last, s);
+    // Many rows read the page: make floats of it once.
+    widen(keys, keys_, 0, size_.keys(job_));
+    widen(values, values_, size_t(low(first, begin)) * size_.stride_d,
+          size_t(high(last - 1, begin, size)) * size_.stride_d);
+    visit_tiles(PageView<float>{keys_, values_, key_scales, value_scales, begin}, first, last, s);
+  }
+
+  template <class B>
+  void visit_tiles(const PageView<B>& page, int first, int last, Softmax& s) {
+    for (; first < last; first += kQueryTile)
+      visit_tile(page, first, first + kQueryTile < last ? first + kQueryTile : last, s);
+  }
+
+  // Queries [first, last), each of which sees something of the page.
+  template <class B>
+  void visit_tile(const PageView<B>& page, int first, int last, Softmax& s) {
+    const int rep = size_.rep, begin = page.begin, size = job_.page_size;
+    const int from = low(first, begin) & -kLanes, to = pad(high(last - 1, begin, size), kLanes);
+    accumulate_rows<true>((last - first) * rep, queries_ + size_t(first) * rep * job_.dim, size_t(job_.dim),
+                          page.keys + from, size_t(size_.stride_p), job_.dim, weights_ + from, size_t(size_.stride_p),
+                          to - from);
+    for (int q = first; q < last; q++)
+      for (int r = 0; r < rep; r++)
+        weigh(page, weights_ + size_t((q - first) * rep + r) * size_.stride_p, q * rep + r, low(q, begin),
+              high(q, begin, size), s);
+    const auto add_values = [&](int q, int end, int key, int stop) {
+      if (key < stop)
+        accumulate_rows<false>((end - q) * rep, weights_ + size_t(q - first) * rep * size_.stride_p + key,
+                               size_t(size_.stride_p), page.values + size_t(key) * size_.stride_d,
+                               size_t(size_.stride_d), stop - key, s.out + size_t(q) * rep * s.stride,
+                               size_t(s.stride), s.stride);
+    };
+    // Keys that all of them see are added together, those before and after by each query for itself.
+    int together = low(last - 1, begin), apart = high(first, begin, size);
+    if (together >= apart) together = apart = 0;
+    for (int q = first; q < last; q++) add_values(q, q + 1, low(q, begin), together);
+    add_values(first, last, together, apart);
+    for (int q = first; q < last; q++)
+      add_values(q, q + 1, apart > low(q, begin) ? apart : low(q, begin), high(q, begin, size));
+  }
+
+  // Turn a row of raw products into weights for keys [low, high) of its page, and rescale what came before. Weights of
+  // other keys in the same vectors are 0, or NaN: nobody reads them.
+  template <class B>
+  void weigh(const PageView<B>& page, float* w, int row, int low, int high, Softmax& s) const {
+    const int from = low & -kLanes, to = pad(high, kLanes);
+    const V scale = set1(job_.scale), hidden = set1(-__builtin_inff()), lane = load(kLaneNumbers);
+    V peak = set1(s.peaks[row]);
+    for (int c = from; c < to; c += kLanes) {
+      V x = load(w + c);
+      if (page.key_scales) x = mul(x, load(page.key_scales + c));
+      x = mul(x, scale);
+      if (job_.softcap > 0) x = mul(tanh(div(x, set1(job_.softcap))), set1(job_.softcap));
+      if (low > c) x = where_less(lane, set1(float(low - c)), hidden, x);
+      if (high < c + kLanes) x = where_less(lane, set1(float(high - c)), x, hidden);
+      store(w + c, x);
+      peak = max(x, peak);
+    }
+    // Where the peak stays, everything is multiplied by 1: a branch that is hard to foresee would cost more.
+    const float top = max_lanes(peak);
+    const V faded = exp_fading(set1(s.peaks[row] - top));
+    V total = mul(load(s.totals + row * kLanes), faded);
+    for (int c = from; c < to; c += kLanes) {
+      const V e = exp_fading(sub(load(w + c), set1(top)));
+      total = add(total, e);
+      store(w + c, page.value_scales ? mul(e, load(page.value_scales + c)) : e);
+    }
+    store(s.totals + row * kLanes, total);
+    float* out = s.out + size_t(row) * s.stride;
+    for (int c = 0; c < s.stride; c += kLanes) store(out + c, mul(load(out + c), faded));
+    s.peaks[row] = top;
+  }
+
+  static constexpr int kWorthWidening = 18;  // rows
+  static constexpr float kLaneNumbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+  const AttentionJob& job_;
+  const AttentionBlock& block_;
+  Sizes size_;
+  float* queries_;  // [M, D]
+  float* spare_;    // two states
+  float* weights_;  // [rows of a tile, padded P]: scores, then exp(score − peak)
+  float* keys_;     // one page as floats
+  float* values_;
+};
+
+void attention_span(const AttentionJob& job, const AttentionBlock& block, int span, float* state, float* scratch) {
+  Visitor visitor(job, block, scratch);
+  visitor.take_queries();
+  visitor.visit(span, visitor.state(state));
+}
+
+void attention_join(const AttentionJob& job, const AttentionBlock& block, float* states, float* scratch) {
+  const Visitor visitor(job, block, scratch);
+  const size_t size = attention_state(job, block.queries);
+  const Spans spans = spans_of(job, block);
+  Softmax all = visitor.spare(0);
+  all.clear();
+  for (int span = spans.first; span < spans.end; span++)
+    visitor.join(all, visitor.state(states + size_t(span - spans.first) * size), span);
+  visitor.finish(all);
+}
+
+void attention_block(const AttentionJob& job, const AttentionBlock& block, float* scratch) {
+  Visitor visitor(job, block, scratch);
+  visitor.take_queries();
+  const Spans spans = spans_of(job, block);
+  Softmax all = visitor.spare(0), found = visitor.spare(1);
+  all.clear();
+  for (int span = spans.first; span < spans.end; span++) {
+    visitor.visit(span, found);
+    visitor.join(all, found, span);
+  }
+  visitor.finish(all);
 }
 
 }  // namespace

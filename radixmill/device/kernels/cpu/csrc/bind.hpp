@@ -92,16 +92,30 @@ class Call {
   std::lock_guard<std::mutex> alone_;
 };
 
-// Pages together with the two arrays that hold them.
+// Pages together with the arrays that hold them.
 struct OwnedPages : Pages {
-  nb::object keys_array, values_array;
+  nb::object keys_array, values_array, key_scales_array, value_scales_array;
 };
 
-OwnedPages make_pages(const Engine& engine, nb::object keys, nb::object values, bool half, int pages, int page_size,
-                      int groups, int dim, int value_dim) {
-  OwnedPages kv{{half, nullptr, nullptr, pages, page_size, groups, dim, value_dim, engine.lanes()}, keys, values};
+inline KV kv_kind(const std::string& name) {
+  if (name == "f32") return KV::f32;
+  if (name == "f16") return KV::f16;
+  if (name == "int8") return KV::int8;
+  throw std::invalid_argument("no keys and values of type " + name);
+}
+
+// Scales: None unless int8.
+[[maybe_unused]] OwnedPages make_pages(const Engine& engine, const std::string& type, nb::object keys, nb::object values,
+                      nb::object key_scales, nb::object value_scales, int pages, int page_size, int groups, int dim,
+                      int value_dim) {
+  OwnedPages kv{{kv_kind(type), nullptr, nullptr, nullptr, nullptr, pages, page_size, groups, dim, value_dim,
+                 engine.lanes()}, keys, values, key_scales, value_scales};
   kv.keys = Array<uint8_t>(keys, size_t(pages) * kv.key_page() * kv.item(), true).data();
   kv.values = Array<uint8_t>(values, size_t(pages) * kv.value_page() * kv.item(), true).data();
+  if (kv.kind == KV::int8) {
+    kv.key_scales = Array<float>(key_scales, size_t(pages) * kv.scale_page(), true).data();
+    kv.value_scales = Array<float>(value_scales, size_t(pages) * kv.scale_page(), true).data();
+  }
   return kv;
 }
 

@@ -109,9 +109,10 @@ void bind_program(nb::module_& m) {
       .def("qkv", record_qkv, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), none, none, nb::arg(),
            nb::arg())
       .def("attention", [](OwnedProgram& self, Register q, nb::object kv, int heads, int group, float scale, int window,
-                           float cap) {
-        return self.program.attention(q, self.pages(kv), heads, group, scale, window, cap);
-      })
+                           float cap, nb::object sinks) {
+        const Scores scores{scale, window, cap, self.floats(sinks, size_t(heads))};
+        return self.program.attention(q, self.pages(kv), heads, group, scores);
+      }, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), none)
       .def("gather", [](OwnedProgram& self, Register x) { return self.program.gather(x); })
       .def("finish", [](OwnedProgram& self, Register out) { self.program.finish(out); })
       .def_prop_ro("width", [](const OwnedProgram& self) { return self.program.width(); })

@@ -104,6 +104,27 @@ void to_half_row(const float* x, uint16_t* y, int n) {
   }
 }
 
+// One head, see Kernels::to_int8. Too small for a scale: all zero.
+float to_int8_row(const float* x, int8_t* y, int n) {
+  V peak = zero();
+  bool nan = false;
+  for (int i = 0; i < n; i += kLanes) {
+    const V v = load_some(x + i, n - i);
+    peak = max(peak, abs(v));
+    nan |= any_nan(v);
+  }
+  const float most = max_lanes(peak);
+  const float scale = nan || most > __FLT_MAX__ ? __builtin_nanf("") : most / 127.0f;
+  const bool none = !(scale > 0);
+  for (int i = 0; i < n; i += kLanes) {
+    const V turned = none ? zero() : div(load_some(x + i, n - i), set1(scale));
+    int8_t all[kLanes];
+    store_int8(all, to_int(max(set1(-127), min(set1(127), turned))));
+    __builtin_memcpy(y + i, all, size_t(n - i < kLanes ? n - i : kLanes));
+  }
+  return scale;
+}
+
 // One group of 32: scale = max|x| / 127, codes = round(x / scale); sums of the codes of each 16, of all times −1, and
 // of all times the scale. A NaN anywhere makes the scale NaN.
 void quantise_group(const float* x, int8_t* codes, float* scale, float* sum, int32_t* minus, int16_t* halves) {

@@ -11,7 +11,9 @@ namespace radixmill {
 namespace {
 
 constexpr int64_t kWorthSharing = 8192;  // values below which a job stays with the caller
-constexpr int kQueryBlock = 8;
+constexpr int kBlockRows = 96;      // query heads that share one visit of a page
+constexpr int kMostQueries = 48;
+constexpr int kPartsPerThread = 4;  // attention is cut until no part is more than this share of a thread's work
 
 void check(const Pages& kv, const Ragged& ragged) {
   if (ragged.query_starts[0] != 0) throw std::invalid_argument("query_starts must begin with 0");
@@ -25,16 +27,36 @@ void check(const Pages& kv, const Ragged& ragged) {
   }
 }
 
-// Positions of one head of a page: keys lie transposed, values row by row.
+// The first positions of one page: keys lie transposed, values row by row.
 template <class T>
-void copy_positions(const Pages& kv, T* to_keys, const T* from_keys, T* to_values, const T* from_values, int tokens) {
+void copy_positions(const Pages& kv, int src, int dst, int tokens) {
   const size_t stride = kv.stride(), width = kv.width();
+  T *keys = (T*)kv.keys, *values = (T*)kv.values;
   for (size_t i = 0; i < size_t(kv.groups) * kv.dim; i++)
-    memcpy(to_keys + i * stride, from_keys + i * stride, size_t(tokens) * sizeof(T));
+    memcpy(keys + dst * kv.key_page() + i * stride, keys + src * kv.key_page() + i * stride, size_t(tokens) * sizeof(T));
   for (size_t g = 0; g < size_t(kv.groups); g++) {
     const size_t at = g * kv.page_size * width;
-    memcpy(to_values + at, from_values + at, size_t(tokens) * width * sizeof(T));
+    memcpy(values + dst * kv.value_page() + at, values + src * kv.value_page() + at, size_t(tokens) * width * sizeof(T));
   }
+}
+
+void copy_scales(const Pages& kv, float* scales, int src, int dst, int tokens) {
+  for (size_t g = 0; g < size_t(kv.groups); g++)
+    memcpy(scales + dst * kv.scale_page() + g * kv.stride(), scales + src * kv.scale_page() + g * kv.stride(),
+           size_t(tokens) * 4);
+}
+
+// A key goes down a column: every stride-th item.
+template <class T>
+void scatter(T* column, const T* key, int n, size_t stride) {
+  for (int d = 0; d < n; d++) column[d * stride] = key[d];
+}
+
+// Queries in a block: as many as share a page well, fewer where threads would have nothing to do. No bit depends on it.
+int block_queries(const AttentionJob& job, int tokens, int threads) {
+  const int rep = job.heads / job.groups, share = tokens * job.groups / (2 * kPartsPerThread * threads);
+  const int most = std::min(kMostQueries, std::min(kBlockRows / rep, share));
+  return std::max(most / kQueryTile * kQueryTile, kQueryTile);
 }
 
 }  // namespace
@@ -42,10 +64,11 @@ void copy_positions(const Pages& kv, T* to_keys, const T* from_keys, T* to_value
 Engine::Engine(const Kernels& kernels, int threads, bool fast)
     : kernels_(kernels), fast_(fast), pool_(threads), scratch_(size_t(pool_.threads())) {}
 
+// 64-byte aligned: no vector crosses a cache line.
 float* Engine::scratch(int worker, size_t floats) {
   auto& mine = scratch_[size_t(worker)];
-  if (mine.size() < floats) mine.resize(floats);
-  return mine.data();
+  if (mine.size() < floats + kMostLanes) mine.resize(floats + kMostLanes);
+  return (float*)((uintptr_t(mine.data()) + 63) & ~uintptr_t(63));
 }
 
 // f(from, to, worker) over [0, rows), in pieces if `rows` rows of `row_cost` values are worth it.
@@ -230,9 +253,27 @@ void Engine::each_position(const Pages& kv, const Ragged& ragged, int64_t cost, 
 }
 
 void Engine::store_head(const Pages& kv, const float* key, const float* value, size_t page, int slot, int group) {
-  const size_t stride = kv.stride(), width = kv.width();
-  store_key(kv, key, page * kv.key_page() + size_t(group) * kv.dim * stride + slot);
-  store_value(kv, value, page * kv.value_page() + (size_t(group) * kv.page_size + slot) * width);
+  const size_t stride = kv.stride(), to_key = page * kv.key_page() + size_t(group) * kv.dim * stride + slot,
+               to_value = page * kv.value_page() + (size_t(group) * kv.page_size + slot) * kv.width(),
+               to_scale = page * kv.scale_page() + group * stride + slot;
+  thread_local std::vector<uint8_t> stored;
+  stored.resize(size_t(kv.dim) * kv.item());
+  switch (kv.kind) {
+    case KV::f32:
+      scatter((float*)kv.keys + to_key, key, kv.dim, stride);
+      memcpy((float*)kv.values + to_value, value, size_t(kv.value_dim) * 4);
+      break;
+    case KV::f16:
+      kernels_.to_half(key, (uint16_t*)stored.data(), kv.dim);
+      scatter((uint16_t*)kv.keys + to_key, (const uint16_t*)stored.data(), kv.dim, stride);
+      kernels_.to_half(value, (uint16_t*)kv.values + to_value, kv.value_dim);
+      break;
+    case KV::int8:
+      kv.key_scales[to_scale] = kernels_.to_int8(key, (int8_t*)stored.data(), kv.dim);
+      scatter((int8_t*)kv.keys + to_key, (const int8_t*)stored.data(), kv.dim, stride);
+      kv.value_scales[to_scale] = kernels_.to_int8(value, (int8_t*)kv.values + to_value, kv.value_dim);
+      break;
+  }
 }
 
 void Engine::kv_store(const Pages& kv, const float* k, const float* v, const Ragged& ragged) {
@@ -273,60 +314,89 @@ void Engine::qkv(const Pages& kv, const QkvJob& job, const Ragged& ragged, float
   });
 }
 
-// One head's key goes down a column: item `at`, then every stride-th.
-void Engine::store_key(const Pages& kv, const float* key, size_t at) {
-  const size_t stride = kv.stride();
-  if (!kv.half) {
-    for (int d = 0; d < kv.dim; d++) ((float*)kv.keys)[at + d * stride] = key[d];
-    return;
-  }
-  uint16_t halves[kMostLanes];
-  for (int from = 0; from < kv.dim; from += kMostLanes) {
-    const int n = std::min(kMostLanes, kv.dim - from);
-    kernels_.to_half(key + from, halves, n);
-    for (int d = 0; d < n; d++) ((uint16_t*)kv.keys)[at + (from + d) * stride] = halves[d];
-  }
-}
-
-void Engine::store_value(const Pages& kv, const float* value, size_t at) {
-  if (kv.half)
-    kernels_.to_half(value, (uint16_t*)kv.values + at, kv.value_dim);
-  else
-    memcpy((float*)kv.values + at, value, size_t(kv.value_dim) * 4);
-}
-
 void Engine::kv_copy(const Pages& kv, int src, int dst, int tokens) {
   if (src < 0 || src >= kv.pages || dst < 0 || dst >= kv.pages) throw std::out_of_range("kv_copy: no such page");
   if (tokens < 0 || tokens > kv.page_size) throw std::out_of_range("kv_copy: more tokens than a page has");
-  const auto copy = [&](auto* keys, auto* values) {
-    copy_positions(kv, keys + dst * kv.key_page(), keys + src * kv.key_page(), values + dst * kv.value_page(),
-                   values + src * kv.value_page(), tokens);
-  };
-  if (kv.half)
-    copy((uint16_t*)kv.keys, (uint16_t*)kv.values);
-  else
-    copy((float*)kv.keys, (float*)kv.values);
+  switch (kv.kind) {
+    case KV::f32: return copy_positions<float>(kv, src, dst, tokens);
+    case KV::f16: return copy_positions<uint16_t>(kv, src, dst, tokens);
+    case KV::int8:
+      copy_positions<int8_t>(kv, src, dst, tokens);
+      copy_scales(kv, kv.key_scales, src, dst, tokens);
+      copy_scales(kv, kv.value_scales, src, dst, tokens);
+  }
 }
 
-void Engine::attention(const Pages& kv, const float* q, float* y, int heads, const Ragged& ragged, float scale,
-                       int window, float softcap) {
+void Engine::cut_queries(const AttentionJob& job, const float* q, float* y, const Ragged& ragged) {
+  blocks_.clear();
+  const int most = block_queries(job, ragged.query_starts[ragged.rows], pool_.threads());
+  for (int row = 0; row < ragged.rows; row++)
+    for (int at = 0; at < ragged.queries(row); at += most)
+      for (int g = 0; g < job.groups; g++) {
+        const int64_t token = ragged.query_starts[row] + at;
+        const AttentionBlock block{q + token * job.heads * job.dim, y + token * job.heads * job.value_dim,
+                                   std::min(most, ragged.queries(row) - at), ragged.starts[row] + at, g};
+        blocks_.push_back({block, ragged.page_ids + ragged.page_starts[row], spans_of(job, block), nullptr});
+      }
+}
+
+// A long block of few queries is cut into its spans where threads would wait for it.
+void Engine::cut_spans(const AttentionJob& job) {
+  parts_.clear(), apart_.clear();
+  const auto cost = [](const Block& b) { return int64_t(b.queries.queries) * (b.spans.end - b.spans.first); };
+  int64_t all = 0;
+  for (const Block& block : blocks_) all += cost(block);
+  size_t bytes = 0;
+  for (int i = 0; i < int(blocks_.size()); i++) {
+    const Block& b = blocks_[size_t(i)];
+    const bool few = b.queries.queries <= kQueryTile && b.spans.end - b.spans.first > 1;
+    if (!few || pool_.threads() == 1 || cost(b) * kPartsPerThread * pool_.threads() <= all) {
+      parts_.push_back({i, b.spans.first});
+      continue;
+    }
+    apart_.push_back(i);
+    bytes += size_t(b.spans.end - b.spans.first) * kernels_.attention_state(job, b.queries.queries) * 4;
+    for (int span = b.spans.first; span < b.spans.end; span++) parts_.push_back({i, span});
+  }
+  if (bytes > states_bytes_) states_ = allocate(bytes), states_bytes_ = bytes;
+  float* next = (float*)states_.get();
+  for (const int i : apart_) {
+    Block& b = blocks_[size_t(i)];
+    b.states = next;
+    next += size_t(b.spans.end - b.spans.first) * kernels_.attention_state(job, b.queries.queries);
+  }
+}
+
+void Engine::attention(const Pages& kv, const float* q, float* y, int heads, const Ragged& ragged,
+                       const Scores& scores) {
   check(kv, ragged);
   if (heads % kv.groups) throw std::invalid_argument("attention: query heads must be a multiple of key heads");
-  blocks_.clear();
-  for (int row = 0; row < ragged.rows; row++)
-    for (int at = 0; at < ragged.queries(row); at += kQueryBlock)
-      for (int g = 0; g < kv.groups; g++)
-        blocks_.push_back({row, at, std::min(kQueryBlock, ragged.queries(row) - at), g});
-  const AttentionJob common{kv.half,      kv.keys, kv.values, kv.groups, kv.page_size, kv.dim,
-                            kv.value_dim, heads,   scale,     softcap,   window,       nullptr};
-  pool_.run(int64_t(blocks_.size()), [&](int64_t task, int worker) {
-    const Block& block = blocks_[size_t(task)];
+  const AttentionJob common{kv.kind,      kv.keys, kv.values,    kv.key_scales,  kv.value_scales, kv.groups,    kv.page_size, kv.dim,
+                            kv.value_dim, heads,   scores.scale, scores.softcap, scores.window,   scores.sinks, nullptr};
+  cut_queries(common, q, y, ragged);
+  cut_spans(common);
+  const auto at_work = [&](const Block& block, int worker, const auto& f) {
     AttentionJob job = common;
-    job.page_ids = ragged.page_ids + ragged.page_starts[block.row];
-    const int64_t token = ragged.query_starts[block.row] + block.first;
-    kernels_.attention(job, q + token * heads * kv.dim, y + token * heads * kv.value_dim, block.queries,
-                       ragged.starts[block.row] + block.first, block.group,
-                       scratch(worker, kernels_.attention_scratch(job, kQueryBlock)));
+    job.page_ids = block.page_ids;
+    f(job, scratch(worker, kernels_.attention_scratch(job, block.queries.queries)));
+  };
+  pool_.run(int64_t(parts_.size()), [&](int64_t task, int worker) {
+    const Part& part = parts_[size_t(task)];
+    const Block& block = blocks_[size_t(part.block)];
+    at_work(block, worker, [&](const AttentionJob& job, float* memory) {
+      if (!block.states) return kernels_.attention(job, block.queries, memory);
+      const size_t state = kernels_.attention_state(job, block.queries.queries);
+      kernels_.attention_span(job, block.queries, part.span, block.states + size_t(part.span - block.spans.first) * state, memory);
+    });
+  });
+  const int64_t rows = heads / kv.groups, spans = apart_.empty() ? 0 : blocks_[size_t(apart_[0])].spans.end;
+  spread(int64_t(apart_.size()), rows * spans * kv.value_dim, [&](int64_t from, int64_t to, int worker) {
+    for (int64_t i = from; i < to; i++) {
+      const Block& block = blocks_[size_t(apart_[size_t(i)])];
+      at_work(block, worker, [&](const AttentionJob& job, float* memory) {
+        kernels_.attention_join(job, block.queries, block.states, memory);
+      });
+    }
   });
 }
 

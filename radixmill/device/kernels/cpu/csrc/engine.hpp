@@ -7,17 +7,20 @@
 
 namespace radixmill {
 
-// One layer's pages. keys [pages, G, D, stride], values [pages, G, P, width]: P and Dv padded to whole vectors; f16 or f32.
+// One layer's pages. keys [pages, G, D, stride], values [pages, G, P, width]: P and Dv padded to whole vectors. int8 has
+// scales, [pages, G, stride] each.
 struct Pages {
-  bool half;
+  KV kind;
   uint8_t *keys, *values;
+  float *key_scales, *value_scales;  // null unless int8
   int pages, page_size, groups, dim, value_dim, lanes;
 
-  size_t item() const { return half ? 2 : 4; }
+  size_t item() const { return item_bytes(kind); }
   size_t stride() const { return size_t(pad(page_size, lanes)); }
   size_t width() const { return size_t(pad(value_dim, lanes)); }
   size_t key_page() const { return size_t(groups) * dim * stride(); }  // items
   size_t value_page() const { return size_t(groups) * page_size * width(); }
+  size_t scale_page() const { return size_t(groups) * stride(); }
 };
 
 // Which queries belong to which row; see Ragged in contract.py.
@@ -38,6 +41,14 @@ struct QkvJob {
   int limit, half;
   const float *q_norm, *k_norm;  // [D] or null
   float eps;
+};
+
+// What a layer makes of its queries; see AttentionParams in contract.py.
+struct Scores {
+  float scale;
+  int window;          // 0: none
+  float softcap;       // 0: none
+  const float* sinks;  // [heads] or null
 };
 
 // What becomes of the rows of x before they enter a product.
@@ -82,12 +93,19 @@ class Engine {
   void qkv(const Pages& kv, const QkvJob& job, const Ragged& ragged, float* y);
   void kv_store(const Pages& kv, const float* k, const float* v, const Ragged& ragged);
   void kv_copy(const Pages& kv, int src, int dst, int tokens);
-  void attention(const Pages& kv, const float* q, float* y, int heads, const Ragged& ragged, float scale, int window,
-                 float softcap);
+  void attention(const Pages& kv, const float* q, float* y, int heads, const Ragged& ragged, const Scores& scores);
 
  private:
+  // Queries of one row against one key head; where its spans are visited apart, what each of them found.
   struct Block {
-    int row, first, queries, group;
+    AttentionBlock queries;
+    const int32_t* page_ids;
+    Spans spans;
+    float* states;
+  };
+  // A block, or one span of it.
+  struct Part {
+    int block, span;
   };
 
   struct Piece {
@@ -111,9 +129,9 @@ class Engine {
   template <class F>
   void each_position(const Pages& kv, const Ragged& ragged, int64_t cost, const F& f);
   void turned(const float* x, float* y, int heads, int dim, const float* norm, const QkvJob& job, int position);
+  void cut_queries(const AttentionJob& job, const float* q, float* y, const Ragged& ragged);
+  void cut_spans(const AttentionJob& job);
   void store_head(const Pages& kv, const float* key, const float* value, size_t page, int slot, int group);
-  void store_key(const Pages& kv, const float* key, size_t at);
-  void store_value(const Pages& kv, const float* value, size_t at);
 
   const Kernels& kernels_;
   bool fast_;
@@ -127,7 +145,12 @@ class Engine {
   std::vector<int16_t> halves_;
   std::vector<uint16_t> pairs_;
   std::vector<Piece> pieces_;
+  // Of the current attention().
   std::vector<Block> blocks_;
+  std::vector<Part> parts_;
+  std::vector<int> apart_;  // blocks whose spans are parts of their own
+  Buffer<uint8_t> states_;
+  size_t states_bytes_ = 0;
 };
 
 }  // namespace radixmill

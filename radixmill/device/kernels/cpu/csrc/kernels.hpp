@@ -37,17 +37,44 @@ struct LinearJob {
 
 enum class Activation : int { silu, gelu_tanh, gelu };
 
-// One query block of one row against one key/value head: `queries` tokens × `rep` heads that share it.
+// How keys and values are kept. int8: one scale per token and head.
+enum class KV : int { f32, f16, int8 };
+constexpr size_t item_bytes(KV kind) { return kind == KV::f32 ? 4 : kind == KV::f16 ? 2 : 1; }
+
+// One layer's attention for one row.
 struct AttentionJob {
-  bool half;           // f16 keys and values, else f32
+  KV kind;
   const void* keys;    // [pages, G, D, stride_p]: transposed, so that neighbouring keys are one vector
   const void* values;  // [pages, G, P, stride_d]
+  const float *key_scales, *value_scales;  // [pages, G, stride_p]; null unless int8
   int groups, page_size, dim, value_dim;
   int heads;
   float scale, softcap;     // softcap 0: none
   int window;               // 0: none
+  const float* sinks;       // [heads] or null
   const int32_t* page_ids;  // the row's
 };
+
+// Some neighbouring queries of the row, and the heads among them that share one key/value head.
+struct AttentionBlock {
+  const float* q;  // of the first query, [queries, heads, D]
+  float* y;        // [queries, heads, Dv]
+  int queries, position, group;  // position: of the first
+};
+
+// A softmax begins afresh at every span of about this many positions, and spans are joined in their order.
+constexpr int kSpan = 256;
+static constexpr int span_pages(int page_size) { return page_size < kSpan ? kSpan / page_size : 1; }
+
+// The spans [first, end) that a block sees anything of.
+struct Spans {
+  int first, end;
+};
+static inline Spans spans_of(const AttentionJob& job, const AttentionBlock& block) {
+  const int size = span_pages(job.page_size) * job.page_size;
+  const int oldest = job.window && block.position >= job.window ? block.position - job.window + 1 : 0;
+  return {oldest / size, (block.position + block.queries - 1) / size + 1};
+}
 
 struct Kernels {
   const char* isa;
@@ -65,10 +92,14 @@ struct Kernels {
   void (*rope)(float* x, int heads, int dim, const float* cos, const float* sin, int half);
   void (*to_half)(const float* x, uint16_t* y, int n);
   void (*blocks)(Format from, const uint8_t* x, int k, Format to, uint8_t* out);
+  // Codes of one head, round(x / scale), and the scale: max|x| / 127, NaN if any value is not finite.
+  float (*to_int8)(const float* x, int8_t* y, int n);
   size_t (*attention_scratch)(const AttentionJob&, int queries);
-  // q, y: of the block's first token, [queries, heads, dim]; `position` is the first token's; `group` the key head.
-  void (*attention)(const AttentionJob&, const float* q, float* y, int queries, int position, int group,
-                    float* scratch);
+  void (*attention)(const AttentionJob&, const AttentionBlock&, float* scratch);
+  // The same in two steps: each span for itself, to attention_state() floats; then all of the block's, side by side.
+  size_t (*attention_state)(const AttentionJob&, int queries);
+  void (*attention_span)(const AttentionJob&, const AttentionBlock&, int span, float* state, float* scratch);
+  void (*attention_join)(const AttentionJob&, const AttentionBlock&, float* states, float* scratch);
 };
 
 const Kernels& portable_kernels();
@@ -84,6 +115,7 @@ const Kernels& avx512bf16_kernels();
 #endif
 
 constexpr int kMostLanes = 16;
+constexpr int kQueryTile = 6;  // queries that attention reads a page for at once: any number of heads makes whole sixes
 
 // The next whole number of vectors; lanes is a power of two.
 static constexpr int pad(int n, int lanes) { return (n + lanes - 1) & ~(lanes - 1); }

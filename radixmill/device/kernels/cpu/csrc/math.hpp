@@ -13,16 +13,29 @@ RADIXMILL_INLINE V polynomial(V x, const float (&c)[N]) {
   return y;
 }
 
-// eˣ within 2 ulp: x = n ln 2 + r with |r| ≤ ln 2 / 2. Exactly 0 below −87.3 (no subnormals), infinity above 88.8.
-RADIXMILL_INLINE V exp(V x) {
+// x = n ln 2 + r with |r| ≤ ln 2 / 2; eʳ.
+struct Reduced {
+  V n, power;
+};
+RADIXMILL_INLINE Reduced reduce_exp(V x) {
   static constexpr float c[] = {0.5000000014f, 0.1666657664f, 0.04166646417f, 0.008363235385f, 0.001393373322f};
-  const V clamped = max(set1(-87.3f), min(set1(88.8f), x));
-  const V n = round(mul(clamped, set1(1.44269504f)));
-  const V r = fma(n, set1(2.12194440e-4f), fma(n, set1(-0.693359375f), clamped));
-  const V y = add(fma(mul(r, r), polynomial(r, c), r), set1(1));
-  const VI whole = to_int(n), low = half_int(whole);  // in two steps: 2¹²⁸ is not a float
-  const V scaled = mul(mul(y, power_of_two(low)), power_of_two(sub_int(whole, low)));
+  const V n = round(mul(x, set1(1.44269504f)));
+  const V r = fma(n, set1(2.12194440e-4f), fma(n, set1(-0.693359375f), x));
+  return {n, add(fma(mul(r, r), polynomial(r, c), r), set1(1))};
+}
+
+// eˣ within 2 ulp. Exactly 0 below −87.3 (no subnormals), infinity above 88.8.
+RADIXMILL_INLINE V exp(V x) {
+  const Reduced e = reduce_exp(max(set1(-87.3f), min(set1(88.8f), x)));
+  const VI whole = to_int(e.n), low = half_int(whole);  // in two steps: 2¹²⁸ is not a float
+  const V scaled = mul(mul(e.power, power_of_two(low)), power_of_two(sub_int(whole, low)));
   return where_less(x, set1(-87.3f), zero(), scaled);
+}
+
+// The same for x ≤ 0.
+RADIXMILL_INLINE V exp_fading(V x) {
+  const Reduced e = reduce_exp(max(set1(-87.3f), x));
+  return where_less(x, set1(-87.3f), zero(), mul(e.power, power_of_two(to_int(e.n))));
 }
 
 // |x| < 0.625: x · P(x²), error 4e-9 before rounding; else 1 − 2 / (e^2|x| + 1).

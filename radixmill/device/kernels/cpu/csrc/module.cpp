@@ -162,11 +162,12 @@ void kv_store(Engine& engine, const OwnedPages& kv, nb::handle k, nb::handle v, 
 }
 
 void attention(Engine& engine, const OwnedPages& kv, nb::handle q, nb::handle y, int heads, nb::handle a, nb::handle b,
-               nb::handle c, nb::handle d, float scale, int window, float cap) {
+               nb::handle c, nb::handle d, float scale, int window, float cap, nb::handle sinks) {
   const RaggedArrays ragged(a, b, c, d);
+  const Maybe<float> sink(sinks, size_t(heads));
   Array<float> in(q, ragged.tokens() * heads * kv.dim), out(y, ragged.tokens() * heads * kv.value_dim, true);
   const Call call(engine);
-  engine.attention(kv, in.data(), out.data(), heads, ragged.view(), scale, window, cap);
+  engine.attention(kv, in.data(), out.data(), heads, ragged.view(), {scale, window, cap, sink.data()});
 }
 
 }  // namespace
@@ -182,9 +183,12 @@ NB_MODULE(_native, m) {
   nb::class_<OwnedPages>(m, "Pages")
       .def_ro("keys", &OwnedPages::keys_array)
       .def_ro("values", &OwnedPages::values_array)
+      .def_ro("key_scales", &OwnedPages::key_scales_array)
+      .def_ro("value_scales", &OwnedPages::value_scales_array)
       .def_prop_ro("dim", [](const OwnedPages& kv) { return kv.dim; })
       .def_prop_ro("value_dim", [](const OwnedPages& kv) { return kv.value_dim; });
-  m.def("pages", make_pages);
+  m.def("pages", make_pages, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(),
+        nb::arg(), nb::arg(), nb::arg(), nb::arg());
 
   nb::class_<Engine>(m, "Engine")
       .def("__init__", [](Engine* self, const std::string& isa, int threads,
@@ -225,7 +229,8 @@ NB_MODULE(_native, m) {
              const Call call(engine);
              engine.kv_copy(kv, src, dst, tokens);
            })
-      .def("attention", attention);
+      .def("attention", attention, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+           nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none());
 
   bind_program(m);
   bind_rows(m);

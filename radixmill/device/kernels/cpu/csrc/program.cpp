@@ -109,13 +109,12 @@ Program::Register Program::qkv(std::vector<Register> parts, const Pages* kv, Qkv
   return y;
 }
 
-Program::Register Program::attention(Register q, const Pages* kv, int heads, int group, float scale, int window,
-                                     float softcap) {
+Program::Register Program::attention(Register q, const Pages* kv, int heads, int group, Scores scores) {
   use(q);
   groups_ = std::max(groups_, group + 1);
   const Register y = make(Rows::tokens, heads * kv->value_dim);
   record(Rows::tokens, [=](const Step& step, const std::vector<float*>& at) {
-    engine_.attention(*kv, at[size_t(q)], at[size_t(y)], heads, step.ragged[size_t(group)], scale, window, softcap);
+    engine_.attention(*kv, at[size_t(q)], at[size_t(y)], heads, step.ragged[size_t(group)], scores);
   });
   return y;
 }

@@ -35,7 +35,7 @@ class Program {
   Register softcap(Register x, float cap);
   Register gated(Register x, Activation activation);
   Register qkv(std::vector<Register> parts, const Pages* kv, QkvJob job, int group);
-  Register attention(Register q, const Pages* kv, int heads, int group, float scale, int window, float softcap);
+  Register attention(Register q, const Pages* kv, int heads, int group, Scores scores);
   Register gather(Register x);
   void finish(Register out);
 
