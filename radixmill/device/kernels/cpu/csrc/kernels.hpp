@@ -75,6 +75,12 @@ const Kernels& avx2_kernels();
 #ifdef RADIXMILL_AVX512
 const Kernels& avx512_kernels();
 #endif
+#ifdef RADIXMILL_NEON
+const Kernels& neon_kernels();
+#endif
+#ifdef RADIXMILL_NEON_DOTPROD
+const Kernels& neon_dotprod_kernels();
+#endif
 
 constexpr int kMostLanes = 16;
 

@@ -8,6 +8,7 @@
 #include <optional>
 #include <stdexcept>
 
+#include "isas.hpp"
 #include "program.hpp"
 
 namespace nb = nanobind;
@@ -101,44 +102,6 @@ struct RaggedArrays {
   }
   size_t tokens() const { return size_t(query_starts.data()[starts.size()]); }
 };
-
-bool has_avx2() {
-#ifdef RADIXMILL_AVX2
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-#else
-  return false;
-#endif
-}
-
-bool has_avx512() {
-#ifdef RADIXMILL_AVX512
-  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vnni");
-#else
-  return false;
-#endif
-}
-
-const Kernels& kernels_for(const std::string& isa) {
-  if (isa == "portable") return portable_kernels();
-#ifdef RADIXMILL_AVX2
-  if (isa == "avx2" && has_avx2()) return avx2_kernels();
-#endif
-#ifdef RADIXMILL_AVX512
-  if (isa == "avx512" && has_avx512()) return avx512_kernels();
-#endif
-  throw std::invalid_argument("no kernels for \"" + isa + "\" in this build or on this machine");
-}
-
-// Those that this build and this machine share, the best first.
-std::vector<std::string> isas() {
-  std::vector<std::string> all;
-  if (has_avx512()) all.push_back("avx512");
-  if (has_avx2()) all.push_back("avx2");
-  all.push_back("portable");
-  return all;
-}
 
 void linear(Engine& engine, nb::handle x, const std::vector<const Matrix*>& matrices, nb::handle bias, nb::handle y) {
   const Stack w{matrices};
