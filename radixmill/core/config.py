@@ -60,7 +60,11 @@ class ComputeOptions:
     )
     backend: str = option("auto", "who computes; reference is plain NumPy", choices=("auto", "cpu", "reference"))
     threads: int | None = option(None, "compute threads; default: the cores this process may use", low=1)
-    isa: str = option("auto", "instruction set of the C++ kernels", choices=("auto", "avx512", "avx2", "neon-dotprod", "neon", "portable"))
+    isa: str = option(
+        "auto",
+        "instruction set of the C++ kernels",
+        choices=("auto", "avx512", "avx2", "neon-dotprod", "neon", "portable"),
+    )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radixmill.device.kernels.contract import AttentionParams, Heads, Mode, Ops
-from tests.device.kernel_kit import BACKENDS, MODES, Rows, backend, close, normal, same_bits
+from tests.device.kernel_kit import BACKENDS, COMPILED, MODES, PRESENT, Rows, backend, close, normal, same_bits
 
 CASES = {  # page size, H, G, D, window, softcap
     "plain": (16, 9, 3, 64, None, None),
@@ -128,7 +128,7 @@ def test_values_may_be_narrower_than_keys(ops: Ops) -> None:
     assert close(ops.attention(rows.q[0], kv, ragged, params), whole[..., :12], 1e-6)
 
 
-@given(data=st.data(), which=st.sampled_from(BACKENDS), mode=st.sampled_from(MODES))
+@given(data=st.data(), which=st.sampled_from(PRESENT), mode=st.sampled_from(MODES))
 @settings(max_examples=40, deadline=None)
 def test_any_schedule_gives_the_same_rows(data: st.DataObject, which: str, mode: Mode) -> None:
     ops = backend(which, mode, 2)
@@ -149,7 +149,7 @@ def test_any_schedule_gives_the_same_rows(data: st.DataObject, which: str, mode:
         assert same_bits(np.concatenate(got[r]), alone)
 
 
-@pytest.mark.parametrize("which", ["cpu/portable", "cpu/avx2", "cpu/avx512"])
+@pytest.mark.parametrize("which", COMPILED)
 def test_half_precision_rounds_as_numpy_does(which: str) -> None:
     """Random bit patterns, every float16 and the midpoints between them."""
     ops = backend(which, "fast")
@@ -169,7 +169,7 @@ def test_half_precision_rounds_as_numpy_does(which: str) -> None:
     assert same_bits(kv.keys[page, 0, :, : len(x)], np.ascontiguousarray(wanted[:, 0].T))
 
 
-@pytest.mark.parametrize("which", ["cpu/portable", "cpu/avx2", "cpu/avx512"])
+@pytest.mark.parametrize("which", COMPILED)
 def test_wrong_batches_are_refused(which: str) -> None:
     ops = backend(which, "fast")
     rows, params = case("plain", [20])

@@ -9,7 +9,7 @@ __all__ = ["isas", "native_isa", "open_backend"]
 
 
 def open_backend(backend: str, mode: Mode, threads: int, isa: str) -> Ops:
-    """The ops of "cpu" (compiled; isa "avx512", "avx2" or "portable") or "reference" (plain NumPy; isa is ignored).
+    """The ops of "cpu" (compiled; isa one of `isas()`) or "reference" (plain NumPy; isa is ignored).
 
     Raises ValueError for a backend or isa that this install or this machine does not have.
     """
