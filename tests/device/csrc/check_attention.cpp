@@ -108,6 +108,25 @@ void check_shape(const Kernels& kernels, const Shape& s, Report& report) {
   }
 }
 
+// A key that is NaN spoils the queries that see it, those of its own group, and no other.
+void check_nan(const Kernels& kernels, Report& report) {
+  const Shape& s = kShapes[3];
+  Random random(8);
+  Row<float> row(s, kernels.lanes, random);
+  const Floats before = row.run(kernels, 0, 40);
+  const int bad = 19, group = 2;
+  row.k[(size_t(bad) * s.groups + group) * s.dim + 5] = std::nanf("");
+  row.put(bad);
+  const Floats after = row.run(kernels, 0, 40);
+  for (int at = 0; at < 40; at++)
+    for (int h = 0; h < s.heads; h++) {
+      const size_t first = (size_t(at) * s.heads + h) * s.value_dim;
+      const bool spoiled = at >= bad && at < bad + s.window && h / (s.heads / s.groups) == group;
+      for (size_t i = first; i < first + s.value_dim; i++)
+        report.expect(spoiled ? std::isnan(after[i]) : after[i] == before[i], "attention: a key that is NaN");
+    }
+}
+
 }  // namespace
 
 void check_attention(const Kernels& kernels, Report& report) {
@@ -115,6 +134,7 @@ void check_attention(const Kernels& kernels, Report& report) {
     check_shape<float>(kernels, shape, report);
     check_shape<uint16_t>(kernels, shape, report);
   }
+  check_nan(kernels, report);
 }
 
 }  // namespace radixmill
