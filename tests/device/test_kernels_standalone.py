@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +25,13 @@ FLAGS = (
     "-Wall", "-Wextra", "-Wno-unused-function", "-Wno-psabi",
 )  # fmt: skip
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
+AVX512 = (
+    *AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mprefer-vector-width=512",
+)  # fmt: skip
 # Per processor its instruction sets, the best first, and what their units are compiled with; as in CMakeLists.txt.
 UNITS = {
     "x86_64": {
-        "avx512": (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"),
+        "avx512": AVX512,
         "avx2": AVX2,
         "portable": (),
     },
@@ -68,7 +71,9 @@ def programs() -> dict[str, Program]:
 
 
 @pytest.fixture
-def program(request: pytest.FixtureRequest, programs: dict[str, Program], tmp_path_factory: pytest.TempPathFactory):
+def program(programs: dict[str, Program], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Program]:
+    """The program for a processor, built when first asked for."""
+
     def of(processor: str) -> Program:
         if processor not in programs:
             programs[processor] = build(processor, tmp_path_factory.mktemp(processor))
@@ -93,13 +98,13 @@ def build(processor: str, folder: Path) -> Program:
     jobs = [(source, ()) for source in sources]
     jobs += [(KERNELS / f"isa_{name(isa)}.cpp", extra) for isa, extra in UNITS[processor].items()]
 
-    def compile(job: tuple[Path, tuple[str, ...]]) -> Path:
+    def compiled(job: tuple[Path, tuple[str, ...]]) -> Path:
         source, extra = job
         call(compiler, *flags, *extra, "-c", source, "-o", folder / f"{source.stem}.o")
         return folder / f"{source.stem}.o"
 
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compile, jobs))
+        objects = list(pool.map(compiled, jobs))
     call(compiler, *flags, *objects, "-o", folder / "kernels_check")
     return Program(folder / "kernels_check", under)
 
