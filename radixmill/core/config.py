@@ -69,7 +69,7 @@ class ComputeOptions:
     isa: str = option(
         "auto",
         "instruction set of the C++ kernels",
-        choices=("auto", "avx512bf16", "avx512", "avxvnni", "avx2", "portable"),
+        choices=("auto", "avx512bf16", "avx512", "avxvnni", "avx2", "neon-dotprod", "neon", "portable"),
     )
 
 

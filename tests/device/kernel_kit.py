@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from radixmill.device.kernels import isas, open_backend
 from radixmill.device.kernels.contract import AttentionParams, KVType, Mode, Ops, Ragged, Stored
 
-BACKENDS = ("reference", "cpu/portable", "cpu/avx2", "cpu/avxvnni", "cpu/avx512", "cpu/avx512bf16")
+BACKENDS = (
+    "reference", "cpu/portable", "cpu/avx2", "cpu/avxvnni", "cpu/avx512", "cpu/avx512bf16", "cpu/neon", "cpu/neon-dotprod",
+)  # fmt: skip
+COMPILED = tuple(b for b in BACKENDS if b != "reference")
+# Where one test draws among them: to skip one would be to skip all.
+PRESENT = ("reference", *(b for b in COMPILED if b.removeprefix("cpu/") in isas()))
 MODES: tuple[Mode, ...] = ("fast", "exact")
 KV_TYPES: tuple[KVType, ...] = ("f16", "f32", "int8")
 # Where each kind's blocks keep their float16 scale and minimum (MXFP4: one byte, an exponent).

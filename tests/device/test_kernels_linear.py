@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from radixmill.device.kernels.contract import Mode, Ops, Stored
 from tests.device.kernel_kit import (
     BACKENDS,
+    COMPILED,
     HEADERS,
     KINDS,
     MODES,
+    PRESENT,
     QUANTISED,
     backend,
     close,
@@ -31,7 +33,7 @@ def ops(request: pytest.FixtureRequest) -> Ops:
     return backend(*request.param)
 
 
-@pytest.fixture(params=[b for b in BACKENDS if b != "reference"])
+@pytest.fixture(params=COMPILED)
 def native(request: pytest.FixtureRequest) -> str:
     backend(request.param, "fast")
     return request.param
@@ -207,7 +209,7 @@ def test_matrices_of_different_kinds_joined(ops: Ops) -> None:
 
 @given(
     tokens=st.integers(1, 9), n=st.integers(1, 40), groups=st.integers(1, 5), kind=st.sampled_from(KINDS),
-    mode=st.sampled_from(MODES), which=st.sampled_from(BACKENDS), seed=st.integers(0, 99),
+    mode=st.sampled_from(MODES), which=st.sampled_from(PRESENT), seed=st.integers(0, 99),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_linear_agrees_with_float64(

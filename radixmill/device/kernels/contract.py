@@ -163,7 +163,7 @@ class Ops(Protocol):
     """One backend, opened in one compute mode."""
 
     name: str  # "reference", "cpu"
-    isa: str  # "numpy", "avx512bf16", "avx512", "avx2", "portable"
+    isa: str  # "numpy", or one of the compiled kernels' instruction sets
     version: str  # changes whenever any op's bits do; part of the numerics id
     mode: Mode
     kv_type: KVType

@@ -57,12 +57,12 @@ def native_isa() -> str:
 
 
 def isas() -> tuple[str, ...]:
-    """All of them, the best first."""
+    """All of them, the best first: "avx512", "avx2" or "neon-dotprod", "neon"; "portable" always."""
     return () if _native is None else tuple(_native.isas())
 
 
 class CpuOps:
-    """C++ on `threads` threads (the caller is one of them) with instruction set `isa`: "avx512bf16", "avx512", "avx2" or "portable".
+    """C++ on `threads` threads (the caller is one of them) with instruction set `isa`: one of `isas()`.
 
     One call at a time. The threads sleep when there is nothing to do and end with the object.
     Raises ValueError if the module is not installed, or has no such instruction set here.

@@ -1,25 +1,26 @@
-// Products of codes with int8 activations, four at a time into int32: for instruction sets that have dot4(), unsigned by
-// signed. Signed codes go in with 128 added. Include after a vec_*.hpp.
+// Products of codes with int8 activations, four at a time into int32: for instruction sets that have dot4(). Where it
+// takes its codes as unsigned, signed ones go in with kSignedBias added. Include after a vec_*.hpp.
 #pragma once
 #include "codes.hpp"
 
 namespace radixmill {
 namespace {
 
-// What is added to a code to make it unsigned, and must be taken off again: a power of two, or nothing.
+// What was added to a code for dot4, or lies in it as its format's offset, and must be taken off again: a power of two,
+// or nothing.
 template <Format F>
-constexpr int bias_of = layout(F).is_signed() ? 128 : layout(F).offset;
+constexpr int bias_of = layout(F).is_signed() ? kSignedBias : layout(F).offset;
 
 template <Format F, int field>
-RADIXMILL_INLINE VB unsigned_codes(const uint8_t* p) {
+RADIXMILL_INLINE VB dot_codes(const uint8_t* p) {
   const VB codes = entries_of<F, field>(p);
-  return layout(F).is_signed() ? flip_sign(codes) : codes;
+  return layout(F).is_signed() ? biased(codes) : codes;
 }
 
 // Fields first, first + step, … of a group, added to out.
 template <Format F, int TB, int step, int field>
 RADIXMILL_INLINE void add_fields(const uint8_t* codes, const int8_t* x, size_t ldx, VI* out) {
-  const VB w = unsigned_codes<F, field>(codes);
+  const VB w = dot_codes<F, field>(codes);
   for (int t = 0; t < TB; t++) out[t] = dot4(out[t], w, x + t * ldx + 16 * (field % 2) + 4 * (field / 2));
   if constexpr (field + step < 8) add_fields<F, TB, step, field + step>(codes, x, ldx, out);
 }

@@ -113,6 +113,12 @@ const Kernels& avxvnni_kernels();
 const Kernels& avx512_kernels();
 const Kernels& avx512bf16_kernels();
 #endif
+#ifdef RADIXMILL_NEON
+const Kernels& neon_kernels();
+#endif
+#ifdef RADIXMILL_NEON_DOTPROD
+const Kernels& neon_dotprod_kernels();
+#endif
 
 constexpr int kMostLanes = 16;
 constexpr int kQueryTile = 6;  // queries that attention reads a page for at once: any number of heads makes whole sixes

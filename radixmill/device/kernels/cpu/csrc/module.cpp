@@ -2,72 +2,9 @@
 // Every op runs without the interpreter lock.
 #include "bind.hpp"
 
-#ifdef RADIXMILL_AVXVNNI
-#include <cpuid.h>
-#endif
+#include "isas.hpp"
 
 namespace {
-
-bool has_avx2() {
-#ifdef RADIXMILL_AVX2
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-#else
-  return false;
-#endif
-}
-
-bool has_avxvnni() {
-#ifdef RADIXMILL_AVXVNNI
-  unsigned a = 0, b, c, d;
-  return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
-#else
-  return false;
-#endif
-}
-
-bool has_avx512() {
-#ifdef RADIXMILL_AVX512
-  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vnni");
-#else
-  return false;
-#endif
-}
-
-bool has_avx512bf16() {
-#ifdef RADIXMILL_AVX512
-  return has_avx512() && __builtin_cpu_supports("avx512bf16");
-#else
-  return false;
-#endif
-}
-
-const Kernels& kernels_for(const std::string& isa) {
-  if (isa == "portable") return portable_kernels();
-#ifdef RADIXMILL_AVX2
-  if (isa == "avx2" && has_avx2()) return avx2_kernels();
-#endif
-#ifdef RADIXMILL_AVXVNNI
-  if (isa == "avxvnni" && has_avxvnni()) return avxvnni_kernels();
-#endif
-#ifdef RADIXMILL_AVX512
-  if (isa == "avx512" && has_avx512()) return avx512_kernels();
-  if (isa == "avx512bf16" && has_avx512bf16()) return avx512bf16_kernels();
-#endif
-  throw std::invalid_argument("no kernels for \"" + isa + "\" in this build or on this machine");
-}
-
-// Those that this build and this machine share, the best first.
-std::vector<std::string> isas() {
-  std::vector<std::string> all;
-  if (has_avx512bf16()) all.push_back("avx512bf16");
-  if (has_avx512()) all.push_back("avx512");
-  if (has_avxvnni()) all.push_back("avxvnni");
-  if (has_avx2()) all.push_back("avx2");
-  all.push_back("portable");
-  return all;
-}
 
 void linear(Engine& engine, nb::handle x, const nb::sequence& matrices, const nb::sequence& orders, nb::handle bias,
             nb::handle y) {

@@ -122,7 +122,9 @@ RADIXMILL_INLINE void store_int8(int8_t* p, VI v) {
 
 #ifdef __AVXVNNI__
 
-RADIXMILL_INLINE VB flip_sign(VB codes) { return _mm256_xor_si256(codes, _mm256_set1_epi8(char(0x80))); }
+// dot4 is unsigned by signed: signed codes go in with their top bit turned over.
+constexpr int kSignedBias = 128;
+RADIXMILL_INLINE VB biased(VB codes) { return _mm256_xor_si256(codes, _mm256_set1_epi8(char(0x80))); }
 // acc + Σ of four unsigned codes of every row times x[0..3].
 RADIXMILL_INLINE VI dot4(VI acc, VB codes, const int8_t* x) { return _mm256_dpbusd_avx_epi32(acc, codes, broadcast4(x)); }
 // Times 0, or a power of two.

@@ -81,7 +81,6 @@ RADIXMILL_INLINE VB lookup(const int8_t* table, VB codes) {
   return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)table)), codes);
 }
 RADIXMILL_INLINE VB join(VB a, VB b) { return _mm512_or_si512(a, b); }
-RADIXMILL_INLINE VB flip_sign(VB codes) { return _mm512_xor_si512(codes, _mm512_set1_epi8(char(0x80))); }
 
 // Byte b of each row.
 template <int b>
@@ -127,6 +126,10 @@ RADIXMILL_INLINE V dot2(V acc, const uint16_t* pairs, const uint16_t* x) {
 #endif
 
 // ── products of codes with int8 activations ──
+
+// dot4 is unsigned by signed: signed codes go in with their top bit turned over.
+constexpr int kSignedBias = 128;
+RADIXMILL_INLINE VB biased(VB codes) { return _mm512_xor_si512(codes, _mm512_set1_epi8(char(0x80))); }
 
 // acc + Σ of four unsigned codes of every row times x[0..3].
 RADIXMILL_INLINE VI dot4(VI acc, VB codes, const int8_t* x) {
