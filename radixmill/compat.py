@@ -64,7 +64,12 @@ FLAGS = (
     _limited("--is-embedding", (), "embeddings are not built", switch=True, value=True),
     _limited("--dtype", ("auto",), "the compute format follows the checkpoint; see --compute of `radixmill serve`"),
     _limited("--quantization", ("gguf",), "weights are computed as their file stores them"),
-    _limited("--kv-cache-dtype", ("auto",), "KV is f16 in fast mode and f32 in exact mode"),
+    _limited(
+        "--kv-cache-dtype",
+        ("auto", "f16", "f32", "int8"),
+        "keys and values are f16 (auto), f32, or int8 with a scale per token and head",
+        sets="cache.kv_cache_dtype",
+    ),
     _sets("--host", "server.host"),
     _sets("--port", "server.port", int),
     _sets("--api-key", "server.api_key", many=True),

@@ -68,6 +68,12 @@ class CacheOptions:
     """The KV cache."""
 
     page_size: int = option(64, "positions in a page of the KV cache", low=1)
+    kv_cache_dtype: str = option(
+        "auto",
+        "what keys and values are kept as; auto: f16 in fast mode, f32 in exact mode; int8: half the memory of f16, with"
+        " a scale per token and head",
+        choices=("auto", "f16", "f32", "int8"),
+    )
     kv_cache_bytes: int | None = option(
         None, "bytes for the KV cache (512m, 4g, …); default: a quarter of free memory, at most 1g", size=True
     )
@@ -148,6 +154,7 @@ class ModelFacts:
 
     context: int
     kv_bytes_per_token: int
+    kv_dtype: str = "f16"  # what keys and values are kept as
 
 
 @dataclass(frozen=True)
@@ -213,7 +220,9 @@ def resolve(config: Config, hardware: Hardware, model: ModelFacts) -> Resolved:
         if context == wanted
         else f"{context}: what the KV cache holds ({why}); the model takes {wanted}"
     )
-    reasons += [f"KV cache {pages} pages of {cache.page_size} tokens: {why}", f"context {context_reason}"]
+    kept = "" if cache.kv_cache_dtype == "auto" else f" as {model.kv_dtype}"
+    reasons += [f"KV cache {pages} pages of {cache.page_size} tokens{kept}: {why}", f"context {context_reason}"]
+    cache = replace(cache, kv_cache_dtype=model.kv_dtype)
     return Resolved(replace(config, compute=compute, cache=cache), pages, context, context_reason, tuple(reasons))
 
 

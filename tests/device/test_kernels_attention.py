@@ -74,8 +74,8 @@ def test_threads_change_no_bit(which: str, kv: KVType) -> None:
         for each in ops:
             pages = rows.fresh(each)
             outs.append(rows.step(each, pages, [(r, 0, len(rows.q[r])) for r in range(3)], params))
-            for spans in ([(0, LONG - 1, LONG)], [(0, LONG - 5, LONG)], [(0, LONG - 5, LONG), (1, 32, 33)]):
-                last.append(rows.step(each, pages, spans, params)[0][-1])
+            steps = ([(0, LONG - 1, LONG)], [(0, LONG - 5, LONG)], [(0, LONG - 5, LONG), (1, 32, 33)])
+            last += [rows.step(each, pages, spans, params)[0][-1] for spans in steps]
         for out in outs:
             assert all(same_bits(x, y) for x, y in zip(out, outs[0], strict=True))
         assert all(same_bits(x, outs[0][0][-1]) for x in last)
@@ -91,9 +91,8 @@ def test_long_rows_are_the_textbook_ones(ops: Ops) -> None:
 def test_sinks_take_what_they_are_due(ops: Ops) -> None:
     """None at −∞, half of a score's weight beside it, all of it far above."""
     rows, _ = case("plain", [20])
-    outs = []
-    for sinks in (None, np.full(9, -np.inf, np.float32), np.zeros(9, np.float32), np.full(9, 200, np.float32)):
-        outs.append(rows.step(ops, rows.fresh(ops), [(0, 0, 20)], AttentionParams(0.0, sinks=sinks))[0])
+    some = [None, *(np.full(9, sink, np.float32) for sink in (-np.inf, 0, 200))]
+    outs = [rows.step(ops, rows.fresh(ops), [(0, 0, 20)], AttentionParams(0.0, sinks=sinks))[0] for sinks in some]
     assert same_bits(outs[0], outs[1])
     assert close(outs[2][0] * 2, outs[0][0], 1e-6)  # scores are 0 like the sink: one key, so half
     assert close(outs[2][9] * 11 / 10, outs[0][9], 1e-6)

@@ -19,15 +19,21 @@ class Pages:
     @property
     def values(self) -> NDArray[Any]: ...
     @property
+    def key_scales(self) -> NDArray[Any] | None: ...
+    @property
+    def value_scales(self) -> NDArray[Any] | None: ...
+    @property
     def dim(self) -> int: ...
     @property
     def value_dim(self) -> int: ...
 
 def pages(
     engine: Engine,
+    type: str,
     keys: NDArray[Any],
     values: NDArray[Any],
-    half: bool,
+    key_scales: NDArray[Any] | None,
+    value_scales: NDArray[Any] | None,
     pages: int,
     page_size: int,
     groups: int,
@@ -87,6 +93,7 @@ class Engine:
         scale: float,
         window: int,
         softcap: float,
+        sinks: Any,
         /,
     ) -> None: ...
 
@@ -127,7 +134,7 @@ class Program:
         /,
     ) -> int: ...
     def attention(
-        self, q: int, kv: Pages, heads: int, group: int, scale: float, window: int, softcap: float, /
+        self, q: int, kv: Pages, heads: int, group: int, scale: float, window: int, softcap: float, sinks: Any, /
     ) -> int: ...
     def gather(self, x: int, /) -> int: ...
     def finish(self, out: int, /) -> None: ...
