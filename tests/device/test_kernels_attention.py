@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radixmill.device.kernels.contract import AttentionParams, Heads, KVType, Mode, Ops
-from tests.device.kernel_kit import BACKENDS, KV_TYPES, Rows, arrays, backend, close, normal, same_bits
+from tests.device.kernel_kit import BACKENDS, KV_TYPES, Rows, arrays, backend, close, normal, rotated, same_bits
 
 CASES = {  # page size, H, G, D, window, softcap, sinks
     "plain": (16, 9, 3, 64, None, None, False),
@@ -230,14 +231,27 @@ def test_int8_codes_are_the_contracts(which: str, dim: int) -> None:
     for which_key, bad in ((6, np.nan), (7, np.inf), (8, -np.inf)):
         x[which_key, 0, dim - 1] = bad
     keys, key_scales, values, value_scales = codes(backend(which, "fast", kv="int8"), x)
-    assert same_bits(keys, values) and same_bits(key_scales, value_scales)
     good = [i for i in range(40) if i not in (6, 7, 8)]
-    scale = np.abs(x[good, 0]).max(-1) / np.float32(127)
-    assert same_bits(key_scales[good], scale)
-    safe = np.where(scale == 0, np.float32(1), scale)[:, None]
-    assert np.array_equal(keys[good], np.rint(np.where(scale[:, None] == 0, 0, x[good, 0] / safe)))
-    assert keys[4, :4].tolist() == [127, 0, 2, 2]
-    assert np.isnan(key_scales[[6, 7, 8]]).all() and not keys[[6, 7, 8]].any()
+    for seen, kept, scales in ((x, values, value_scales), (rotated(x, dim & -dim), keys, key_scales)):
+        scale = np.abs(seen[good, 0]).max(-1) / np.float32(127)
+        assert same_bits(scales[good], scale)
+        safe = np.where(scale == 0, np.float32(1), scale)[:, None]
+        assert np.array_equal(kept[good], np.rint(np.where(scale[:, None] == 0, 0, seen[good, 0] / safe)))
+        assert np.isnan(scales[[6, 7, 8]]).all() and not kept[[6, 7, 8]].any()
+    assert values[4, :4].tolist() == [127, 0, 2, 2]
+
+
+def test_one_large_value_does_not_cost_the_others_their_bits() -> None:
+    """Keys whose third value is large and nearly the same for all, as biases make them."""
+    rows, params = case("plain", [60])
+    rows.k[0][..., 2] = rows.k[0][..., 2] * 0.1 + 100
+    rows.v[0][:] = rows.rounded("int8").v[0].astype(np.float32)  # so that keys alone differ
+    ops = backend("reference", "fast", kv="int8")
+    [out] = rows.step(ops, rows.fresh(ops), [(0, 0, 60)], params)
+    scale = np.abs(rows.k[0]).max(-1, keepdims=True) / 127
+    plain = replace(rows, k=[np.rint(rows.k[0] / scale) * scale])
+    exact = rows.oracle(0, params)
+    assert np.abs(out - exact).max() < np.abs(plain.oracle(0, params) - exact).max() / 3
 
 
 @pytest.mark.parametrize("which", ["cpu/portable", "cpu/avx2", "cpu/avx512"])
