@@ -75,7 +75,12 @@ FLAGS = (
         _quantization,
         sets="compute.quantization",
     ),
-    _limited("--kv-cache-dtype", ("auto",), "KV is f16 in fast mode and f32 in exact mode"),
+    _limited(
+        "--kv-cache-dtype",
+        ("auto", "f16", "f32", "int8"),
+        "keys and values are f16 (auto), f32, or int8 with a scale per token and head",
+        sets="cache.kv_cache_dtype",
+    ),
     _sets("--host", "server.host"),
     _sets("--port", "server.port", int),
     _sets("--api-key", "server.api_key", many=True),

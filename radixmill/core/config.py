@@ -78,6 +78,12 @@ class CacheOptions:
     """The KV cache."""
 
     page_size: int = option(64, "positions in a page of the KV cache", low=1)
+    kv_cache_dtype: str = option(
+        "auto",
+        "what keys and values are kept as; auto: f16 in fast mode, f32 in exact mode; int8: half the memory of f16, with"
+        " a scale per token and head",
+        choices=("auto", "f16", "f32", "int8"),
+    )
     kv_cache_bytes: int | None = option(
         None, "bytes for the KV cache (512m, 4g, …); default: a quarter of free memory, at most 1g", size=True
     )
@@ -171,6 +177,7 @@ class ModelFacts:
 
     context: int
     kv_bytes_per_token: int
+    kv_dtype: str = "f16"  # what keys and values are kept as
 
 
 @dataclass(frozen=True)
@@ -192,7 +199,23 @@ SPARE_PAGES = 2
 def resolve(config: Config, hardware: Hardware, model: ModelFacts) -> Resolved:
     """Choose what was left open. Pure: the same arguments give the same answer."""
     reasons: list[str] = []
-    compute, cache = config.compute, config.cache
+    compute, cache = _compute(config.compute, hardware, reasons), config.cache
+    tokens, why = _kv_tokens(cache, hardware, model)
+    pages = max(tokens // cache.page_size, 0)
+    context, context_reason = _context(config, model, (pages - SPARE_PAGES) * cache.page_size, why)
+    form = "" if cache.kv_cache_dtype == "auto" else f" as {model.kv_dtype}"
+    reasons.append(f"KV cache {pages} pages of {cache.page_size} tokens{form}: {why}")
+    if cache.prefix_cache_bytes is None:
+        kept = pages // 4 * cache.page_size * model.kv_bytes_per_token
+        cache = replace(cache, prefix_cache_bytes=kept)
+        reasons.append(f"{kept >> 20} MiB of it for prefixes that no request holds; running ones may use all of it")
+    reasons.append(f"context {context_reason}")
+    cache = replace(cache, kv_cache_dtype=model.kv_dtype)
+    return Resolved(replace(config, compute=compute, cache=cache), pages, context, context_reason, tuple(reasons))
+
+
+def _compute(compute: ComputeOptions, hardware: Hardware, reasons: list[str]) -> ComputeOptions:
+    """Who computes, on how many threads, with which instruction set."""
     if compute.backend == "auto":
         compute = replace(compute, backend="cpu" if hardware.isa else "reference")
         reasons.append(
@@ -213,37 +236,28 @@ def resolve(config: Config, hardware: Hardware, model: ModelFacts) -> Resolved:
     if compute.threads is None:
         compute = replace(compute, threads=hardware.cores)
         reasons.append(f"threads {hardware.cores}: the cores this process may use")
-    tokens, why = _kv_tokens(cache, hardware, model)
-    pages = max(tokens // cache.page_size, 0)
-    if cache.prefix_cache_bytes is None:
-        kept = pages // 4 * cache.page_size * model.kv_bytes_per_token
-        cache = replace(cache, prefix_cache_bytes=kept)
-        reasons.append(
-            f"prefixes for reuse {kept >> 20} MiB: a quarter of the KV cache; running requests may use all of it"
-        )
-    wanted = config.model.context_length or model.context
+    return compute
+
+
+def _context(config: Config, model: ModelFacts, room: int, why: str) -> tuple[int, str]:
+    """Tokens a sequence may have, and the reason; `room`: what the KV cache holds, because of `why`."""
+    asked = config.model.context_length
+    wanted = asked or model.context
     if wanted > model.context:
         raise CannotStart(f"--context-length {wanted} is more than the model's {model.context} tokens", "Lower it")
-    room = (pages - SPARE_PAGES) * cache.page_size
-    if room < min(wanted, cache.page_size):
+    if room < min(wanted, config.cache.page_size):
         raise CannotStart(
             f"too little memory for the KV cache: {why} gives {max(room, 0)} tokens at {model.kv_bytes_per_token} bytes each",
             "Free memory, or raise --kv-cache-bytes",
         )
-    if config.model.context_length and room < wanted:
+    if asked and room < wanted:
         raise CannotStart(
             f"the KV cache holds {room} tokens ({why}), fewer than --context-length {wanted}",
             "Raise --kv-cache-bytes or lower --context-length",
         )
-    context = min(wanted, room)
-    source = "--context-length" if config.model.context_length else "the model's own"
-    context_reason = (
-        f"{context}: {source}"
-        if context == wanted
-        else f"{context}: what the KV cache holds ({why}); the model takes {wanted}"
-    )
-    reasons += [f"KV cache {pages} pages of {cache.page_size} tokens: {why}", f"context {context_reason}"]
-    return Resolved(replace(config, compute=compute, cache=cache), pages, context, context_reason, tuple(reasons))
+    if wanted <= room:
+        return wanted, f"{wanted}: " + ("--context-length" if asked else "the model's own")
+    return room, f"{room}: what the KV cache holds ({why}); the model takes {wanted}"
 
 
 def _kv_tokens(cache: CacheOptions, hardware: Hardware, model: ModelFacts) -> tuple[int, str]:

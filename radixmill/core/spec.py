@@ -28,6 +28,7 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
     kv_groups: tuple[KVGroup, ...] = ()
     numerics: str = ""  # equal ids give equal bytes
     compute: str = "fast"
+    kv_dtype: str = ""  # what keys and values are kept as
     isa: str = ""
     modalities: tuple[str, ...] = ("text",)
     notes: tuple[str, ...] = ()  # why settings are what they are

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from radixmill.core.errors import CannotStart
 from radixmill.core.plan import Masks, StepPlan, StepResult
 from radixmill.core.spec import KVGroup, ModelSpec
 from radixmill.device.kernels import open_backend
-from radixmill.device.kernels.contract import Mode, Ops
+from radixmill.device.kernels.contract import KVType, Mode, Ops, kv_bytes, kv_of_mode
 from radixmill.device.layers import Build
 from radixmill.device.loader import Checkpoint, open_checkpoint
 from radixmill.device.models import Decoder, DecoderConfig, family
@@ -29,7 +29,6 @@ from radixmill.device.worker import detect
 from radixmill.store.files import ModelFiles
 
 BITS = {"auto": None, "w8": 8, "w4": 4}  # --quantization
-KV_TYPES: dict[Mode, tuple[str, int]] = {"fast": ("f16", 2), "exact": ("f32", 4)}  # name, bytes of a value
 
 
 @dataclass
@@ -131,7 +130,7 @@ def numerics_id(checkpoint: Checkpoint, model: DecoderConfig, ops: Ops, page_siz
         "architecture": checkpoint.config.get("architectures"),
         "compute": ops.mode,
         "quantised": bits,
-        "kv": KV_TYPES[ops.mode][0],
+        "kv": ops.kv_type,
         "page_size": page_size,
         "kernels": [ops.name, ops.version, ops.isa],
         "sampler": SAMPLER,
@@ -140,16 +139,25 @@ def numerics_id(checkpoint: Checkpoint, model: DecoderConfig, ops: Ops, page_siz
 
 
 def _resolve(config: Config, hardware: Hardware, model: DecoderConfig) -> Resolved:
-    mode: Mode = "exact" if config.compute.compute == "exact" else "fast"
-    per_token = model.layers * 2 * model.kv_heads * model.head_dim * KV_TYPES[mode][1]
-    return resolve(config, hardware, ModelFacts(context=model.context, kv_bytes_per_token=per_token))
+    kv = _kv_type(config)
+    per_token = model.layers * 2 * model.kv_heads * kv_bytes(kv, model.head_dim)
+    return resolve(config, hardware, ModelFacts(model.context, per_token, kv))
+
+
+def _mode(config: Config) -> Mode:
+    return "exact" if config.compute.compute == "exact" else "fast"
+
+
+def _kv_type(config: Config) -> KVType:
+    """What was asked for, or what suits the mode."""
+    asked = next((kv for kv in get_args(KVType) if kv == config.cache.kv_cache_dtype), None)
+    return asked or kv_of_mode(_mode(config))
 
 
 def _open_backend(config: Config) -> Ops:
     compute = config.compute
-    mode: Mode = "exact" if compute.compute == "exact" else "fast"
     try:
-        return open_backend(compute.backend, mode, compute.threads or 1, compute.isa)
+        return open_backend(compute.backend, _mode(config), compute.threads or 1, compute.isa, _kv_type(config))
     except ValueError as error:
         raise CannotStart(str(error), "Choose another --backend or --isa; `radixmill doctor` lists them") from error
 
@@ -194,6 +202,7 @@ def _spec(
         kv_groups=(KVGroup(tuple(range(config.layers)), per_token, resolved.pages),),
         numerics=numerics,
         compute=ops.mode,
+        kv_dtype=ops.kv_type,
         isa=ops.isa,
         notes=notes,
         phases=phases,

@@ -235,11 +235,23 @@ def test_quantisation_is_the_files_own_or_asked_for() -> None:
         ("--quantization", "fp8"),
         ("--device", "cuda"),
         ("--dtype", "float16"),
+        ("--kv-cache-dtype", "fp8_e5m2"),
     ],
 )
 def test_what_we_cannot_keep_is_refused_with_a_reason(argv: tuple[str, ...]) -> None:
     with pytest.raises(CannotStart, match=argv[0]):
         sglang(*argv)
+
+
+def test_what_keys_and_values_are_kept_as() -> None:
+    assert parsed("--kv-cache-dtype", "int8").cache.kv_cache_dtype == "int8"
+    assert sglang("--kv-cache-dtype", "int8").cache.kv_cache_dtype == "int8"
+    with pytest.raises(SystemExit) as refused:
+        parsed("--kv-cache-dtype", "fp8_e4m3")
+    assert refused.value.code == 2
+    assert resolve(Config(), LAPTOP, MODEL).config.cache.kv_cache_dtype == "f16"
+    asked = resolve(Config(cache=CacheOptions(kv_cache_dtype="int8")), LAPTOP, replace(MODEL, kv_dtype="int8"))
+    assert any("as int8" in reason for reason in asked.reasons)
 
 
 def test_every_starred_flag_of_sglang_is_known() -> None:

@@ -118,8 +118,8 @@ class Rows:
     """Sequences with all their queries, keys and values, and the pages they lie in."""
 
     q: list[Floats]  # [n, H, D] each
-    k: list[Floats]  # [n, G, D]
-    v: list[Floats]
+    k: list[Any]  # [n, G, D]
+    v: list[Any]
     pages: list[NDArray[np.int32]]
     page_size: int
     total_pages: int
@@ -172,8 +172,12 @@ class Rows:
         """With keys and values as they are stored."""
         if kv == "f32":
             return self
-        keep = _codes if kv == "int8" else lambda x: x.astype(np.float16).astype(np.float32)
-        return replace(self, k=[keep(x) for x in self.k], v=[keep(x) for x in self.v])
+        if kv == "f16":
+            half = lambda rows: [x.astype(np.float16).astype(np.float32) for x in rows]  # noqa: E731
+            return replace(self, k=half(self.k), v=half(self.v))
+        block = self.k[0].shape[-1] & -self.k[0].shape[-1]
+        keys = [rotated(_coded(rotated(x, block)), block) / block for x in self.k]
+        return replace(self, k=keys, v=[_coded(x) for x in self.v])
 
     def oracle(self, row: int, params: AttentionParams) -> NDArray[np.float64]:
         """Textbook attention of one whole row in float64: [n, H, D]."""
@@ -197,10 +201,19 @@ def arrays(kv: Any) -> list[NDArray[Any]]:
     return [a for a in (kv.keys, kv.values, kv.key_scales, kv.value_scales) if a is not None]
 
 
-def _codes(x: Floats) -> Floats:
+def rotated(x: NDArray[Any], block: int) -> NDArray[Any]:
+    """The Walsh–Hadamard transform of each `block` values of the last axis, halves first."""
+    if block == 1:
+        return x
+    halves = rotated(x, block // 2).reshape(*x.shape[:-1], -1, 2, block // 2)
+    a, b = halves[..., 0, :], halves[..., 1, :]
+    return np.concatenate([a + b, a - b], axis=-1).reshape(x.shape)
+
+
+def _coded(x: Floats) -> NDArray[np.float64]:
     """[n, G, D] through int8 codes, one scale per token and head."""
     scale = np.abs(x).max(-1, keepdims=True) / np.float32(127)
-    return (np.rint(x / np.where(scale == 0, np.float32(1), scale)) * scale).astype(np.float32)
+    return np.rint(x / np.where(scale == 0, np.float32(1), scale)) * scale.astype(np.float64)
 
 
 def _starts(counts: list[int]) -> NDArray[np.int32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -20,6 +21,7 @@ from tests.device.kernel_kit import (
     backend,
     close,
     normal,
+    rotated,
     same_bits,
 )
 
@@ -85,8 +87,8 @@ def test_threads_change_no_bit(which: str, kv: KVType) -> None:
         for each in ops:
             pages = rows.fresh(each)
             outs.append(rows.step(each, pages, [(r, 0, len(rows.q[r])) for r in range(3)], params))
-            for spans in ([(0, LONG - 1, LONG)], [(0, LONG - 5, LONG)], [(0, LONG - 5, LONG), (1, 32, 33)]):
-                last += [rows.step(each, pages, spans, params)[0][-1]]
+            steps = ([(0, LONG - 1, LONG)], [(0, LONG - 5, LONG)], [(0, LONG - 5, LONG), (1, 32, 33)])
+            last += [rows.step(each, pages, spans, params)[0][-1] for spans in steps]
         for out in outs:
             assert all(same_bits(x, y) for x, y in zip(out, outs[0], strict=True))
         assert all(same_bits(x, outs[0][0][-1]) for x in last)
@@ -102,9 +104,8 @@ def test_long_rows_are_the_textbook_ones(ops: Ops) -> None:
 def test_sinks_take_what_they_are_due(ops: Ops) -> None:
     """None at −∞, half of a score's weight beside it, all of it far above."""
     rows, _ = case("plain", [20])
-    every = (None, np.full(9, -np.inf, np.float32), np.zeros(9, np.float32), np.full(9, 200, np.float32))
-    params = [AttentionParams(0.0, sinks=sinks) for sinks in every]
-    outs = [rows.step(ops, rows.fresh(ops), [(0, 0, 20)], each)[0] for each in params]
+    some = [None, *(np.full(9, sink, np.float32) for sink in (-np.inf, 0, 200))]
+    outs = [rows.step(ops, rows.fresh(ops), [(0, 0, 20)], AttentionParams(0.0, sinks=sinks))[0] for sinks in some]
     assert same_bits(outs[0], outs[1])
     assert close(outs[2][0] * 2, outs[0][0], 1e-6)  # scores are 0 like the sink: one key, so half
     assert close(outs[2][9] * 11 / 10, outs[0][9], 1e-6)
@@ -242,14 +243,27 @@ def test_int8_codes_are_the_contracts(which: str, dim: int) -> None:
     for which_key, bad in ((6, np.nan), (7, np.inf), (8, -np.inf)):
         x[which_key, 0, dim - 1] = bad
     keys, key_scales, values, value_scales = codes(backend(which, "fast", kv="int8"), x)
-    assert same_bits(keys, values) and same_bits(key_scales, value_scales)
     good = [i for i in range(40) if i not in (6, 7, 8)]
-    scale = np.abs(x[good, 0]).max(-1) / np.float32(127)
-    assert same_bits(key_scales[good], scale)
-    safe = np.where(scale == 0, np.float32(1), scale)[:, None]
-    assert np.array_equal(keys[good], np.rint(np.where(scale[:, None] == 0, 0, x[good, 0] / safe)))
-    assert keys[4, :4].tolist() == [127, 0, 2, 2]
-    assert np.isnan(key_scales[[6, 7, 8]]).all() and not keys[[6, 7, 8]].any()
+    for seen, kept, scales in ((x, values, value_scales), (rotated(x, dim & -dim), keys, key_scales)):
+        scale = np.abs(seen[good, 0]).max(-1) / np.float32(127)
+        assert same_bits(scales[good], scale)
+        safe = np.where(scale == 0, np.float32(1), scale)[:, None]
+        assert np.array_equal(kept[good], np.rint(np.where(scale[:, None] == 0, 0, seen[good, 0] / safe)))
+        assert np.isnan(scales[[6, 7, 8]]).all() and not kept[[6, 7, 8]].any()
+    assert values[4, :4].tolist() == [127, 0, 2, 2]
+
+
+def test_one_large_value_does_not_cost_the_others_their_bits() -> None:
+    """Keys whose third value is large and nearly the same for all, as biases make them."""
+    rows, params = case("plain", [60])
+    rows.k[0][..., 2] = rows.k[0][..., 2] * 0.1 + 100
+    rows.v[0][:] = rows.rounded("int8").v[0].astype(np.float32)  # so that keys alone differ
+    ops = backend("reference", "fast", kv="int8")
+    [out] = rows.step(ops, rows.fresh(ops), [(0, 0, 60)], params)
+    scale = np.abs(rows.k[0]).max(-1, keepdims=True) / 127
+    plain = replace(rows, k=[np.rint(rows.k[0] / scale) * scale])
+    exact = rows.oracle(0, params)
+    assert np.abs(out - exact).max() < np.abs(plain.oracle(0, params) - exact).max() / 3
 
 
 @pytest.mark.parametrize("which", COMPILED)

@@ -50,10 +50,9 @@ def exact(files: ModelFiles) -> LocalExecutor:
     return _open(files, "exact")
 
 
-def _open(files: ModelFiles, compute: str) -> LocalExecutor:
-    return open_executor(
-        Config(compute=ComputeOptions(compute=compute), cache=CacheOptions(max_total_tokens=4096)), files
-    )
+def _open(files: ModelFiles, compute: str, kv: str = "auto") -> LocalExecutor:
+    cache = CacheOptions(max_total_tokens=4096, kv_cache_dtype=kv)
+    return open_executor(Config(compute=ComputeOptions(compute=compute), cache=cache), files)
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +86,12 @@ def test_64_greedy_tokens_on_8_prompts_equal_transformers(
         assert logits.argmax(-1)[len(prompt) - 1 :].tolist() == answer
 
 
+@pytest.mark.parametrize("kv", ["f16", "int8"])
 def test_perplexity_of_fast_is_within_one_percent_of_exact(
-    exact: LocalExecutor, files: ModelFiles, tokenizer: Tokenizer
+    exact: LocalExecutor, files: ModelFiles, tokenizer: Tokenizer, kv: str
 ) -> None:
     ids = tokenizer.encode(TEXT)
     assert len(ids) >= 250
     reference = perplexity(exact.runner.model, ids)
     assert 2 < reference < 60, "the text is not what this model was made for, or the model is broken"
-    assert abs(perplexity(_open(files, "fast").runner.model, ids) / reference - 1) < 0.01
+    assert abs(perplexity(_open(files, "fast", kv).runner.model, ids) / reference - 1) < 0.01

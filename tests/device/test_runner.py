@@ -192,6 +192,20 @@ def test_a_token_reads_every_weight_but_of_a_separate_embedding(tmp_path: Path, 
     assert executor.stats()["weight_bytes_per_token"] == 4 * (2 * block + 40 * 16)
 
 
+@pytest.mark.parametrize("compute", ["fast", "exact"])
+def test_int8_keys_and_values(files: ModelFiles, compute: str) -> None:
+    """As the spec, the pool's size and the copies of pages have it; as invariant as any."""
+    room = 64 * PAGE * 2 * 2 * 2 * (4 + 4)  # pages, layers, keys and values, heads, bytes of a head and its scale
+    options = config(kv_cache_dtype="int8", kv_cache_bytes=room, max_total_tokens=None)
+    executor = open_executor(replace(options, compute=replace(options.compute, compute=compute)), files, HARDWARE)
+    spec = executor.spec
+    assert (spec.kv_dtype, spec.compute, executor.config.cache.kv_cache_dtype) == ("int8", compute, "int8")
+    assert spec.kv_groups[0].bytes_per_token * 64 * PAGE == room == executor.stats()["kv_bytes"]
+    assert spec.kv_groups[0].pages == 64
+    test_company_chunks_and_slots_change_no_token(executor)
+    test_a_copied_page_continues_like_its_source(executor)
+
+
 def test_equal_numerics_ids_mean_equal_facts(files: ModelFiles, executor: LocalExecutor) -> None:
     def id_of(options: Config, hf: dict[str, Any] | None = None) -> str:
         (files.root / "config.json").write_text(json.dumps(hf or TINY))
@@ -203,10 +217,12 @@ def test_equal_numerics_ids_mean_equal_facts(files: ModelFiles, executor: LocalE
     assert id_of(replace(same, compute=replace(same.compute, threads=3))) == mine
     others = [
         id_of(config(page_size=8)),
+        id_of(config(kv_cache_dtype="int8")),
         id_of(replace(same, compute=replace(same.compute, compute="fast"))),
         id_of(same, {**TINY, "rms_norm_eps": 1e-3}),
     ]
-    assert len({mine, *others}) == 4
+    assert len({mine, *others}) == 5
+    assert id_of(config(kv_cache_dtype="f32")) == mine
 
 
 @pytest.mark.parametrize(

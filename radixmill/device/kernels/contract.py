@@ -234,6 +234,8 @@ class Ops(Protocol):
 
         int8: codes, and a float32 scale for each token and head, of its key and of its value: scale = max|x| / 127,
         codes round half to even; a value that is not finite makes the scale NaN. No token's bytes depend on another's.
+        Keys, and queries when they meet them, first pass through a Walsh–Hadamard transform over blocks of the largest
+        power of two that divides D: products stay the same, and a few large values no longer cost the others their bits.
         """
 
     def kv_bytes_per_token(self, heads: int, dim: int) -> int:

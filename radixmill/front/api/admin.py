@@ -124,6 +124,7 @@ def model_info(front: Front) -> dict[str, Any]:
         "eos_token_ids": list(spec.eos_ids),
         "numerics": spec.numerics,
         "compute": spec.compute,
+        "kv_cache_dtype": spec.kv_dtype,
         "isa": spec.isa,
     }
 

@@ -135,10 +135,14 @@ class CpuOps:
         kept = np.dtype(KEPT[self.kv_type])
         keys = _zeros((pages, heads, dim, stride), kept)
         values = _zeros((pages, heads, page_size, self._padded(value_dim)), kept)
-        scales = [
-            _zeros((pages, heads, stride), np.dtype(np.float32)) if self.kv_type == "int8" else None for _ in range(2)
-        ]
-        return _native.pages(self._engine, self.kv_type, keys, values, *scales, pages, page_size, heads, dim, value_dim)
+        coded = self.kv_type == "int8"
+        key_scales, value_scales = (
+            _zeros((pages, heads, stride), np.dtype(np.float32)) if coded else None for _ in range(2)
+        )
+        return _native.pages(
+            self._engine, self.kv_type, keys, values, key_scales, value_scales,
+            pages, page_size, heads, dim, value_dim,
+        )  # fmt: skip
 
     def kv_bytes_per_token(self, heads: int, dim: int) -> int:
         return heads * (kv_bytes(self.kv_type, dim) + kv_bytes(self.kv_type, self._padded(dim)))

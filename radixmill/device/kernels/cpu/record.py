@@ -23,7 +23,7 @@ NEW = -1  # a product into a register of its own
 class Group:
     """Stands for a step's Ragged of one KV group."""
 
-    index: int
+    number: int
 
 
 class Source(NamedTuple):
@@ -111,13 +111,13 @@ class Recorder:
         turn = (heads.cos, heads.sin, heads.cos.shape[1])
         return Value(
             heads.heads * heads.dim,
-            self.program.qkv(registers, kv, heads.heads, *turn, q_norm, k_norm, eps, ragged.index),
+            self.program.qkv(registers, kv, heads.heads, *turn, q_norm, k_norm, eps, ragged.number),
         )
 
     def attention(self, q: Value, kv: Array, ragged: Group, params: AttentionParams) -> Value:
         heads = q.width // kv.dim
         numbers = (params.scale, params.window or 0, params.softcap or 0.0, params.sinks)
-        register = self.program.attention(self._register(q), kv, heads, ragged.index, *numbers)
+        register = self.program.attention(self._register(q), kv, heads, ragged.number, *numbers)
         return Value(heads * kv.value_dim, register)
 
     def gather(self, x: Value, rows: Any) -> Value:

@@ -52,21 +52,35 @@ class _State:
 def store(pages: Pages, k: Floats, v: Floats, ragged: Ragged) -> None:
     """Write k, v [T, G, D] at the positions of the batch."""
     at = _places(ragged)
-    for x, kept, scales in ((k, pages.keys, pages.key_scales), (v, pages.values, pages.value_scales)):
-        if scales is not None:
-            kept[at], scales[at] = as_codes(x)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if pages.key_scales is not None and pages.value_scales is not None:
+            pages.keys[at], pages.key_scales[at] = _codes(_rotate(k))
+            pages.values[at], pages.value_scales[at] = _codes(v)
         else:
-            with np.errstate(over="ignore"):
-                kept[at] = x.astype(kept.dtype)
+            pages.keys[at] = k.astype(pages.keys.dtype)
+            pages.values[at] = v.astype(pages.values.dtype)
 
 
-def as_codes(x: Floats) -> tuple[NDArray[np.int8], Floats]:
+def _rotate(x: Floats) -> Floats:
+    """x [..., D] through a Walsh–Hadamard transform, see Ops.kv_alloc; its square is the size of a block."""
+    shape, block, reach = x.shape, _block(x.shape[-1]), 1
+    while reach < block:
+        pairs = x.reshape(*shape[:-1], -1, 2, reach)
+        x = np.stack([pairs[..., 0, :] + pairs[..., 1, :], pairs[..., 0, :] - pairs[..., 1, :]], axis=-2)
+        reach *= 2
+    return x.reshape(shape)
+
+
+def _block(dim: int) -> int:
+    return dim & -dim
+
+
+def _codes(x: Floats) -> tuple[NDArray[np.int8], Floats]:
     """x [..., D] → int8 codes [..., D] and scales [...], see Ops.kv_alloc."""
     most = np.abs(x).max(axis=-1)
     scale = np.where(np.isfinite(most), most / np.float32(127), np.float32(np.nan))
     none = ~(scale > 0)[..., None]
-    with np.errstate(invalid="ignore"):
-        turned = np.where(none, np.float32(0), x / np.where(none, np.float32(1), scale[..., None]))
+    turned = np.where(none, np.float32(0), x / np.where(none, np.float32(1), scale[..., None]))
     return np.rint(np.clip(turned, -127, 127)).astype(np.int8), scale
 
 
@@ -75,6 +89,8 @@ def attend(q: Floats, pages: Pages, ragged: Ragged, params: AttentionParams) -> 
     tokens, heads, dim = q.shape
     value_dim = pages.values.shape[-1]
     out = np.empty((tokens, heads, value_dim), np.float32)
+    if pages.key_scales is not None:
+        q = _rotate(q) / np.float32(_block(dim))
     with np.errstate(all="ignore"):
         for row in range(len(ragged.starts)):
             first, last = int(ragged.query_starts[row]), int(ragged.query_starts[row + 1])

@@ -104,6 +104,18 @@ void to_half_row(const float* x, uint16_t* y, int n) {
   }
 }
 
+// Butterflies of ever farther partners, in blocks of the largest power of two that divides n; see Kernels::rotate.
+void rotate_row(float* x, int n, float scale) {
+  const int block = n & -n;
+  for (int reach = 1; reach < block; reach *= 2)
+    for (int i = 0; i < n; i += 2 * reach)
+      for (int j = i; j < i + reach; j++) {
+        const float a = x[j], b = x[j + reach];
+        x[j] = a + b, x[j + reach] = a - b;
+      }
+  scale_rows(x, x, size_t(n), scale);
+}
+
 // One head, see Kernels::to_int8. Too small for a scale: all zero.
 float to_int8_row(const float* x, int8_t* y, int n) {
   V peak = zero();

@@ -257,6 +257,7 @@ void Engine::store_head(const Pages& kv, const float* key, const float* value, s
                to_value = page * kv.value_page() + (size_t(group) * kv.page_size + slot) * kv.width(),
                to_scale = page * kv.scale_page() + group * stride + slot;
   thread_local std::vector<uint8_t> stored;
+  thread_local std::vector<float> turned;
   stored.resize(size_t(kv.dim) * kv.item());
   switch (kv.kind) {
     case KV::f32:
@@ -269,7 +270,9 @@ void Engine::store_head(const Pages& kv, const float* key, const float* value, s
       kernels_.to_half(value, (uint16_t*)kv.values + to_value, kv.value_dim);
       break;
     case KV::int8:
-      kv.key_scales[to_scale] = kernels_.to_int8(key, (int8_t*)stored.data(), kv.dim);
+      turned.assign(key, key + kv.dim);
+      kernels_.rotate(turned.data(), kv.dim, 1);
+      kv.key_scales[to_scale] = kernels_.to_int8(turned.data(), (int8_t*)stored.data(), kv.dim);
       scatter((int8_t*)kv.keys + to_key, (const int8_t*)stored.data(), kv.dim, stride);
       kv.value_scales[to_scale] = kernels_.to_int8(value, (int8_t*)kv.values + to_value, kv.value_dim);
       break;
@@ -327,6 +330,16 @@ void Engine::kv_copy(const Pages& kv, int src, int dst, int tokens) {
   }
 }
 
+// Queries for keys that were rotated before they became codes.
+const float* Engine::rotated(const float* q, int64_t heads, int dim) {
+  queries_.assign(q, q + heads * dim);
+  const float scale = 1.0f / float(dim & -dim);
+  spread(heads, 4 * int64_t(dim), [&](int64_t from, int64_t to, int) {
+    for (int64_t i = from; i < to; i++) kernels_.rotate(queries_.data() + i * dim, dim, scale);
+  });
+  return queries_.data();
+}
+
 void Engine::cut_queries(const AttentionJob& job, const float* q, float* y, const Ragged& ragged) {
   blocks_.clear();
   const int most = block_queries(job, ragged.query_starts[ragged.rows], pool_.threads());
@@ -373,6 +386,7 @@ void Engine::attention(const Pages& kv, const float* q, float* y, int heads, con
   if (heads % kv.groups) throw std::invalid_argument("attention: query heads must be a multiple of key heads");
   const AttentionJob common{kv.kind,      kv.keys, kv.values,    kv.key_scales,  kv.value_scales, kv.groups,    kv.page_size, kv.dim,
                             kv.value_dim, heads,   scores.scale, scores.softcap, scores.window,   scores.sinks, nullptr};
+  if (kv.kind == KV::int8) q = rotated(q, int64_t(ragged.query_starts[ragged.rows]) * heads, kv.dim);
   cut_queries(common, q, y, ragged);
   cut_spans(common);
   const auto at_work = [&](const Block& block, int worker, const auto& f) {

@@ -129,6 +129,7 @@ class Engine {
   template <class F>
   void each_position(const Pages& kv, const Ragged& ragged, int64_t cost, const F& f);
   void turned(const float* x, float* y, int heads, int dim, const float* norm, const QkvJob& job, int position);
+  const float* rotated(const float* q, int64_t heads, int dim);
   void cut_queries(const AttentionJob& job, const float* q, float* y, const Ragged& ragged);
   void cut_spans(const AttentionJob& job);
   void store_head(const Pages& kv, const float* key, const float* value, size_t page, int slot, int group);
@@ -148,6 +149,7 @@ class Engine {
   // Of the current attention().
   std::vector<Block> blocks_;
   std::vector<Part> parts_;
+  std::vector<float> queries_;
   std::vector<int> apart_;  // blocks whose spans are parts of their own
   Buffer<uint8_t> states_;
   size_t states_bytes_ = 0;

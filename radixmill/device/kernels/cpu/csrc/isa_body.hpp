@@ -7,7 +7,7 @@ namespace {
 constexpr Kernels make_kernels(const char* isa) {
   return {isa,          kLanes,       to_bf16,         linear_scratch,    linear_panels,   quantise_row,    rms_norm_row,
           add_rows,     scale_rows,   softcap_rows,    gated_row,         rope_token,      to_half_row,     blocks_row,
-          to_int8_row,  attention_scratch, attention_block, attention_state, attention_span, attention_join};
+          rotate_row,   to_int8_row,  attention_scratch, attention_block, attention_state, attention_span,  attention_join};
 }
 
 }  // namespace

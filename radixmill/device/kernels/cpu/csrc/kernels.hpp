@@ -92,6 +92,9 @@ struct Kernels {
   void (*rope)(float* x, int heads, int dim, const float* cos, const float* sin, int half);
   void (*to_half)(const float* x, uint16_t* y, int n);
   void (*blocks)(Format from, const uint8_t* x, int k, Format to, uint8_t* out);
+  // A Walsh–Hadamard transform of one head, times `scale`: it spreads what single values hold over all. With keys as they
+  // come and queries times 1 / block, products of the two stay the same.
+  void (*rotate)(float* x, int n, float scale);
   // Codes of one head, round(x / scale), and the scale: max|x| / 127, NaN if any value is not finite.
   float (*to_int8)(const float* x, int8_t* y, int n);
   size_t (*attention_scratch)(const AttentionJob&, int queries);
