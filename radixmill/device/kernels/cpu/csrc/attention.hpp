@@ -120,12 +120,12 @@ size_t attention_scratch(const AttentionJob& job, int queries) {
   return s.queries(job) + 2 * s.state() + s.weights() + s.keys(job) + s.values(job);
 }
 
-// One page of one key head; B is the type it is read as.
-template <class B>
+// One page of one key head; B is the type it is read as, `coded` says whether there are scales.
+template <class B, bool coded>
 struct PageView {
   const B* keys;                            // [D, padded P]
   const B* values;                          // [P, padded D]
-  const float *key_scales, *value_scales;   // [padded P] or null
+  const float *key_scales, *value_scales;   // [padded P] where coded
   int begin;                                // the position of its first slot
 };
 
@@ -222,26 +222,27 @@ class Visitor {
     const size_t place = size_t(job_.page_ids[page]) * job_.groups + block_.group, scales = place * size_.stride_p;
     const B* keys = (const B*)job_.keys + place * size_.keys(job_);
     const B* values = (const B*)job_.values + place * size_.values(job_);
-    const float* key_scales = job_.key_scales ? job_.key_scales + scales : nullptr;
-    const float* value_scales = job_.value_scales ? job_.value_scales + scales : nullptr;
+    constexpr bool coded = std::is_same_v<B, int8_t>;
+    const float *key_scales = coded ? job_.key_scales + scales : nullptr,
+                *value_scales = coded ? job_.value_scales + scales : nullptr;
     if (std::is_same_v<B, float> || (last - first) * size_.rep < kWorthWidening)
-      return visit_tiles(PageView<B>{keys, values, key_scales, value_scales, begin}, first, last, s);
+      return visit_tiles(PageView<B, coded>{keys, values, key_scales, value_scales, begin}, first, last, s);
     // Many rows read the page: make floats of it once.
     widen(keys, keys_, 0, size_.keys(job_));
     widen(values, values_, size_t(low(first, begin)) * size_.stride_d,
           size_t(high(last - 1, begin, size)) * size_.stride_d);
-    visit_tiles(PageView<float>{keys_, values_, key_scales, value_scales, begin}, first, last, s);
+    visit_tiles(PageView<float, coded>{keys_, values_, key_scales, value_scales, begin}, first, last, s);
   }
 
-  template <class B>
-  void visit_tiles(const PageView<B>& page, int first, int last, Softmax& s) {
+  template <class B, bool coded>
+  void visit_tiles(const PageView<B, coded>& page, int first, int last, Softmax& s) {
     for (; first < last; first += kQueryTile)
       visit_tile(page, first, first + kQueryTile < last ? first + kQueryTile : last, s);
   }
 
   // Queries [first, last), each of which sees something of the page.
-  template <class B>
-  void visit_tile(const PageView<B>& page, int first, int last, Softmax& s) {
+  template <class B, bool coded>
+  void visit_tile(const PageView<B, coded>& page, int first, int last, Softmax& s) {
     const int rep = size_.rep, begin = page.begin, size = job_.page_size;
     const int from = low(first, begin) & -kLanes, to = pad(high(last - 1, begin, size), kLanes);
     accumulate_rows<true>((last - first) * rep, queries_ + size_t(first) * rep * job_.dim, size_t(job_.dim),
@@ -269,14 +270,14 @@ class Visitor {
 
   // Turn a row of raw products into weights for keys [low, high) of its page, and rescale what came before. Weights of
   // other keys in the same vectors are 0, or NaN: nobody reads them.
-  template <class B>
-  void weigh(const PageView<B>& page, float* w, int row, int low, int high, Softmax& s) const {
+  template <class B, bool coded>
+  void weigh(const PageView<B, coded>& page, float* w, int row, int low, int high, Softmax& s) const {
     const int from = low & -kLanes, to = pad(high, kLanes);
     const V scale = set1(job_.scale), hidden = set1(-__builtin_inff()), lane = load(kLaneNumbers);
     V peak = set1(s.peaks[row]);
     for (int c = from; c < to; c += kLanes) {
       V x = load(w + c);
-      if (page.key_scales) x = mul(x, load(page.key_scales + c));
+      if constexpr (coded) x = mul(x, load(page.key_scales + c));
       x = mul(x, scale);
       if (job_.softcap > 0) x = mul(tanh(div(x, set1(job_.softcap))), set1(job_.softcap));
       if (low > c) x = where_less(lane, set1(float(low - c)), hidden, x);
@@ -291,7 +292,7 @@ class Visitor {
     for (int c = from; c < to; c += kLanes) {
       const V e = exp_fading(sub(load(w + c), set1(top)));
       total = add(total, e);
-      store(w + c, page.value_scales ? mul(e, load(page.value_scales + c)) : e);
+      store(w + c, coded ? mul(e, load(page.value_scales + c)) : e);
     }
     store(s.totals + row * kLanes, total);
     float* out = s.out + size_t(row) * s.stride;

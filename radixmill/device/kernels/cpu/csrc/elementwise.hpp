@@ -104,14 +104,28 @@ void to_half_row(const float* x, uint16_t* y, int n) {
   }
 }
 
-// Butterflies of ever farther partners, in blocks of the largest power of two that divides n; see Kernels::rotate.
+// Each value and its partner `reach` further on become their sum and their difference.
+template <int reach>
+RADIXMILL_INLINE void butterflies(float* x, int n) {
+  for (int i = 0; i < n; i += 2 * reach)
+    for (int j = i; j < i + reach; j++) {
+      const float a = x[j], b = x[j + reach];
+      x[j] = a + b, x[j + reach] = a - b;
+    }
+}
+
+// See Kernels::rotate: partners ever farther apart, in blocks of the largest power of two that divides n.
 void rotate_row(float* x, int n, float scale) {
   const int block = n & -n;
-  for (int reach = 1; reach < block; reach *= 2)
+  if (block > 1) butterflies<1>(x, n);
+  if (block > 2) butterflies<2>(x, n);
+  if (block > 4) butterflies<4>(x, n);
+  if (block > 8) butterflies<8>(x, n);
+  for (int reach = 16; reach < block; reach *= 2)
     for (int i = 0; i < n; i += 2 * reach)
-      for (int j = i; j < i + reach; j++) {
-        const float a = x[j], b = x[j + reach];
-        x[j] = a + b, x[j + reach] = a - b;
+      for (int j = i; j < i + reach; j += kLanes) {
+        const V a = load(x + j), b = load(x + j + reach);
+        store(x + j, add(a, b)), store(x + j + reach, sub(a, b));
       }
   scale_rows(x, x, size_t(n), scale);
 }
