@@ -1,20 +1,28 @@
-"""How match, insertion, eviction and a step's scheduling grow. Run by hand: python -m tests.engine.bench_scheduler"""
+"""How match, insertion, eviction and a step's scheduling grow.
+
+Run by hand: python -m tests.engine.bench_scheduler [PLOT.png]
+"""
 
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from radixmill.core.config import ScheduleOptions
+from radixmill.core.messages import Deltas
 from radixmill.core.plan import StepResult
 from radixmill.engine.cache import Cache
 from radixmill.engine.schedule import Scheduler
+from radixmill.link.codec import frame
 from tests.engine.fakes import spec, submit
+
+TREES = ((10, 100), (100, 100), (1000, 100), (10_000, 100), (1000, 1024))  # branches, tokens of each
 
 
 def micros(call: Callable[[], Any], times: int = 200) -> float:
@@ -44,13 +52,14 @@ def fill(cache: Cache, branches: int, tokens: int, stem: int = 32, chunk: int = 
     return prompts
 
 
-def tree(page_size: int = 64) -> None:
-    print(
-        f"\ntree, page size {page_size}: microseconds\n{'tokens':>9} {'branches':>9} {'match 1k':>9} {'open+drop':>9} {'insert 1k':>9} {'evict':>7}"
-    )
-    for branches, tokens in ((10, 100), (100, 100), (1000, 100), (10_000, 100), (1000, 1024)):
-        pages = branches * (-(-tokens // page_size) + 2) + 4000
-        cache = Cache([pages], page_size)
+Table = dict[str, list[float]]  # column → values, the first is what grows
+
+
+def tree(page_size: int = 64, sizes: Sequence[tuple[int, int]] = TREES) -> Table:
+    """Microseconds by the tree's size; `sizes`: branches, and tokens of each."""
+    table: Table = {name: [] for name in ("tokens", "branches", "match 1k", "open+drop", "insert 1k", "evict")}
+    for branches, tokens in sizes:
+        cache = Cache([branches * (-(-tokens // page_size) + 2) + 4000], page_size)
         fill(cache, branches, tokens)
         (keys,) = fill(cache, 1, 1024, stem=31)
         match = micros(lambda cache=cache, keys=keys: cache.peek("", keys))
@@ -59,38 +68,72 @@ def tree(page_size: int = 64) -> None:
         fill(cache, 20, 1024, stem=30)
         insert = (time.perf_counter() - began) / 20 * 1e6
         evict = micros(cache.tree.evict, min(200, branches))
-        print(f"{branches * tokens:>9} {branches:>9} {match:>9.1f} {hold:>9.1f} {insert:>9.1f} {evict:>7.1f}")
+        _add(table, branches * tokens, branches, match, hold, insert, evict)
+    return table
 
 
-def chain(page_size: int) -> None:
+def chain(page_size: int) -> str:
     """The worst shape for a match: a node per page."""
     cache = Cache([200], page_size)
     (keys,) = fill(cache, 1, 1024, chunk=page_size)
-    print(f"match of 1k tokens in a chain of {cache.tree.nodes} nodes: {micros(lambda: cache.peek('', keys)):.1f} us")
+    return f"match of 1k tokens in a chain of {cache.tree.nodes} nodes: {micros(lambda: cache.peek('', keys)):.1f} us"
 
 
-def steps(context: int = 2048) -> None:
-    print(f"\nschedule + commit of decode steps\n{'rows':>6} {'schedule us':>12} {'commit us':>10} {'us per row':>11}")
-    for rows in (1, 16, 64, 256):
+def steps(rows_of: Sequence[int] = (1, 16, 64, 256), context: int = 2048, times: int = 290) -> Table:
+    """Microseconds of a decode step by its rows: making the plan, taking the result, encoding what the front is told."""
+    table: Table = {name: [] for name in ("rows", "schedule", "commit", "encode", "a row")}
+    for rows in rows_of:
         model = spec(pages=rows * (context // 64 + 2), page_size=64, slots=rows, context=context)
         scheduler = Scheduler(model, ScheduleOptions(max_running_requests=rows, step_tokens=1 << 20))
         for row in range(rows):
-            scheduler.submit("front", submit([row] * 1000, row, max_tokens=300))
-        made, done = [], []
-        for _ in range(290):
+            scheduler.submit("front", submit([row] * 1000, row, max_tokens=times + 10))
+        taken: list[tuple[float, float, float]] = []
+        for _ in range(times):
             began = time.perf_counter()
             plan = scheduler.schedule()
-            made.append(time.perf_counter() - began)
+            made = time.perf_counter()
             assert plan
             result = StepResult(plan.step, np.ones(plan.rows, np.int64), (), 0.01)
-            began = time.perf_counter()
-            scheduler.commit(plan, result)
-            done.append(time.perf_counter() - began)
-        a, b = statistics.mean(made[1:]) * 1e6, statistics.mean(done[1:]) * 1e6
-        print(f"{rows:>6} {a:>12.0f} {b:>10.0f} {(a + b) / rows:>11.2f}")
+            planned = time.perf_counter()
+            deltas = scheduler.commit(plan, result)
+            done = time.perf_counter()
+            frame(Deltas(tuple(delta for _, delta in deltas)))
+            taken.append((made - began, done - planned, time.perf_counter() - done))
+        each = [statistics.median(column) * 1e6 for column in zip(*taken[1:], strict=True)]
+        _add(table, rows, *each, sum(each) / rows)
+    return table
+
+
+def _add(table: Table, *values: float) -> None:
+    for column, value in zip(table.values(), values, strict=True):
+        column.append(value)
+
+
+def show(title: str, table: Table) -> None:
+    print(f"\n{title}\n" + "".join(f"{name:>11}" for name in table))
+    for row in zip(*table.values(), strict=True):
+        print("".join(f"{value:>11.0f}" if value == int(value) else f"{value:>11.1f}" for value in row))
+
+
+def draw(path: str, *tables: Table) -> None:
+    """Every column over the first, both logarithmic."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((10, 4), layout="constrained")
+    for axes, table in zip(figure.subplots(1, len(tables)), tables, strict=True):
+        (name, sizes), *columns = table.items()
+        for label, values in columns:
+            if label != "branches":
+                axes.loglog(sizes, values, marker="o", label=label)
+        axes.set(xlabel=name, ylabel="microseconds")
+        axes.legend()
+    figure.savefig(path)
 
 
 if __name__ == "__main__":
-    tree()
-    chain(16)
-    steps()
+    trees, rows = tree(), steps()
+    show("tree: microseconds", trees)
+    print(chain(16))
+    show("a decode step: microseconds", rows)
+    if len(sys.argv) > 1:
+        draw(sys.argv[1], trees, rows)
