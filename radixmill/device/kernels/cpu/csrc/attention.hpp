@@ -24,6 +24,9 @@ RADIXMILL_INLINE void accumulate(const float* a, size_t lda, const B* b, size_t 
   for (int q = 0; q < NQ; q++)
     for (int v = 0; v < NV; v++) sum[q][v] = fresh ? zero() : load(out + q * ldo + v * kLanes);
   for (int i = 0; i < k; i++) {
+    // Steps of a cache line or less: ask for what follows in the row, which memory serves late otherwise (measured).
+    if constexpr (NQ < NV && sizeof(B) < 4 && NV * kLanes * sizeof(B) <= 64)
+      __builtin_prefetch(b + i * ldb + NV * kLanes);
     // Hold the fewer of the two in registers.
     if constexpr (NQ < NV) {
       V value[NQ];
