@@ -172,7 +172,7 @@ class Visitor {
 
   // What a span found, added to what earlier ones did. Queries that see nothing of it are left as they are.
   void join(Softmax all, const Softmax& found, int span) const {
-    const int begin = span * span_pages(job_.page_size) * job_.page_size, size = span_pages(job_.page_size) * job_.page_size;
+    const int size = span_pages(job_.page_size) * job_.page_size, begin = span * size;
     for (int row = 0; row < size_.rows; row++) {
       const int q = row / size_.rep;
       if (low(q, begin) >= size || high(q, begin, size) <= 0) continue;
