@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radixmill.device.kernels.contract import AttentionParams, Heads, KVType, Mode, Ops
+from radixmill.device.kernels.contract import AttentionParams, Heads, KVType, Mode, Ops, Stored
 from tests.device.kernel_kit import (
     BACKENDS,
     COMPILED,
@@ -311,6 +312,31 @@ def test_qkv_is_norm_then_rope_then_store(ops: Ops, name: str, normed: bool) -> 
             kv = rows.fresh(ops)
             assert same_bits(ops.qkv(parts, shape, positions, kv, ragged), q)
             assert all(same_bits(a, b) for a, b in zip(arrays(kv), arrays(expected), strict=True))
+
+
+@pytest.mark.parametrize("name", ["sinks", "odd"])
+def test_attention_in_a_recorded_pass(ops: Ops, name: str) -> None:
+    """A pass of embedding, heads and attention, recorded and op by op, to the same bits."""
+    rows, params = case(name, [37, 1, 300])
+    _, heads, groups, dim, *_ = CASES[name]
+    table = ops.pack(Stored("F32", (30, (heads + 2 * groups) * dim), normal(30, (heads + 2 * groups) * dim)))
+    shape = Heads(heads, groups, dim, ops.array(normal(300, dim // 2)), ops.array(normal(300, dim // 2)))
+    outs = []
+    for record in (False, True):
+        kv = rows.fresh(ops)
+
+        def forward(ids: Any, positions: Any, wanted: Any, ragged: Any, kv: Any = kv) -> Any:
+            q = ops.qkv((ops.embed(ids, table),), shape, positions, kv, ragged[0])
+            y = ops.attention(q, kv, ragged[0], params)
+            return ops.gather(y.reshape(-1, heads * dim), wanted)
+
+        run = ops.capture(forward, 1) if record else forward
+        for spans in ([(0, 0, 37), (2, 0, 299)], [(1, 0, 1), (2, 299, 300)]):
+            ids = np.concatenate([np.arange(a, b) % 30 for _, a, b in spans])
+            positions = np.concatenate([np.arange(a, b, dtype=np.int32) for _, a, b in spans])
+            wanted = np.arange(len(ids), dtype=np.int32)
+            outs.append(run(ids, positions, wanted, (rows.batch(spans),)).copy())
+    assert same_bits(outs[0], outs[2]) and same_bits(outs[1], outs[3])
 
 
 def test_qkv_refuses_what_would_leave_its_arrays(ops: Ops) -> None:

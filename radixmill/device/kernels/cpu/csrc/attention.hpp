@@ -24,6 +24,9 @@ RADIXMILL_INLINE void accumulate(const float* a, size_t lda, const B* b, size_t 
   for (int q = 0; q < NQ; q++)
     for (int v = 0; v < NV; v++) sum[q][v] = fresh ? zero() : load(out + q * ldo + v * kLanes);
   for (int i = 0; i < k; i++) {
+    // Steps of a cache line or less: ask for what follows in the row, which memory serves late otherwise (measured).
+    if constexpr (NQ < NV && sizeof(B) < 4 && NV * kLanes * sizeof(B) <= 64)
+      __builtin_prefetch(b + i * ldb + NV * kLanes);
     // Hold the fewer of the two in registers.
     if constexpr (NQ < NV) {
       V value[NQ];
@@ -169,7 +172,7 @@ class Visitor {
 
   // What a span found, added to what earlier ones did. Queries that see nothing of it are left as they are.
   void join(Softmax all, const Softmax& found, int span) const {
-    const int begin = span * span_pages(job_.page_size) * job_.page_size, size = span_pages(job_.page_size) * job_.page_size;
+    const int size = span_pages(job_.page_size) * job_.page_size, begin = span * size;
     for (int row = 0; row < size_.rows; row++) {
       const int q = row / size_.rep;
       if (low(q, begin) >= size || high(q, begin, size) <= 0) continue;

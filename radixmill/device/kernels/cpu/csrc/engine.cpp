@@ -30,13 +30,13 @@ void check(const Pages& kv, const Ragged& ragged) {
 // The first positions of one page: keys lie transposed, values row by row.
 template <class T>
 void copy_positions(const Pages& kv, int src, int dst, int tokens) {
-  const size_t stride = kv.stride(), width = kv.width();
-  T *keys = (T*)kv.keys, *values = (T*)kv.values;
-  for (size_t i = 0; i < size_t(kv.groups) * kv.dim; i++)
-    memcpy(keys + dst * kv.key_page() + i * stride, keys + src * kv.key_page() + i * stride, size_t(tokens) * sizeof(T));
+  const size_t stride = kv.stride(), width = kv.width(), bytes = size_t(tokens) * sizeof(T);
+  T *to_keys = (T*)kv.keys + dst * kv.key_page(), *to_values = (T*)kv.values + dst * kv.value_page();
+  const T *from_keys = (T*)kv.keys + src * kv.key_page(), *from_values = (T*)kv.values + src * kv.value_page();
+  for (size_t i = 0; i < size_t(kv.groups) * kv.dim; i++) memcpy(to_keys + i * stride, from_keys + i * stride, bytes);
   for (size_t g = 0; g < size_t(kv.groups); g++) {
     const size_t at = g * kv.page_size * width;
-    memcpy(values + dst * kv.value_page() + at, values + src * kv.value_page() + at, size_t(tokens) * width * sizeof(T));
+    memcpy(to_values + at, from_values + at, bytes * width);
   }
 }
 
@@ -384,8 +384,9 @@ void Engine::attention(const Pages& kv, const float* q, float* y, int heads, con
                        const Scores& scores) {
   check(kv, ragged);
   if (heads % kv.groups) throw std::invalid_argument("attention: query heads must be a multiple of key heads");
-  const AttentionJob common{kv.kind,      kv.keys, kv.values,    kv.key_scales,  kv.value_scales, kv.groups,    kv.page_size, kv.dim,
-                            kv.value_dim, heads,   scores.scale, scores.softcap, scores.window,   scores.sinks, nullptr};
+  const AttentionJob common{kv.kind, kv.keys, kv.values, kv.key_scales, kv.value_scales, kv.groups, kv.page_size,
+                            kv.dim, kv.value_dim, heads, scores.scale, scores.softcap, scores.window, scores.sinks,
+                            nullptr};
   if (kv.kind == KV::int8) q = rotated(q, int64_t(ragged.query_starts[ragged.rows]) * heads, kv.dim);
   cut_queries(common, q, y, ragged);
   cut_spans(common);
@@ -400,7 +401,8 @@ void Engine::attention(const Pages& kv, const float* q, float* y, int heads, con
     at_work(block, worker, [&](const AttentionJob& job, float* memory) {
       if (!block.states) return kernels_.attention(job, block.queries, memory);
       const size_t state = kernels_.attention_state(job, block.queries.queries);
-      kernels_.attention_span(job, block.queries, part.span, block.states + size_t(part.span - block.spans.first) * state, memory);
+      float* mine = block.states + size_t(part.span - block.spans.first) * state;
+      kernels_.attention_span(job, block.queries, part.span, mine, memory);
     });
   });
   const int64_t rows = heads / kv.groups, spans = apart_.empty() ? 0 : blocks_[size_t(apart_[0])].spans.end;
