@@ -25,5 +25,23 @@ RADIXMILL_INLINE VB entries_of(const uint8_t* p) {
   return lookup(kTables[int(l.table)], codes_of<l.bits, field>(p));
 }
 
+// The same as the products take them: see dots_*.hpp.
+template <Format F, int field>
+RADIXMILL_INLINE VB dot_codes(const uint8_t* p);
+
+// Where the codes of a group lie: in their planes, or, for many tokens, made ready as bytes, field after field.
+enum class Lie { packed, ready };
+
+template <Format F, Lie lie, int field>
+RADIXMILL_INLINE VB fetch(const uint8_t* p) {
+  return lie == Lie::ready ? bytes(p + 4 * kLanes * field) : dot_codes<F, field>(p);
+}
+
+template <Format F, int field = 0>
+RADIXMILL_INLINE void make_ready(const uint8_t* p, uint8_t* out) {
+  store_bytes(out + 4 * kLanes * field, dot_codes<F, field>(p));
+  if constexpr (field < 7) make_ready<F, field + 1>(p, out);
+}
+
 }  // namespace
 }  // namespace radixmill

@@ -80,6 +80,7 @@ RADIXMILL_INLINE VB plane(const uint8_t* p) {
   return _mm256_and_si256(moved, _mm256_set1_epi8(char(((1 << bits) - 1) << at)));
 }
 RADIXMILL_INLINE VB bytes(const uint8_t* p) { return _mm256_loadu_si256((const __m256i*)p); }
+RADIXMILL_INLINE void store_bytes(uint8_t* p, VB v) { _mm256_storeu_si256((__m256i*)p, v); }
 RADIXMILL_INLINE VB lookup(const int8_t* table, VB codes) {
   return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)table)), codes);
 }

@@ -69,6 +69,7 @@ RADIXMILL_INLINE void store_half(uint16_t* p, V v) {
 using VB = __m512i;
 
 RADIXMILL_INLINE VB bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+RADIXMILL_INLINE void store_bytes(uint8_t* p, VB v) { _mm512_storeu_si512(p, v); }
 // Field `field` of a plane of `bits` bits, at bit `at` of each byte.
 template <int bits, int field, int at>
 RADIXMILL_INLINE VB plane(const uint8_t* p) {

@@ -99,6 +99,10 @@ struct VB {
 };
 
 RADIXMILL_INLINE VB bytes(const uint8_t* p) { return {vld1q_u8(p), vld1q_u8(p + 16)}; }
+RADIXMILL_INLINE void store_bytes(uint8_t* p, VB v) {
+  vst1q_u8(p, v.low);
+  vst1q_u8(p + 16, v.high);
+}
 
 // Bits [from, from + bits) of each byte, at bit `at`.
 template <int bits, int from, int at>

@@ -96,6 +96,7 @@ RADIXMILL_INLINE VB bytes(const uint8_t* p) {
   memcpy(&v, p, 32);
   return v;
 }
+RADIXMILL_INLINE void store_bytes(uint8_t* p, VB v) { memcpy(p, &v, 32); }
 // Field `field` of a plane of `bits` bits, at bit `at` of each byte.
 template <int bits, int field, int at>
 RADIXMILL_INLINE VB plane(const uint8_t* p) {
@@ -137,18 +138,18 @@ RADIXMILL_INLINE V half_floats(const uint8_t* p) {
 
 // One int32 per row.
 struct VS {
-  VI sum;
+  VI sum{};
 };
 RADIXMILL_INLINE VS add_products(VS a, VS b) { return {a.sum + b.sum}; }
 RADIXMILL_INLINE VI together(VS a) { return a.sum; }
 RADIXMILL_INLINE VS products(VB codes, const int8_t* x) {
-  VI sum;
+  VI sum{};
   for (int r = 0; r < kLanes; r++)
     sum[r] = codes[4 * r] * x[0] + codes[4 * r + 1] * x[1] + codes[4 * r + 2] * x[2] + codes[4 * r + 3] * x[3];
   return {sum};
 }
 RADIXMILL_INLINE VS signed_products(VB codes, const int8_t* x) {
-  VI sum;
+  VI sum{};
   for (int r = 0; r < kLanes; r++) {
     const int8_t w[4] = {int8_t(codes[4 * r]), int8_t(codes[4 * r + 1]), int8_t(codes[4 * r + 2]), int8_t(codes[4 * r + 3])};
     sum[r] = w[0] * x[0] + w[1] * x[1] + w[2] * x[2] + w[3] * x[3];
