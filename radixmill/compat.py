@@ -47,8 +47,13 @@ def _quantization(name: str) -> str:
     return "auto" if name in ("awq", "gptq", "gguf") else name
 
 
+def _guesses(name: str) -> str:
+    """Prompt lookup by our name."""
+    return "ngram" if name == "NGRAM" else name
+
+
 _ONE = "one process computes: parallelism over devices or nodes is not built"
-_SPEC = "speculative decoding with a draft model is not built"
+_SPEC = "NGRAM alone is built: guesses from a sequence's own text, without a draft model"
 _TIER = "the KV cache has one tier: memory"
 _LORA = "adapters are not built"
 
@@ -133,11 +138,11 @@ FLAGS = (
     _inert("--enable-deterministic-inference", "results never depend on the batch", switch=True),
     _inert("--cuda-graph-max-bs-decode", "no CUDA graphs on a CPU", int),
     _inert("--disable-cuda-graph", "no CUDA graphs on a CPU", switch=True),
-    _limited("--speculative-algorithm", (), _SPEC),
+    _limited("--speculative-algorithm", ("ngram",), _SPEC, _guesses, sets="schedule.speculation"),
     _limited("--speculative-draft-model-path --speculative-draft-model", (), _SPEC),
     _limited("--speculative-num-steps", (), _SPEC, int),
     _limited("--speculative-eagle-topk", (), _SPEC, int),
-    _limited("--speculative-num-draft-tokens", (), _SPEC, int),
+    _sets("--speculative-num-draft-tokens", "schedule.draft_tokens", int),
     _limited("--enable-hierarchical-cache --enable-hicache", (), _TIER, switch=True, value=True),
     _inert("--hicache-ratio", _TIER, float),
     _limited("--hicache-size", (0,), _TIER, int),

@@ -24,7 +24,8 @@ class Line(Struct):
     output_per_second: float
     prompt_per_second: float
     errors: int = 0
-    weight_bytes_per_token: int | None = None
+    read_per_second: float | None = None  # bytes of weights
+    operations_per_second: float | None = None
 
 
 class Record(Struct):
@@ -66,7 +67,8 @@ def _machine(hardware: Hardware, peaks: Peaks | None) -> Iterator[str]:
 
 
 def _pages(resolved: Resolved) -> str:
-    return f"the default model would get {resolved.pages} KV pages: {resolved.reasons[-2]}"
+    [why] = (reason for reason in resolved.reasons if reason.startswith("KV cache"))
+    return f"the default model would get {resolved.pages} KV pages: {why}"
 
 
 def last_bench(path: Path, peaks: Peaks | None) -> Iterator[str]:
@@ -85,12 +87,13 @@ def last_bench(path: Path, peaks: Peaks | None) -> Iterator[str]:
 
 
 def _reached(line: Line, peaks: Peaks | None) -> str:
+    rates = f"{_short(line.output_per_second)} tok/s out, {_short(line.prompt_per_second)} tok/s in"
     failed = f", {line.errors} requests failed" if line.errors else ""
-    if not line.weight_bytes_per_token:
-        return f"{_short(line.output_per_second)} tok/s out, {_short(line.prompt_per_second)} tok/s in{failed}"
-    read = line.output_per_second * line.weight_bytes_per_token
-    most = f" of {_giga(peaks.read)} GB/s" if peaks else ""
-    return f"{_short(line.output_per_second)} tok/s = {_giga(read)} GB/s{most}{failed}"
+    if line.read_per_second is None or line.operations_per_second is None:
+        return rates + failed
+    read, operations = _giga(line.read_per_second), _giga(line.operations_per_second)
+    of = (f" of {_giga(peaks.read)}", f" of {_giga(peaks.int8)}") if peaks else ("", "")
+    return f"{rates}: weights at {read}{of[0]} GB/s, {operations}{of[1]} GOP/s{failed}"
 
 
 def _giga(value: float) -> str:

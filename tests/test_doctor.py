@@ -26,7 +26,7 @@ def entry(**decode1: Any) -> dict[str, Any]:
         "output_per_second": 0.274,
         "prompt_per_second": 375.4,
     }
-    workloads = [{**line, "weight_bytes_per_token": 96_649_485, **decode1}, batch]
+    workloads = [{**line, "read_per_second": 15e9, "operations_per_second": 42e9, **decode1}, batch]
     return {"tool": "x", "time": "2025-01-02T03:04:05+00:00", "url": "u", "model": "tiny", "workloads": workloads}
 
 
@@ -42,16 +42,19 @@ def test_figures_stand_beside_what_the_memory_gives(record: Path) -> None:
     keep(record, entry())
     assert list(doctor.last_bench(record, PEAKS)) == [
         "last bench       tiny, 2025-01-02T03:04:05+00:00",
-        "decode1          155 tok/s = 15.0 GB/s of 26.0 GB/s",
+        "decode1          155 tok/s out, 36 tok/s in: weights at 15.0 of 26.0 GB/s, 42.0 of 200.0 GOP/s",
         "decode16         0.27 tok/s out, 375 tok/s in, 2 requests failed",
     ]
 
 
 def test_what_is_not_known_is_left_out(record: Path) -> None:
-    keep(record, entry(weight_bytes_per_token=None))
+    keep(record, entry(read_per_second=None))
     assert list(doctor.last_bench(record, PEAKS))[1] == "decode1          155 tok/s out, 36 tok/s in"
     keep(record, entry())
-    assert list(doctor.last_bench(record, None))[1] == "decode1          155 tok/s = 15.0 GB/s"
+    assert (
+        list(doctor.last_bench(record, None))[1]
+        == "decode1          155 tok/s out, 36 tok/s in: weights at 15.0 GB/s, 42.0 GOP/s"
+    )
 
 
 def test_without_a_bench_it_says_so(record: Path) -> None:
@@ -92,7 +95,10 @@ def test_the_whole_report(record: Path, capsys: pytest.CaptureFixture[str]) -> N
     keep(record, entry())
     assert doctor.main() == 0
     said = capsys.readouterr().out
-    assert "linear" in said and "cores" in said and "decode1          155 tok/s = 15.0 GB/s" in said
+    assert (
+        "linear" in said and "cores" in said and "decode1          155 tok/s out, 36 tok/s in: weights at 15.0" in said
+    )
+    assert "KV pages: KV cache" in said
     assert ("GB/s read" in said and "GOP/s int8" in said) == bool(native_isa())
 
 

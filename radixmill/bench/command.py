@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from radixmill.bench.client import Answer, Server, connect
 from radixmill.bench.drive import Rounds, Run, Target
-from radixmill.bench.keep import keep, record, weight_bytes
+from radixmill.bench.keep import keep, record
 from radixmill.bench.plot import figure_class, plot
 from radixmill.bench.report import Figures, Key, document, error_lines, medians, tables
 from radixmill.bench.workloads import WORKLOADS, Workload, counter, select
@@ -105,15 +105,15 @@ def main(argv: Sequence[str] | None = None, kept: Path | None = None) -> int:
 def _bench(args: argparse.Namespace, kept: Path | None) -> int:
     workloads = select(args.workloads, quick=args.quick)
     drawable = _check_files(args)
-    runs, targets, weights = asyncio.run(_measure(args, workloads))
-    about, summary = _about(args, targets, weights), medians(runs)
+    runs, targets = asyncio.run(_measure(args, workloads))
+    about, summary = _about(args, targets), medians(runs)
     print(tables(summary))
     errors = error_lines(runs)
     for line in (*_remarks(summary, workloads), *errors):
         print(line, file=sys.stderr)
     if args.out:
         args.out.write_bytes(msgspec.json.format(msgspec.json.encode(document(runs, about)), indent=1) + b"\n")
-    if kept and (entry := record(targets, weights, workloads, summary)):
+    if kept and (entry := record(targets, workloads, summary)):
         _keep(kept, entry)
     if args.plot and drawable:
         plot(summary, args.plot)
@@ -147,10 +147,8 @@ def _check_files(args: argparse.Namespace) -> bool:
     return True
 
 
-async def _measure(
-    args: argparse.Namespace, workloads: Sequence[Workload]
-) -> tuple[list[Run], list[Target], dict[str, int | None]]:
-    """All runs, on which targets, and the bytes of weights that a token of each reads."""
+async def _measure(args: argparse.Namespace, workloads: Sequence[Workload]) -> tuple[list[Run], list[Target]]:
+    """All runs, and on which targets."""
     targets = await _targets(args)
     total = len(targets) * args.repeat * sum(w.requests for w in workloads)
     with tqdm(total=total, unit="req", mininterval=0.5, disable=None, dynamic_ncols=True) as bar:
@@ -163,7 +161,7 @@ async def _measure(
 
         rounds = Rounds(targets, workloads, args.repeat, args.seed, args.timeout)
         runs = [run async for run in rounds.measure(begins, done)]
-    return runs, targets, {target.name: await weight_bytes(target.server) for target in targets}
+    return runs, targets
 
 
 async def _targets(args: argparse.Namespace) -> list[Target]:
@@ -189,7 +187,7 @@ async def _warm(name: str, server: Server, seed: int) -> Target:
     return Target(name, server, count, sizing)
 
 
-def _about(args: argparse.Namespace, targets: Sequence[Target], weights: Mapping[str, int | None]) -> dict[str, Any]:
+def _about(args: argparse.Namespace, targets: Sequence[Target]) -> dict[str, Any]:
     settings = {"repeat": args.repeat, "quick": args.quick, "seed": args.seed, "timeout": args.timeout}
     return {
         "settings": settings,
@@ -198,7 +196,6 @@ def _about(args: argparse.Namespace, targets: Sequence[Target], weights: Mapping
                 "name": t.name,
                 "model": t.server.model,
                 "sizing": t.sizing,
-                "weight_bytes_per_token": weights[t.name],
             }
             for t in targets
         ],

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from radixmill.bench.client import Answer, Server
+from radixmill.bench.work import Work, work_done
 from radixmill.bench.workloads import Count, Job, Workload, jobs
 
 OnAnswer = Callable[[Answer], None]
@@ -24,6 +25,7 @@ class Run:
     repeat: int
     seconds: float  # from the first request sent to the last answer ended
     answers: tuple[Answer, ...]
+    work: Work | None = None  # what the server's device did meanwhile, if it tells
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,11 @@ class Rounds:
                 turn = (repeat + number) % len(self.targets)
                 for target in (*self.targets[turn:], *self.targets[:turn]):
                     begins(target, workload)
+                    before = await work_done(target.server)
                     seconds, answers = await drive(target.server, batch, workload.at_once, self.timeout, done)
-                    yield Run(target.name, workload.name, repeat, seconds, tuple(answers))
+                    after = await work_done(target.server)
+                    work = after - before if before and after else None
+                    yield Run(target.name, workload.name, repeat, seconds, tuple(answers), work)
 
 
 async def drive(

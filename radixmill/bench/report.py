@@ -34,6 +34,8 @@ class Figures:
     tpot_p99: float | None
     itl_p50: float | None
     itl_p99: float | None
+    read_per_second: float | None = None  # bytes of weights, where the server tells
+    operations_per_second: float | None = None
 
 
 def figures(run: Run) -> Figures:
@@ -58,6 +60,8 @@ def figures(run: Run) -> Figures:
         tpot_p99=_ms(tpot, 99),
         itl_p50=_ms(itl, 50),
         itl_p99=_ms(itl, 99),
+        read_per_second=run.work.bytes_read / run.seconds if run.work else None,
+        operations_per_second=run.work.operations / run.seconds if run.work else None,
     )
 
 

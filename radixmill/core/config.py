@@ -90,8 +90,8 @@ class CacheOptions:
     max_total_tokens: int | None = option(None, "tokens the KV cache holds; overrides --kv-cache-bytes", size=True)
     prefix_cache_bytes: int | None = option(
         None,
-        "bytes of KV kept for reuse that no running request holds; default: a quarter of the KV cache, all of which running"
-        " requests may use",
+        "bytes of KV kept for reuse that no running request holds; default: a fifth of the KV cache, and at least one whole"
+        " context; running requests may use all of it",
         size=True,
     )
     prefix_cache: bool = option(
@@ -120,7 +120,9 @@ class ScheduleOptions:
     step_seconds: float = option(
         1.0, "how long a step may take; the token budget follows what was measured", low=0.001, high=3600.0
     )
-    overlap: bool = option(False, "schedule the next step while the device computes this one")
+    overlap: bool = option(
+        False, "schedule the next step while the device computes this one; there is no speculation then"
+    )
     speculation: str = option(
         "auto",
         "check several guessed tokens in one step, guesses being what followed the same words before; never changes a"
@@ -205,8 +207,8 @@ def resolve(config: Config, hardware: Hardware, model: ModelFacts) -> Resolved:
     context, context_reason = _context(config, model, (pages - SPARE_PAGES) * cache.page_size, why)
     form = "" if cache.kv_cache_dtype == "auto" else f" as {model.kv_dtype}"
     reasons.append(f"KV cache {pages} pages of {cache.page_size} tokens{form}: {why}")
-    if cache.prefix_cache_bytes is None:
-        kept = pages // 4 * cache.page_size * model.kv_bytes_per_token
+    if cache.prefix_cache and cache.prefix_cache_bytes is None:
+        kept = max(pages // 5, -(-context // cache.page_size)) * cache.page_size * model.kv_bytes_per_token
         cache = replace(cache, prefix_cache_bytes=kept)
         reasons.append(f"{kept >> 20} MiB of it for prefixes that no request holds; running ones may use all of it")
     reasons.append(f"context {context_reason}")

@@ -85,13 +85,15 @@ class LocalExecutor:
         self._seconds += seconds
 
     def stats(self) -> dict[str, Any]:
-        """Counts since the start; bytes of the KV pool, and of the weights that one token reads."""
+        """Counts since the start; bytes of the KV pool; bytes of weights that a step reads, and their number: what one token
+        is multiplied with, if it wants logits."""
         return {
             "device_steps": self._steps,
             "device_tokens": self._tokens,
             "device_seconds": self._seconds,
             "kv_bytes": self.runner.kv.nbytes,
             "weight_bytes_per_token": self.runner.model.bytes_per_token,
+            "products_per_token": self.runner.model.products_per_token,
         }
 
     def close(self) -> None:

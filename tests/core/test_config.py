@@ -51,6 +51,18 @@ def test_a_bare_laptop_gets_the_models_context() -> None:
     assert len(resolved.reasons) >= 4
 
 
+def test_a_fifth_of_the_pool_is_for_prefixes_that_nobody_holds_but_no_less_than_a_context() -> None:
+    resolved = resolve(Config(), LAPTOP, MODEL)
+    assert resolved.config.cache.prefix_cache_bytes == resolved.pages // 5 * 64 * 23040
+    assert any("for prefixes" in reason for reason in resolved.reasons)
+    large = resolve(Config(), LAPTOP, replace(MODEL, context=40_000))
+    assert large.config.cache.prefix_cache_bytes == 625 * 64 * 23040
+    without = resolve(Config(cache=CacheOptions(prefix_cache=False)), LAPTOP, MODEL)
+    assert not any("for prefixes" in reason for reason in without.reasons)
+    chosen = resolve(Config(cache=CacheOptions(prefix_cache_bytes=0)), LAPTOP, MODEL)
+    assert chosen.config.cache.prefix_cache_bytes == 0
+
+
 def test_little_memory_lowers_the_context_and_says_why() -> None:
     resolved = resolve(Config(), replace(LAPTOP, free_bytes=256 << 20), MODEL)
     assert resolved.context == (resolved.pages - SPARE_PAGES) * 64 < 8192

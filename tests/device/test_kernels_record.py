@@ -90,6 +90,36 @@ def test_a_program_is_its_ops(ops: Ops, layer: Any, kind: str) -> None:
         assert same_bits(program(*args), forward(*args)), tokens
 
 
+def test_registers_that_do_not_fit_are_refused(ops: Ops) -> None:
+    w = weights(ops, "Q8_0")
+    wide = ops.pack(stored("F32", 2 * K, 2 * K))
+
+    def embedded(then: Any) -> Any:
+        return lambda ids, *_: then(ops.embed(ids, w["table"]))
+
+    for then in (
+        lambda x: ops.linear(x, wide),
+        lambda x: ops.add(x, ops.linear(x, w["wide"])),
+        lambda x: ops.linear(ops.gated(x, "silu"), w["square"]),
+        lambda x: ops.rms_norm(x, ops.array(normal(K + 1)), 1e-5),
+    ):
+        with pytest.raises(ValueError, match="width"):
+            ops.capture(embedded(lambda x, then=then: ops.gather(then(x), None)), 0)
+
+
+def test_a_product_that_was_added_is_not_there_to_be_read_again(ops: Ops) -> None:
+    w = weights(ops, "Q8_0")
+
+    def forward(ids: Any, *_: Any) -> Array:
+        x = ops.embed(ids, w["table"])
+        y = ops.linear(ops.rms_norm(x, w["norm"], 1e-5), w["square"])
+        ops.add(x, y)
+        return ops.gather(ops.softcap(y, 3.0), None)
+
+    with pytest.raises(AssertionError):
+        ops.capture(forward, 0)
+
+
 def test_arrays_that_do_not_fit_are_refused(ops: Ops) -> None:
     table = ops.pack(stored("Q8_0", V, K))
     program = ops.capture(

@@ -117,3 +117,16 @@ def test_a_recorded_pass_gives_the_same_bits(name: str, mode: Mode, isa: str) ->
     wanted = Driver(model).run(SEQUENCES, steps)
     found = Driver(model, recorded=True).run(SEQUENCES, steps)
     assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+@pytest.mark.skipif(not isas(), reason="the compiled kernels are not installed")
+@pytest.mark.parametrize("mode", ("fast", "exact"))
+@pytest.mark.parametrize("name", FAMILIES)
+def test_threads_change_no_bit_of_a_recorded_pass(name: str, mode: Mode) -> None:
+    steps = [[9, 0, 1, 4], [0, 7, 1, 1], [12, 6, 0, 4]]
+    passes = []
+    for threads in (1, 2, 3):
+        ops = open_backend("cpu", mode, threads, native_isa())
+        passes.append(Driver(build(Packed({**SIZES, **FAMILIES[name]}, KINDS[name]), ops), recorded=True))
+    one, *others = [driver.run(SEQUENCES, steps) for driver in passes]
+    assert all(np.array_equal(a, b) for other in others for a, b in zip(other, one, strict=True))

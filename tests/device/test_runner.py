@@ -189,7 +189,9 @@ def test_a_token_reads_every_weight_but_of_a_separate_embedding(tmp_path: Path, 
     (tmp_path / "config.json").write_text(json.dumps({**TINY, "tie_word_embeddings": tied}))
     executor = open_executor(config(), ModelFiles("tiny", tmp_path), HARDWARE)
     block = (16 + 8 + 8) * 16 + 16 * 16 + 3 * 24 * 16  # q, k, v; out; gate, up, down
-    assert executor.stats()["weight_bytes_per_token"] == 4 * (2 * block + 40 * 16)
+    stats = executor.stats()
+    assert stats["weight_bytes_per_token"] == 4 * (2 * block + 40 * 16)
+    assert stats["products_per_token"] == 2 * block + 40 * 16
 
 
 @pytest.mark.parametrize("compute", ["fast", "exact"])

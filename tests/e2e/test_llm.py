@@ -72,6 +72,20 @@ def test_its_engine_may_be_killed(llm: LLM) -> None:
     assert llm.generate("after", wish, progress=False) and llm.engine_pid not in (None, victim)
 
 
+@pytest.mark.weights
+def test_preempted_sequences_say_what_they_would_have_said(smollm2: Path) -> None:
+    """Five that do not fit together: some lose their KV and compute it again, to the same ids and log-probabilities."""
+    places = ("Here", "There", "Long ago", "Never", "Where")
+    prompts = [f"{place} were the old mills by the river, and" for place in places]
+    wish = Params(max_tokens=120, temperature=0.8, seed=4, ignore_eos=True, logprobs=1)
+    with LLM("smollm2-135m-instruct", max_total_tokens=8192, page_size=16) as roomy:
+        alone = [roomy.generate(prompt, wish, progress=False)[0].choices for prompt in prompts]
+    with LLM("smollm2-135m-instruct", max_total_tokens=416, context_length=200, page_size=16) as tight:
+        crowd = [answer.choices for answer in tight.generate(prompts, wish, progress=False)]
+        assert tight.stats()["preemptions"] > 0
+    assert crowd == alone
+
+
 def test_a_model_that_cannot_be_loaded(tmp_path: Path, tiny: Path) -> None:
     with pytest.raises(CannotStart, match="nowhere"):
         LLM(str(tmp_path / "nowhere"))

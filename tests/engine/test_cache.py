@@ -12,8 +12,8 @@ from radixmill.engine.cache import Cache, Lease
 class Steps:
     """A cache and plans that are committed at once, unless `fly`."""
 
-    def __init__(self, pages: int = 16, size: int = 4, groups: int = 1) -> None:
-        self.cache = Cache([pages] * groups, size)
+    def __init__(self, pages: int = 16, size: int = 4, groups: int = 1, keep: int | None = None) -> None:
+        self.cache = Cache([pages] * groups, size, keep=keep)
         self.plan = 0
 
     def open(self, keys: Iterable[int], namespace: str = "") -> Lease:
@@ -192,3 +192,29 @@ def test_stale_entries_of_the_eviction_order_are_swept() -> None:
         steps.life(range(8))
     assert len(steps.cache.tree._heap) < 100
     steps.cache.check()
+
+
+def test_prefixes_beyond_what_is_kept_go_before_a_fresh_page_is_touched() -> None:
+    steps = Steps(pages=100, keep=5)
+    first, second, third = range(12), range(100, 112), range(200, 212)  # three pages each
+    for keys in (first, second):
+        steps.life(keys)
+    assert (steps.found(first), steps.found(second)) == (12, 12), "nobody has taken a page since"
+    steps.life(third)
+    assert (steps.found(first), steps.found(second), steps.found(third)) == (0, 12, 12), "the oldest went"
+    assert steps.cache.pools.free == 94
+
+
+def test_running_sequences_may_have_every_page_whatever_is_kept() -> None:
+    steps = Steps(pages=16, keep=0)
+    lease = steps.open(range(64))
+    steps.compute(lease, range(64), 64)
+    assert steps.cache.pools.free == 0
+
+
+def test_a_page_to_spare_costs_no_prefix() -> None:
+    steps = Steps(pages=100, keep=1)
+    steps.life(range(12))
+    lease = steps.open([7])
+    assert not lease.spare(1) and steps.found(range(12)) == 12
+    assert lease.grow(1) and steps.found(range(12)) == 0

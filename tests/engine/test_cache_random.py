@@ -59,9 +59,10 @@ class CacheMachine(RuleBasedStateMachine):
         size=st.sampled_from([1, 2, 3, 4, 8]),
         groups=st.integers(1, 2),
         reuse=st.sampled_from([True] * 4 + [False]),
+        keep=st.sampled_from([None, None, 0, 1, 5]),
     )
-    def start(self, pages: int, size: int, groups: int, reuse: bool) -> None:
-        self.cache = Cache([pages + g for g in range(groups)], size, reuse=reuse)
+    def start(self, pages: int, size: int, groups: int, reuse: bool, keep: int | None) -> None:
+        self.cache = Cache([pages + g for g in range(groups)], size, reuse=reuse, keep=keep)
         self.memory = [[[0] * size for _ in range(pages + g)] for g in range(groups)]
         self.live: list[User] = []
         self.flying: list[tuple[int, dict[User, tuple[set[int], ...]]]] = []  # plan, pages it names
@@ -257,7 +258,9 @@ def test_long_walks(seed: int) -> None:
     """The same rules, for long, and biased towards what is rare: scarce pages, ragged tails, twins."""
     dice = Random(seed)
     walk = CacheMachine()
-    walk.start(dice.randint(6, 24), dice.choice([2, 3, 4, 8]), dice.randint(1, 2), True)
+    walk.start(
+        dice.randint(6, 24), dice.choice([2, 3, 4, 8]), dice.randint(1, 2), True, dice.choice([None, None, 0, 3])
+    )
     for _ in range(250):
         _move(walk, dice)
         walk.conserved()

@@ -51,7 +51,7 @@ class Build:
         """
         self.ops, self.tensors, self.positions, self.bits = ops, tensors, positions, bits
         self.quantised_to: int | None = None  # `bits`, once that changed a matrix
-        self.nbytes = 0  # of all packed weights
+        self.nbytes = self.values = 0  # of all packed weights
         self._widened: Counter[str] = Counter()
         self._done: Counter[str] = Counter()  # notes of tensors
         self._notes: list[str] = []
@@ -122,6 +122,7 @@ class Build:
             tensor = self._widen(tensor)
         weight = self.ops.pack(tensor)
         self.nbytes += weight.nbytes
+        self.values += weight.shape[0] * weight.shape[1]
         return weight
 
     def _widen(self, tensor: Stored) -> Stored:

@@ -158,7 +158,9 @@ class Lease:
 
     def spare(self, upto: int) -> bool:
         """Make [filled, upto) writable if free pages are enough, so that nobody loses anything by it."""
-        return upto <= self.room or (self.need(upto) <= self.cache.pools.free and self.grow(upto))
+        cache = self.cache
+        free = self.need(upto) <= cache.pools.free and cache.tree.evictable <= cache.keep
+        return upto <= self.room or (free and self.grow(upto))
 
     def settle(self, upto: int) -> None:
         """A plan wrote beyond `filled` on trial, and [filled, upto) is good: keep that, give back pages beyond it.

@@ -62,7 +62,7 @@ def isas() -> tuple[str, ...]:
 
 
 class CpuOps:
-    """C++ on `threads` threads (the caller is one of them) with instruction set `isa`: one of `isas()`.
+    """C++ on `threads` threads (the caller is one of them) with instruction set `isa`, one of isas().
 
     One call at a time. The threads sleep when there is nothing to do and end with the object.
     Raises ValueError if the module is not installed, or has no such instruction set here.

@@ -67,7 +67,7 @@ class Recorder:
     def embed(self, ids: Any, weight: Weight, scale: float = 1.0) -> Value:
         ((matrix, order),) = weight.parts
         if order is not None:
-            raise ValueError("an embedding whose columns lie in another order")
+            raise ValueError("an embedding whose columns lie in another order cannot be recorded")
         return Value(weight.shape[1], self.program.embed(matrix, scale))
 
     def linear(self, x: Value, weight: Weight, bias: Array | None = None) -> Value:
@@ -88,13 +88,14 @@ class Recorder:
     def add(self, x: Value, y: Value) -> Value:
         """In place: whoever was put off and reads x must read it now."""
         into = self._register(x)
-        joins = y.late is not None and y.late.product is not None and _may_write(y.late.source, into)
+        joins = y.late is not None and y.late.product is not None and _may_write(y.late, into)
         for value in list(self._waiting):
             if value.late and value.late.source.register == into and not (joins and value is y):
                 self._register(value)
         if joins and y.late:
             self._record(y.late, into)
             self._waiting.discard(y)
+            y.late = None  # it is nowhere by itself: who asks for it later fails
         else:
             self.program.add(into, self._register(y))
         return x
@@ -181,6 +182,9 @@ def capture(program: Any, recorder: Recorder, forward: Forward, groups: int) -> 
     return Captured(program)
 
 
-def _may_write(source: Source, into: int) -> bool:
-    """Whether a product may add to `into` while it reads `source`: rows that pass through something are copied first."""
-    return source.register != into or source.kind != "plain"
+def _may_write(late: Late, into: int) -> bool:
+    """Whether a product may add to `into` while it reads its source: rows that pass through something are copied first,
+    once, unless its matrices want several orders of columns."""
+    assert late.product is not None
+    orders = {id(order) for _, order in late.product[0].parts}
+    return late.source.register != into or (late.source.kind != "plain" and len(orders) == 1)

@@ -5,12 +5,14 @@
 
 namespace {
 
-bool is_avx512(const std::string& isa) { return isa.rfind("avx512", 0) == 0; }
+[[maybe_unused]] bool is_avx512(const std::string& isa) { return isa.rfind("avx512", 0) == 0; }
 
 // Their bits do not depend on the instruction set: any that runs here will do.
 const RowKernels& rows_for(const std::string& isa) {
-#ifdef RADIXMILL_AVX2
+#ifdef RADIXMILL_AVX512
   if (is_avx512(isa) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) return avx512_rows();
+#endif
+#ifdef RADIXMILL_AVX2
   if (isa.rfind("avx", 0) == 0 && __builtin_cpu_supports("avx2")) return avx2_rows();
 #endif
   return portable_rows();
@@ -84,8 +86,10 @@ class Rows {
 };
 
 const ProbeLoops& probe_for(const std::string& isa) {
-#ifdef RADIXMILL_AVX2
+#ifdef RADIXMILL_AVX512
   if (is_avx512(isa) && __builtin_cpu_supports("avx512vnni")) return avx512_probe();
+#endif
+#ifdef RADIXMILL_AVX2
   if (isa != "portable" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2_probe();
 #endif
   return portable_probe();

@@ -44,7 +44,7 @@ void softcap_rows(const float* x, float* y, size_t n, float cap) {
   map(x, y, n, [cap](V a) { return mul(tanh(div(a, set1(cap))), set1(cap)); });
 }
 
-// Two running vectors of squares, 16 values a turn, then a fixed tree: one order for every k.
+// Two running vectors of squares, two vectors of values a turn, then a fixed tree: one order for every k.
 float mean_square(const float* x, int k) {
   V even = zero(), odd = zero();
   int i = 0;

@@ -74,7 +74,6 @@ class Engine {
 
   Pool& pool() { return pool_; }
   std::mutex& mutex() { return mutex_; }  // to be held during a call
-  const char* isa() const { return kernels_.isa; }
 
   int lanes() const { return kernels_.lanes; }
   // y [t, N] = source(x) · Wᵀ + bias, or that added to what y holds. `bias` [N] or null.

@@ -41,7 +41,7 @@ struct Layout {
   int factors;  // per group: 0, 1 or 2
   Table table = Table::none;
 
-  constexpr bool is_signed() const { return bits == 8 || table != Table::none; }
+  __attribute__((always_inline)) constexpr bool is_signed() const { return bits == 8 || table != Table::none; }
 };
 
 constexpr Layout kLayouts[] = {

@@ -16,7 +16,8 @@ struct Codes {
   int32_t* minus;   // [t, k / 32]: −Σ codes
   int16_t* halves;  // [t, k / 16]: Σ codes
 
-  Codes row(int64_t t, int k) const {
+  // Inlined wherever it is used: units for different instruction sets may not share a copy.
+  __attribute__((always_inline)) Codes row(int64_t t, int k) const {
     const int64_t groups = t * (k / kGroup);
     return {codes + t * k, scales + groups, sums + groups, minus + groups, halves + 2 * groups};
   }
@@ -39,7 +40,7 @@ enum class Activation : int { silu, gelu_tanh, gelu };
 
 // How keys and values are kept. int8: one scale per token and head.
 enum class KV : int { f32, f16, int8 };
-constexpr size_t item_bytes(KV kind) { return kind == KV::f32 ? 4 : kind == KV::f16 ? 2 : 1; }
+static constexpr size_t item_bytes(KV kind) { return kind == KV::f32 ? 4 : kind == KV::f16 ? 2 : 1; }
 
 // One layer's attention for one row.
 struct AttentionJob {

@@ -1,4 +1,4 @@
-// exp, tanh and erf of eight floats. Include after a vec_*.hpp. Vector bodies and tails both come here, so an element's
+// exp, tanh and erf of a vector of floats. Include after a vec_*.hpp. Vector bodies and tails both come here, so an element's
 // bits do not depend on its place. Polynomials are Chebyshev fits; errors are relative unless said otherwise.
 #pragma once
 

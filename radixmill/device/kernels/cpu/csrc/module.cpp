@@ -116,7 +116,7 @@ NB_MODULE(_native, m) {
   nb::set_leak_warnings(false);
   m.def("isas", isas);
 
-  nb::class_<Matrix>(m, "Matrix").def_prop_ro("format", &Matrix::format_name).def_prop_ro("nbytes", &Matrix::nbytes).def_prop_ro("n", &Matrix::n);
+  nb::class_<Matrix>(m, "Matrix").def_prop_ro("format", &Matrix::format_name).def_prop_ro("nbytes", &Matrix::nbytes);
   nb::class_<OwnedPages>(m, "Pages")
       .def_ro("keys", &OwnedPages::keys_array)
       .def_ro("values", &OwnedPages::values_array)

@@ -21,6 +21,8 @@ struct ProbeLoops {
 const ProbeLoops& portable_probe();
 #ifdef RADIXMILL_AVX2
 const ProbeLoops& avx2_probe();
+#endif
+#ifdef RADIXMILL_AVX512
 const ProbeLoops& avx512_probe();
 #endif
 

@@ -1,5 +1,5 @@
 // The loops of probe.hpp, written once; include it in a unit compiled for an instruction set. A new one brings its vector
-// of floats and its product of int8 codes here, two lines in a unit of its own, and one in probe_for (module.cpp).
+// of floats and its product of int8 codes here, two lines in a unit of its own, and one in probe_for (bind_rows.cpp).
 #pragma once
 #if defined(__AVX2__)
 #include <immintrin.h>

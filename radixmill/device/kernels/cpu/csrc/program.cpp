@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
+#include <string>
 
 namespace radixmill {
 
@@ -14,6 +15,10 @@ Program::Register Program::make(Rows rows, int width) {
 void Program::record(Rows rows, Call call) { calls_.emplace_back(rows, std::move(call)); }
 
 namespace {
+
+void expect(bool fits, const char* what) {
+  if (!fits) throw std::invalid_argument(std::string("program: ") + what + " of the wrong width");
+}
 
 int count(const Step& step, Program::Rows rows) { return rows == Program::Rows::tokens ? step.tokens : step.wanted; }
 
@@ -27,7 +32,13 @@ Program::Register Program::embed(const Matrix* table, float scale) {
   return y;
 }
 
+void Program::check(const Source& source, Register x, const Stack& w) const {
+  for (const Matrix* matrix : w.matrices) expect(matrix->k() == w.k(), "matrices");
+  expect(value(x).width == w.k() * (source.kind == Source::gated ? 2 : 1), "what a product reads");
+}
+
 Program::Register Program::product(Source source, Register x, Stack w, const float* bias) {
+  check(source, x, w);
   use(x);
   const Rows rows = value(x).rows;
   const Register y = make(rows, w.n());
@@ -38,6 +49,8 @@ Program::Register Program::product(Source source, Register x, Stack w, const flo
 }
 
 void Program::product_into(Source source, Register x, Stack w, const float* bias, Register y) {
+  check(source, x, w);
+  expect(value(y).width == w.n() && value(y).rows == value(x).rows, "what a product is added to");
   use(x), use(y);
   const Rows rows = value(x).rows;
   record(rows, [=](const Step& step, const std::vector<float*>& at) {
@@ -46,6 +59,7 @@ void Program::product_into(Source source, Register x, Stack w, const float* bias
 }
 
 Program::Register Program::rms_norm(Register x, const float* weight, int k, float eps) {
+  expect(k > 0 && value(x).width % k == 0, "a norm");
   use(x);
   const Value in = value(x);
   const Register y = make(in.rows, in.width);
@@ -56,6 +70,7 @@ Program::Register Program::rms_norm(Register x, const float* weight, int k, floa
 }
 
 void Program::add(Register x, Register y) {
+  expect(value(x).width == value(y).width && value(x).rows == value(y).rows, "a sum");
   use(x), use(y);
   const Value in = value(x);
   record(in.rows, [=](const Step& step, const std::vector<float*>& at) {
@@ -96,7 +111,11 @@ Program::Register Program::gated(Register x, Activation activation) {
 Program::Register Program::qkv(std::vector<Register> parts, const Pages* kv, QkvJob job, int group) {
   for (const Register part : parts) use(part);
   groups_ = std::max(groups_, group + 1);
-  const int queries = job.heads * kv->dim, keys = kv->groups * kv->dim;
+  const int queries = job.heads * kv->dim, keys = kv->groups * kv->dim, values = kv->groups * kv->value_dim;
+  if (parts.size() == 3)
+    expect(value(parts[0]).width == queries && value(parts[1]).width == keys && value(parts[2]).width == values, "q, k, v");
+  else
+    expect(parts.size() == 1 && value(parts[0]).width == queries + keys + values, "q, k, v");
   const Register y = make(Rows::tokens, queries);
   record(Rows::tokens, [=](const Step& step, const std::vector<float*>& at) {
     QkvJob now = job;
@@ -110,6 +129,7 @@ Program::Register Program::qkv(std::vector<Register> parts, const Pages* kv, Qkv
 }
 
 Program::Register Program::attention(Register q, const Pages* kv, int heads, int group, Scores scores) {
+  expect(value(q).rows == Rows::tokens && value(q).width == heads * kv->dim, "queries");
   use(q);
   groups_ = std::max(groups_, group + 1);
   const Register y = make(Rows::tokens, heads * kv->value_dim);

@@ -62,6 +62,7 @@ class Program {
   Register make(Rows rows, int width);
   void use(Register r) { values_.at(size_t(r)).dies = int(calls_.size()); }
   void record(Rows rows, Call call);
+  void check(const Source& source, Register x, const Stack& w) const;
 
   Engine& engine_;
   std::vector<Value> values_;

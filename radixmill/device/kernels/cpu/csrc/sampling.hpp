@@ -68,6 +68,8 @@ struct RowKernels {
 const RowKernels& portable_rows();
 #ifdef RADIXMILL_AVX2
 const RowKernels& avx2_rows();
+#endif
+#ifdef RADIXMILL_AVX512
 const RowKernels& avx512_rows();
 #endif
 
