@@ -180,7 +180,8 @@ class CacheMachine(RuleBasedStateMachine):
         lease, cache = user.lease, self.cache
         before, short = [list(ids) for ids in lease.pages], lease.need(upto) > cache.pools.free
         can = lease.need(upto) <= cache.available
-        self.pressed |= short
+        beyond = lease.need(upto) > 0 and cache.tree.evictable > cache.keep
+        self.pressed |= short or beyond
         grown = lease.grow(upto)
         if not grown:
             assert not can or cache.deferred
