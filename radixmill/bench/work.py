@@ -15,7 +15,7 @@ class Work(Struct, frozen=True):
     device_steps: int
     device_tokens: int
     weight_bytes_per_token: int  # that a step reads, however many tokens it has
-    products_per_token: int  # weights that a token is multiplied with
+    products_per_token: int  # weights that a token is multiplied with, the head's aside
 
     def __sub__(self, before: Work) -> Work:
         return Work(
@@ -32,7 +32,7 @@ class Work(Struct, frozen=True):
 
     @property
     def operations(self) -> int:
-        """Multiplications and additions with weights; some few too many, as not every token of a prompt wants logits."""
+        """Multiplications and additions with the weights of all layers; the head's, for tokens that want logits, come on top."""
         return 2 * self.device_tokens * self.products_per_token
 
 

@@ -85,8 +85,8 @@ class LocalExecutor:
         self._seconds += seconds
 
     def stats(self) -> dict[str, Any]:
-        """Counts since the start; bytes of the KV pool; bytes of weights that a step reads, and their number: what one token
-        is multiplied with, if it wants logits."""
+        """Counts since the start; bytes of the KV pool; bytes of weights that a step reads; how many weights, the
+        head's aside, a token is multiplied with."""
         return {
             "device_steps": self._steps,
             "device_tokens": self._tokens,

@@ -145,7 +145,9 @@ class Decoder:
         self.head = Head(build.ops, head, config.logit_softcap)
         # Of packed weights that a step of one token reads: of an embedding that is not the head too, a row alone.
         self.bytes_per_token = build.nbytes - (0 if config.tied else table.nbytes)
-        self.products_per_token = build.values - (0 if config.tied else config.vocab * config.hidden)
+        self.products_per_token = (
+            build.values - (1 if config.tied else 2) * config.vocab * config.hidden
+        )  # of the blocks
 
     def _block(self, build: Build, family: Family, root: str, layer: int) -> Block:
         def part(role: str) -> Part:

@@ -56,13 +56,17 @@ float float_rounds(int rounds) {
   return sums[0][0];
 }
 
+// Unrolled throughout: an array that is indexed anywhere would be stored at every step.
 int32_t int8_rounds(int rounds) {
   alignas(64) Codes x[kChains] = {}, sums[kChains] = {};
   const Codes codes = x[0] + 3;
-  for (int r = 0; r < rounds; r++) {
-    asm volatile("" : : "r"(x) : "memory");  // x may be another one now: the products are taken anew
-    for (int i = 0; i < kChains; i++) sums[i] = dot(sums[i], codes, x[i]);
-  }
+  for (int r = 0; r < rounds; r++)
+#pragma GCC unroll 12
+    for (int i = 0; i < kChains; i++) {
+      asm volatile("" : "+m"(x[i]));  // perhaps another now: the product is taken anew
+      sums[i] = dot(sums[i], codes, x[i]);
+    }
+#pragma GCC unroll 12
   for (int i = 1; i < kChains; i++) sums[0] = sums[0] + sums[i];
   return int32_t(sums[0][0]);
 }
