@@ -7,6 +7,8 @@ value changes: 4 bits become Q4_0 or Q5_0, fewer Q4_0, and 8 bits Q8_0. What no 
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +52,12 @@ def as_blocks(matrix: Grouped) -> Stored:
         return _floats(matrix, "scales are out of float16's range")
     step = max(1, _CHUNK // matrix.codes.shape[1])
     rows = [slice(at, at + step) for at in range(0, len(scales), step)]
-    data = [_blocks(kind, offset, _cut(matrix, part, order), scales[part], group) for part in rows]
+
+    def laid(part: slice) -> NDArray[np.uint8]:
+        return _blocks(kind, offset, _cut(matrix, part, order), scales[part], group)
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # NumPy lets go of the interpreter
+        data = list(threads.map(laid, rows))
     return Stored(kind, matrix.codes.shape, np.concatenate(data), order)
 
 
