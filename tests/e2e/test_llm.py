@@ -72,6 +72,16 @@ def test_its_engine_may_be_killed(llm: LLM) -> None:
     assert llm.generate("after", wish, progress=False) and llm.engine_pid not in (None, victim)
 
 
+def test_threads_and_the_size_of_steps_change_nothing(tiny: Path) -> None:
+    prompts = [f"number {i} " * (1 + 7 * i) for i in range(6)]
+    wish = Params(max_tokens=20, temperature=0.9, seed=3, ignore_eos=True, logprobs=2)
+    said = []
+    for settings in ({"threads": 1}, {"threads": 2}, {"threads": 3, "step_tokens": 24}):
+        with LLM(str(tiny), **SETTINGS, **settings) as llm:
+            said.append([answer.choices for answer in llm.generate(prompts, wish, progress=False)])
+    assert said[0] == said[1] == said[2]
+
+
 @pytest.mark.weights
 def test_preempted_sequences_say_what_they_would_have_said(smollm2: Path) -> None:
     """Five that do not fit together: some lose their KV and compute it again, to the same ids and log-probabilities."""
