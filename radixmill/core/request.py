@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from msgspec import Struct
+
+ConstraintKind = Literal["json_schema", "json_object", "regex", "ebnf", "structural_tag"]
 
 _MASK64 = (1 << 64) - 1
 
@@ -33,12 +37,29 @@ class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.temperature == 0.0 or self.top_p == 0.0 or self.top_k == 1
 
 
+class Constraint(Struct, frozen=True, kw_only=True):
+    """What the output must match. Part of the record: the state of the match is rebuilt from it and the output.
+
+    kind             text
+    json_schema      a JSON Schema
+    json_object      "": any JSON object
+    regex            a regular expression; the whole output matches it
+    ebnf             a grammar in GBNF, the dialect of EBNF that llama.cpp, XGrammar and SGLang read; its start is `root`
+    structural_tag   JSON: `{"type": "structural_tag", "format": …}` of XGrammar, or its older form of triggers
+    """
+
+    kind: ConstraintKind
+    text: str = ""
+    after: str = ""  # the match begins behind the first occurrence of this text in the output; "": at once
+
+
 class GenerateRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One prompt and how to continue it; the constant half of a record."""
 
     id: str
     prompt: tuple[int, ...]
     sampling: SamplingParams
+    constraint: Constraint | None = None
     tenant: str = ""  # salts the cache namespace: tenants can't probe each other's prompts
     priority: int = 0  # higher runs first
     deadline: float | None = None  # seconds since the epoch

@@ -1,7 +1,7 @@
 """One request's life between HTTP and the engine: render, tokenise, check, submit, decode."""
 
-from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, Sampling, TextPrompt, TokenPrompt
-from radixmill.front.session.events import Content, End, Event, FinishReason, Token, Usage
+from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, Sampling, TextPrompt, TokenPrompt, Tool, ToolRule
+from radixmill.front.session.events import Arguments, Call, Content, End, Event, FinishReason, Reasoning, Token, Usage
 from radixmill.front.session.fold import Whole, gather, winners
 from radixmill.front.session.front import Front
 from radixmill.front.session.generation import Facts, Generation
@@ -9,7 +9,9 @@ from radixmill.front.session.session import Session
 from radixmill.front.session.text import ModelText, Text
 
 __all__ = [
+    "Arguments",
     "Ask",
+    "Call",
     "ChatPrompt",
     "Content",
     "End",
@@ -20,12 +22,15 @@ __all__ = [
     "Generation",
     "ModelText",
     "Prompt",
+    "Reasoning",
     "Sampling",
     "Session",
     "Text",
     "TextPrompt",
     "Token",
     "TokenPrompt",
+    "Tool",
+    "ToolRule",
     "Usage",
     "Whole",
     "gather",

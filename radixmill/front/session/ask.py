@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
+
+from radixmill.core.request import Constraint
 
 
 class TextPrompt(Struct, frozen=True):
@@ -23,9 +25,11 @@ class TokenPrompt(Struct, frozen=True):
 
 
 class ChatPrompt(Struct, frozen=True, kw_only=True):
-    """Messages for the model's chat template. `messages` are plain dicts, their contents strings, null or text parts."""
+    """Messages for the model's chat template. `messages` are plain dicts, their contents strings, null or text parts.
+    `tools`, as the template sees them: `{"type": "function", "function": {"name", "description", "parameters"}}`."""
 
     messages: tuple[dict[str, Any], ...]
+    tools: tuple[dict[str, Any], ...] = ()
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     template_kwargs: dict[str, Any] = {}
@@ -51,6 +55,26 @@ class Sampling(Struct, frozen=True, kw_only=True):
     logprobs: int | None = None  # None: none; k: the chosen token's, and the k most likely
 
 
+class Tool(Struct, frozen=True, kw_only=True):
+    """A function that the model may call. `custom`: its input is free text, which `format` may bind, not JSON."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] | None = None  # JSON Schema of the arguments; None: there are none
+    strict: bool = False  # the arguments match `parameters`, always
+    custom: bool = False
+    format: Constraint | None = None
+
+
+class ToolRule(Struct, frozen=True, kw_only=True):
+    """Which tools may be called, and whether one must be. A choice by name is "required" with one allowed."""
+
+    tools: tuple[Tool, ...]
+    choice: Literal["auto", "required", "none"] = "auto"
+    allowed: tuple[str, ...] | None = None  # names; None: all
+    parallel: bool = True  # more than one call
+
+
 class Ask(Struct, frozen=True, kw_only=True):
     """One API call. `width` sequences run for each prompt and the `n` best are returned (n = width: all of them)."""
 
@@ -67,6 +91,11 @@ class Ask(Struct, frozen=True, kw_only=True):
     keep_stop: bool = False  # leave what ended the text in the text
     skip_special_tokens: bool = True
     keep_tokens: bool = False  # events carry the tokens behind their text
+    constraint: Constraint | None = None  # what content must match; behind the thoughts, where there are any
+    constraint_field: str = "response_format"  # what errors about it name
+    tools: ToolRule | None = None
+    separate_reasoning: bool = True  # False: thoughts stay in the content, with their tags
+    stream_reasoning: bool = True  # False: thoughts come in one piece
     seed: int | None = None
     tenant: str = ""
     priority: int = 0

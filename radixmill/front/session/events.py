@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from radixmill.core.messages import TokenLogprob
 
-FinishReason = Literal["stop", "length", "abort"]
+FinishReason = Literal["stop", "length", "tool_calls", "abort"]
 
 
 class Token(Struct, frozen=True):
@@ -27,6 +27,34 @@ class Content(Struct, frozen=True):
     tokens: tuple[Token, ...] = ()
 
 
+class Reasoning(Struct, frozen=True):
+    """More of a choice's thoughts, without the tags around them."""
+
+    choice: int
+    text: str
+    tokens: tuple[Token, ...] = ()
+
+
+class Call(Struct, frozen=True):
+    """A choice begins to call a tool: its `index`-th call. `custom`: what follows is free text, not JSON arguments."""
+
+    choice: int
+    index: int
+    id: str
+    name: str
+    custom: bool = False
+    tokens: tuple[Token, ...] = ()
+
+
+class Arguments(Struct, frozen=True):
+    """More of what a call passes on; the fragments of one call, put together, are JSON (or a custom tool's input)."""
+
+    choice: int
+    index: int
+    text: str
+    tokens: tuple[Token, ...] = ()
+
+
 class End(Struct, frozen=True):
     """The end of a choice, once for each. `matched`: the stop string, or the id of the token, that ended it."""
 
@@ -35,7 +63,7 @@ class End(Struct, frozen=True):
     matched: str | int | None = None
 
 
-Event = Content | End
+Event = Content | Reasoning | Call | Arguments | End
 
 
 class Usage(Struct, frozen=True):
@@ -44,3 +72,4 @@ class Usage(Struct, frozen=True):
     prompt: int
     completion: int
     cached: int
+    reasoning: int = 0  # of the completion: tokens of thoughts

@@ -251,6 +251,8 @@ class ChatChunks:
                 return ChatChunkChoice(
                     index=choice, delta=ChatDelta(), finish_reason=reason, matched_stop=matched_stop(event)
                 )
+            case _:
+                raise AssertionError(f"no one makes a {type(event).__name__} yet")
 
     def _chunk(self, choices: list[ChatChunkChoice], usage: Usage | UnsetType | None) -> ChatChunk:
         facts = self.view.generation.facts
