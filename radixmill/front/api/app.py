@@ -44,7 +44,7 @@ def create_app(front: Front) -> FastAPI:
         allow_origins=["*"],
         allow_methods=["*"],
         allow_headers=["*"],
-        expose_headers=["X-Request-Id", "X-RadixMill-Ignored"],
+        expose_headers=["X-Request-Id", "request-id", "X-RadixMill-Ignored"],
     )
     app.add_middleware(RequestId)  # added last: outermost
     return app

@@ -13,12 +13,12 @@ from starlette.responses import Response
 
 from radixmill.front.api.body import Reader
 from radixmill.front.api.docs import operation
-from radixmill.front.api.guard import ID_KEY
+from radixmill.front.api.errors import ID_KEY
 from radixmill.front.api.openai import chat, completions
-from radixmill.front.api.openai.fields import CommonBody
+from radixmill.front.api.openai.fields import GenerateBody
 from radixmill.front.api.openai.models import Card, Cards, add_model_routes
 from radixmill.front.api.openai.wire import TokenBytes
-from radixmill.front.api.sse import Chunks, EventStream, while_connected
+from radixmill.front.api.sse import OPENAI_ENDING, Chunks, Ending, EventStream, while_connected
 from radixmill.front.session import Ask, Front, Generation, Session
 
 KINDS = (
@@ -31,7 +31,7 @@ KINDS = (
     Cards,
 )
 
-Body = TypeVar("Body", bound=CommonBody)
+Body = TypeVar("Body", bound=GenerateBody)
 View = TypeVar("View")
 
 
@@ -45,11 +45,12 @@ class GenerateRoute(Generic[Body, View]):
         to_ask: Callable[[Body, str], Ask],
         view: Callable[[Body, Generation, TokenBytes], View],
         shapes: tuple[Callable[[View], Coroutine[Any, Any, msgspec.Struct]], Callable[[View], Chunks]],
+        ending: Ending = OPENAI_ENDING,
     ) -> None:
         """`shapes`: the fold into one answer, and the map into chunks."""
         server = front.config.server
         self.front, self.to_ask, self.view = front, to_ask, view
-        self.fold, self.chunks = shapes
+        (self.fold, self.chunks), self.ending = shapes, ending
         self.reader = Reader(kind, max_bytes=server.max_body_bytes, strict=server.strict_fields)
 
     async def __call__(self, request: Request) -> Response:
@@ -62,7 +63,7 @@ class GenerateRoute(Generic[Body, View]):
             generation = await session.start(ask)
             try:
                 view = self.view(body, generation, session.text.token_bytes)
-                return EventStream(generation, self.chunks(view), parsed.headers())
+                return EventStream(generation, self.chunks(view), parsed.headers(), self.ending)
             except BaseException:
                 generation.close()
                 raise
