@@ -64,6 +64,7 @@ class MessageAnswer(Struct, kw_only=True, tag_field="type", tag="message"):
     content: list[Piece]
     stop_reason: StopReason | None = None
     stop_sequence: str | None = None
+    stop_details: None = None
     usage: MessageUsage
     system_fingerprint: str
     seed: int
@@ -122,6 +123,7 @@ class BlockStop(Struct, tag_field="type", tag="content_block_stop"):
 class Stopped(Struct, kw_only=True):
     stop_reason: StopReason
     stop_sequence: str | None
+    stop_details: None = None
 
 
 class MessageDelta(Struct, kw_only=True, tag_field="type", tag="message_delta"):
