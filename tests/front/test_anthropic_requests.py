@@ -361,6 +361,13 @@ def test_bad_bodies_name_the_place(fields, place):
     assert not SESSION.asks
 
 
+def test_the_ends_of_ranges_are_taken():
+    assert [asked(temperature=t).sampling.temperature for t in (0, 1)] == [0.0, 1.0]
+    for low, most in ((1024, 1025), (2999, 3000)):
+        asked(thinking={"type": "enabled", "budget_tokens": low}, max_tokens=most)
+    assert asked(max_tokens=1).max_tokens == 1
+
+
 @pytest.mark.parametrize("kind", SERVER_TOOLS)
 def test_server_tools_are_refused_by_their_type(kind):
     message = fault(

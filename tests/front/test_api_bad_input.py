@@ -175,6 +175,8 @@ WHERE = {  # name in the table → (route, field); the rest have the field's own
     "max_tokens (completions)": [(TEXT, "max_tokens")],
     "logprobs (completions)": [(TEXT, "logprobs")],
     "token id": [(TEXT, "prompt")],
+    "temperature (messages)": [],  # of Anthropic's API: tests/front/test_anthropic_requests.py
+    "budget_tokens": [],
 }
 
 

@@ -42,6 +42,6 @@ def speaks_anthropic(path: str) -> bool:
 
 def message_error(error: ServeError, request_id: str) -> MessageError:
     kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
-    named = error.param is None or error.param in error.message
+    named = error.param is None or error.message.startswith(error.param)
     message = error.message if named else f"{error.param}: {error.message}"
     return MessageError(error=MessageFault(type=kind, message=message), request_id=request_id)
