@@ -14,12 +14,13 @@ from starlette.responses import Response
 from radixmill.front.api.body import Reader
 from radixmill.front.api.docs import operation
 from radixmill.front.api.guard import ID_KEY
-from radixmill.front.api.openai import chat, completions
+from radixmill.front.api.openai import chat, completions, responses
 from radixmill.front.api.openai.fields import CommonBody
 from radixmill.front.api.openai.models import Card, Cards, add_model_routes
 from radixmill.front.api.openai.wire import TokenBytes
 from radixmill.front.api.sse import Chunks, EventStream, while_connected
 from radixmill.front.session import Ask, Front, Generation, Session
+from radixmill.front.session.store import Store
 
 KINDS = (
     chat.ChatBody,
@@ -29,6 +30,7 @@ KINDS = (
     completions.Completion,
     Card,
     Cards,
+    *responses.KINDS,
 )
 
 Body = TypeVar("Body", bound=CommonBody)
@@ -106,3 +108,6 @@ def add_openai_routes(app: FastAPI, front: Front) -> None:
         **operation("Continue text", completions.CompletionBody, completions.Completion, stream=completions.Completion),
     )
     add_model_routes(app, front)
+    server = front.config.server
+    store: Store[Any] = Store(entries=server.store_entries, size=server.store_bytes, seconds=server.store_ttl)
+    responses.add_response_routes(app, front, store)
