@@ -376,6 +376,19 @@ def test_server_tools_are_refused_by_their_type(kind):
     assert message.startswith("tools[1].type") and kind in message
 
 
+def test_server_tools_can_be_dropped():
+    app = make_app(unsupported_tools="drop")
+    mixed = {**HI, "tools": [{"type": "web_search_20250305", "name": "web_search", "max_uses": 3}, TOOL]}
+    for path in (MESSAGES, COUNT):
+        response = post(app, path, mixed)
+        assert response.status_code == 200, response.text
+        assert "tools[0].web_search_20250305" in response.headers["x-radixmill-ignored"].split(", ")
+    chosen = {**mixed, "tool_choice": {"type": "tool", "name": "web_search"}}
+    assert fault(post(app, MESSAGES, chosen), 400, "invalid_request_error").startswith("tool_choice.name")
+    twice = {**mixed, "tools": [*mixed["tools"], TOOL]}
+    assert fault(post(app, MESSAGES, twice), 400, "invalid_request_error").startswith("tools[2].name")
+
+
 def test_what_asks_for_nothing_is_let_through():
     for name, neutral in REFUSED.items():
         for value in (None, *neutral):

@@ -20,6 +20,7 @@ from radixmill.front.session.limits import SIZES
 log = logging.getLogger("radixmill.front")
 
 OPEN_ROUTES = ("/health", "/health_generate", "/live", "/ready")
+OWNER_KEY = "radixmill.owner"  # in the ASGI scope, where there are keys: whose request this is
 _SAFE_ID = re.compile(rf"[!-~]{{1,{int(SIZES['request id header'].high or 0)}}}")
 
 
@@ -74,19 +75,26 @@ class Keys:
             await self.app(scope, receive, send)
             return
         try:
-            self._check(Headers(scope=scope))
+            scope[OWNER_KEY] = self._check(Headers(scope=scope))
         except ServeError as error:
             await error_response(error, scope)(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
-    def _check(self, headers: Headers) -> None:
+    def _check(self, headers: Headers) -> str:
+        """The key's digest, in hexadecimal. Raises Unauthorized."""
         key = headers.get("x-api-key") or _bearer(headers.get("authorization", ""))
         if not key:
             raise Unauthorized("No API key was given; send it as `Authorization: Bearer KEY` or `x-api-key: KEY`.")
         digest = _digest(key.encode("latin-1"))  # as ASGI decoded it: the bytes that were sent
         if not sum(hmac.compare_digest(digest, known) for known in self._digests):  # looks at every key, always
             raise Unauthorized("This API key is not valid here.")
+        return digest.hex()
+
+
+def owner_of(scope: Scope) -> str:
+    """Who sent a request, as far as keys tell; "" on a server without keys."""
+    return str(scope.get(OWNER_KEY, ""))
 
 
 def _bearer(value: str) -> str:

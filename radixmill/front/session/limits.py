@@ -29,6 +29,7 @@ RANGES: dict[str, Range] = {
     "max_tokens": Range(1, None),  # chat; the context is the upper end
     "max_tokens (completions)": Range(0, None),
     "max_completion_tokens": Range(1, None),
+    "max_output_tokens": Range(16, None),  # responses
     "min_tokens": Range(0, None),
     "budget_tokens": Range(1024, None),
     "top_logprobs": Range(0, 20),

@@ -8,7 +8,7 @@ import msgspec
 
 from radixmill.core.errors import BadRequest
 from radixmill.core.request import Constraint
-from radixmill.front.api.anthropic.body import REFUSED, JsonFormat, MessagesBody, PromptBody, Thinking
+from radixmill.front.api.anthropic.body import REFUSED, CountBody, JsonFormat, MessagesBody, Thinking
 from radixmill.front.api.anthropic.history import to_history
 from radixmill.front.api.anthropic.tools import to_tools
 from radixmill.front.api.openai.fields import check_rid, template_kwargs
@@ -47,7 +47,7 @@ class Prompted(NamedTuple):
     rule: ToolRule | None
 
 
-def to_prompt(body: PromptBody, *, drop_tools: bool = False) -> Prompted:
+def to_prompt(body: CountBody, *, drop_tools: bool = False) -> Prompted:
     """The prompt alone, which is also what is counted."""
     refuse(body)
     history = to_history(body.system, body.messages)
@@ -62,14 +62,14 @@ def to_prompt(body: PromptBody, *, drop_tools: bool = False) -> Prompted:
     return Prompted(prompt, tools.rule)
 
 
-def refuse(body: PromptBody) -> None:
+def refuse(body: CountBody) -> None:
     """Raise BadRequest for a field that asks for what this server does not do."""
     for name, neutral in REFUSED.items():
         if (value := getattr(body, name)) is not None and value not in neutral:
             raise BadRequest(f"{name} is not supported.", param=name)
 
 
-def _toggles(body: PromptBody) -> dict[str, Any]:
+def _toggles(body: CountBody) -> dict[str, Any]:
     """What templates know by name: whether to think, how long, how hard."""
     made: dict[str, Any] = {}
     if body.thinking is not None:

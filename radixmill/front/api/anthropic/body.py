@@ -92,7 +92,7 @@ class Metadata(Struct, kw_only=True):
     user_id: str | None = None
 
 
-class PromptBody(GenerateBody, kw_only=True):
+class CountBody(GenerateBody, kw_only=True):
     """What makes the prompt: all that POST /v1/messages/count_tokens takes."""
 
     messages: Annotated[list[Turn], size("messages")]
@@ -113,7 +113,7 @@ class PromptBody(GenerateBody, kw_only=True):
     context_management: Any = None
 
 
-class MessagesBody(PromptBody, kw_only=True):
+class MessagesBody(CountBody, kw_only=True):
     """The body of POST /v1/messages."""
 
     max_tokens: Annotated[int, bounds("max_tokens")]

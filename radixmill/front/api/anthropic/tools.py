@@ -34,15 +34,25 @@ def to_tools(specs: Sequence[ToolSpec] | None, choice: ToolChoice | None, *, dro
     return Tools(rule, tuple(_shown(spec, tool) for (_, spec), tool in zip(kept, tools, strict=True)))
 
 
-def _is_ours(spec: ToolSpec, path: str, drop: bool) -> bool:
+def server_tools(specs: Sequence[ToolSpec] | None) -> list[str]:
+    """Names of the tools that no one here runs, as X-RadixMill-Ignored has them."""
+    return [f"tools[{i}].{spec.type}" for i, spec in enumerate(specs or ()) if not _is_clients(spec)]
+
+
+def _is_clients(spec: ToolSpec) -> bool:
     """Whether the client runs this tool itself."""
-    if spec.type in (None, "custom"):
+    return spec.type in (None, "custom")
+
+
+def _is_ours(spec: ToolSpec, path: str, drop: bool) -> bool:
+    """Whether the model may know of this tool. Raises BadRequest unless others are to be dropped."""
+    if _is_clients(spec):
         return True
     if drop:
         return False
     raise BadRequest(
-        f"{path}.type {str(spec.type)[:40]!r} is a tool that a server runs, and this one runs none: give tools with an"
-        " input_schema, or start it with --unsupported-tools drop.",
+        f"{path}.type {str(spec.type)[:40]!r} is a tool that a server runs, and this one runs none: leave it out, give it"
+        " an input_schema instead of a type, or start the server with --unsupported-tools drop.",
         param=f"{path}.type",
     )
 
