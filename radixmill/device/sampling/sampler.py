@@ -9,6 +9,7 @@ so neither the batch, nor the order of calls, nor a move to another slot can cha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,6 +90,13 @@ class Sampler:
         )
         text = admit.output or admit.prompt
         self.last[admit.slot] = text[-1] if text else 0
+
+    def note(self, slot: int, tokens: Sequence[int]) -> None:
+        """Tokens that the slot has put out without drawing them."""
+        state = self._state(slot)
+        for token in tokens:
+            state.note(token)
+        self.last[slot] = tokens[-1]
 
     def sample(
         self,
