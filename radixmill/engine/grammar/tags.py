@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, groupby
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -33,10 +34,14 @@ Format = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a rule's right side. `lexeme`: it may be a part of a lexeme; otherwise only of a rule."""
+    """A part of a rule's right side. `lexeme`: it may be a part of a lexeme; otherwise only of a rule.
+
+    `parts`: pieces one behind the other, of which not all are lexemes; written only when their neighbours are known.
+    """
 
     lark: str
     lexeme: bool
+    parts: tuple[Piece, ...] = ()
 
 
 EMPTY = Piece('""', True)
@@ -123,8 +128,11 @@ class _Writer:
 
     def named(self, piece: Piece) -> str:
         """`piece` under a name of its own, in the case that fits it."""
-        name = f"{'TAG' if piece.lexeme else 'tag'}{next(self._numbers)}"
-        self.lines.append(f"{name}: {piece.lark}")
+        return self._define("TAG", piece.lark) if piece.lexeme else self._define("tag", self._text(piece))
+
+    def _define(self, kind: str, text: str) -> str:
+        name = f"{kind}{next(self._numbers)}"
+        self.lines.append(f"{name}: {text}")
         return name
 
     # --- one part of the text
@@ -168,11 +176,8 @@ class _Writer:
 
     def _sequence(self, form: Format, place: str, end: str) -> Piece:
         elements = _list(form, "elements", place)
-        pieces = [
-            self.format(element, f"{place}/elements/{i}", end if i == len(elements) - 1 else "")
-            for i, element in enumerate(elements)
-        ]
-        return self._join(pieces)
+        ends = [*map(_head, elements[1:]), end]
+        return self._join([self.format(e, f"{place}/elements/{i}", ends[i]) for i, e in enumerate(elements)])
 
     def _or(self, form: Format, place: str, end: str) -> Piece:
         elements = _list(form, "elements", place)
@@ -231,11 +236,12 @@ class _Writer:
         triggers = _strings(form, "triggers", place)
         if not triggers or not all(triggers):
             raise GrammarError("needs at least one trigger, none of them empty", f"{place}/triggers")
-        stops = [*triggers, *_strings(form, "excludes", place)] if form.get("excludes") else triggers
+        excludes = _strings(form, "excludes", place) if form.get("excludes") else []
+        stops = [*triggers, *excludes, *([end] if end else [])]
         by_trigger = self._by_trigger(form, place, triggers)
         calls = [self._call(trigger, rests, stops) for trigger, rests in by_trigger.items() if rests]
         call = self._once(self._either(calls))
-        text = self._free([*stops, *([end] if end else [])])
+        text = self._free(stops)
         once, at_least = bool(form.get("stop_after_first")), bool(form.get("at_least_one"))
         if not at_least:
             return self._either([text, call]) if once else self._join([self._times(call, 0, None), text])
@@ -350,35 +356,34 @@ class _Writer:
         """Any text that ends with `stop`, and in which none of the stops is complete before."""
         return Piece(f"(/(?s:.*){_any_of([stop])}/ & ~/(?s:.*){_any_of(stops)}(?s:.+)/)", True)
 
-    def _join(self, pieces: list[Piece]) -> Piece:
-        """One behind the other; neighbouring lexemes become one."""
-        runs: list[list[Piece]] = []
-        for piece in (piece for piece in pieces if piece != EMPTY):
-            if runs and runs[-1][-1].lexeme and piece.lexeme:
-                runs[-1].append(piece)
-            else:
-                runs.append([piece])
-        if len(runs) == 1 and runs[0][0].lexeme:
-            return Piece(f"({' '.join(piece.lark for piece in runs[0])})", True)
-        parts = [self._whole(run) for run in runs]
-        return Piece(f"({' '.join(parts)})", False) if parts else EMPTY
+    def _join(self, pieces: Iterable[Piece]) -> Piece:
+        """One behind the other; all lexemes make one lexeme."""
+        parts = [part for piece in pieces for part in piece.parts or (piece,) if part != EMPTY]
+        if len(parts) <= 1:
+            return parts[0] if parts else EMPTY
+        if all(part.lexeme for part in parts):
+            return Piece(f"({' '.join(part.lark for part in parts)})", True)
+        return Piece("", False, tuple(parts))
 
-    def _whole(self, run: list[Piece]) -> str:
-        """A run of lexemes as one, or what is no lexeme as it is."""
-        text = " ".join(piece.lark for piece in run)
-        return self.named(Piece(text, True)) if run[0].lexeme else text
+    def _text(self, piece: Piece) -> str:
+        """`piece` as it stands in a rule: neighbouring lexemes are one."""
+        runs = groupby(piece.parts or (piece,), key=attrgetter("lexeme"))
+        parts = [self._run(lexeme, " ".join(part.lark for part in run)) for lexeme, run in runs]
+        return f"({' '.join(parts)})"
+
+    def _run(self, lexeme: bool, text: str) -> str:
+        return self._define("TAG", text) if lexeme else text
 
     def _either(self, pieces: list[Piece]) -> Piece:
         if len(pieces) == 1:
             return pieces[0]
-        if all(piece.lexeme for piece in pieces):
-            return Piece(f"({' | '.join(piece.lark for piece in pieces)})", True)
-        return Piece(f"({' | '.join(self._whole([piece]) for piece in pieces)})", False)
+        lexeme = all(piece.lexeme for piece in pieces)
+        return Piece(f"({' | '.join(p.lark if lexeme else self._text(p) for p in pieces)})", lexeme)
 
     def _times(self, piece: Piece, low: int, high: int | None) -> Piece:
         if (low, high) == (1, 1):
             return piece
-        return Piece(f"({piece.lark}){times(low, high)}", piece.lexeme)
+        return Piece(f"({piece.lark if piece.lexeme else self._text(piece)}){times(low, high)}", piece.lexeme)
 
     def _once(self, piece: Piece) -> Piece:
         """Under a name, for use in several places."""
@@ -447,6 +452,12 @@ def _tags(form: Format, place: str) -> list[Format]:
 
 def _begin(form: Format, place: str) -> Any:
     return _field(form, "begin", place)
+
+
+def _head(form: Any) -> str:
+    """The text that a format surely begins with, as far as it is seen at once."""
+    head = form.get({"const_string": "value", "tag": "begin"}.get(form.get("type", ""), "")) if isinstance(form, dict) else ""
+    return head if isinstance(head, str) else ""
 
 
 def _ends(form: Format, place: str) -> list[Any]:
