@@ -27,7 +27,7 @@ ALLOW: dict[str, set[str]] = {
     "engine.grammar": {"core"},
     "engine.schedule": {"core", "engine.cache", "engine.grammar"},
     "engine.loop": {"core", "link", "observe", "engine.schedule"},
-    "engine.process": {"core", "link", "observe", "engine.schedule", "engine.loop"},
+    "engine.process": {"core", "link", "observe", "engine.schedule", "engine.loop", "engine.grammar"},
     "device.kernels": set(),
     "device.quant": {"core", "device.kernels"},
     "device.parallel": {"core", "device.kernels"},

@@ -5,8 +5,8 @@ from __future__ import annotations
 from radixmill.core.request import Constraint
 from radixmill.engine.grammar.gbnf import parse
 from radixmill.engine.grammar.lexemes import to_lark
-from radixmill.engine.grammar.schema import normalise
 from radixmill.engine.grammar.regex import to_lexeme
+from radixmill.engine.grammar.schema import normalise
 from radixmill.engine.grammar.tags import tags_to_lark
 from radixmill.engine.grammar.vocabulary import Vocabulary
 

@@ -60,6 +60,11 @@ def frame(message: Any) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
+def is_whole(data: bytes | bytearray) -> bool:
+    """Whether `data` is one frame."""
+    return len(data) >= _LENGTH.size and len(data) == _LENGTH.size + _LENGTH.unpack_from(data)[0]
+
+
 class Frames:
     """Cuts a byte stream into frames."""
 

@@ -127,6 +127,7 @@ _ESCAPE = re.compile(
 )
 _NAMED = {"n": 10, "r": 13, "t": 9, "f": 12, "v": 11, "0": 0}
 _TIMES = {"*": (0, None), "+": (1, None), "?": (0, 1)}
+_UNCLOSED = {'"': "a string without its closing quote", "[": "a character class without its closing bracket"}
 _FOREIGN = {"<": "tokens in angle brackets", "(=": "look-ahead", "'": "strings in single quotes"}
 
 
@@ -168,20 +169,19 @@ class _Parser:
         at = 0
         while at < len(self._text):
             match = _TOKEN.match(self._text, at)
-            if match is None or (match.lastgroup == "mark" and self._text.startswith("(=", at)):
-                self._foreign(at)
+            if match is None or self._text.startswith("(=", at):
+                raise GrammarError(self._foreign(at), self.place(at))
             kind = next(kind for kind in _KINDS if match[kind] is not None)
             if kind != "space":
                 yield _Token(kind, match[0], at, match)
             at = match.end()
 
-    def _foreign(self, at: int) -> None:
+    def _foreign(self, at: int) -> str:
+        """What is wrong with the text there."""
         for start, what in _FOREIGN.items():
             if self._text.startswith(start, at):
-                raise GrammarError(f"{what} are not supported", self.place(at))
-        what = {'"': "a string without its closing quote", "[": "a character class without its closing bracket"}
-        char = self._text[at]
-        raise GrammarError(what.get(char, f"{char!r} is not understood"), self.place(at))
+                return f"{what} are not supported"
+        return _UNCLOSED.get(self._text[at], f"{self._text[at]!r} is not understood")
 
     def _defines(self, at: int) -> bool:
         return at + 1 < len(self._tokens) and self._tokens[at + 1].kind == "define"

@@ -91,6 +91,11 @@ class Matcher:
         """
         row[:] = self._mask()[: len(row)]
 
+    def check(self) -> None:
+        """Raises GrammarError where the first mask can't be had, or leaves nothing."""
+        if not self._mask().any():
+            raise GrammarError("no token of the model begins a text that matches")
+
     def forced(self) -> int | None:
         """The one token that the mask leaves; None where there are more."""
         if self._waiting or not (self._grammar.is_stopped() or self._ended or self._grammar.compute_ff_bytes()):

@@ -217,7 +217,9 @@ class _Writer:
         for end in ends:
             last = self._edge(end, f"{place}/end")
             if isinstance(end, str) and last.lexeme and isinstance(content, dict) and content.get("type") == "grammar":
-                bodies.append(self._gbnf(_string(content, "grammar", f"{place}/content"), f"{place}/content/grammar", end))
+                bodies.append(
+                    self._gbnf(_string(content, "grammar", f"{place}/content"), f"{place}/content/grammar", end)
+                )
             else:
                 body = self.format(content, f"{place}/content", end if isinstance(end, str) else "")
                 bodies.append(self._join([body, last]))
@@ -301,7 +303,9 @@ class _Writer:
             for name, value in properties.items()
         ]
         if schema.get("additionalProperties", not properties):
-            pieces.append(self._times(self._other_parameter(schema.get("additionalProperties", True), shared, where), 0, None))
+            pieces.append(
+                self._times(self._other_parameter(schema.get("additionalProperties", True), shared, where), 0, None)
+            )
         return self._join(pieces)
 
     def _parameter(self, name: str, schema: Any, shared: Format, place: str) -> Piece:
@@ -456,7 +460,11 @@ def _begin(form: Format, place: str) -> Any:
 
 def _head(form: Any) -> str:
     """The text that a format surely begins with, as far as it is seen at once."""
-    head = form.get({"const_string": "value", "tag": "begin"}.get(form.get("type", ""), "")) if isinstance(form, dict) else ""
+    head = (
+        form.get({"const_string": "value", "tag": "begin"}.get(form.get("type", ""), ""))
+        if isinstance(form, dict)
+        else ""
+    )
     return head if isinstance(head, str) else ""
 
 
