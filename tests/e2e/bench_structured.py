@@ -18,7 +18,7 @@ from radixmill.core.request import Constraint, GenerateRequest, SamplingParams
 from radixmill.device.executor import open_executor
 from radixmill.engine.grammar import Grammars
 from radixmill.engine.schedule import Scheduler
-from radixmill.launch import open_builder
+from radixmill.launch import builders
 from radixmill.store import ModelFiles
 
 # One long string: in steady state each token is sampled under a mask of nearly the whole vocabulary.
@@ -35,7 +35,7 @@ class Engine:
         config = Config(schedule=ScheduleOptions(max_running_requests=rows, speculation="off"))
         self.executor = open_executor(config, files)
         spec = self.executor.spec
-        self.grammars = Grammars(open_builder(config, files), spec.vocab_size, spec.eos_ids)
+        self.grammars = Grammars(builders(config, files, spec))
         self.scheduler = Scheduler(spec, self.executor.config.schedule, grammars=self.grammars)
         self.ids = iter(range(10**9))
 
