@@ -13,7 +13,8 @@ constexpr float kNothing = -std::numeric_limits<float>::infinity();
 constexpr float kHighest = std::numeric_limits<float>::max();
 constexpr double kFaintest = -32.0;  // exp of it has no mass
 constexpr int kBuckets = 1024;
-constexpr int kSparse = 16;  // of so many tokens at most one allowed: they are drawn from as a row of their own
+// Of so many tokens at most one allowed: they are drawn from as a row of their own. Later where each needs an exp.
+constexpr int kSparse = 64, kSparseDrawn = 8;
 
 // An integer in the order of (−logit, id).
 int64_t key_of(float logit, int32_t id) {
@@ -109,7 +110,7 @@ const float* RowSampler::edited(const float* row, int n, const Shaping& shaping)
 // keep the order of ids.
 int64_t RowSampler::draw_masked(const float* row, int n, const Rule& rule, const uint32_t* mask) {
   const int count = kernels_.count_allowed(mask, n);
-  if (count > n / kSparse) {
+  if (count > n / (rule.temperature == 0.0 ? kSparse : kSparseDrawn)) {
     float* masked = room(masked_, size_t(n));
     scan_ = {kernels_.scan_masked(row, mask, n, masked, room(lanes_, size_t(blocks(n)) * kMaxima)), false};
     return draw_clean(masked, n, rule);
