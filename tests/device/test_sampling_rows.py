@@ -224,6 +224,14 @@ def test_a_row_does_not_depend_on_its_neighbours(native: RowOps) -> None:
     assert together.tolist() == [
         draw_one(native, logits[row], rule) for row, rule in zip(which, rule_rows, strict=True)
     ]
+    rng = np.random.default_rng(8)
+    shapes = [None, *(Shaping(mask=packed(rng.random(3000) < share)) for share in (0.001, 0.9, 0.5))] * 3
+    shapes[5] = Shaping(Penalties(np.arange(900), np.ones(900, np.int64), 1.3), (np.array([5]), np.array([9.0])))
+    shaped = native.draw(logits, which, np.array(rule_rows, np.float64), shapes[:10])
+    assert shaped.tolist() == [
+        draw_one(native, logits[row], *how) for row, *how in zip(which, rule_rows, shapes, strict=False)
+    ]
+    assert shaped.tolist() != together.tolist()
     ranks = native.rank(logits, which, 6)
     for i, row in enumerate(which):
         alone = native.rank(logits[row][None], np.zeros(1, np.int32), 6)
@@ -253,6 +261,47 @@ def test_no_rows_no_tokens(native: RowOps) -> None:
 def test_what_would_leave_its_arrays_is_refused(native: RowOps, row: int, rule: Rule) -> None:
     with pytest.raises((ValueError, IndexError)):
         native.draw(np.zeros((1, 8), np.float32), np.array([row], np.int32), np.array([rule], np.float64))
+
+
+@pytest.mark.parametrize(
+    "shaping",
+    [
+        Shaping(mask=np.zeros(2, np.uint32)),
+        Shaping(mask=np.zeros(4, np.uint32)[::2]),
+        Shaping(mask=np.zeros(0, np.uint32)),
+        Shaping(banned=np.array([70])),
+        Shaping(banned=np.array([-1])),
+        Shaping(bias=(np.array([70]), np.ones(1))),
+        Shaping(bias=(np.array([7]), np.ones(2))),
+        Shaping(Penalties(np.array([70]), np.ones(1, np.int64))),
+        Shaping(Penalties(np.array([7]), np.ones(2, np.int64))),
+    ],
+)
+def test_a_shaping_that_does_not_fit_its_row_is_refused(native: RowOps, shaping: Shaping) -> None:
+    with pytest.raises((ValueError, IndexError, BufferError)):
+        draw_one(native, np.zeros(70, np.float32), Rule(1.0), shaping)
+
+
+def test_one_shaping_for_each_row_or_none(native: RowOps) -> None:
+    logits, rows = np.zeros((1, 8), np.float32), np.zeros(2, np.int32)
+    with pytest.raises(ValueError):
+        native.draw(logits, rows, np.array([Rule(0.0)] * 2, np.float64), [None])
+
+
+def test_what_is_taken_where_nothing_is_left(native: RowOps) -> None:
+    row, five = np.full(70, -np.inf, np.float32), np.zeros(70, np.bool_)
+    five[[33, 34, 40, 64, 69]] = True
+    for ops in (native, NUMPY):
+        for rule in (Rule(0.0), Rule(0.7, u=0.9)):
+            for allowed in (five, ~five):
+                first, second = np.flatnonzero(allowed)[:2]
+                mask = packed(allowed)
+                assert draw_one(ops, row, rule, Shaping(mask=mask)) == first
+                assert draw_one(ops, row, rule, Shaping(mask=mask, banned=np.array([first]))) == second
+                assert draw_one(ops, row, rule, Shaping(mask=mask, banned=np.flatnonzero(allowed))) == first
+            assert draw_one(ops, row, rule, Shaping(mask=np.zeros(3, np.uint32))) == 0
+            assert draw_one(ops, row, rule, Shaping(banned=np.arange(70))) == 0
+            assert draw_one(ops, row, rule, Shaping(banned=np.array([1, 0]))) == 2
 
 
 def test_more_than_the_row_has_cannot_be_ranked(native: RowOps) -> None:

@@ -48,12 +48,13 @@ float penalised(float logit, int64_t count, const Shaping& by) {
   return rounded(x);
 }
 
+bool allows(const uint32_t* mask, int i) { return !mask || (mask[i / 32] >> (i % 32) & 1); }
+
 // Of the mask's tokens the first that is not banned; the first of all if there is none; 0 if that is none either.
 int64_t lowest_allowed(int n, const Shaping& shaping) {
-  const auto allows = [&](int i) { return !shaping.mask || (shaping.mask[i / 32] >> (i % 32) & 1); };
   int64_t lowest = -1;
   for (int i = 0; i < n; i++) {
-    if (!allows(i)) continue;
+    if (!allows(shaping.mask, i)) continue;
     const int64_t* end = shaping.banned.data + shaping.banned.count;
     if (std::find(shaping.banned.data, end, i) == end) return i;
     if (lowest < 0) lowest = i;
@@ -73,14 +74,13 @@ const float* RowSampler::cleaned(const float* row, int n) {
   return clean;
 }
 
-int64_t RowSampler::first_of_peak(const float* row, int n) const {
-  for (int block = 0; block < blocks(n); block++) {
-    const float* lanes = lanes_.data() + block * kMaxima;
-    if (std::find(lanes, lanes + kMaxima, scan_.peak) == lanes + kMaxima) continue;
-    const float* from = row + block * kSumBlock;
-    return std::find(from, row + n, scan_.peak) - row;
-  }
-  return 0;
+// The lowest allowed token (mask null: of all) whose clean logit is the scan's peak; −1 where nothing is above −∞.
+int64_t RowSampler::first_of_peak(const float* row, int n, const uint32_t* mask) const {
+  if (scan_.peak == kNothing) return -1;
+  const auto lane = std::find(lanes_.begin(), lanes_.begin() + blocks(n) * kMaxima, scan_.peak);
+  for (int i = int(lane - lanes_.begin()) / kMaxima * kSumBlock; i < n; i++)
+    if (allows(mask, i) && cleaned_one(row[i]) == scan_.peak) return i;
+  return -1;
 }
 
 int64_t RowSampler::draw(const float* row, int n, const Rule& rule, const Shaping& shaping) {
@@ -109,12 +109,16 @@ const float* RowSampler::edited(const float* row, int n, const Shaping& shaping)
 // Neither path shows in the token: what is not allowed has no mass in the one and is not there in the other, and both
 // keep the order of ids.
 int64_t RowSampler::draw_masked(const float* row, int n, const Rule& rule, const uint32_t* mask) {
+  const bool greedy = rule.temperature == 0.0;
   const int count = kernels_.count_allowed(mask, n);
-  if (count > n / (rule.temperature == 0.0 ? kSparse : kSparseDrawn)) {
-    float* masked = room(masked_, size_t(n));
-    scan_ = {kernels_.scan_masked(row, mask, n, masked, room(lanes_, size_t(blocks(n)) * kMaxima)), false};
-    return draw_clean(masked, n, rule);
-  }
+  if (count <= n / (greedy ? kSparse : kSparseDrawn)) return draw_few(row, n, rule, mask, count);
+  float* masked = greedy ? nullptr : room(masked_, size_t(n));
+  scan_ = {kernels_.scan_masked(row, mask, n, masked, room(lanes_, size_t(blocks(n)) * kMaxima)), false};
+  return greedy ? first_of_peak(row, n, mask) : draw_clean(masked, n, rule);
+}
+
+// From the `count` allowed tokens as a row of their own.
+int64_t RowSampler::draw_few(const float* row, int n, const Rule& rule, const uint32_t* mask, int count) {
   int32_t* ids = room(allowed_, size_t(count));
   float* logits = room(masked_, size_t(count));
   kernels_.gather_allowed(row, mask, n, ids, logits);
@@ -124,8 +128,8 @@ int64_t RowSampler::draw_masked(const float* row, int n, const Rule& rule, const
 
 // From a row that has passed `cleaned`, whose scan and lanes are at hand; −1 where nothing is above −∞.
 int64_t RowSampler::draw_clean(const float* row, int n, const Rule& rule) {
+  if (rule.temperature == 0.0) return first_of_peak(row, n, nullptr);
   if (scan_.peak == kNothing) return -1;
-  if (rule.temperature == 0.0) return first_of_peak(row, n);
   const bool some = rule.top_k > 0.0 && rule.top_k < n;
   const Tokens tokens = some ? first_tokens(row, n, int(rule.top_k)) : near_tokens(row, n, rule.temperature);
   weigh(tokens, rule.temperature);

@@ -72,7 +72,7 @@ struct RowKernels {
   const char* isa;
   // lanes [⌈n/1024⌉ · 16]: maxima, −∞ where a lane has nothing.
   Scan (*scan)(const float* row, int n, float* lanes);
-  // The row cleaned, and −∞ where the mask has no bit, into out [n], which may be the row; lanes as of scan. The peak.
+  // The row cleaned, and −∞ where the mask has no bit, into out [n] unless that is null; lanes as of scan. The peak.
   float (*scan_masked)(const float* row, const uint32_t* mask, int n, float* out, float* lanes);
   int (*count_allowed)(const uint32_t* mask, int n);
   // ids and logits of the allowed tokens.
@@ -112,8 +112,9 @@ class RowSampler {
   const float* cleaned(const float* row, int n);
   const float* edited(const float* row, int n, const Shaping& shaping);
   int64_t draw_masked(const float* row, int n, const Rule& rule, const uint32_t* mask);
+  int64_t draw_few(const float* row, int n, const Rule& rule, const uint32_t* mask, int count);
   int64_t draw_clean(const float* row, int n, const Rule& rule);
-  int64_t first_of_peak(const float* row, int n) const;
+  int64_t first_of_peak(const float* row, int n, const uint32_t* mask) const;
   void first_keys(const float* row, int n, int k);
   Tokens first_tokens(const float* row, int n, int k);
   Tokens near_tokens(const float* row, int n, double temperature);

@@ -122,12 +122,13 @@ void mask_block(const float* row, const uint32_t* mask, int count, float* out) {
 }
 
 float scan_masked_row(const float* row, const uint32_t* mask, int n, float* out, float* lanes) {
-  float peak = kNothing;
+  float peak = kNothing, block[kSumBlock];
   W32 odd{};
   for (int from = 0; from < n; from += kSumBlock, lanes += kMaxima) {
     const int count = n - from < kSumBlock ? n - from : kSumBlock;
-    mask_block(row + from, mask + from / 32, count, out + from);
-    scan_block(out + from, count, lanes, odd);
+    float* to = out ? out + from : block;
+    mask_block(row + from, mask + from / 32, count, to);
+    scan_block(to, count, lanes, odd);
     const float best = highest(lanes);
     peak = best > peak ? best : peak;
   }
