@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from radixmill.front.dialects import GENERIC, THINKING, Called, Passed, Piece, Said, Splitter, Thought
+from radixmill.front.dialects import GENERIC, THINKING, Called, Passed, Piece, Said, Splitter, Thought, joined
 from radixmill.front.dialects.call import MAX_DEPTH
 
 TOOLS = {"f": "object", "g": "object", "note": "input", "sql": "text"}
@@ -24,22 +25,6 @@ def split(text: str, cuts: list[int] | None = None, *, dialect=THINKING, tools=T
     for start, stop in pairwise(marks):
         pieces += splitter.push(text[start:stop])
     return joined([*pieces, *splitter.finish()])
-
-
-def joined(pieces: list[Piece]) -> list[Piece]:
-    out: list[Piece] = []
-    for piece in pieces:
-        last = out[-1] if out else None
-        match last, piece:
-            case (Said(text), Said(more, end)):
-                out[-1] = Said(text + more, end)
-            case (Thought(text), Thought(more, end)):
-                out[-1] = Thought(text + more, end)
-            case (Passed(i, text), Passed(j, more, end)) if i == j:
-                out[-1] = Passed(i, text + more, end)
-            case _:
-                out.append(piece)
-    return out
 
 
 def plain(pieces: list[Piece]) -> list[tuple]:
@@ -229,11 +214,17 @@ def test_no_character_is_lost_or_doubled(text, rules):
     at = 0
     for piece in split(text, **rules):
         if not isinstance(piece, Called):
-            start = text.index(piece.text, at) if piece.text in text[at:] else piece.end
+            start = piece.end - len(piece.text)
+            if isinstance(piece, Passed) and text[start : piece.end] != piece.text:
+                start = piece.end  # made: no arguments, or text taken out of JSON
+            else:
+                assert text[start : piece.end] == piece.text
             assert is_frame(text[at:start]), text[at:start]
         assert piece.end >= at
         at = piece.end
-    assert is_frame(text[at:])
+    assert is_frame(re.sub("<(/(t(o(o(l(_(c(a(l(l)?)?)?)?)?)?)?)?)?)?$", "", text[at:])), (
+        "half a closing tag may be cut off"
+    )
 
 
 def is_frame(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,8 +42,8 @@ class Dialect:
         return frozenset((self.think_open, self.think_close, self.call_open, self.call_close)) - {""}
 
     def head(self, name: str, shape: ToolShape = "object") -> str:
-        """A call up to where its input begins, as the family writes it. `name` needs no escapes in JSON."""
-        begun = f'{self.call_open}{self.gap}{{"{self.name_key}": "{name}"'
+        """A call up to where its input begins, as the family writes it."""
+        begun = f'{self.call_open}{self.gap}{{"{self.name_key}": {json.dumps(name, ensure_ascii=False)}'
         return f"{begun}}}{self.gap}" if shape == "text" else f'{begun}, "{self.arguments_key}": '
 
     def tail(self, shape: ToolShape = "object") -> str:

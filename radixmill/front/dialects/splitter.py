@@ -19,7 +19,7 @@ What comes out does not depend on the portions that go in, but for where one kin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from radixmill.front.dialects.call import SPACE, Draft, Extent, Written, read_call, read_input
@@ -41,23 +41,42 @@ class Thought(NamedTuple):
 
 
 class Called(NamedTuple):
-    """A call begins, the `index`-th. `custom`: its input is text, not JSON."""
+    """Call number `call` begins. `custom`: its input is text, not JSON."""
 
-    index: int
+    call: int
     name: str
     custom: bool
     end: int
 
 
 class Passed(NamedTuple):
-    """More of the input of call `index`."""
+    """More of the input of that call."""
 
-    index: int
+    call: int
     text: str
     end: int
 
 
 Piece = Said | Thought | Called | Passed
+
+
+def joined(pieces: Iterable[Piece]) -> list[Piece]:
+    """Pieces of one kind that follow each other put together."""
+    out: list[Piece] = []
+    for piece in pieces:
+        last = out[-1] if out else None
+        match last, piece:
+            case (Said(text), Said(more, end)):
+                out[-1] = Said(text + more, end)
+            case (Thought(text), Thought(more, end)):
+                out[-1] = Thought(text + more, end)
+            case (Passed(call, text), Passed(same, more, end)) if call == same:
+                out[-1] = Passed(call, text + more, end)
+            case _:
+                out.append(piece)
+    return out
+
+
 _Pieces = list[Piece]
 
 
