@@ -205,7 +205,9 @@ def test_the_ends_of_every_range_are_taken(name):
         for value in (low, high):
             if value is None or ((field in ("prompt", "best_of") or name == "n") and value == high):
                 continue
-            body = {"prompt": "x", "input": "x", "logprobs": True if path == CHAT else None, field: value}
+            body = {"prompt": "x", "logprobs": True if path == CHAT else None, field: value}
+            if path == "/v1/responses":
+                body = {"input": "x", field: value}
             if path == CHAT:
                 body = {**HELLO, **body}
             if name == "logit_bias":

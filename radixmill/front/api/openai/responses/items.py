@@ -33,10 +33,9 @@ class Part(Struct, kw_only=True):
     prompt_cache_breakpoint: Any | UnsetType = UNSET  # a hint
 
 
-class Message(Struct, kw_only=True):
+class Message(Struct, kw_only=True, tag_field="type", tag="message"):
     """Something said: by the user or a system (input_text), or by the model (output_text, refusal)."""
 
-    type: Literal["message"] = "message"
     id: str | None = None
     status: Status | None = None
     role: Literal["user", "assistant", "system", "developer"]
@@ -44,10 +43,9 @@ class Message(Struct, kw_only=True):
     phase: Literal["commentary", "final_answer"] | UnsetType | None = UNSET  # a hint
 
 
-class Thought(Struct, kw_only=True):
+class Thought(Struct, kw_only=True, tag_field="type", tag="reasoning"):
     """The model's reasoning, in the open: `content` has it, a summary is never made."""
 
-    type: Literal["reasoning"] = "reasoning"
     id: str | None = None
     status: Status | None = None
     summary: list[Part]
@@ -55,8 +53,7 @@ class Thought(Struct, kw_only=True):
     encrypted_content: str | UnsetType | None = UNSET
 
 
-class FunctionCall(Struct, kw_only=True):
-    type: Literal["function_call"] = "function_call"
+class FunctionCall(Struct, kw_only=True, tag_field="type", tag="function_call"):
     id: str | None = None
     status: Status | None = None
     call_id: str
@@ -66,8 +63,7 @@ class FunctionCall(Struct, kw_only=True):
     caller: Any | UnsetType = UNSET
 
 
-class CustomCall(Struct, kw_only=True):
-    type: Literal["custom_tool_call"] = "custom_tool_call"
+class CustomCall(Struct, kw_only=True, tag_field="type", tag="custom_tool_call"):
     id: str | None = None
     status: Status | None = None
     call_id: str
@@ -77,8 +73,7 @@ class CustomCall(Struct, kw_only=True):
     caller: Any | UnsetType = UNSET
 
 
-class FunctionOutput(Struct, kw_only=True):
-    type: Literal["function_call_output"] = "function_call_output"
+class FunctionOutput(Struct, kw_only=True, tag_field="type", tag="function_call_output"):
     id: str | None = None
     status: Status | None = None
     call_id: str
@@ -88,8 +83,7 @@ class FunctionOutput(Struct, kw_only=True):
     caller: Any | UnsetType = UNSET
 
 
-class CustomOutput(Struct, kw_only=True):
-    type: Literal["custom_tool_call_output"] = "custom_tool_call_output"
+class CustomOutput(Struct, kw_only=True, tag_field="type", tag="custom_tool_call_output"):
     id: str | None = None
     status: Status | None = None
     call_id: str
@@ -100,7 +94,6 @@ class CustomOutput(Struct, kw_only=True):
 class Reference(Struct, kw_only=True):
     """An item that the server has kept."""
 
-    type: Literal["item_reference"] | None = "item_reference"
     id: str
 
 
@@ -179,7 +172,7 @@ def read_items(given: str | Sequence[Any], earlier: Sequence[Item], find: Find, 
 
 def _item(value: Any, path: str, find: Find, reading: Reading) -> Item:
     kind = _kind(value, path)
-    item: Item | Reference = reading.typed(value, kind, path)
+    item: Item | Reference = reading.typed({key: inner for key, inner in value.items() if key != "type"}, kind, path)
     match item:
         case Reference(id=id):
             found = find(id)

@@ -93,7 +93,7 @@ def begun(body: ResponseBody, tools: Tools, facts: Facts, defaults: Mapping[str,
     return Response(
         id=response_id(facts.id),
         created_at=facts.created,
-        status="in_progress",
+        status="queued" if body.background else "in_progress",
         background=bool(body.background),
         instructions=body.instructions,
         max_output_tokens=body.max_output_tokens,

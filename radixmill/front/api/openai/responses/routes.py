@@ -13,7 +13,7 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response as HttpResponse
 
-from radixmill.core.errors import BadRequest
+from radixmill.core.errors import BadRequest, NotFound
 from radixmill.front.api.body import MAX_NAMED, NAME_CHARS, Parsed, Reader
 from radixmill.front.api.docs import operation
 from radixmill.front.api.guard import ID_KEY, owner_of
@@ -209,6 +209,11 @@ def add_response_routes(app: FastAPI, front: Front, store: Store[Any]) -> None:
     )
     for method, path, endpoint, about in table:
         app.add_api_route(path, endpoint, methods=[method], **about)
+    app.add_api_route("/v1/responses/compact", _compact, methods=["POST"], include_in_schema=False)
+
+
+async def _compact() -> HttpResponse:
+    raise NotFound("This server does not compact conversations; truncation may be auto.")
 
 
 def _noted(parsed: Parsed[Any], known: Understood) -> Parsed[Any]:
