@@ -195,6 +195,7 @@ def test_tools():
         True,
     )
     weather, now = ask.tools.tools
+    assert (weather.field, now.field) == ("tools[0].input_schema", "tools[1].input_schema")
     assert weather.strict and weather.parameters == TOOL["input_schema"] and weather.description
     assert (now.name, now.description, now.strict) == ("now", "", False)
     (made,) = ask.prompts
@@ -374,6 +375,12 @@ def test_server_tools_are_refused_by_their_type(kind):
         post(APP, MESSAGES, {**HI, "tools": [TOOL, {"type": kind, "name": "x"}]}), 400, "invalid_request_error"
     )
     assert message.startswith("tools[1].type") and kind in message
+
+
+def test_threads_are_refused_in_the_words_that_clients_act_on():
+    body = post(APP, MESSAGES, {**HI, "thread": {"type": "create"}}).json()
+    assert body["error"]["type"] == "invalid_request_error" and body["error"]["message"].startswith("thread ")
+    assert body["error"]["details"] == {"error_code": "thread_unsupported_request"}
 
 
 def test_server_tools_can_be_dropped():
