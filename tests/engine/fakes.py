@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from radixmill.core.messages import SeqStart, Submit
+from radixmill.core.messages import SeqStart, Submit, TokenLogprob
 from radixmill.core.plan import Masks, StepPlan, StepResult
 from radixmill.core.request import GenerateRequest, SamplingParams
 from radixmill.core.spec import KVGroup, ModelSpec
@@ -63,7 +63,8 @@ def submit(
     """Sequences `ids` of one prompt; choice i has seed + i."""
     sampling = SamplingParams(max_tokens=max_tokens, **more)
     request = GenerateRequest(id="r", prompt=tuple(prompt), sampling=sampling, tenant=tenant, priority=priority)
-    return Submit(request, tuple(SeqStart(i, seed + n, output) for n, i in enumerate(ids)))
+    scores = sampling.prompt_logprobs is not None
+    return Submit(request, tuple(SeqStart(i, seed + n, output, scores and n == 0) for n, i in enumerate(ids)))
 
 
 class HashTicket:
@@ -99,7 +100,21 @@ class HashExecutor:
         bounds = np.concatenate([[0], np.cumsum(plan.counts)])
         rows = [self._row(plan, r, plan.tokens[bounds[r] : bounds[r + 1]].tolist()) for r in range(plan.rows)]
         tokens = [token for row in rows for token in row]
-        return HashTicket(StepResult(plan.step, np.array(tokens), (), self.seconds))
+        scores = [entry for r in range(plan.rows) for entry in self._scores(plan, r)]
+        return HashTicket(StepResult(plan.step, np.array(tokens), (), self.seconds, tuple(scores)))
+
+    def _scores(self, plan: StepPlan, row: int) -> list[TokenLogprob]:
+        """Of the row's last positions before the one that it samples, read through its pages."""
+        if plan.scores is None or not plan.scores[row]:
+            return []
+        assert plan.guesses is None or not plan.guesses[row]
+        end = int(plan.starts[row] + plan.counts[row] - plan.samples[row])
+        first = end - int(plan.scores[row])
+        assert first >= plan.starts[row]
+        size, table = self.spec.page_size, plan.pages[0]
+        pages = table.ids[table.starts[row] : table.starts[row + 1]]
+        history = self.tokens[int(plan.slots[row])]
+        return [score(int(self.kv[0][pages[p // size], p % size]), history[p + 1]) for p in range(first, end)]
 
     def _row(self, plan: StepPlan, row: int, given: list[int]) -> list[int]:
         """What the row draws: one token, and one for each guess; −1 after the first wrong one. Stale KV stays behind it."""
@@ -136,6 +151,17 @@ class HashExecutor:
         return {}
 
     def close(self) -> None: ...
+
+
+def score(kv: int, token: int) -> TokenLogprob:
+    """What the "model" thinks of a token after a position with this KV."""
+    return TokenLogprob(-float(mix(kv, token) % 9973))
+
+
+def scores(prompt: Sequence[int], start: int) -> tuple[TokenLogprob, ...]:
+    """Of the prompt's tokens from `start` on, without pages."""
+    kv = prefix_kv(prompt)
+    return tuple(score(kv[p - 1], prompt[p]) for p in range(max(start, 1), len(prompt)))
 
 
 def prefix_kv(tokens: Sequence[int]) -> list[int]:
