@@ -13,7 +13,7 @@ from radixmill.core.request import Constraint
 from radixmill.front.api.anthropic.body import HINTS, REFUSED, MessagesBody
 from radixmill.front.session import Ask, ChatPrompt, Content, End, Sampling, ToolRule
 from tests.front.anthropic_kit import COUNT, HI, MESSAGES, TOOL, fault, telling_front
-from tests.front.kit import make_app, make_front, post
+from tests.front.kit import call, make_app, make_front, post
 
 APP, FRONT = make_front()
 SESSION = telling_front(FRONT)
@@ -400,6 +400,24 @@ def test_what_asks_for_nothing_is_let_through():
     for name, neutral in REFUSED.items():
         for value in (None, *neutral):
             assert post(APP, MESSAGES, {**HI, name: value}).status_code == 200
+
+
+NESTS = [
+    '"output_format": {"type": "json_schema", "schema": %s}',
+    '"tools": [{"name": "x", "input_schema": {"type": "object", "properties": %s}}], "tool_choice": {"type": "any"}',
+    '"chat_template_kwargs": %s',
+]
+
+
+@pytest.mark.parametrize("nest", NESTS)
+def test_nothing_is_too_deep_for_an_answer(nest):
+    """The depth at which decoders give up differs by a few from place to place; none of them may be a 500."""
+    app, start = make_app(), json.dumps(HI)[:-1]
+    for depth in (100, *range(930, 975), 100_000):
+        inner = '{"a":' * depth + "{}" + "}" * depth
+        raw = f"{start}, {nest % inner}}}"
+        response = call(app, "POST", MESSAGES, content=raw, headers={"content-type": "application/json"})
+        assert response.status_code in (200, 400), (depth, response.text)
 
 
 def test_count_tokens():
