@@ -55,9 +55,13 @@ class Reader(Generic[Body]):
         if not raw.strip():
             raise BadRequest("The request body is empty; a JSON object was expected.")
         try:
+            if not raw.isascii():
+                raw.decode()  # fields that no one knows are skipped unread
             body = self._decode(raw)
+        except msgspec.ValidationError:
+            body = self._second_look(raw)
         except (ValueError, RecursionError) as error:
-            raise self._fault(raw, error) from None
+            raise _malformed(raw, error) from None
         ignored = tuple(dict.fromkeys(self._unknown(raw, self._shape, "")))
         if ignored and self.strict:
             raise BadRequest(f"Unknown field: {ignored[0]}.", param=ignored[0])
@@ -78,16 +82,17 @@ class Reader(Generic[Body]):
         elif opening == b"{" and not inner.many:
             yield from self._unknown(raw, inner.shape, f"{path}.")
 
-    def _fault(self, raw: bytes, error: Exception) -> BadRequest:
-        """What is wrong with a body that did not decode."""
-        if not isinstance(error, msgspec.ValidationError):
-            return _malformed(raw, error)
+    def _second_look(self, raw: bytes) -> Body:
+        """A body that does not fit its type: raises what is wrong with it. A name may be given twice, and of the values
+        only the last one fit: then the body is what the last ones say."""
         try:
-            fault = explain(msgspec.json.decode(raw), self._info)
-        except (ValueError, RecursionError) as worse:  # also a number that no machine word holds
-            return _malformed(raw, worse)
-        assert fault is not None, "explain and msgspec must agree"
-        return _at_fault(fault)
+            value = msgspec.json.decode(raw)
+            fault = explain(value, self._info)
+        except (ValueError, RecursionError) as error:  # also a number that no machine word holds
+            raise _malformed(raw, error) from None
+        if fault:
+            raise _at_fault(fault)
+        return msgspec.convert(value, self.kind)
 
 
 class Inner(NamedTuple):
