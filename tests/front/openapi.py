@@ -1,7 +1,7 @@
 """OpenAI's published description as a judge: is this answer, chunk, event or error what the schema says?
 
-Knows paths and schemas; knows nothing of our app. What the description does not publish is left alone, and so are
-properties that we add to published objects: JSON Schema lets them be.
+Knows paths and schemas; knows nothing of our app. Routes that are not published are left alone. JSON Schema lets be what
+we add to published objects; it must be one of EXTENSIONS, and docs/api.md must say so.
 """
 
 from __future__ import annotations
@@ -51,6 +51,20 @@ FAULTS: tuple[tuple[str, tuple[str, ...], Any], ...] = (
         {"type": "array", "items": {"type": ["object", "null"], "additionalProperties": {"type": "number"}}},
     ),
 )
+# What we add to published answers: SGLang's, vLLM's and our own.
+EXTENSIONS = frozenset(
+    {
+        "matched_stop",
+        "max_model_len",
+        "max_model_len_reason",
+        "parent",
+        "prompt_token_ids",
+        "root",
+        "seed",
+        "token_ids",
+    }
+)
+MAPS = frozenset({"top_logprobs", "metadata", "schema", "parameters"})  # their keys are the client's own, or tokens
 # The description has no shape for these: the chunks of a stream that differ from what it says.
 CHUNKS = {"/completions": "CreateCompletionResponse"}
 
@@ -164,7 +178,30 @@ def validator(name: str) -> Any:
 def faults(name: str, value: Any) -> list[str]:
     """What of `value` is not as schema `name` says; a union is judged by the member that its `type` names."""
     name = _member(name, value)
-    return [f"{name}{_at(error.instance_path)}: {error.message[:300]}" for error in validator(name).iter_errors(value)]
+    wrong = [f"{name}{_at(error.instance_path)}: {error.message[:300]}" for error in validator(name).iter_errors(value)]
+    return wrong + [f"{name}: {key} is neither published nor one of ours" for key in sorted(keys(value) - known(name))]
+
+
+def keys(value: Any) -> set[str]:
+    """The names of all fields of all objects in `value`."""
+    if isinstance(value, list):
+        return set().union(*(keys(item) for item in value))
+    if not isinstance(value, dict):
+        return set()
+    return {*value}.union(*(keys(item) for key, item in value.items() if key not in MAPS))
+
+
+@cache
+def known(name: str) -> frozenset[str]:
+    """The names that fields may have in an answer of schema `name`."""
+    return frozenset(_published(reachable(schemas(), {name}))) | EXTENSIONS
+
+
+def _published(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        yield from node.get("properties", ()) if isinstance(node.get("properties"), dict) else ()
+    for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from _published(inner)
 
 
 def _member(name: str, value: Any) -> str:

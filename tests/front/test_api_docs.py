@@ -12,7 +12,7 @@ from radixmill.front.api.reference import MARKER, PAGES, between, limit_of, orig
 from radixmill.front.api.rows import rows
 from tests.data import ROOT, shared
 from tests.front.kit import call, make_app
-from tests.front.openapi import FILE, properties
+from tests.front.openapi import EXTENSIONS, FILE, properties
 from tests.front.schema_requests import BODIES
 
 PAGE = ROOT / "docs" / "api.md"
@@ -88,3 +88,8 @@ def test_routes():
     paths = call(make_app(), "GET", "/openapi.json").json()["paths"]
     both = {"/v1/tokenize": "/tokenize", "/v1/detokenize": "/detokenize", "/v1/models/{model}": "/v1/models/{id}"}
     assert {both.get(path, path) for path in paths} == named
+
+
+def test_what_answers_have_besides_the_published_is_said():
+    text = PAGE.read_text(encoding="utf-8").split(MARKER)[0]
+    assert not [name for name in EXTENSIONS if f"`{name}`" not in text]

@@ -70,6 +70,7 @@ CHANGES = {
         "500",
     ),
     "no id": (lambda status, body: (status, body.replace(b'"id"', b'"name"')), '"id" is a required property'),
+    "a field of nobody's": (lambda status, body: (status, body.replace(b'"seed"', b'"sead"')), "sead is neither"),
     "a foreign finish": (lambda status, body: (status, body.replace(b'"stop"', b'"done"')), "finish_reason"),
     "another text in the stream": (
         lambda status, body: (status, body.replace(b'{"content":"', b'{"content":"x')),

@@ -115,10 +115,11 @@ def between(low: float | None, high: float | None) -> str:
 
 
 def _plain(number: float | None) -> str:
-    known = {-(2**63): "−2^63", 2**63 - 1: "2^63−1", -(2**31): "−2^31", 2**31 - 1: "2^31−1"}
-    if number in known:
-        return known[int(number)]  # type: ignore[arg-type]
-    return f"{number:g}".replace("-", "−") if isinstance(number, float) else f"{number}".replace("-", "−")
+    shown = f"{number:g}" if isinstance(number, float) else str(number)
+    return _POWERS.get(number, shown.replace("-", "−"))
+
+
+_POWERS: dict[float | None, str] = {-(2**63): "−2^63", 2**63 - 1: "2^63−1", -(2**31): "−2^31", 2**31 - 1: "2^31−1"}
 
 
 def default_of(row: Row) -> str:
@@ -149,11 +150,8 @@ def standing(page: Page, row: Row) -> str:
 
 def table(page: Page, told: Mapping[type, str]) -> str:
     """The fields of a route; the objects that were `told` at another route are not told again."""
-    lines = [HEAD]
-    for row in rows(page.body):
-        if row.owner not in told:
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(page, row, told)) + " |")
-    return "\n".join(lines)
+    cells = (_cells(page, row, told) for row in rows(page.body) if row.owner not in told)
+    return "\n".join([HEAD, *("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells)])
 
 
 def _cells(page: Page, row: Row, told: Mapping[type, str]) -> Sequence[str]:
