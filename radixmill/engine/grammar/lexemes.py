@@ -16,7 +16,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import reduce
-from itertools import count
+from itertools import count, groupby
 from operator import or_
 
 from radixmill.engine.grammar.gbnf import (
@@ -30,6 +30,7 @@ from radixmill.engine.grammar.gbnf import (
     Seq,
     Text,
     children,
+    grown,
     is_empty,
     names,
     nullable,
@@ -91,12 +92,20 @@ class _Analysis:
             case _:
                 return expr not in self.broken and self._plain(expr)
 
+    def parts(self, items: tuple[Expr, ...]) -> list[Expr]:
+        """A sequence that is no lexeme: its runs of lexemes as one each, where they may be."""
+        found: list[Expr] = []
+        for flat, group in groupby(items, key=self.lexeme):
+            run = tuple(group)
+            found += [Seq(run)] if flat and len(run) > 1 and Seq(run) not in self.broken else run
+        return found
+
     def _plain(self, expr: Expr) -> bool:
         return not any(name in self.apart for name in names(expr))
 
     def _take_apart(self, expr: Expr) -> None:
         if not isinstance(expr, Ref):
-            self.broken.add(expr)
+            self.broken |= {expr, _spelled(expr.text)} if isinstance(expr, Text) else {expr}
             return
         self.apart.add(expr.name)
         # A lexeme can't refer to a rule: neither can those that hold this one stay lexemes.
@@ -141,7 +150,7 @@ class _Analysis:
             case Text(text):
                 yield from self._walk(_spelled(text), then, after, found)
             case Seq(items):
-                for item in reversed(items):
+                for item in reversed(self.parts(items)):
                     yield from self._walk(item, then, after, found)
                     then = self.first(item) | (then if is_empty(item, self.empty) else 0)
             case Alt(items):
@@ -207,11 +216,7 @@ class _Analysis:
 
 def _recursive(rules: Rules) -> set[str]:
     """Rules that lead to themselves, and those that lead to such."""
-    used = {name: set(names(expr)) for name, expr in rules.items()}
-    flat: set[str] = set()
-    while new := {name for name, refs in used.items() if name not in flat and refs <= flat}:
-        flat |= new
-    return set(rules) - flat
+    return set(rules) - grown(rules, lambda expr, flat: flat.issuperset(names(expr)))
 
 
 def _spelled(text: str) -> Expr:
@@ -363,6 +368,8 @@ class _Writer:
         match expr:
             case Text(text):
                 return self._expr(_spelled(text)) if text else '""'
+            case Seq(items):
+                return f"({' '.join(map(self._expr, self._analysis.parts(items)))})" if items else '""'
             case _:
                 return self._compound(expr, self._expr)
 
