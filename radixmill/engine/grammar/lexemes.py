@@ -256,15 +256,31 @@ def _ranges(expr: Expr) -> Iterator[tuple[int, int]]:
 
 @dataclass
 class _Positions:
-    """The places of characters in a regular expression (Glushkov 1961): who may begin, follow whom, and end."""
+    """The places of characters in a regular expression (Glushkov 1961): who may begin, follow whom, and end.
+
+    Sets of places are ints, bit i for place i.
+    """
 
     bits: list[int] = field(default_factory=list)  # of each place, the characters it takes
-    next: list[set[int]] = field(default_factory=list)
-    first: set[int] = field(default_factory=set)
-    last: set[int] = field(default_factory=set)
+    next: list[int] = field(default_factory=list)
+    first: int = 0
+    last: int = 0
+
+    def taking(self, chars: int) -> int:
+        """The places that take one of `chars`."""
+        return sum(1 << place for place, bits in enumerate(self.bits) if bits & chars)
+
+    def behind(self, places: int) -> int:
+        """The places that may follow these."""
+        return reduce(or_, (self.next[place] for place in _members(places)), 0)
+
+    def link(self, ends: int, starts: int) -> None:
+        """Those may be followed by these."""
+        for place in _members(ends):
+            self.next[place] |= starts
 
 
-Part = tuple[set[int], set[int], bool]  # places that begin it, that end it; whether it may be empty
+Part = tuple[int, int, bool]  # places that begin it, that end it; whether it may be empty
 
 
 class _Builder:
@@ -288,54 +304,62 @@ class _Builder:
                 return self._chain(map(self._part, items))
             case Alt(items):
                 firsts, lasts, empty = zip(*map(self._part, items), strict=True)
-                return set().union(*firsts), set().union(*lasts), any(empty)
+                return reduce(or_, firsts), reduce(or_, lasts), any(empty)
             case Repeat(item, low, high):
-                return self._repeat(item, low, high)
+                return self._chain(self._copies(item, low, high))
 
     def _place(self, bits: int) -> Part:
+        here = 1 << len(self._made.bits)
         self._made.bits.append(bits)
-        self._made.next.append(set())
-        here = {len(self._made.bits) - 1}
+        self._made.next.append(0)
         return here, here, False
 
     def _chain(self, parts: Iterator[Part]) -> Part:
-        first: set[int] = set()
-        last: set[int] = set()
+        first = last = 0
         empty = True
         for starts, ends, may in parts:
-            for place in last:
-                self._made.next[place] |= starts
+            self._made.link(last, starts)
             first = first | starts if empty else first
             last = last | ends if may else ends
             empty = empty and may
         return first, last, empty
 
-    def _repeat(self, item: Expr, low: int, high: int | None) -> Part:
-        def copies() -> Iterator[Part]:
-            for index in range(max(low, 1) if high is None else high):
-                starts, ends, empty = self._part(item)
-                if high is None and index >= low - 1:
-                    for place in ends:
-                        self._made.next[place] |= starts
-                yield starts, ends, empty or index >= low
-
-        return self._chain(copies())
+    def _copies(self, item: Expr, low: int, high: int | None) -> Iterator[Part]:
+        """A repetition written out; without a limit the last copy repeats."""
+        for index in range(max(low, 1) if high is None else high):
+            starts, ends, empty = self._part(item)
+            if high is None and index >= low - 1:
+                self._made.link(ends, starts)
+            yield starts, ends, empty or index >= low
 
 
 def _clash(one: _Positions, other: _Positions) -> int:
-    """Walk both over the same texts; where `one` may end, what `other` takes next."""
-    found = 0
-    seen = {(p, q) for p in one.first for q in other.first if one.bits[p] & other.bits[q]}
-    ahead = list(seen)
+    """Walk both over the same texts; where `one` may end, the characters that `other` takes next."""
+    takes = list(map(other.taking, one.bits))
+    reach = [0] * len(one.bits)  # place of one → places of other that the same text leads to
+    done = [0] * len(one.bits)
+    ahead = one.first
+    for place in _members(one.first):
+        reach[place] = takes[place] & other.first
+    after = 0
     while ahead:
-        p, q = ahead.pop()
-        if p in one.last:
-            found |= reduce(or_, (other.bits[n] for n in other.next[q]), 0)
-        for pair in ((m, n) for m in one.next[p] for n in other.next[q]):
-            if pair not in seen and one.bits[pair[0]] & other.bits[pair[1]]:
-                seen.add(pair)
-                ahead.append(pair)
-    return found
+        place = ahead.bit_length() - 1
+        ahead ^= 1 << place
+        behind = other.behind(reach[place] & ~done[place])
+        done[place] = reach[place]
+        after |= behind if one.last >> place & 1 else 0
+        for n in _members(one.next[place]):
+            if new := behind & takes[n] & ~reach[n]:
+                reach[n] |= new
+                ahead |= 1 << n
+    return reduce(or_, (other.bits[place] for place in _members(after)), 0)
+
+
+def _members(places: int) -> Iterator[int]:
+    while places:
+        low = places & -places
+        yield low.bit_length() - 1
+        places ^= low
 
 
 class _Writer:
