@@ -5,7 +5,9 @@ The state is a function of the grammar's text and the tokens pushed, so it is re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from itertools import pairwise
 
 import llguidance
 import numpy as np
@@ -195,6 +197,29 @@ def _check(matcher: llguidance.LLMatcher) -> None:
 
 
 def told(error: str) -> tuple[str, str]:
-    """The library's message as reason and place: its first line, without the dump of its state."""
-    text = error.split("\n<state>")[0].strip()
-    return (text.splitlines()[0] if text else "the grammar cannot be built"), ""
+    """The library's message as reason and place. It may hold a dump of its state, and places in text of our making."""
+    lines = error.split("\n<state>")[0].strip().splitlines() or [""]
+    if said := next((line for line in lines if line.startswith("error: ")), None):  # the reader of regular expressions
+        return f"invalid regular expression: {said[len('error: ') :]}", _underlined(lines)
+    reason = _OURS.sub("", lines[0])
+    for start, better in _BETTER.items():
+        if start in reason:
+            return better, ""
+    return reason or "the grammar cannot be built", ""
+
+
+def _underlined(lines: list[str]) -> str:
+    """What a line of carets points to; the columns themselves are those of our own text."""
+    for shown, marks in pairwise(lines):
+        if marks.strip() and not marks.strip(" ^"):
+            return f"`{shown[marks.index('^') : len(marks)]}`"
+    return ""
+
+
+_OURS = re.compile(r"^(at \d+\(\d+\): |failed to compile JSON schema: )+")
+_BETTER = {
+    "NoExtension": "no text matches",
+    "lookarounds not supported": r"invalid regular expression: `\b`, and `^` and `$` within it, are not supported",
+    "initial lexer configuration": "the grammar is too large",
+    "schema too large": "the schema is too large",
+}
