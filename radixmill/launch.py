@@ -31,6 +31,7 @@ import msgspec
 
 from radixmill.core.config import Config
 from radixmill.core.errors import CannotStart
+from radixmill.core.spec import ModelSpec
 from radixmill.observe import log as logs
 from radixmill.store import ModelFiles
 
@@ -351,7 +352,7 @@ def _engine_role(boot: Boot, control: socket.socket) -> None:
         watch=control,
         incarnation=boot.incarnation,
         on_progress=lambda: _say(control, event="progress"),
-        open_builder=_Builders(replace(boot, role="grammar", vocab_size=spec.vocab_size, eos_ids=spec.eos_ids)).open,
+        open_builder=builders(boot.config, boot.files, spec),
     )
     shutil.rmtree(folder, ignore_errors=True)  # we end before the supervisor only if it was killed: it can't tidy up
 
@@ -383,6 +384,21 @@ _ROLES: dict[str, Callable[[Boot, socket.socket], None]] = {
     "front": _front_role,
     "grammar": _grammar_role,
 }
+
+
+def builders(config: Config, files: ModelFiles, spec: ModelSpec) -> Callable[[], socket.socket]:
+    """What starts a process that tries grammars for a model, and gives the line to it."""
+    boot = Boot(
+        "grammar",
+        config,
+        files.name,
+        str(files.root),
+        files.sha256,
+        time.monotonic(),
+        vocab_size=spec.vocab_size,
+        eos_ids=spec.eos_ids,
+    )
+    return _Builders(boot).open
 
 
 class _Builders:

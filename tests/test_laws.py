@@ -26,7 +26,7 @@ ALLOW: dict[str, set[str]] = {
     "engine.cache": {"core"},
     "engine.grammar": {"core"},
     "engine.schedule": {"core", "engine.cache", "engine.grammar"},
-    "engine.loop": {"core", "link", "observe", "engine.schedule"},
+    "engine.loop": {"core", "link", "observe", "engine.schedule", "engine.grammar"},
     "engine.process": {"core", "link", "observe", "engine.schedule", "engine.loop", "engine.grammar"},
     "device.kernels": set(),
     "device.quant": {"core", "device.kernels"},

@@ -34,14 +34,15 @@ def serve(
     spec, cache = executor.spec, config.cache
     per_page = spec.page_size * sum(group.bytes_per_token for group in spec.kv_groups)
     keep = None if cache.prefix_cache_bytes is None else cache.prefix_cache_bytes // per_page
-    scheduler = Scheduler(spec, config.schedule, cache.prefix_cache, keep)
     grammars = Grammars(open_builder) if open_builder else None
+    scheduler = Scheduler(spec, config.schedule, cache.prefix_cache, keep, grammars)
     engine = Engine(
         scheduler,
         executor,
-        EngineSocket(listener, watch),
+        EngineSocket(listener, watch, grammars.wake if grammars else None),
         incarnation=incarnation,
         overlap=config.schedule.overlap,
+        grammars=grammars,
         on_progress=on_progress,
     )
     # What start-up made lives as long as the process: keep the collector from walking it again and again.

@@ -71,6 +71,11 @@ class Matcher:
             self.push(token)
 
     @property
+    def ended(self) -> bool:
+        """Whether an end token has been pushed where the grammar may end."""
+        return self._ended
+
+    @property
     def finished(self) -> bool:
         """Whether nothing but an end can follow."""
         return self._ended or (not self._waiting and bool(self._grammar.is_stopped()))
