@@ -126,12 +126,19 @@ class Matcher:
 
     def forced(self) -> int | None:
         """The one token that the mask leaves; None where there are more."""
-        if self._waiting or not (self._grammar.is_stopped() or self._ended or self._grammar.compute_ff_bytes()):
+        if self._waiting or not (self._ended or self._grammar.is_stopped() or self._certain()):
             return None
         try:
             return only_bit(self._mask())
         except GrammarError:  # `fill` will say so
             return None
+
+    def _certain(self) -> bool:
+        """Whether the next byte is certain: so it is wherever one token is, and to ask is cheaper than a mask.
+
+        A copy is asked: where a control token is certain, the library's own state is of no use afterwards.
+        """
+        return bool(self._grammar.deep_copy().compute_ff_bytes())
 
     def _wait(self, token: int) -> None:
         """Look for `after` in the output; what the completing token has behind it is the grammar's, if it takes it."""
