@@ -55,7 +55,7 @@ def to_lark(rules: Rules, start: str = "root", *, prefix: str = "", open_end: bo
     analysis = _Analysis(rules, start, open_end)
     analysis.settle()
     writer = _Writer(analysis, prefix)
-    name = writer.rule(start)
+    name = writer.write(start)
     return Lark(name, tuple(writer.lines), start not in analysis.apart)
 
 
@@ -180,8 +180,10 @@ class _Analysis:
                 return reduce(or_, map(self.first, children(expr)), 0)
 
     def _settle_first(self) -> None:
-        while new := {n: bits for n, expr in self.rules.items() if (bits := self.first(expr)) != self._first[n]}:
-            self._first |= new
+        before = None
+        while before != (before := sum(map(int.bit_count, self._first.values()))):
+            for name in reversed(self.rules):
+                self._first[name] = self.first(self.rules[name])
 
     def _clash(self, e: Expr, f: Expr) -> int:
         """The characters c such that a text u of `e` with c behind it begins a text of `f`."""
@@ -370,20 +372,29 @@ class _Writer:
         self._numbers = count()
         self._named: dict[str, str] = {}
         self._lexemes: dict[Expr, str] = {}
+        self._ahead: list[Callable[[], None]] = []
         self.lines: list[str] = []
 
-    def rule(self, name: str) -> str:
-        """Write the rule `name` and all it needs, once; its name in Lark."""
+    def write(self, start: str) -> str:
+        """Write the rule `start` and all it needs, one behind the other; its name in Lark."""
+        name = self._rule(start)
+        while self._ahead:
+            self._ahead.pop()()
+        return name
+
+    def _rule(self, name: str) -> str:
         if name not in self._named:
             flat = name not in self._analysis.apart
-            letter = "L" if flat else "r"
-            self._named[name] = lark = f"{self._cased(flat)}{letter}{next(self._numbers)}"
-            body = self._analysis.rules[name]
-            self.lines.append(f"{lark}: {self._flat(body) if flat else self._expr(body)}")
+            write, body = (self._flat if flat else self._expr), self._analysis.rules[name]
+            self._named[name] = self._define("L" if flat else "r", flat, lambda: write(body))
         return self._named[name]
 
-    def _cased(self, flat: bool) -> str:
-        return self._prefix.upper() if flat else self._prefix.lower()
+    def _define(self, letter: str, flat: bool, body: Callable[[], str]) -> str:
+        """A new name; its line is written later, so that long chains of rules are no deep recursion."""
+        prefix = self._prefix.upper() if flat else self._prefix.lower()
+        lark = f"{prefix}{letter}{next(self._numbers)}"
+        self._ahead.append(lambda: self.lines.append(f"{lark}: {body()}"))
+        return lark
 
     def _expr(self, expr: Expr) -> str:
         """`expr` within a rule."""
@@ -401,8 +412,7 @@ class _Writer:
         if expr == Text("") or expr == Seq(()):
             return '""'
         if expr not in self._lexemes:
-            self._lexemes[expr] = lark = f"{self._cased(True)}L{next(self._numbers)}"
-            self.lines.append(f"{lark}: {self._flat(expr)}")
+            self._lexemes[expr] = self._define("L", True, lambda: self._flat(expr))
         return self._lexemes[expr]
 
     def _flat(self, expr: Expr) -> str:
@@ -418,7 +428,7 @@ class _Writer:
     def _compound(self, expr: Expr, write: _Write) -> str:
         match expr:
             case Ref(name):
-                return self.rule(name)
+                return self._rule(name)
             case Seq(items):
                 return f"({' '.join(map(write, items))})" if items else '""'
             case Alt(items):

@@ -268,7 +268,8 @@ def _underlined(lines: list[str]) -> str:
     """What a line of carets points to; the columns themselves are those of our own text."""
     for shown, marks in pairwise(lines):
         if marks.strip() and not marks.strip(" ^"):
-            return f"`{shown[marks.index('^') : len(marks)]}`"
+            start = marks.index("^")
+            return f"`{shown[start : min(len(marks), start + 40)]}`"
     return ""
 
 
