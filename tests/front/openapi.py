@@ -54,13 +54,18 @@ FAULTS: tuple[tuple[str, tuple[str, ...], Any], ...] = (
 # What we add to published answers: SGLang's, vLLM's and our own.
 EXTENSIONS = frozenset(
     {
+        "bytes",
+        "frequency_penalty",
         "matched_stop",
         "max_model_len",
         "max_model_len_reason",
         "parent",
+        "presence_penalty",
         "prompt_token_ids",
         "root",
         "seed",
+        "store",
+        "system_fingerprint",
         "token_ids",
     }
 )
