@@ -122,8 +122,6 @@ TEXT_CASES = [
     ({"best_of": 1, "n": 2}, "best_of"),
     ({"best_of": 2, "stream": True}, "best_of"),
     ({"logprobs": True}, "logprobs"),
-    ({"echo": True}, "echo"),
-    ({"suffix": "end"}, "suffix"),
 ]
 COMMON_CASES = [
     ({"model": 3}, "model"),

@@ -112,8 +112,6 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
     "lora_path": (),
     "receipt": (False,),
     "timeout": (),
-    "echo": (False,),
-    "suffix": ("",),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
