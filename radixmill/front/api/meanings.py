@@ -36,6 +36,10 @@ def both(text: str, default: str = "") -> Meaning:
     return Meaning(text, default, "SGLang, vLLM")
 
 
+def anthropic(text: str, default: str = "") -> Meaning:
+    return Meaning(text, default, "Anthropic")
+
+
 def ours(text: str, default: str = "") -> Meaning:
     return Meaning(text, default, "RadixMill")
 
@@ -74,7 +78,7 @@ COMMON: dict[str, Meaning] = {
     "stream_options": openai("only with `stream`"),
     "StreamOptions.include_usage": openai("a last chunk with `usage` and no choices", "false"),
     "StreamOptions.continuous_usage_stats": vllm("`usage` on every chunk", "false"),
-    "StreamOptions.include_obfuscation": openai("padding is never sent"),
+    "include_obfuscation": openai("padding is never sent"),
     "return_token_ids": vllm("choices carry `token_ids` and `prompt_token_ids`", "false"),
     "priority": both("higher runs first", "0"),
     "cache_salt": vllm("keeps the prefix cache of this request apart: only equal salts share", "none"),
@@ -164,6 +168,97 @@ MESSAGES: dict[str, Meaning] = {
     "CustomCall.input": openai("text"),
 }
 
+RESPONSES: dict[str, Meaning] = {
+    "ResponseBody.input": openai("text, or items: messages, calls and their outputs, thoughts, references to earlier items"),
+    "PromptBody.input": openai("text, or items: messages, calls and their outputs, thoughts, references to earlier items"),
+    "instructions": openai("a system message before the conversation; not kept for the next response"),
+    "previous_response_id": openai("a kept response whose conversation this one goes on with"),
+    "ResponseBody.model": openai("a served name, or `default`; any other is a 404", "`default`"),
+    "PromptBody.model": openai("a served name, or `default`; any other is a 404", "`default`"),
+    "max_output_tokens": openai("the most tokens to generate, thoughts too", "to the end of the context"),
+    "truncation": openai("`auto` drops the oldest items of a conversation that is too long", "`disabled`"),
+    "text": openai("what the text must be"),
+    "TextOptions.format": openai("text, JSON, or JSON by a schema", "text"),
+    "Format.type": openai("which of them"),
+    "Format.name": openai("a name for the schema"),
+    "Format.description": openai("what the schema is for"),
+    "Format.schema": openai("the JSON Schema"),
+    "Format.strict": openai("a schema is always enforced"),
+    "reasoning": openai("how to think"),
+    "ReasoningOptions.effort": openai("how long; `reasoning_effort` of the chat template"),
+    "ReasoningOptions.summary": openai("thoughts come whole"),
+    "ReasoningOptions.generate_summary": openai("deprecated: `summary`"),
+    "ReasoningOptions.context": openai("which thoughts of earlier turns the model sees", "`auto`"),
+    "ReasoningOptions.mode": openai("`standard` is the only one"),
+    "ToolChoice.type": openai("the kind of choice, or of tool"),
+    "ToolChoice.name": openai("the tool that must be called"),
+    "ToolChoice.mode": openai("of allowed tools: may, or must, one be called"),
+    "ToolChoice.tools": openai("the allowed tools"),
+    "background": openai("answer at once, and go on; the response is found under its id", "false"),
+    "include": openai("more in the answer; `message.output_text.logprobs` is honoured, the others have nothing to show"),
+    "ResponseBody.store": openai("keep the response for a while, to be retrieved by its id", "true"),
+    "request_id": vllm("the same as `rid`"),
+    "max_tool_calls": openai("counts calls of hosted tools, of which there are none"),
+    "conversation": openai("use `previous_response_id`"),
+    "personality": openai("use `instructions`"),
+    "ResponseBody.prompt": openai("a stored template of prompts; none are stored here"),
+    "ResponseBody.context_management": openai("use `truncation`"),
+}
+
+ANTHROPIC: dict[str, Meaning] = {
+    "MessagesBody.max_tokens": anthropic("the most tokens to generate"),
+    "system": anthropic("what stands before the conversation"),
+    "stop_sequences": anthropic("texts that end the answer; left out of it", "none"),
+    "thinking": anthropic("whether to think; variables of the chat template", "the template's"),
+    "Thinking.type": anthropic("think, or not"),
+    "budget_tokens": anthropic("`thinking_budget` of the chat template; less than `max_tokens`"),
+    "Thinking.display": anthropic("`omitted` leaves the text of thoughts out of the answer", "`summarized`, which is whole"),
+    "output_config": anthropic("how long to think, and what the answer must be"),
+    "OutputConfig.effort": anthropic("`reasoning_effort` of the chat template"),
+    "OutputConfig.format": anthropic("a JSON Schema that the answer matches"),
+    "output_format": anthropic("older: `output_config.format`"),
+    "JsonFormat.type": anthropic("`json_schema`"),
+    "JsonFormat.schema": anthropic("the JSON Schema"),
+    "ToolChoice.disable_parallel_tool_use": anthropic("at most one call in an answer", "false"),
+    "cache_control": anthropic("every prompt is cached here"),
+    "CacheControl.type": anthropic("every prompt is cached here"),
+    "CacheControl.ttl": anthropic("prefixes stay as long as there is room"),
+    "speed": anthropic("there is one"),
+    "user_profile_id": anthropic("who asks"),
+    "Metadata.user_id": anthropic("who asks"),
+    "inference_geo": anthropic("there is one place"),
+    "diagnostics": anthropic("the server has its own"),
+    "container": anthropic("there are no containers here"),
+    "mcp_servers": anthropic("there are no MCP servers here"),
+    "context_management": anthropic("the conversation is taken as it is"),
+    "Turn.role": anthropic("who speaks"),
+    "Turn.content": anthropic("text, or blocks"),
+    "TextBlock.type": anthropic("`text`; others are refused by name"),
+    "TextBlock.text": anthropic("the text"),
+    "citations": anthropic("ignored"),
+    "Block.type": anthropic("`text`, `thinking`, `tool_use` or `tool_result`; others are refused by name"),
+    "Block.text": anthropic("the text of a `text` block"),
+    "Block.thinking": anthropic("earlier thoughts"),
+    "Block.signature": anthropic("ignored: nothing is signed here"),
+    "Block.id": anthropic("the id of a `tool_use`"),
+    "Block.name": anthropic("the tool of a `tool_use`"),
+    "Block.input": anthropic("the arguments of a `tool_use`"),
+    "caller": anthropic("ignored"),
+    "toolset_name": anthropic("ignored"),
+    "tool_use_id": anthropic("the `tool_use` that this is the result of"),
+    "Block.content": anthropic("the result"),
+    "is_error": anthropic("the tool failed", "false"),
+    "ToolSpec.type": anthropic("`custom`; tools that run on a server are refused by name", "`custom`"),
+    "ToolSpec.name": anthropic("what calls name"),
+    "ToolSpec.description": anthropic("what the tool does"),
+    "input_schema": anthropic("JSON Schema of the arguments"),
+    "ToolSpec.strict": anthropic("the arguments match the schema, always", "false"),
+    "input_examples": anthropic("shown to the model as the schema's `examples`"),
+    "eager_input_streaming": anthropic("arguments are streamed as they come"),
+    "defer_loading": anthropic("refused if true"),
+    "allowed_callers": anthropic("ignored"),
+}
+
 TOKENS: dict[str, Meaning] = {
     "add_special_tokens": vllm("begin and end tokens are put where the model wants them"),
     "tokens": vllm("token ids, or lists of them"),
@@ -171,7 +266,7 @@ TOKENS: dict[str, Meaning] = {
     "abort_all": sglang("all requests are stopped"),
 }
 
-MEANINGS: dict[str, Meaning] = {**SAMPLING, **COMMON, **CHAT, **CONSTRAINTS, **HINTED, **REFUSED, **MESSAGES, **TOKENS}
+MEANINGS: dict[str, Meaning] = {**SAMPLING, **COMMON, **CHAT, **CONSTRAINTS, **HINTED, **REFUSED, **MESSAGES, **RESPONSES, **ANTHROPIC, **TOKENS}
 
 
 def meaning(row: Row) -> Meaning | None:
