@@ -236,7 +236,9 @@ def _distinct(cases: CaseAnalysis, shape: Arrays, fault: Fault) -> Iterator[Form
     """uniqueItems over a few values: every order of every choice."""
     values = _values(cases, shape.at(0)) if shape.width == 0 else None
     if values is None or len(values) > MAX_DISTINCT:
-        _refuse(Fault("uniqueItems can't be expressed but for items of a few known values, or one at most", fault.place))
+        _refuse(
+            Fault("uniqueItems can't be expressed but for items of a few known values, or one at most", fault.place)
+        )
     for count in range(shape.low, min(len(values or ()), shape.high or len(values or ())) + 1):
         for chosen in permutations(values or (), count):
             yield Plain({"type": ARRAY, "prefixItems": list(chosen), "items": False, "minItems": count})

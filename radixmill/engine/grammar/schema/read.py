@@ -192,7 +192,9 @@ class Reader:
 
     def _items(self, node: Node, keyword: str) -> Assertions:
         """items, prefixItems, additionalItems together; an array under `items` is the older drafts' prefixItems."""
-        first, rest = ("items", "additionalItems") if isinstance(node.value.get("items"), list) else ("prefixItems", "items")
+        first, rest = (
+            ("items", "additionalItems") if isinstance(node.value.get("items"), list) else ("prefixItems", "items")
+        )
         count = len(expect(node, first, list, "an array of schemas")) if first in node.value else 0
         prefix = tuple(self.state(node, first, index) for index in range(count))
         layer = Items(prefix, self.state(node, rest) if rest in node.value else ())

@@ -148,9 +148,7 @@ def parse(pattern: str) -> Expr:
 
 def whole(found: Expr) -> Expr:
     """Anchors away: what isn't tied to an end of the string may have anything around it."""
-    return alt(
-        cat((EMPTY if left else ANY, body, EMPTY if right else ANY)) for left, body, right in _sides(found)
-    )
+    return alt(cat((EMPTY if left else ANY, body, EMPTY if right else ANY)) for left, body, right in _sides(found))
 
 
 Side = tuple[bool, Expr, bool]  # tied to the start, the expression, tied to the end

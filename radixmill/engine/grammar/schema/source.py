@@ -29,7 +29,9 @@ def read_json(text: str) -> Any:
     except RecursionError:
         raise GrammarError(f"the schema nests deeper than {MAX_DEPTH} levels") from None
     except json.JSONDecodeError as error:
-        raise GrammarError(f"the schema is no JSON: {error.msg}", f"line {error.lineno}, column {error.colno}") from None
+        raise GrammarError(
+            f"the schema is no JSON: {error.msg}", f"line {error.lineno}, column {error.colno}"
+        ) from None
     _check_size(value)
     return value
 
@@ -198,7 +200,9 @@ class Document:
                 if isinstance(below, dict | list) and key not in _DATA
             ]
 
-    def _own_names(self, value: dict[str, Any], place: str, resource: Resource) -> Iterator[tuple[str, Resource | Node]]:
+    def _own_names(
+        self, value: dict[str, Any], place: str, resource: Resource
+    ) -> Iterator[tuple[str, Resource | Node]]:
         if resource.value is value:
             yield resource.uri, resource
         own = value.get(self.id_keyword)
