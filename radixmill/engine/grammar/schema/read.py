@@ -11,7 +11,6 @@ from radixmill.engine.grammar.schema import assertions as say
 from radixmill.engine.grammar.schema.formats import KNOWN_FORMATS
 from radixmill.engine.grammar.schema.regex import Expr, PatternError, parse
 from radixmill.engine.grammar.schema.shapes import (
-    ALL_TYPES,
     ARRAY,
     NUMBER,
     OBJECT,
