@@ -149,8 +149,8 @@ class ServerOptions:
     )
     unsupported_tools: str = option(
         "refuse",
-        "tools in /v1/responses that a server would have to run itself (web_search, mcp, …). refuse: 400; drop: leave them"
-        " out and name them in X-RadixMill-Ignored",
+        "tools of /v1/responses and /v1/messages that a server would have to run itself (web_search, …). refuse: 400; drop:"
+        " leave them out and name them in X-RadixMill-Ignored",
         choices=("refuse", "drop"),
     )
     store_ttl: float = option(

@@ -113,7 +113,8 @@ class RemoteEngine:
         return Health(self._state, self._detail, self._incarnation, len(self._journal))
 
     def submit(self, request: GenerateRequest, seeds: Sequence[int]) -> RemoteStream:
-        starts = tuple(SeqStart(next(self._ids), seed) for seed in seeds)
+        scores = request.sampling.prompt_logprobs is not None
+        starts = tuple(SeqStart(next(self._ids), seed, score=scores and not i) for i, seed in enumerate(seeds))
         stream = RemoteStream(self, tuple(start.seq for start in starts))
         self._journal.open(request, starts)
         self._streams.update(dict.fromkeys(stream.seqs, stream))

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from radixmill.core.config import ScheduleOptions
-from radixmill.core.messages import End, Submit, TokenDelta
+from radixmill.core.messages import End, Submit, TokenDelta, TokenLogprob
 from radixmill.core.plan import StepPlan, Ticket
 from radixmill.core.spec import ModelSpec
 from radixmill.engine.schedule import Scheduler
@@ -34,6 +34,7 @@ class Drive:
         self.tokens: defaultdict[tuple[Hashable, int], list[int]] = defaultdict(list)
         self.cached: dict[tuple[Hashable, int], int] = {}
         self.ends: dict[tuple[Hashable, int], End] = {}
+        self.scores: dict[tuple[Hashable, int], tuple[TokenLogprob, ...]] = {}
 
     def submit(self, message: Submit, client: Hashable = "front") -> None:
         self.scheduler.submit(client, message)
@@ -97,6 +98,9 @@ class Drive:
             if delta.cached is not None:
                 assert key not in self.cached
                 self.cached[key] = delta.cached
+            if delta.prompt_logprobs is not None:
+                assert key not in self.scores and delta.at == 0 and (delta.tokens or delta.end)
+                self.scores[key] = delta.prompt_logprobs
             if delta.end:
                 self.ends[key] = delta.end
                 assert delta.end.usage.completion == len(self.tokens[key])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from radixmill.core.messages import SeqStart, Submit
+from radixmill.core.messages import SeqStart, Submit, TokenLogprob
 from radixmill.core.plan import Masks, StepPlan, StepResult
 from radixmill.core.request import Constraint, GenerateRequest, SamplingParams
 from radixmill.core.spec import KVGroup, ModelSpec
@@ -18,6 +18,7 @@ from radixmill.engine.schedule.guess import Guesser, Memory, Offer
 
 VOCAB = 50
 Mask = NDArray[np.uint32]  # [⌈VOCAB/32⌉]
+Draw = Callable[[Mask | None], list[int]]  # one row's tokens
 
 
 def mix(state: int, token: int) -> int:
@@ -71,20 +72,21 @@ def submit(
     request = GenerateRequest(
         id="r", prompt=tuple(prompt), sampling=sampling, constraint=constraint, tenant=tenant, priority=priority
     )
-    return Submit(request, tuple(SeqStart(i, seed + n, output) for n, i in enumerate(ids)))
+    scores = sampling.prompt_logprobs is not None
+    return Submit(request, tuple(SeqStart(i, seed + n, output, scores and n == 0) for n, i in enumerate(ids)))
 
 
 class HashTicket:
     """A step whose forward pass has run; `draws` make each row's tokens of its mask."""
 
-    def __init__(self, step: int, draws: list[Callable[[Mask | None], list[int]]], seconds: float) -> None:
-        self._step, self._draws, self._seconds = step, draws, seconds
+    def __init__(self, step: int, draws: list[Draw], seconds: float, scores: tuple[TokenLogprob, ...]) -> None:
+        self._step, self._draws, self._seconds, self._scores = step, draws, seconds, scores
         self._result: StepResult | None = None
 
     def sample(self, masks: Masks | None) -> None:
         rows = masks.rows if masks else {}
         tokens = [token for row, draw in enumerate(self._draws) for token in draw(rows.get(row))]
-        self._result = StepResult(self._step, np.array(tokens), (), self._seconds)
+        self._result = StepResult(self._step, np.array(tokens), (), self._seconds, self._scores)
 
     def result(self) -> StepResult:
         assert self._result is not None
@@ -113,9 +115,23 @@ class HashExecutor:
             self.kv[copy.group][copy.dst, : copy.tokens] = self.kv[copy.group][copy.src, : copy.tokens]
         bounds = np.concatenate([[0], np.cumsum(plan.counts)])
         draws = [self._row(plan, r, plan.tokens[bounds[r] : bounds[r + 1]].tolist()) for r in range(plan.rows)]
-        return HashTicket(plan.step, draws, self.seconds)
+        scores = tuple(entry for r in range(plan.rows) for entry in self._scores(plan, r))
+        return HashTicket(plan.step, draws, self.seconds, scores)
 
-    def _row(self, plan: StepPlan, row: int, given: list[int]) -> Callable[[Mask | None], list[int]]:
+    def _scores(self, plan: StepPlan, row: int) -> list[TokenLogprob]:
+        """Of the row's last positions before the one that it samples, read through its pages."""
+        if plan.scores is None or not plan.scores[row]:
+            return []
+        assert plan.guesses is None or not plan.guesses[row]
+        end = int(plan.starts[row] + plan.counts[row] - plan.samples[row])
+        first = end - int(plan.scores[row])
+        assert first >= plan.starts[row]
+        size, table = self.spec.page_size, plan.pages[0]
+        pages = table.ids[table.starts[row] : table.starts[row + 1]]
+        history = self.tokens[int(plan.slots[row])]
+        return [score(int(self.kv[0][pages[p // size], p % size]), history[p + 1]) for p in range(first, end)]
+
+    def _row(self, plan: StepPlan, row: int, given: list[int]) -> Draw:
         """Computes the row. What it draws: one token, and one for each guess; −1 after the first wrong one. Stale KV
         stays behind it."""
         slot, start = int(plan.slots[row]), int(plan.starts[row])
@@ -155,6 +171,17 @@ class HashExecutor:
         return {}
 
     def close(self) -> None: ...
+
+
+def score(kv: int, token: int) -> TokenLogprob:
+    """What the "model" thinks of a token after a position with this KV."""
+    return TokenLogprob(-float(mix(kv, token) % 9973))
+
+
+def scores(prompt: Sequence[int], start: int) -> tuple[TokenLogprob, ...]:
+    """Of the prompt's tokens from `start` on, without pages."""
+    kv = prefix_kv(prompt)
+    return tuple(score(kv[p - 1], prompt[p]) for p in range(max(start, 1), len(prompt)))
 
 
 def prefix_kv(tokens: Sequence[int]) -> list[int]:

@@ -122,8 +122,6 @@ TEXT_CASES = [
     ({"best_of": 1, "n": 2}, "best_of"),
     ({"best_of": 2, "stream": True}, "best_of"),
     ({"logprobs": True}, "logprobs"),
-    ({"echo": True}, "echo"),
-    ({"suffix": "end"}, "suffix"),
 ]
 COMMON_CASES = [
     ({"model": 3}, "model"),
@@ -176,6 +174,8 @@ WHERE = {  # name in the table → (route, field); the rest have the field's own
     "max_tokens (completions)": [(TEXT, "max_tokens")],
     "logprobs (completions)": [(TEXT, "logprobs")],
     "token id": [(TEXT, "prompt")],
+    "temperature (messages)": [],  # of Anthropic's API: tests/front/test_anthropic_requests.py
+    "budget_tokens": [],
 }
 
 

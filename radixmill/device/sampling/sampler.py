@@ -31,6 +31,7 @@ class _Slot:
 
     params: SamplingParams
     seed: int
+    prompt: tuple[int, ...]
     outputs: int  # tokens put out so far
     stop_ids: NDArray[np.int64]
     bias: tuple[NDArray[np.int64], NDArray[np.float64]] | None
@@ -92,6 +93,7 @@ class Sampler:
         self._slots[admit.slot] = _Slot(
             params=params,
             seed=admit.seed,
+            prompt=admit.prompt,
             outputs=len(admit.output),
             stop_ids=np.array(sorted(id for id in admit.stop_ids if 0 <= id < size), np.int64),
             bias=_bias(params, size),
@@ -152,7 +154,18 @@ class Sampler:
         wanted = [
             None if token == NO_TOKEN else state.params.logprobs for token, state in zip(tokens, states, strict=True)
         ]
-        return tokens, self._logprobs(logits, tokens, wanted)
+        return tokens, self._logprobs(logits, tokens, wanted, states)
+
+    def score(
+        self, logits: NDArray[np.float32], slots: NDArray[np.int32], positions: NDArray[np.int64]
+    ) -> tuple[TokenLogprob, ...]:
+        """Log-probabilities of the prompts' tokens at `positions` [S], each of slot slots[s], from the logits [S, V] before
+        it. Changes nothing."""
+        states = [self._state(slot) for slot in slots.tolist()]
+        pairs = zip(states, positions.tolist(), strict=True)
+        tokens = np.array([state.prompt[position] for state, position in pairs], np.int64)
+        wanted = [state.params.prompt_logprobs or 0 for state in states]
+        return tuple(entry for entry in self._logprobs(logits, tokens, wanted, states) if entry)
 
     def _state(self, slot: int) -> _Slot:
         state = self._slots[slot]
@@ -167,7 +180,7 @@ class Sampler:
         return self._rows.draw(logits, np.array(rows, np.int32), how, shapings if any(shapings) else None)
 
     def _logprobs(
-        self, logits: NDArray[np.float32], tokens: NDArray[np.int64], wanted: list[int | None]
+        self, logits: NDArray[np.float32], tokens: NDArray[np.int64], wanted: Sequence[int | None], states: list[_Slot]
     ) -> tuple[TokenLogprob | None, ...]:
         """Of the rows that want them, of the logits as the model gave them; `wanted` [S]: how many besides the token's."""
         counts = {row: min(k, logits.shape[1]) for row, k in enumerate(wanted) if k is not None}
@@ -176,7 +189,9 @@ class Sampler:
         ranks = self._rows.rank(logits, np.array(list(counts), np.int32), max(counts.values()))
         entries: list[TokenLogprob | None] = [None] * len(wanted)
         for at, (row, k) in enumerate(counts.items()):
-            entries[row] = token_logprob(ranks, at, float(logits[row, tokens[row]]), k)
+            named = states[row].params.logprob_ids
+            values = zip(named, logits[row, list(named)].tolist(), strict=True) if named else ()
+            entries[row] = token_logprob(ranks, at, float(logits[row, tokens[row]]), k, values)
         return tuple(entries)
 
 

@@ -144,8 +144,18 @@ class Scheduler:
         self.budget.observe(len(plan.tokens), result.seconds)
         if self.guesser:
             self.guesser.pace.observe(len(plan.tokens), result.seconds)
-        landed = zip(rows, plan.samples.tolist(), result.runs(plan), strict=True)
-        return [(seq.client, self._land(seq, run)) for seq, samples, run in landed if samples and seq.state != "ended"]
+        landed = zip(rows, plan.samples.tolist(), result.runs(plan), result.scored(plan), strict=True)
+        sent = []
+        for seq, samples, run, scores in landed:
+            if seq.state == "ended":
+                continue
+            if scores and seq.scoring:
+                seq.scoring.entries += scores
+            if samples:
+                sent.append((seq.client, self._land(seq, run)))
+            elif seq.mute and seq.scoring and seq.scoring.done:
+                sent.append((seq.client, self._close(seq, "length")))
+        return sent
 
     def pending(self) -> list[Sent]:
         """Deltas that belong to no step: ends of sequences that were cancelled, refused, or had nothing to do."""
@@ -180,9 +190,14 @@ class Scheduler:
         """Give a running sequence its tokens, if there are pages for them."""
         if seq.state != "running" or not draft.left:
             return
-        count = chunk(seq.computed, seq.behind, draft.left, self.spec.page_size)
+        count = self._fitting(seq, seq.computed, draft)
         if self._make_room(seq, seq.computed + count, draft):
             draft.grant(seq, count)
+
+    def _fitting(self, seq: Sequence, computed: int, draft: Draft) -> int:
+        """Tokens that a step may compute of a sequence, of which so many are computed."""
+        count = chunk(computed, seq.length - seq.mute - computed, draft.left, self.spec.page_size)
+        return seq.scoring.fit(computed, count, draft.scores) if seq.scoring else count
 
     def _make_room(self, seq: Sequence, upto: int, draft: Draft) -> bool:
         """Pages for positions below `upto`, preempting from the end of the line if there are none."""
@@ -231,7 +246,7 @@ class Scheduler:
         if not self._may_admit(draft):
             return
         for seq in self.queue.order():
-            if seq.known < seq.length or (self.cache.reuse and should_wait(seq, self.running.rows, self._matched)):
+            if seq.landing or (self.cache.reuse and should_wait(seq, self.running.rows, self._matched)):
                 continue
             if not self._open(seq, draft) or not self._may_admit(draft):
                 return
@@ -241,8 +256,8 @@ class Scheduler:
 
     def _open(self, seq: Sequence, draft: Draft) -> bool:
         """A lease, a slot and the first tokens for a waiting sequence; on False it waits on."""
-        lease = self.cache.open(seq.namespace, seq.tokens)
-        count = chunk(lease.shared, seq.length - lease.shared, draft.left, self.spec.page_size)
+        lease = self.cache.open(seq.namespace, seq.matchable)
+        count = self._fitting(seq, lease.shared, draft)
         crowded = self.running.rows and lease.need(seq.length) + self._promised() > self.cache.available
         if crowded or not self._grow(lease, lease.shared + count):
             lease.drop()
@@ -262,7 +277,7 @@ class Scheduler:
         return sum(1 + max(seq.lease.need(seq.goal), 0) for seq in self.running.rows if seq.lease)
 
     def _matched(self, seq: Sequence) -> int:
-        return self.cache.peek(seq.namespace, seq.tokens)
+        return self.cache.peek(seq.namespace, seq.matchable)
 
     # --- guesses
 
@@ -346,7 +361,9 @@ class Scheduler:
         """The delta of all that has been said from output index `at` on; ends the sequence if there is a reason."""
         said = tuple(seq.tokens[seq.prompt_len + at : seq.known])
         end = self._end(seq, reason, seq.end_token if reason == "stop" else None, detail) if reason else None
-        return TokenDelta(seq.id, at, said, logprobs and logprobs[: len(said)], end, _tell_cached(seq))
+        return TokenDelta(
+            seq.id, at, said, logprobs and logprobs[: len(said)], end, _tell_cached(seq), _tell_scores(seq)
+        )
 
     def _checked(self, seq: Sequence, right: int) -> None:
         self.counters.drafted += seq.guessed
@@ -355,9 +372,13 @@ class Scheduler:
 
     def _finish(self, seq: Sequence, reason: EndReason, token: int | None = None, detail: str = "") -> None:
         """End a sequence between steps."""
+        self._pending.append((seq.client, self._close(seq, reason, token, detail)))
+
+    def _close(self, seq: Sequence, reason: EndReason, token: int | None = None, detail: str = "") -> TokenDelta:
+        """The end of a sequence without a token."""
         at = seq.output_len
         end = self._end(seq, reason, token, detail)
-        self._pending.append((seq.client, TokenDelta(seq.id, at, end=end, cached=_tell_cached(seq))))
+        return TokenDelta(seq.id, at, end=end, cached=_tell_cached(seq), prompt_logprobs=_tell_scores(seq))
 
     def _end(self, seq: Sequence, reason: EndReason, token: int | None = None, detail: str = "") -> End:
         """The only place where a sequence ends: off the queue or out of its slot, its lease closed, forgotten."""
@@ -408,3 +429,11 @@ def _tell_cached(seq: Sequence) -> int | None:
         return None
     seq.cached_told = True
     return seq.cached
+
+
+def _tell_scores(seq: Sequence) -> tuple[TokenLogprob, ...] | None:
+    """The log-probabilities of the prompt, once they are all here; once."""
+    if seq.scoring is None or not seq.scoring.done:
+        return None
+    scoring, seq.scoring = seq.scoring, None
+    return tuple(scoring.entries)

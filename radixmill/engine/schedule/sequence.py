@@ -4,7 +4,8 @@ tokens      prompt, output, then a placeholder (LAST_SAMPLED) for each token tha
 known       tokens that are no placeholder
 length      all of them
 computed    positions whose KV some plan, made or done, has written
-behind      length - computed: what is left to compute before the next token can be sampled
+behind      length - computed: what is left to compute before the next token can be sampled (of one that is mute: before
+            all is scored, which leaves out the last token)
 goal        length at the last admission: [0, goal) is prefill
 forced      tokens that a grammar chose and the device has not heard of; they are among `tokens`
 guessed     guesses that a running step checks; they are no tokens of ours until it has landed, and `computed` leaves them out
@@ -23,6 +24,7 @@ from radixmill.core.spec import ModelSpec
 from radixmill.engine.cache import Lease
 from radixmill.engine.grammar import Matcher
 from radixmill.engine.schedule.guess import Memory
+from radixmill.engine.schedule.score import Scoring
 
 State = Literal["unbound", "waiting", "running", "ended"]  # unbound: waits for its grammar to be built
 
@@ -45,11 +47,13 @@ class Sequence:
         "limit",
         "match",
         "memory",
+        "mute",
         "namespace",
         "passed",
         "prompt_len",
         "rank",
         "request",
+        "scoring",
         "seed",
         "slot",
         "starved",
@@ -75,6 +79,10 @@ class Sequence:
         self.stop_ids = frozenset(sampling.stop_token_ids) | (
             frozenset() if sampling.ignore_eos else frozenset(spec.eos_ids)
         )
+        self.scoring = _scoring(request, start)  # None: nothing is wanted, or all of it is told
+        self.mute = (
+            self.scoring is not None and self.scoring.due > 0 and self.known >= self.limit
+        )  # it is scored, no more
         self.state: State = "unbound"
         self.slot = -1
         self.lease: Lease | None = None
@@ -95,7 +103,12 @@ class Sequence:
 
     @property
     def behind(self) -> int:
-        return len(self.tokens) - self.computed
+        return len(self.tokens) - self.mute - self.computed
+
+    @property
+    def matchable(self) -> array[int]:
+        """Its tokens up to the first that must be computed, whatever is cached: the last, or one whose logits are wanted."""
+        return self.tokens if self.scoring is None else self.tokens[: self.scoring.at + 1]
 
     @property
     def output_len(self) -> int:
@@ -120,8 +133,13 @@ class Sequence:
 
     @property
     def full(self) -> bool:
-        """Its last token is on the way, or here."""
-        return len(self.tokens) >= self.limit
+        """Its last token, or the last that is scored, is on the way or here."""
+        return self.behind <= 0 if self.mute else len(self.tokens) >= self.limit
+
+    @property
+    def landing(self) -> bool:
+        """A running step has what must be known before it can go on."""
+        return self.known < len(self.tokens) or (self.mute and self.scoring is not None and not self.scoring.due)
 
     @property
     def certain(self) -> int:
@@ -132,7 +150,7 @@ class Sequence:
 
     def admit(self, slot: int, lease: Lease) -> None:
         self.state, self.slot, self.lease = "running", slot, lease
-        self.computed, self.goal, self.starved = lease.shared, self.length, False
+        self.computed, self.goal, self.starved = lease.shared, self.length - self.mute, False
         if self.cached is None:
             self.cached = min(lease.shared, self.prompt_len)
 
@@ -165,9 +183,14 @@ class Sequence:
         return "length" if self.known >= self.limit else None
 
     def force(self) -> int | None:
-        """The next token, if the grammar leaves but one and no step is on the way to sample it."""
-        if self.match is None or not self.certain_tokens or self.request.sampling.logprobs is not None:
-            return None  # a log-probability needs the logits, which a token's own forward pass gives
+        """The next token, if the grammar leaves but one and no step is on the way to sample it.
+
+        None where log-probabilities are wanted, or the prompt's are not told yet: they need a forward pass.
+        """
+        if self.match is None or not self.certain_tokens:
+            return None
+        if self.request.sampling.logprobs is not None or self.scoring is not None:
+            return None
         return self.match.forced()
 
     def checked(self, right: int) -> None:
@@ -183,7 +206,7 @@ class Sequence:
             return "stop"
         if self.output_len and self.match is not None and self.match.ended:
             return "stop"
-        return "length" if self.known >= self.limit else None
+        return "length" if self.known >= self.limit and not self.mute else None
 
     def card(self) -> Admit:
         """What the device must know of it."""
@@ -193,3 +216,9 @@ class Sequence:
 
     def usage(self) -> Usage:
         return Usage(self.prompt_len, self.output_len, self.cached or 0)
+
+
+def _scoring(request: GenerateRequest, start: SeqStart) -> Scoring | None:
+    if not start.score or start.output or request.sampling.prompt_logprobs is None:
+        return None
+    return Scoring(len(request.prompt), request.sampling.prompt_logprobs_from)
