@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Struct, UnsetType
 
 from radixmill.core.errors import BadRequest
+from radixmill.front.api.openai.constraints import to_bound
 from radixmill.front.api.openai.fields import (
     CommonBody,
     TokenId,
@@ -66,6 +67,7 @@ def to_ask(body: CompletionBody, id: str) -> Ask:
     check_rid(body.rid)
     check_stream_options(body)
     n = body.n or 1
+    bound = to_bound(body)
     return Ask(
         id=id,
         model=body.model,
@@ -78,6 +80,8 @@ def to_ask(body: CompletionBody, id: str) -> Ask:
         keep_stop=bool(body.no_stop_trim),
         skip_special_tokens=body.skip_special_tokens is not False,
         keep_tokens=body.logprobs is not None or bool(body.return_token_ids),
+        constraint=bound and bound.constraint,
+        constraint_field=bound.field if bound else "",
         seed=body.seed,
         tenant=body.cache_salt or "",
         priority=body.priority or 0,
