@@ -132,7 +132,7 @@ class Scripted:
     """A choice that says given events, a delta each: what the session's pipeline makes of a model's words."""
 
     def __init__(self, script: list[tuple[Event, ...]]) -> None:
-        self.script, self.at = script, 0
+        self.index, self.script, self.at = 0, script, 0
         self.counted, self.cached, self.ended, self.reasoning = 0, 0, False, 0
 
     def push(self, delta: TokenDelta) -> tuple[Event, ...]:

@@ -120,6 +120,55 @@ CONSTRAINTS: dict[str, Meaning] = {
     "structured_outputs": vllm("one of `json`, `json_object`, `regex`, `choice`, `grammar`, `structural_tag`"),
 }
 
+TOOLS: dict[str, Meaning] = {
+    "ToolBody.type": openai("`function` or `custom`; others are refused by name"),
+    "ToolBody.function": openai("a tool whose arguments are JSON"),
+    "ToolBody.custom": openai("a tool whose input is text"),
+    "FunctionBody.name": openai("what calls name"),
+    "FunctionBody.description": openai("what the function does"),
+    "FunctionBody.parameters": openai("JSON Schema of the arguments", "no arguments"),
+    "FunctionBody.strict": openai("the arguments match the schema, always", "false"),
+    "CustomBody.name": openai("what calls name"),
+    "CustomBody.description": openai("what the tool does"),
+    "CustomBody.format": openai("what the input must be", "any text"),
+    "InputFormat.type": openai("any text, or text by a grammar"),
+    "InputFormat.grammar": openai("the grammar"),
+    "GrammarBody.definition": openai("the grammar itself"),
+    "GrammarBody.syntax": openai("the language it is written in"),
+    "ChoiceBody.type": openai("the kind of choice"),
+    "ChoiceBody.function": openai("the function that must be called"),
+    "ChoiceBody.custom": openai("the custom tool that must be called"),
+    "ChoiceBody.allowed_tools": openai("the tools that may be called"),
+    "AllowedTools.mode": openai("may, or must, one be called"),
+    "AllowedTools.tools": openai("the tools, by name"),
+    "AllowedTool.type": openai("the kind of tool"),
+    "AllowedTool.function": openai("the function"),
+    "AllowedTool.custom": openai("the custom tool"),
+    "Named.name": openai("its name"),
+    "ChatBody.reasoning": sglang("how long to think, as OpenRouter says it"),
+    "ReasoningOptions.effort": sglang("the same as `reasoning_effort`"),
+    "ReasoningOptions.enabled": sglang("whether to think at all; variables of the chat template", "the template's"),
+}
+
+FORMATS: dict[str, Meaning] = {
+    "ResponseFormat.type": openai("`text`, `json_object`, `json_schema`, or SGLang's `structural_tag`"),
+    "ResponseFormat.json_schema": openai("for `json_schema`"),
+    "ResponseFormat.schema": openai("older: the JSON Schema of `json_object`"),
+    "ResponseFormat.format": sglang("for `structural_tag`: its format"),
+    "ResponseFormat.structures": sglang("for `structural_tag`, the older form: what stands between which tags"),
+    "ResponseFormat.triggers": sglang("for `structural_tag`, the older form: texts at which a structure begins"),
+    "JsonSchemaFormat.name": openai("a name for the schema"),
+    "JsonSchemaFormat.description": openai("what the schema is for"),
+    "JsonSchemaFormat.schema": openai("the JSON Schema", "any object"),
+    "JsonSchemaFormat.strict": openai("a schema is always enforced"),
+    "StructuredOutputs.json": vllm("a JSON Schema"),
+    "StructuredOutputs.json_object": vllm("any JSON object", "false"),
+    "StructuredOutputs.regex": vllm("a regular expression"),
+    "StructuredOutputs.choice": vllm("texts of which the answer is one"),
+    "StructuredOutputs.grammar": vllm("a grammar"),
+    "StructuredOutputs.structural_tag": vllm("a structural tag, as JSON text"),
+}
+
 HINTED: dict[str, Meaning] = {
     "user": openai("who asks"),
     "safety_identifier": openai("who asks"),
@@ -179,17 +228,17 @@ RESPONSES: dict[str, Meaning] = {
     "truncation": openai("`auto` drops the oldest items of a conversation that is too long", "`disabled`"),
     "text": openai("what the text must be"),
     "TextOptions.format": openai("text, JSON, or JSON by a schema", "text"),
-    "Format.type": openai("which of them"),
-    "Format.name": openai("a name for the schema"),
-    "Format.description": openai("what the schema is for"),
-    "Format.schema": openai("the JSON Schema"),
-    "Format.strict": openai("a schema is always enforced"),
+    "TextFormat.type": openai("which of them"),
+    "TextFormat.name": openai("a name for the schema"),
+    "TextFormat.description": openai("what the schema is for"),
+    "TextFormat.schema": openai("the JSON Schema"),
+    "TextFormat.strict": openai("a schema is always enforced"),
     "reasoning": openai("how to think"),
-    "ReasoningOptions.effort": openai("how long; `reasoning_effort` of the chat template"),
-    "ReasoningOptions.summary": openai("thoughts come whole"),
-    "ReasoningOptions.generate_summary": openai("deprecated: `summary`"),
-    "ReasoningOptions.context": openai("which thoughts of earlier turns the model sees", "`auto`"),
-    "ReasoningOptions.mode": openai("`standard` is the only one"),
+    "ThinkingOptions.effort": openai("how long; `reasoning_effort` of the chat template"),
+    "ThinkingOptions.summary": openai("thoughts come whole"),
+    "ThinkingOptions.generate_summary": openai("deprecated: `summary`"),
+    "ThinkingOptions.context": openai("which thoughts of earlier turns the model sees", "`auto`"),
+    "ThinkingOptions.mode": openai("`standard` is the only one"),
     "ToolChoice.type": openai("the kind of choice, or of tool"),
     "ToolChoice.name": openai("the tool that must be called"),
     "ToolChoice.mode": openai("of allowed tools: may, or must, one be called"),
@@ -266,7 +315,7 @@ TOKENS: dict[str, Meaning] = {
     "abort_all": sglang("all requests are stopped"),
 }
 
-MEANINGS: dict[str, Meaning] = {**SAMPLING, **COMMON, **CHAT, **CONSTRAINTS, **HINTED, **REFUSED, **MESSAGES, **RESPONSES, **ANTHROPIC, **TOKENS}
+MEANINGS: dict[str, Meaning] = {**SAMPLING, **COMMON, **CHAT, **CONSTRAINTS, **TOOLS, **FORMATS, **HINTED, **REFUSED, **MESSAGES, **RESPONSES, **ANTHROPIC, **TOKENS}
 
 
 def meaning(row: Row) -> Meaning | None:

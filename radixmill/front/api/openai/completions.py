@@ -9,6 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from radixmill.core.errors import BadRequest
+from radixmill.front.api.openai.constraints import to_bound
 from radixmill.front.api.openai.fields import (
     CommonBody,
     TokenId,
@@ -71,6 +72,7 @@ def to_ask(body: CompletionBody, id: str) -> Ask:
         )
     n = body.n or 1
     sampling = to_sampling(body, body.logprobs)
+    bound = to_bound(body)
     return Ask(
         id=id,
         model=body.model,
@@ -85,6 +87,8 @@ def to_ask(body: CompletionBody, id: str) -> Ask:
         skip_special_tokens=body.skip_special_tokens is not False,
         keep_tokens=body.logprobs is not None or bool(body.return_token_ids),
         echo=bool(body.echo),
+        constraint=bound and bound.constraint,
+        constraint_field=bound.field if bound else "",
         seed=body.seed,
         tenant=body.cache_salt or "",
         priority=body.priority or 0,
