@@ -45,7 +45,19 @@ class Page(NamedTuple):
 
 REFUSED = {**fields.NEVER, **fields.NOT_YET}
 ANTHROPICS = frozenset(
-    "model messages max_tokens stream temperature top_p top_k tools tool_choice metadata service_tier".split()
+    [
+        "model",
+        "messages",
+        "max_tokens",
+        "stream",
+        "temperature",
+        "top_p",
+        "top_k",
+        "tools",
+        "tool_choice",
+        "metadata",
+        "service_tier",
+    ]
 )
 PAGES = (
     Page("/v1/chat/completions", ChatBody, hints=fields.HINTS, refused=REFUSED),
