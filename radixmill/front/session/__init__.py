@@ -1,11 +1,13 @@
 """One request's life between HTTP and the engine: render, tokenise, check, submit, decode."""
 
 from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, Sampling, TextPrompt, TokenPrompt, Tool, ToolRule
+from radixmill.front.session.echo import PromptText
 from radixmill.front.session.events import Arguments, Call, Content, End, Event, FinishReason, Reasoning, Token, Usage
-from radixmill.front.session.fold import Whole, gather, winners
+from radixmill.front.session.fold import Whole, WholeCall, gather, winners
 from radixmill.front.session.front import Front
 from radixmill.front.session.generation import Facts, Generation
 from radixmill.front.session.session import Session
+from radixmill.front.session.speech import template_tools
 from radixmill.front.session.text import ModelText, Text
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "Generation",
     "ModelText",
     "Prompt",
+    "PromptText",
     "Reasoning",
     "Sampling",
     "Session",
@@ -33,6 +36,8 @@ __all__ = [
     "ToolRule",
     "Usage",
     "Whole",
+    "WholeCall",
     "gather",
+    "template_tools",
     "winners",
 ]
