@@ -318,7 +318,7 @@ def test_a_pattern_means_what_ecma_262_says(pattern: str, good: list[str], bad: 
     ],
 )
 def test_a_pattern_that_has_no_exact_reading_is_refused(pattern: str) -> None:
-    with pytest.raises(GrammarError, match="^pattern ") as caught:
+    with pytest.raises(GrammarError, match=r"^pattern ") as caught:
         normalise(json.dumps({"properties": {"a/b": {"pattern": pattern}}}))
     assert caught.value.place == "/properties/a~1b/pattern"
 
