@@ -400,6 +400,9 @@ def _undeclared(cases: CaseAnalysis, shape: Objects, region: Expr) -> Expr:
 
 def _overlaps(cases: CaseAnalysis, patterns: list[Expr]) -> Iterator[tuple[frozenset[Expr], Expr]]:
     """Which patterns may match a name together, those alone, and the expression for such names."""
+    if len(patterns) == 1:
+        yield frozenset(patterns), patterns[0]
+        return
     todo: list[tuple[tuple[Expr, ...], tuple[Expr, ...]]] = [((), ())]
     for pattern in patterns:
         split = [both for yes, no in todo for both in (((*yes, pattern), no), (yes, (*no, pattern)))]
