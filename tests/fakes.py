@@ -31,6 +31,10 @@ class ByteText:
     """Token i < 256 is byte i; the others are control tokens. `begun`: what the prompt of a chat ends with."""
 
     special_ids = frozenset(CONTROL)
+    fill_ends: tuple[int, ...] | None = None  # some tests give it marks of a gap
+
+    def encode_fill(self, before: str, after: str, *, parse_special: bool = True) -> list[int]:
+        return [USER, *before.encode(), REPLY, *after.encode(), BOS]
 
     def __init__(self, dialect: Dialect = GENERIC, begun: str = "") -> None:
         self.dialect, self.begun = dialect, begun
@@ -145,6 +149,7 @@ class EchoStream:
                 self._logprobs(part),
                 end if last else None,
                 self.client.cached if at == 0 else None,
+                self._scores() if at == 0 and choice == 0 else None,
             )
             if last:
                 return
@@ -152,6 +157,8 @@ class EchoStream:
 
     def _whole(self, choice: int) -> tuple[list[int], End]:
         sampling, said = self.request.sampling, []
+        if sampling.max_tokens == 0:
+            return said, self._end("length", said, None)
         stops = set(sampling.stop_token_ids) | (set() if sampling.ignore_eos else {EOS})
         for token in self.client.script(self.request, choice):
             said.append(token)
@@ -168,6 +175,15 @@ class EchoStream:
         wanted = self.request.sampling.logprobs
         if wanted is None:
             return None
-        return tuple(
-            TokenLogprob(-0.5 - t / 512, tuple(((t + i) % 260, -0.25 - i) for i in range(wanted))) for t in tokens
-        )
+        return tuple(self._logprob(token, wanted) for token in tokens)
+
+    def _scores(self) -> tuple[TokenLogprob, ...] | None:
+        sampling = self.request.sampling
+        if sampling.prompt_logprobs is None:
+            return None
+        first = max(sampling.prompt_logprobs_from, 1)
+        return tuple(self._logprob(token, sampling.prompt_logprobs) for token in self.request.prompt[first:])
+
+    def _logprob(self, token: int, wanted: int) -> TokenLogprob:
+        top = tuple(((token + i) % 260, -0.25 - i) for i in range(wanted))
+        return TokenLogprob(-0.5 - token / 512, top, tuple((i, -3.0 - i) for i in self.request.sampling.logprob_ids))

@@ -20,11 +20,15 @@ EndReason = Literal["stop", "length", "cancelled", "failed"]
 
 
 class SeqStart(Struct, frozen=True, array_like=True):
-    """One sequence of a request: where it draws its random numbers from, and what it has said already."""
+    """One sequence of a request: where it draws its random numbers from, and what it has said already.
+
+    `score`: it is the one that tells the log-probabilities of the prompt. Who has said something has told them.
+    """
 
     seq: int
     seed: int
     output: tuple[int, ...] = ()
+    score: bool = False
 
 
 class Submit(Struct, tag=True, frozen=True):
@@ -69,10 +73,12 @@ class End(Struct, frozen=True):
 
 
 class TokenLogprob(Struct, frozen=True, array_like=True):
-    """Log-softmax of the model's unmodified logits: the chosen token's, and the most likely `(id, logprob)`s."""
+    """Log-softmax of the model's unmodified logits: the token's own, the most likely `(id, logprob)`s, and those of the
+    tokens that the request names."""
 
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
+    named: tuple[tuple[int, float], ...] = ()
 
 
 class TokenDelta(Struct, frozen=True, array_like=True):
@@ -84,6 +90,9 @@ class TokenDelta(Struct, frozen=True, array_like=True):
     logprobs: tuple[TokenLogprob, ...] | None = None
     end: End | None = None
     cached: int | None = None  # prompt tokens found in the cache, on the first delta after an admission
+    # Of the prompt's tokens, from SamplingParams.prompt_logprobs_from on but never of the one at 0; once, on the first
+    # delta that has tokens or, where nothing is generated, the end.
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 class Deltas(Struct, tag=True, frozen=True):

@@ -5,6 +5,8 @@ Alphabet: R rows of the step (one per sequence that runs in it), T tokens of the
 A row may end with guesses: tokens that nobody has sampled yet, computed at once in the hope that they will be. Sampling
 draws a token after the last certain one; while it is what was guessed, the token after that guess is drawn as well. So a
 row with g guesses draws 1 … g + 1 tokens, the same as g + 1 steps would; KV written for a wrong guess is never read.
+
+A row may score prompt tokens: the logits at a position give the log-probability of the token that follows in the prompt.
 """
 
 from __future__ import annotations
@@ -69,7 +71,11 @@ class StepPlan:
     pages: tuple[PageTable, ...]  # per KV group; row r's pages cover [0, starts[r] + counts[r])
     admits: tuple[Admit, ...] = ()  # before anything else
     copies: tuple[PageCopy, ...] = ()
+    forced: tuple[tuple[int, tuple[int, ...]], ...] = ()  # (slot, its tokens that a grammar chose since the last plan)
     guesses: NDArray[np.int32] | None = None  # [R] how many of each row's last tokens are guesses; None: none anywhere
+    scores: NDArray[np.int32] | None = (
+        None  # [R] how many positions, the last before what is sampled, score their next token
+    )
 
     @property
     def rows(self) -> int:
@@ -84,6 +90,7 @@ class StepResult:
     tokens: NDArray[np.int64]  # [D] row after row; D = R + all guesses
     logprobs: tuple[TokenLogprob | None, ...] = ()  # [D], or empty where no row wants any
     seconds: float = 0.0
+    scores: tuple[TokenLogprob, ...] = ()  # [all scores] row after row, by position
 
     def runs(self, plan: StepPlan) -> list[Run]:
         """What each row of the plan drew, without the NO_TOKENs."""
@@ -93,6 +100,13 @@ class StepResult:
         widths = np.ones(plan.rows, np.int32) if plan.guesses is None else plan.guesses + 1
         ends = np.cumsum(widths).tolist()
         return [self._run(tokens, start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+    def scored(self, plan: StepPlan) -> list[tuple[TokenLogprob, ...]]:
+        """What each row of the plan scored."""
+        if plan.scores is None:
+            return [()] * plan.rows
+        ends = np.cumsum(plan.scores).tolist()
+        return [self.scores[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
     def _run(self, tokens: list[int], start: int, end: int) -> Run:
         drawn = tuple(token for token in tokens[start:end] if token != NO_TOKEN)

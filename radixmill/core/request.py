@@ -31,6 +31,9 @@ class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
     stop_token_ids: tuple[int, ...] = ()  # besides the model's own end tokens
     ignore_eos: bool = False
     logprobs: int | None = None  # None: none; k: the chosen token's, and the k most likely
+    prompt_logprobs: int | None = None  # the same for tokens of the prompt; one sequence of the request tells them
+    prompt_logprobs_from: int = 0  # position of the first of them; nothing is known of what stands at 0
+    logprob_ids: tuple[int, ...] = ()  # tokens whose log-probability is told besides, wherever any is
 
     @property
     def greedy(self) -> bool:

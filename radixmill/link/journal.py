@@ -23,6 +23,7 @@ class Record:
     seed: int
     output: list[int] = field(default_factory=list)
     cached: int | None = None  # what the first admission found; later ones, after a respawn, don't count
+    score: bool = False  # the prompt's log-probabilities are still to come
 
     def cancelled(self) -> TokenDelta:
         """The end of this sequence as seen from here, without asking the engine."""
@@ -52,7 +53,7 @@ class Journal:
 
     def open(self, request: GenerateRequest, starts: Sequence[SeqStart]) -> None:
         for start in starts:
-            self._live[start.seq] = Record(request, start.seq, start.seed, list(start.output))
+            self._live[start.seq] = Record(request, start.seq, start.seed, list(start.output), score=start.score)
 
     def close(self, seq: int) -> Record | None:
         """Forget a sequence; None if it has ended already."""
@@ -70,6 +71,8 @@ class Journal:
         if news.cached is not None:
             news = news if record.cached is None else _with(news, cached=None)
             record.cached = delta.cached if record.cached is None else record.cached
+        if news.prompt_logprobs is not None:
+            news, record.score = news if record.score else _with(news, prompt_logprobs=None), False
         record.output += news.tokens
         if news.end:
             del self._live[delta.seq]
@@ -85,7 +88,7 @@ class Journal:
         requests: dict[int, tuple[GenerateRequest, list[SeqStart]]] = {}
         for record in self._live.values():
             _, starts = requests.setdefault(id(record.request), (record.request, []))
-            starts.append(SeqStart(record.seq, record.seed, tuple(record.output)))
+            starts.append(SeqStart(record.seq, record.seed, tuple(record.output), record.score))
         for request, starts in requests.values():
             yield Submit(request, tuple(starts))
 
@@ -104,7 +107,7 @@ def _trim(delta: TokenDelta, held: int) -> TokenDelta:
         raise Gap(f"sequence {delta.seq}: {held} tokens held, next delta starts at {delta.at}")
     skip = held - delta.at
     logprobs = delta.logprobs[skip:] if delta.logprobs is not None else None
-    return TokenDelta(delta.seq, held, delta.tokens[skip:], logprobs, delta.end, delta.cached)
+    return replace(delta, at=held, tokens=delta.tokens[skip:], logprobs=logprobs)
 
 
 def _with(delta: TokenDelta, **changes: object) -> TokenDelta:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable
+from typing import Any
 
 from radixmill.core.config import ScheduleOptions
-from radixmill.core.messages import End, Submit, TokenDelta
+from radixmill.core.messages import End, Submit, TokenDelta, TokenLogprob
 from radixmill.core.plan import StepPlan, Ticket
 from radixmill.core.spec import ModelSpec
 from radixmill.engine.schedule import Scheduler
@@ -23,15 +24,17 @@ class Drive:
         overlap: bool = False,
         prefix_cache: bool = True,
         check: bool = True,
+        grammars: Any = None,
         **options: object,
     ) -> None:
-        self.scheduler = Scheduler(spec, ScheduleOptions(**options), prefix_cache)  # type: ignore[arg-type]
+        self.scheduler = Scheduler(spec, ScheduleOptions(**options), prefix_cache, grammars=grammars)  # type: ignore[arg-type]
         self.executor = HashExecutor(spec)
         self.overlap, self.check = overlap, check
         self.flying: tuple[StepPlan, Ticket] | None = None
         self.tokens: defaultdict[tuple[Hashable, int], list[int]] = defaultdict(list)
         self.cached: dict[tuple[Hashable, int], int] = {}
         self.ends: dict[tuple[Hashable, int], End] = {}
+        self.scores: dict[tuple[Hashable, int], tuple[TokenLogprob, ...]] = {}
 
     def submit(self, message: Submit, client: Hashable = "front") -> None:
         self.scheduler.submit(client, message)
@@ -40,6 +43,7 @@ class Drive:
 
     def step(self) -> StepPlan | None:
         """One turn of the engine's loop."""
+        self._hear(self.scheduler.pending())
         plan = self.scheduler.schedule()
         if self.check:
             self.scheduler.cache.check()
@@ -49,6 +53,8 @@ class Drive:
         ticket = self.executor.launch(plan) if plan else None
         if self.flying:
             self._land(*self.flying)
+        if plan and ticket:
+            ticket.sample(self.scheduler.masks(plan))
         self.flying = (plan, ticket) if plan and ticket else None
         if self.flying and not self.overlap:
             self._land(*self.flying)
@@ -92,6 +98,9 @@ class Drive:
             if delta.cached is not None:
                 assert key not in self.cached
                 self.cached[key] = delta.cached
+            if delta.prompt_logprobs is not None:
+                assert key not in self.scores and delta.at == 0 and (delta.tokens or delta.end)
+                self.scores[key] = delta.prompt_logprobs
             if delta.end:
                 self.ends[key] = delta.end
                 assert delta.end.usage.completion == len(self.tokens[key])

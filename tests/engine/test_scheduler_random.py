@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from radixmill.core.messages import Submit
 from tests.engine.drive import Drive
-from tests.engine.fakes import Prophet, alone, spec, submit
+from tests.engine.fakes import Prophet, alone, scores, spec, submit
 
 STOP = frozenset({3})
 STORY = [(i * 7 + i // 3) % 11 for i in range(200)]
@@ -28,6 +28,7 @@ class Load:
         self.prompts: dict[int, int] = {}
         self.clients: dict[int, str] = {}
         self.gone: set[int] = set()
+        self.scores: dict[int, object] = {}
         self.next = 0
 
     def request(self) -> Submit:
@@ -43,6 +44,14 @@ class Load:
         if len(ids) == 1 and dice.random() < 0.3:
             said = alone(prompt, seed, most, stops)
             output = tuple(said[: dice.randint(0, len(said))])
+        wish: dict[str, int] = {}
+        if dice.random() < 0.3:
+            wish = {
+                "prompt_logprobs": 0,
+                "prompt_logprobs_from": dice.choice([0, 0, 1, length // 2, length - 1, length]),
+            }
+            if not output:
+                self.scores[ids[0]] = scores(prompt, wish["prompt_logprobs_from"])
         for n, i in enumerate(ids):
             self.expected[i] = alone(prompt, seed + n, most, stops)
             self.prompts[i] = len(prompt)
@@ -57,6 +66,7 @@ class Load:
             tenant=dice.choice(["", "", "", "x"]),
             priority=dice.choice([0, 0, 0, 1, -1]),
             stop_token_ids=tuple(stops),
+            **wish,
         )
 
     def move(self) -> None:
@@ -89,6 +99,8 @@ class Load:
             assert said == expected[: len(said)]
             assert end.usage.prompt == self.prompts[seq] and 0 <= end.usage.cached <= self.prompts[seq]
             assert end.reason != "failed", end.detail
+            if said or end.reason != "cancelled":
+                assert self.drive.scores.get(key) == self.scores.get(seq)
             if end.reason != "cancelled":
                 assert said == expected
                 assert end.reason == ("stop" if end.token in STOP else "length")

@@ -119,8 +119,6 @@ TEXT_CASES = [
     ({"best_of": 1, "n": 2}, "best_of"),
     ({"best_of": 2, "stream": True}, "best_of"),
     ({"logprobs": True}, "logprobs"),
-    ({"echo": True}, "echo"),
-    ({"suffix": "end"}, "suffix"),
 ]
 COMMON_CASES = [
     ({"model": 3}, "model"),
@@ -167,12 +165,15 @@ def test_text(fields, param):
 WHERE = {  # name in the table → (route, field); the rest have the field's own name, on both routes
     "max_tokens": [(CHAT, "max_tokens")],
     "max_completion_tokens": [(CHAT, "max_completion_tokens")],
+    "max_output_tokens": [("/v1/responses", "max_output_tokens")],
     "top_logprobs": [(CHAT, "top_logprobs")],
     "best_of": [(TEXT, "best_of")],
     "reasoning_effort": [(CHAT, "reasoning_effort")],
     "max_tokens (completions)": [(TEXT, "max_tokens")],
     "logprobs (completions)": [(TEXT, "logprobs")],
     "token id": [(TEXT, "prompt")],
+    "temperature (messages)": [],  # of Anthropic's API: tests/front/test_anthropic_requests.py
+    "budget_tokens": [],
 }
 
 
@@ -201,6 +202,8 @@ def test_the_ends_of_every_range_are_taken(name):
             if value is None or ((field in ("prompt", "best_of") or name == "n") and value == high):
                 continue
             body = {"prompt": "x", "logprobs": True if path == CHAT else None, field: value}
+            if path == "/v1/responses":
+                body = {"input": "x", field: value}
             if path == CHAT:
                 body = {**HELLO, **body}
             if name == "logit_bias":

@@ -32,6 +32,7 @@ TEXT_FIELDS = COMMON | {
     "prompt": st.sampled_from(["p", ["p", "qq"], [112, 113], [[112], [113, 113]]]),
     "max_tokens": st.sampled_from([None, 0, 40]),
     "logprobs": st.sampled_from([None, 0, 2]),
+    "echo": st.sampled_from([None, True]),
 }
 WORLD = {
     "said": st.lists(TEXTS, min_size=3, max_size=3),
@@ -217,7 +218,8 @@ def test_text(fake, body):
             offsets = choice["logprobs"]["text_offset"]
             assert offsets == sorted(offsets) and all(0 <= at <= len(choice["text"]) for at in offsets)
     counted = sum(len(choice["logprobs"]["tokens"]) for choice in response["choices"] if choice["logprobs"])
-    assert not counted or counted == response["usage"]["completion_tokens"], "one entry per counted token"
+    echoed = response["usage"]["prompt_tokens"] * (body.get("n") or 1) if body.get("echo") else 0
+    assert not counted or counted == response["usage"]["completion_tokens"] + echoed, "one entry per counted token"
 
 
 def test_usage_on_every_chunk():

@@ -64,3 +64,15 @@ def test_resubmission_groups_by_request() -> None:
     first, second = journal.resubmissions()
     assert first.request is REQUEST and [s.output for s in first.seqs] == [(), (4, 4)]
     assert second.request is other
+
+
+def test_the_prompts_log_probabilities_come_once_whatever_dies() -> None:
+    scores = (TokenLogprob(-1.0), TokenLogprob(-2.0))
+    journal = Journal()
+    journal.open(REQUEST, [SeqStart(1, 7, score=True), SeqStart(2, 8)])
+    assert [s.score for s in next(journal.resubmissions()).seqs] == [True, False]  # not told: scored anew
+    first = journal.apply(TokenDelta(1, 0, (5,), prompt_logprobs=scores))
+    assert first and first.prompt_logprobs == scores
+    assert [s.score for s in next(journal.resubmissions()).seqs] == [False, False]
+    again = journal.apply(TokenDelta(1, 0, (5, 6), prompt_logprobs=scores))
+    assert again == TokenDelta(1, 1, (6,))

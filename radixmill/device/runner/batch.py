@@ -11,13 +11,20 @@ from radixmill.device.layers import ForwardBatch
 
 
 def wanted(plan: StepPlan) -> NDArray[np.int32]:
-    """Which of the step's T tokens want logits: the last of each row that samples, and those before a guess. Ascending."""
-    lasts = np.cumsum(plan.counts, dtype=np.int32)[plan.samples] - 1
-    if plan.guesses is None:
-        return lasts
-    widths = plan.guesses[plan.samples] + 1
+    """Which of the step's T tokens want logits: the last of each row that samples, those before a guess, and those that
+    score the next. Ascending."""
+    lasts = np.cumsum(plan.counts, dtype=np.int32) - 1
+    if plan.guesses is None and plan.scores is None:
+        return lasts[plan.samples]
+    widths = draws(plan) + (0 if plan.scores is None else plan.scores)
     after = np.repeat(np.cumsum(widths), widths) - np.arange(1, widths.sum() + 1)  # how many more its row has
     return (np.repeat(lasts, widths) - after).astype(np.int32)
+
+
+def draws(plan: StepPlan) -> NDArray[np.int32]:
+    """[R] how many tokens each row may draw: its last so many want logits for that."""
+    most = 1 if plan.guesses is None else plan.guesses + 1
+    return np.where(plan.samples, most, 0).astype(np.int32)
 
 
 def build_batch(

@@ -14,7 +14,7 @@ from radixmill.core.plan import NO_TOKEN, Masks, PageCopy, StepPlan, StepResult
 from radixmill.device.kernels.contract import Array, Ops, Ragged
 from radixmill.device.layers import ForwardBatch
 from radixmill.device.models import Decoder
-from radixmill.device.runner.batch import build_batch, wanted
+from radixmill.device.runner.batch import build_batch, draws, wanted
 from radixmill.device.sampling import Sampler
 
 
@@ -55,6 +55,8 @@ class Runner:
         ops = self.model.ops
         for admit in plan.admits:
             self.sampler.admit(admit)
+        for slot, tokens in plan.forced:
+            self.sampler.note(slot, tokens)
         for copy in plan.copies:
             self.kv.copy(ops, copy)
         batch = build_batch(plan, self.sampler.last, self.kv.page_size)
@@ -71,13 +73,28 @@ class Runner:
         return self.model.logits(self.model.forward(batch), batch)
 
     def sample(self, plan: StepPlan, logits: NDArray[np.float32], masks: Masks | None) -> StepResult:
-        """Draw what each row that samples wants. A token drawn from logits at position p stands at p + 1."""
+        """Draw what each row that samples wants, and score. A token drawn from logits at position p stands at p + 1."""
+        places = wanted(plan)  # [S] token of the step whose logits these are
+        if plan.scores is None:
+            return self._draw(plan, logits, places, masks)
+        ends = np.cumsum(plan.counts)
+        row = np.searchsorted(ends, places, side="right")  # [S]
+        drawn = places >= (ends - draws(plan))[row]
+        result = self._draw(plan, logits[drawn], places[drawn], masks)
+        row, places = row[~drawn], places[~drawn]
+        positions = ((plan.starts + plan.counts - ends)[row] + places + 1).astype(np.int64)  # of the tokens scored
+        return replace(result, scores=self.sampler.score(logits[~drawn], plan.slots[row], positions))
+
+    def _draw(
+        self, plan: StepPlan, logits: NDArray[np.float32], places: NDArray[np.int32], masks: Masks | None
+    ) -> StepResult:
+        """`logits` [S, V] of the tokens at `places` [S], which are drawn from."""
         rows = np.arange(plan.rows) if plan.guesses is None else np.repeat(np.arange(plan.rows), plan.guesses + 1)
         tokens = np.full(len(rows), NO_TOKEN, np.int64)
         where = np.flatnonzero(plan.samples[rows])
         if not len(where):
             return StepResult(plan.step, tokens)
-        rows, places = rows[where], wanted(plan)  # [S] of the logits: row of the plan, token of the step
+        rows = rows[where]  # [S] row of the plan
         behind = np.cumsum(plan.counts)[rows] - places  # tokens of the row from this one on
         positions = ((plan.starts + plan.counts)[rows] - behind + 1).astype(np.int64)
         assumed = None

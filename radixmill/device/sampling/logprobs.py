@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -11,15 +12,23 @@ from radixmill.device.kernels.contract import Ranks
 from radixmill.device.sampling.choose import HIGHEST, UNITS
 
 
-def token_logprob(ranks: Ranks, at: int, logit: float, k: int) -> TokenLogprob:
-    """Of row `at` of `ranks`: the chosen token's log-probability, whose logit it had, and the k most likely's.
+def token_logprob(ranks: Ranks, at: int, logit: float, k: int, named: Iterable[tuple[int, float]] = ()) -> TokenLogprob:
+    """Of row `at` of `ranks`: the chosen token's log-probability, whose logit it had, the k most likely's, and those of
+    the `named` (id, logit)s.
 
     By (−logprob, id); rounded to float32. −∞ stays −∞. Where the whole row is −∞ there is no distribution: all are −∞.
     """
     norm = _log_sum_exp(float(ranks.peaks[at]), int(ranks.masses[at]))
-    chosen = -math.inf if math.isnan(logit) else min(logit, HIGHEST)
     best = zip(ranks.ids[at, :k].tolist(), ranks.logits[at, :k].tolist(), strict=True)
-    return TokenLogprob(_minus(chosen, norm), tuple((id, _minus(value, norm)) for id, value in best))
+    return TokenLogprob(
+        _minus(_clean(logit), norm),
+        tuple((id, _minus(value, norm)) for id, value in best),
+        tuple((id, _minus(_clean(value), norm)) for id, value in named),
+    )
+
+
+def _clean(logit: float) -> float:
+    return -math.inf if math.isnan(logit) else min(logit, HIGHEST)
 
 
 def _log_sum_exp(peak: float, mass: int) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixmill.core.plan import PageCopy, PageTable, StepPlan
+from radixmill.engine.schedule.score import AT_ONCE
 from radixmill.engine.schedule.sequence import Sequence
 
 
@@ -18,11 +19,14 @@ class Draft:
         self.left = budget
         self.rows: dict[Sequence, int] = {}  # tokens granted, in the order of the plan's rows
         self.admitted: list[Sequence] = []
+        self.scores = AT_ONCE  # positions that may still be scored
         self.guesses: dict[Sequence, array[int]] = {}  # of rows; computed behind what is granted
 
     def grant(self, seq: Sequence, count: int) -> None:
         self.rows[seq] = count
         self.left -= count
+        if seq.scoring:
+            self.scores -= seq.scoring.scored(seq.computed + count)
 
     def revoke(self, seq: Sequence) -> None:
         """The sequence is preempted before the plan was made."""
@@ -35,14 +39,16 @@ class Draft:
 
     def build(self, step: int, groups: int, page_size: int) -> StepPlan:
         """The plan. Advances every row: positions computed, a placeholder where one samples."""
-        starts, counts, samples = [], [], []
+        starts, counts, samples, scores = [], [], [], []
         tokens = array("q")
         tables = [_Table() for _ in range(groups)]
         admits = tuple(seq.card() for seq in self.admitted)
+        forced = tuple((seq.slot, tuple(seq.forced)) for seq in self.rows if seq.forced)
         copies: list[PageCopy] = []
         for seq, count in self.rows.items():
             lease = seq.lease
             assert lease is not None
+            seq.forced.clear()
             start, end = seq.computed, seq.computed + count
             starts.append(start)
             tokens.extend(seq.tokens[start:end])
@@ -56,6 +62,7 @@ class Draft:
             for table, ids in zip(tables, lease.pages, strict=True):
                 table.add(ids, -(-reach // page_size))
             lease.write(end, step)
+            scores.append(seq.scoring.plan(end) if seq.scoring else 0)
             samples.append(seq.advance(count))
         return StepPlan(
             step=step,
@@ -67,7 +74,9 @@ class Draft:
             pages=tuple(table.build() for table in tables),
             admits=admits,
             copies=tuple(copies),
+            forced=forced,
             guesses=_ints([seq.guessed for seq in self.rows]) if self.guesses else None,
+            scores=_ints(scores) if any(scores) else None,
         )
 
 

@@ -36,7 +36,7 @@ class Running:
 
         Not who has its last token on the way, or guesses: what comes after them is not known.
         """
-        able = [(seq, seq.behind) for seq in self.rows if len(seq.tokens) < seq.limit and not seq.guessed]
+        able = [(seq, seq.behind) for seq in self.rows if not seq.full and not seq.guessed]
         return [seq for seq, behind in able if behind == 1] + [seq for seq, behind in able if behind > 1]
 
     def slot(self) -> int:

@@ -4,8 +4,10 @@ tokens      prompt, output, then a placeholder (LAST_SAMPLED) for each token tha
 known       tokens that are no placeholder
 length      all of them
 computed    positions whose KV some plan, made or done, has written
-behind      length - computed: what is left to compute before the next token can be sampled
+behind      length - computed: what is left to compute before the next token can be sampled (of one that is mute: before
+            all is scored, which leaves out the last token)
 goal        length at the last admission: [0, goal) is prefill
+forced      tokens that a grammar chose and the device has not heard of; they are among `tokens`
 guessed     guesses that a running step checks; they are no tokens of ours until it has landed, and `computed` leaves them out
 """
 
@@ -20,9 +22,11 @@ from radixmill.core.plan import LAST_SAMPLED, Admit
 from radixmill.core.request import GenerateRequest
 from radixmill.core.spec import ModelSpec
 from radixmill.engine.cache import Lease
+from radixmill.engine.grammar import Matcher
 from radixmill.engine.schedule.guess import Memory
+from radixmill.engine.schedule.score import Scoring
 
-State = Literal["waiting", "running", "ended"]
+State = Literal["unbound", "waiting", "running", "ended"]  # unbound: waits for its grammar to be built
 
 
 class Sequence:
@@ -34,18 +38,22 @@ class Sequence:
         "cached_told",
         "client",
         "computed",
+        "forced",
         "goal",
         "guessed",
         "id",
         "known",
         "lease",
         "limit",
+        "match",
         "memory",
+        "mute",
         "namespace",
         "passed",
         "prompt_len",
         "rank",
         "request",
+        "scoring",
         "seed",
         "slot",
         "starved",
@@ -71,11 +79,17 @@ class Sequence:
         self.stop_ids = frozenset(sampling.stop_token_ids) | (
             frozenset() if sampling.ignore_eos else frozenset(spec.eos_ids)
         )
-        self.state: State = "waiting"
+        self.scoring = _scoring(request, start)  # None: nothing is wanted, or all of it is told
+        self.mute = (
+            self.scoring is not None and self.scoring.due > 0 and self.known >= self.limit
+        )  # it is scored, no more
+        self.state: State = "unbound"
         self.slot = -1
         self.lease: Lease | None = None
         self.computed = self.goal = 0
         self.guessed = 0
+        self.forced: list[int] = []
+        self.match: Matcher | None = None  # where its output is bound by a grammar
         self.memory: Memory | None = None  # for guesses, as soon as one is looked for
         self.cached: int | None = None  # prompt tokens found at the first admission
         self.cached_told = False
@@ -89,21 +103,43 @@ class Sequence:
 
     @property
     def behind(self) -> int:
-        return len(self.tokens) - self.computed
+        return len(self.tokens) - self.mute - self.computed
+
+    @property
+    def matchable(self) -> array[int]:
+        """Its tokens up to the first that must be computed, whatever is cached: the last, or one whose logits are wanted."""
+        return self.tokens if self.scoring is None else self.tokens[: self.scoring.at + 1]
 
     @property
     def output_len(self) -> int:
         return self.known - self.prompt_len
 
     @property
+    def end_token(self) -> int | None:
+        """The last token, if it is one that ends the sequence."""
+        token = self.tokens[self.known - 1]
+        return token if token in self.stop_ids else None
+
+    @property
     def guessable(self) -> bool:
-        """Whether its next step may check guesses: all its tokens are certain, and its prefill has entered the tree."""
-        return self.behind == 1 and self.known == len(self.tokens) and self.computed >= self.goal
+        """Whether its next step may check guesses: all its tokens are certain, its prefill has entered the tree, and no
+        grammar gives the token after each guess a mask of its own."""
+        return self.behind == 1 and self.certain_tokens and self.computed >= self.goal and self.match is None
+
+    @property
+    def certain_tokens(self) -> bool:
+        """No step is on the way that will sample one."""
+        return self.known == len(self.tokens)
 
     @property
     def full(self) -> bool:
-        """Its last token is on the way, or here."""
-        return len(self.tokens) >= self.limit
+        """Its last token, or the last that is scored, is on the way or here."""
+        return self.behind <= 0 if self.mute else len(self.tokens) >= self.limit
+
+    @property
+    def landing(self) -> bool:
+        """A running step has what must be known before it can go on."""
+        return self.known < len(self.tokens) or (self.mute and self.scoring is not None and not self.scoring.due)
 
     @property
     def certain(self) -> int:
@@ -114,7 +150,7 @@ class Sequence:
 
     def admit(self, slot: int, lease: Lease) -> None:
         self.state, self.slot, self.lease = "running", slot, lease
-        self.computed, self.goal, self.starved = lease.shared, self.length, False
+        self.computed, self.goal, self.starved = lease.shared, self.length - self.mute, False
         if self.cached is None:
             self.cached = min(lease.shared, self.prompt_len)
 
@@ -131,15 +167,31 @@ class Sequence:
         return samples
 
     def fill(self, token: int) -> EndReason | None:
-        """The oldest placeholder's token is known, or one more after a right guess; the reason if it is the last."""
-        if self.known == len(self.tokens):
+        """The oldest placeholder's token is known, or one more behind them; the reason if it is the last.
+
+        Raises GrammarError where its grammar cannot go on.
+        """
+        if self.certain_tokens:
             self.tokens.append(token)
         else:
             self.tokens[self.known] = token
         self.known += 1
-        if token in self.stop_ids:
+        if self.match is not None:
+            self.match.push(token)
+        if token in self.stop_ids or (self.match is not None and self.match.ended):
             return "stop"
         return "length" if self.known >= self.limit else None
+
+    def force(self) -> int | None:
+        """The next token, if the grammar leaves but one and no step is on the way to sample it.
+
+        None where log-probabilities are wanted, or the prompt's are not told yet: they need a forward pass.
+        """
+        if self.match is None or not self.certain_tokens:
+            return None
+        if self.request.sampling.logprobs is not None or self.scoring is not None:
+            return None
+        return self.match.forced()
 
     def checked(self, right: int) -> None:
         """So many of the guesses were right: if it still runs, they are computed."""
@@ -152,12 +204,21 @@ class Sequence:
         """Why a sequence just submitted has nothing left to do, if so (a resumed one may have said its last token)."""
         if self.output_len and self.tokens[-1] in self.stop_ids and self.output_len > self.request.sampling.min_tokens:
             return "stop"
-        return "length" if self.known >= self.limit else None
+        if self.output_len and self.match is not None and self.match.ended:
+            return "stop"
+        return "length" if self.known >= self.limit and not self.mute else None
 
     def card(self) -> Admit:
         """What the device must know of it."""
+        self.forced.clear()
         output = tuple(self.tokens[self.prompt_len :])
         return Admit(self.slot, self.request.sampling, self.seed, self.request.prompt, output, self.stop_ids)
 
     def usage(self) -> Usage:
         return Usage(self.prompt_len, self.output_len, self.cached or 0)
+
+
+def _scoring(request: GenerateRequest, start: SeqStart) -> Scoring | None:
+    if not start.score or start.output or request.sampling.prompt_logprobs is None:
+        return None
+    return Scoring(len(request.prompt), request.sampling.prompt_logprobs_from)

@@ -40,6 +40,6 @@ def _comparable(seq: Sequence, other: Sequence) -> bool:
 
 
 def _worth(seq: Sequence, other: Sequence, have: int) -> tuple[Sequence, int] | None:
-    upto = min(common(seq.tokens.tobytes(), other.tokens[: other.goal].tobytes()), seq.length - 1)
+    upto = min(common(seq.tokens.tobytes(), other.tokens[: other.goal].tobytes()), len(seq.matchable) - 1)
     gain = upto - have
     return (other, upto) if _at_work(other, upto) and gain >= min(WORTH, (seq.length - have) / 2) else None

@@ -1,6 +1,7 @@
 """One request's life between HTTP and the engine: render, tokenise, check, submit, decode."""
 
 from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, Sampling, TextPrompt, TokenPrompt, Tool, ToolRule
+from radixmill.front.session.echo import PromptText
 from radixmill.front.session.events import Arguments, Call, Content, End, Event, FinishReason, Reasoning, Token, Usage
 from radixmill.front.session.fold import Whole, WholeCall, gather, winners
 from radixmill.front.session.front import Front
@@ -23,6 +24,7 @@ __all__ = [
     "Generation",
     "ModelText",
     "Prompt",
+    "PromptText",
     "Reasoning",
     "Sampling",
     "Session",

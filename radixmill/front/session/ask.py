@@ -11,11 +11,13 @@ from radixmill.core.request import Constraint
 
 class TextPrompt(Struct, frozen=True):
     """Text as its author templated it. `parse_special`: control tokens written in it count as such; `add_special`:
-    begin and end tokens are put around it where the model wants them."""
+    begin and end tokens are put around it where the model wants them. With a `suffix`, what is wanted is the text between
+    the two."""
 
     text: str
     parse_special: bool = True
     add_special: bool = True
+    suffix: str = ""
 
 
 class TokenPrompt(Struct, frozen=True):
@@ -53,6 +55,9 @@ class Sampling(Struct, frozen=True, kw_only=True):
     ignore_eos: bool = False
     min_tokens: int = 0
     logprobs: int | None = None  # None: none; k: the chosen token's, and the k most likely
+    prompt_logprobs: int | None = None  # the same for tokens of the prompt
+    prompt_logprobs_from: int = 0  # position of the first of them; nothing is known of what stands at 0
+    logprob_ids: tuple[int, ...] = ()  # tokens whose log-probability is told besides, wherever any is
 
 
 class Tool(Struct, frozen=True, kw_only=True):
@@ -92,6 +97,7 @@ class Ask(Struct, frozen=True, kw_only=True):
     keep_stop: bool = False  # leave what ended the text in the text
     skip_special_tokens: bool = True
     keep_tokens: bool = False  # events carry the tokens behind their text
+    echo: bool = False  # the answer's facts have the prompts' texts
     constraint: Constraint | None = None  # what content must match; behind the thoughts, where there are any
     constraint_field: str = "response_format"  # what errors about it name
     tools: ToolRule | None = None

@@ -10,8 +10,9 @@ from contextlib import aclosing
 from msgspec import Struct
 
 from radixmill.core.errors import EngineFailed
-from radixmill.core.messages import TokenDelta
+from radixmill.core.messages import TokenDelta, TokenLogprob
 from radixmill.front.session.choice import Choice
+from radixmill.front.session.echo import PromptText
 from radixmill.front.session.events import End, Event, Usage
 from radixmill.link.client import Stream
 
@@ -28,21 +29,35 @@ class Facts(Struct, frozen=True, kw_only=True):
     fingerprint: str
     prompts: tuple[tuple[int, ...], ...]
     width: int  # choices per prompt
+    texts: tuple[PromptText, ...] = ()  # the prompts', if the Ask wants them echoed
 
 
 class Generation:
     """Iterate for tuples of events, one tuple per delta that has any; then, in any case, `close`.
 
     `choices[p * width + c]` is choice c of prompt p. Closing early cancels whatever still runs.
+
+    `scores[p]`: log-probabilities of prompt p's tokens, from the first that the Ask wants on (never of the one at 0),
+    there before any event of the prompt's choices. None if it was stopped before they were.
     """
 
     def __init__(
-        self, facts: Facts, streams: Sequence[Stream], choices: Sequence[Choice], on_close: Callable[[], None]
+        self,
+        facts: Facts,
+        streams: Sequence[Stream],
+        choices: Sequence[Choice],
+        on_close: Callable[[], None],
+        *,
+        scored: bool = False,
     ) -> None:
+        """`scored`: the engine was asked for the prompts' log-probabilities."""
         self.facts, self.streams, self.choices = facts, tuple(streams), tuple(choices)
         self._by_seq = dict(zip((seq for stream in streams for seq in stream.seqs), choices, strict=bool(streams)))
         self._stream_of = {seq: stream for stream in streams for seq in stream.seqs}
         self._left = len(self.choices)
+        self.scores: dict[int, tuple[TokenLogprob, ...] | None] = {}
+        # What choices have said before their prompt's scores were known, by prompt.
+        self._held: dict[int, list[TokenDelta]] = {p: [] for p in range(len(facts.prompts))} if scored else {}
         self._on_close: Callable[[], None] | None = on_close
 
     def __aiter__(self) -> AsyncIterator[tuple[Event, ...]]:
@@ -62,6 +77,19 @@ class Generation:
             yield (End(choice.index, "length"),)
 
     def _push(self, delta: TokenDelta) -> tuple[Event, ...]:
+        prompt, nth = divmod(self._by_seq[delta.seq].index, self.facts.width)
+        held = self._held.get(prompt)
+        if held is None:
+            return self._fold(delta)
+        held.append(delta)
+        # The first choice is the one that tells the scores; if it ends without them, they will never come.
+        if delta.prompt_logprobs is None and (delta.end is None or nth):
+            return ()
+        del self._held[prompt]
+        self.scores[prompt] = delta.prompt_logprobs
+        return tuple(event for each in held for event in self._fold(each))
+
+    def _fold(self, delta: TokenDelta) -> tuple[Event, ...]:
         choice = self._by_seq[delta.seq]
         if choice.ended:
             return ()

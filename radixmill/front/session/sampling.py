@@ -13,9 +13,14 @@ NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetiti
 
 
 def to_params(
-    ask: Ask, prompt_tokens: int, context: int, vocab_size: int, defaults: Mapping[str, float]
+    ask: Ask,
+    prompt_tokens: int,
+    context: int,
+    vocab_size: int,
+    defaults: Mapping[str, float],
+    stops: tuple[int, ...] = (),
 ) -> SamplingParams:
-    """The parameters of one prompt's sequences."""
+    """The parameters of one prompt's sequences. `stops`: tokens that end it besides those the client names."""
     wish = ask.sampling
     max_tokens = output_limit(ask, prompt_tokens, context)
     if wish.min_tokens > max_tokens:
@@ -35,9 +40,15 @@ def to_params(
         presence_penalty=wish.presence_penalty,
         frequency_penalty=wish.frequency_penalty,
         logit_bias=_bias(wish.logit_bias, vocab_size),
-        stop_token_ids=_token_ids(wish.stop_token_ids, vocab_size, "stop_token_ids"),
+        stop_token_ids=(
+            *_token_ids(wish.stop_token_ids, vocab_size, "stop_token_ids"),
+            *(() if wish.ignore_eos else stops),
+        ),
         ignore_eos=wish.ignore_eos,
         logprobs=0 if wish.logprobs is None and ask.width > ask.n else wish.logprobs,
+        prompt_logprobs=wish.prompt_logprobs,
+        prompt_logprobs_from=_start(wish.prompt_logprobs_from, prompt_tokens),
+        logprob_ids=_token_ids(wish.logprob_ids, vocab_size, "token_ids_logprob"),
     )
 
 
@@ -80,6 +91,15 @@ def _bias_id(key: str, vocab_size: int) -> int:
             param=f"logit_bias.{key[:40]}",
         )
     return int(key)
+
+
+def _start(position: int, prompt_tokens: int) -> int:
+    if position > prompt_tokens:
+        raise BadRequest(
+            f"logprob_start_len ({position}) must not be more than the prompt's {prompt_tokens} tokens.",
+            param="logprob_start_len",
+        )
+    return position
 
 
 def _token_ids(ids: tuple[int, ...], vocab_size: int, field: str) -> tuple[int, ...]:

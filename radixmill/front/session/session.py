@@ -15,6 +15,7 @@ from radixmill.core.request import Constraint, GenerateRequest, SamplingParams, 
 from radixmill.core.spec import ModelSpec
 from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from radixmill.front.session.choice import Choice
+from radixmill.front.session.echo import PromptText, prompt_text
 from radixmill.front.session.generation import Facts, Generation
 from radixmill.front.session.limits import SIZES, THREAD_CHARS
 from radixmill.front.session.sampling import check_defaults, to_params
@@ -133,11 +134,20 @@ class Session:
         try:
             if isinstance(prompt, ChatPrompt):
                 return tuple(self.text.encode_chat(prompt))
+            if prompt.suffix:
+                return tuple(self._encode_fill(prompt))
             return tuple(
                 self.text.encode(prompt.text, parse_special=prompt.parse_special, add_special=prompt.add_special)
             )
         except ValueError as error:
             raise BadRequest(f"{field}: {error}.", param=field) from None
+
+    def _encode_fill(self, prompt: TextPrompt) -> Sequence[int]:
+        if self.text.fill_ends is None:
+            raise BadRequest(
+                "suffix needs a model that fills gaps: this one's tokenizer has no tokens for that.", param="suffix"
+            )
+        return self.text.encode_fill(prompt.text, prompt.suffix, parse_special=prompt.parse_special)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool, field: str) -> str:
         """Text of token ids. Raises BadRequest naming `field`."""
@@ -176,9 +186,11 @@ class Session:
                 f"{len(prompts)} prompts with {ask.width} choices each are more than {most} sequences.", param="n"
             )
         _check_known(prompts, spec.vocab_size, ask.prompt_field)
-        params = [to_params(ask, len(ids), spec.context, spec.vocab_size, self.defaults) for ids in prompts]
+        stops = self._fill_ends(ask)
+        params = [to_params(ask, len(ids), spec.context, spec.vocab_size, self.defaults, stops) for ids in prompts]
         seed = secrets.randbits(SEED_BITS) if ask.seed is None else ask.seed
-        streams = [] if ask.max_tokens == 0 else self._streams(speech, prompts, params, seed)
+        scored = ask.sampling.prompt_logprobs is not None
+        streams = [] if ask.max_tokens == 0 and not scored else self._streams(speech, prompts, params, seed)
         facts = Facts(
             id=ask.id,
             model=model,
@@ -187,8 +199,22 @@ class Session:
             fingerprint=spec.numerics,
             prompts=prompts,
             width=ask.width,
+            texts=self._texts(ask, prompts),
         )
-        return Generation(facts, streams, self._choices(speech, len(prompts)), lambda: self._leave(ask.id))
+        choices = self._choices(speech, len(prompts))
+        return Generation(facts, streams, choices, lambda: self._leave(ask.id), scored=scored)
+
+    def _fill_ends(self, ask: Ask) -> tuple[int, ...]:
+        fills = any(isinstance(prompt, TextPrompt) and prompt.suffix for prompt in ask.prompts)
+        return (self.text.fill_ends or ()) if fills else ()
+
+    def _texts(self, ask: Ask, prompts: tuple[tuple[int, ...], ...]) -> tuple[PromptText, ...]:
+        if not ask.echo:
+            return ()
+        return tuple(
+            prompt_text(self.text, prompt, ids, skip_special=ask.skip_special_tokens)
+            for prompt, ids in zip(ask.prompts, prompts, strict=True)
+        )
 
     def _leave(self, id: str) -> None:
         self._live.pop(id, None)

@@ -29,6 +29,13 @@ class Text(Protocol):
     def encode_chat(self, chat: ChatPrompt) -> Sequence[int]:
         """Rendered through the chat template. Raises BadRequest or ValueError where the template says no."""
 
+    @property
+    def fill_ends(self) -> tuple[int, ...] | None:
+        """Tokens that end the text in a gap; None: the model cannot fill any."""
+
+    def encode_fill(self, before: str, after: str, *, parse_special: bool = True) -> Sequence[int]:
+        """A prompt to fill the gap between two texts."""
+
     def token_bytes(self, token: int, /) -> bytes:
         """What a token stands for: perhaps a part of a character; a control token's literal."""
 
@@ -51,6 +58,8 @@ class ModelText:
         self.stack = stack
         self.dialect = THINKING if _thinks(stack) else GENERIC
         self.special_ids = stack.tokenizer.special_ids
+        self.fill_ends = stack.tokenizer.fill.ends if stack.tokenizer.fill else None
+        self.encode_fill = stack.tokenizer.encode_fill
         self.encode = stack.tokenizer.encode
         self.decode = stack.tokenizer.decode
         self.token_bytes = stack.tokenizer.token_bytes

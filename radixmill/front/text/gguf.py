@@ -148,6 +148,7 @@ def _vocabulary(
         token=source.tokens.__getitem__,
         spell=spell,
         eats_first_space=eats_first_space,
+        fill_ids=(source.id("fim_pre", "prefix"), source.id("fim_suf", "suffix"), source.id("fim_mid", "middle")),
         before=before,
         after=after,
         bos_id=source.id("bos"),

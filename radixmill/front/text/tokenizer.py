@@ -9,10 +9,12 @@ from typing import Any
 
 import tokenizers
 
+from radixmill.front.text.fill import Fill, find_fill
 from radixmill.front.text.spelling import SPACE, Speller, pieces, plain, sentencepiece
 
 # Above this many characters the encoder runs outside Python's lock; below, taking it back costs more than it gives.
 _LONG = 2048
+_STAND_IN = "☺"  # joins nothing that follows
 _FILLER = "\U0010ffff"  # a noncharacter
 
 
@@ -58,6 +60,11 @@ class Vocabulary:
     eos_id: int | None = None
     unk_id: int | None = None  # what unknown text becomes, where there can be any
     notes: tuple[str, ...] = ()
+    fill_ids: tuple[int | None, int | None, int | None] = (
+        None,
+        None,
+        None,
+    )  # marks before, after, in the middle of a gap
 
 
 class Tokenizer:
@@ -76,6 +83,7 @@ class Tokenizer:
         self.added = vocabulary.added
         self.control = {a.literal: a.id for a in vocabulary.added if a.control}
         self.special_ids = frozenset(a.id for a in vocabulary.added if a.special)
+        self.fill: Fill | None = find_fill(vocabulary.engine.token_to_id, vocabulary.fill_ids)
         self._control_ids = frozenset(self.control.values())
         id_to_token = vocabulary.engine.model.id_to_token
         # Unknown text is <unk>, and may be. Ids beyond the model's own are reached by added tokens alone.
@@ -97,6 +105,22 @@ class Tokenizer:
         check_unicode(text)
         ids = _run(self._vocabulary.engine, text) if parse_special else self._plain(text)
         return self._surround(ids) if add_special else ids
+
+    def encode_fill(self, before: str, after: str, *, parse_special: bool = True) -> list[int]:
+        """A prompt to fill the gap between two texts. The tokenizer has marks for that (`fill`). Raises as `encode`."""
+        assert self.fill is not None, "this vocabulary has no marks of a gap"
+        head = self.encode(before, parse_special=parse_special, add_special=False)
+        tail = self._encode_inside(after, parse_special)
+        return [*self.before, self.fill.before, *head, self.fill.after, *tail, self.fill.middle]
+
+    def _encode_inside(self, text: str, parse_special: bool) -> list[int]:
+        """Ids of a text that does not begin a line of text: without the space that some encoders put first."""
+        ids = self.encode(text, parse_special=parse_special, add_special=False)
+        if not self._vocabulary.eats_first_space:
+            return ids
+        first = self.encode(_STAND_IN, add_special=False)
+        both = self.encode(_STAND_IN + text, parse_special=parse_special, add_special=False)
+        return both[len(first) :] if both[: len(first)] == first else ids
 
     def encode_marked(self, text: str, mark: str) -> list[int]:
         """Token ids of `text`, where a control token is what is spelled `mark` + literal, and a literal without the

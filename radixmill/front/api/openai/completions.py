@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
 
 from radixmill.core.errors import BadRequest
 from radixmill.front.api.openai.constraints import to_bound
@@ -56,9 +57,8 @@ class CompletionBody(CommonBody, kw_only=True):
     best_of: Annotated[int, bounds("best_of")] | None = None
     logprobs: Annotated[int, bounds("logprobs (completions)")] | None = None
     parse_special: bool | None = None
-    # refused
-    echo: Any = None
-    suffix: Any = None
+    echo: bool | None = None
+    suffix: str | None = None
 
 
 def to_ask(body: CompletionBody, id: str) -> Ask:
@@ -66,22 +66,28 @@ def to_ask(body: CompletionBody, id: str) -> Ask:
     refuse(body)
     check_rid(body.rid)
     check_stream_options(body)
+    if body.echo and body.suffix:
+        raise BadRequest(
+            "echo and suffix do not go together: what is wanted is the text between the two.", param="suffix"
+        )
     n = body.n or 1
     bound = to_bound(body)
+    sampling = to_sampling(body, body.logprobs)
     return Ask(
         id=id,
         model=body.model,
-        prompts=to_prompts(body.prompt, special=body.parse_special is not False),
+        prompts=to_prompts(body.prompt, special=body.parse_special is not False, suffix=body.suffix or ""),
         n=n,
         width=_width(body, n),
         max_tokens=DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens,
-        sampling=to_sampling(body, body.logprobs),
+        sampling=replace(sampling, prompt_logprobs=body.logprobs) if body.echo else sampling,
         stop=stops(body),
         keep_stop=bool(body.no_stop_trim),
         skip_special_tokens=body.skip_special_tokens is not False,
         keep_tokens=body.logprobs is not None or bool(body.return_token_ids),
         constraint=bound and bound.constraint,
         constraint_field=bound.field if bound else "",
+        echo=bool(body.echo),
         seed=body.seed,
         tenant=body.cache_salt or "",
         priority=body.priority or 0,
@@ -98,21 +104,25 @@ def _width(body: CompletionBody, n: int) -> int:
     return body.best_of
 
 
-def to_prompts(prompt: str | list[Any], *, special: bool) -> tuple[Prompt, ...]:
+def to_prompts(prompt: str | list[Any], *, special: bool, suffix: str = "") -> tuple[Prompt, ...]:
     """The four forms: a string, strings, token ids, lists of token ids."""
     if isinstance(prompt, str):
-        return (TextPrompt(prompt, special),)
+        return (TextPrompt(prompt, special, suffix=suffix),)
     kind = type(prompt[0])
     if odd := next((i for i, item in enumerate(prompt) if type(item) is not kind), None):
         raise BadRequest(
             "prompt must be a string, a list of strings, a list of token ids, or a list of such lists, not a mixture.",
             param=f"prompt[{odd}]",
         )
+    if suffix and kind is not str:
+        raise BadRequest("suffix goes with prompts that are text, not token ids.", param="suffix")
     if kind is int:
         return (TokenPrompt(tuple(prompt)),)
     if len(prompt) > (most := int(SIZES["prompts"].high or 0)):
         raise BadRequest(f"prompt must be at most {most} prompts, not {len(prompt)}.", param="prompt")
-    return tuple(TextPrompt(item, special) if kind is str else TokenPrompt(tuple(item)) for item in prompt)
+    if kind is str:
+        return tuple(TextPrompt(item, special, suffix=suffix) for item in prompt)
+    return tuple(TokenPrompt(tuple(item)) for item in prompt)
 
 
 # What goes back. UNSET fields are left out, None is null.
@@ -141,6 +151,11 @@ class Completion(Struct, kw_only=True):
     seed: int | UnsetType = UNSET
 
 
+class Said(NamedTuple):
+    text: str
+    tokens: tuple[Token, ...]
+
+
 class CompletionView:
     """What both shapes of an answer need to know."""
 
@@ -152,6 +167,22 @@ class CompletionView:
 
     def logprobs(self, tokens: Sequence[Token]) -> CompletionLogprobs | None:
         return None if self.body.logprobs is None else completion_logprobs(tokens, self.token_bytes)
+
+    def echo(self, choice: int) -> Said:
+        """The prompt, in front of what choice `choice` says; empty where it is not wanted."""
+        facts = self.generation.facts
+        if not facts.texts:
+            return Said("", ())
+        prompt = choice // facts.width
+        text, ids = facts.texts[prompt], facts.prompts[prompt]
+        scores = self.generation.scores.get(prompt) or (None,) * (len(ids) - 1)
+        return Said(text.text, tuple(map(Token, ids, text.offsets, (None, *scores))))
+
+    def shifted(self, choice: int, tokens: Sequence[Token]) -> list[Token]:
+        """A choice's own tokens, where they stand behind the echo."""
+        facts = self.generation.facts
+        by = len(facts.texts[choice // facts.width].text) if facts.texts else 0
+        return [Token(token.id, token.offset + by, token.logprob) for token in tokens]
 
     def prompt_ids(self, choice: int) -> list[int] | UnsetType:
         facts = self.generation.facts
@@ -181,10 +212,11 @@ async def fold(view: CompletionView) -> Completion:
 
 
 def _choice(view: CompletionView, index: int, whole: Whole) -> CompletionChoice:
+    echo = view.echo(whole.end.choice)
     return CompletionChoice(
         index=index,
-        text=whole.text,
-        logprobs=view.logprobs(whole.tokens),
+        text=echo.text + whole.text,
+        logprobs=view.logprobs([*echo.tokens, *view.shifted(whole.end.choice, whole.tokens)]),
         finish_reason=whole.end.reason,
         matched_stop=matched_stop(whole.end),
         token_ids=ids_of(whole.tokens, view.wants_ids),
@@ -193,7 +225,7 @@ def _choice(view: CompletionView, index: int, whole: Whole) -> CompletionChoice:
 
 
 class CompletionChunks:
-    """Events → chunks: text, then one finish chunk per choice."""
+    """Events → chunks: the prompt where it is echoed, text, then one finish chunk per choice."""
 
     def __init__(self, view: CompletionView) -> None:
         self.view, self.usage = view, UsageRule(view.body.stream_options)
@@ -202,26 +234,41 @@ class CompletionChunks:
 
     def push(self, events: tuple[Event, ...]) -> bytes:
         usage = self.usage.on_chunk(self.view.generation)
-        return b"".join(sse(self._chunk([self._said(event)], usage)) for event in events)
+        return b"".join(sse(self._chunk([choice], usage)) for event in events for choice in self._choices(event))
 
     def finish(self) -> bytes:
         return sse(self._chunk([], usage_of(self.view.generation))) if self.usage.final else b""
 
+    def _choices(self, event: Event) -> list[CompletionChoice]:
+        said = self._said(event)
+        if event.choice in self._greeted:
+            return [said]
+        self._greeted.add(event.choice)
+        if not self.view.body.echo:
+            said.prompt_token_ids = self.view.prompt_ids(event.choice)
+            return [said]
+        text, tokens = self.view.echo(event.choice)
+        echo = CompletionChoice(
+            index=event.choice,
+            text=text,
+            logprobs=self.view.logprobs(tokens),
+            prompt_token_ids=self.view.prompt_ids(event.choice),
+        )
+        return [echo, said]
+
     def _said(self, event: Event) -> CompletionChoice:
         match event:
             case Content(choice, text, tokens):
-                said = CompletionChoice(
+                return CompletionChoice(
                     index=choice,
                     text=text,
-                    logprobs=self.view.logprobs(tokens),
+                    logprobs=self.view.logprobs(self.view.shifted(choice, tokens)),
                     token_ids=ids_of(tokens, self.view.wants_ids),
                 )
             case End(choice, reason):
-                said = CompletionChoice(index=choice, text="", finish_reason=reason, matched_stop=matched_stop(event))
-        if event.choice not in self._greeted:
-            self._greeted.add(event.choice)
-            said.prompt_token_ids = self.view.prompt_ids(event.choice)
-        return said
+                return CompletionChoice(index=choice, text="", finish_reason=reason, matched_stop=matched_stop(event))
+            case _:
+                raise AssertionError(f"a text completion has no {type(event).__name__}")
 
     def _chunk(self, choices: list[CompletionChoice], usage: Usage | UnsetType | None) -> Completion:
         seed, self._seed = self._seed, UNSET

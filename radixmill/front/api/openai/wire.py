@@ -88,11 +88,12 @@ def _chat_entry(token: Token, token_bytes: TokenBytes) -> ChatTokenLogprob:
 
 
 class CompletionLogprobs(Struct, kw_only=True):
-    """Parallel lists, one place per counted token; `text_offset` in characters of the choice's text."""
+    """Parallel lists, one place per counted token, and before them per token of an echoed prompt; `text_offset` in
+    characters of the choice's text. Nothing is known of a prompt's first token: null."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 
@@ -100,18 +101,19 @@ def completion_logprobs(tokens: Sequence[Token], token_bytes: TokenBytes) -> Com
     """The chosen token is always among its `top_logprobs`."""
     return CompletionLogprobs(
         tokens=[_legacy(token_bytes(token.id)) for token in tokens],
-        token_logprobs=[_finite(_known(token).logprob) for token in tokens],
-        top_logprobs=[_top(token, token_bytes) for token in tokens],
+        token_logprobs=[None if token.logprob is None else _finite(token.logprob.logprob) for token in tokens],
+        top_logprobs=[
+            None if token.logprob is None else _top(token.id, token.logprob, token_bytes) for token in tokens
+        ],
         text_offset=[token.offset for token in tokens],
     )
 
 
-def _top(token: Token, token_bytes: TokenBytes) -> dict[str, float]:
+def _top(chosen: int, known: TokenLogprob, token_bytes: TokenBytes) -> dict[str, float]:
     """The most likely tokens and the chosen one, by text."""
-    known = _known(token)
     top = {_legacy(token_bytes(id)): _finite(lp) for id, lp in reversed(known.top)}  # of equal texts the likelier wins
     ordered = dict(reversed(top.items()))
-    ordered.setdefault(_legacy(token_bytes(token.id)), _finite(known.logprob))
+    ordered.setdefault(_legacy(token_bytes(chosen)), _finite(known.logprob))
     return ordered
 
 
