@@ -105,6 +105,7 @@ FLAGS = (
     ),
     _inert("--enable-cache-report", "cached_tokens are always reported", switch=True),
     _limited("--stream-interval", (1,), "every token is streamed as it comes", int),
+    _sets("--incremental-streaming-output", "server.incremental_streaming_output", switch=True, value=True),
     _limited("--enable-custom-logit-processor", (), "requests never carry code", switch=True, value=True),
     _inert("--mem-fraction-static", "a GPU setting; on a CPU see --kv-cache-bytes of `radixmill serve`", float),
     _sets("--max-running-requests", "schedule.max_running_requests", int),

@@ -147,6 +147,9 @@ class ServerOptions:
     strict_fields: bool = option(
         False, "answer 400 to request fields we have never heard of instead of naming them in X-RadixMill-Ignored"
     )
+    incremental_streaming_output: bool = option(
+        False, "streams of /generate tell what is new, instead of all that has been said so far"
+    )
     max_body_bytes: int = option(32 << 20, "largest request body", size=True, low=1)
     max_queued_requests: int = option(1024, "requests that may be in flight or waiting; more get 429", low=1)
     drain_timeout: float = option(30.0, "seconds to finish live requests after SIGTERM", low=0.0, high=86400.0)

@@ -29,7 +29,10 @@ RANGES: dict[str, Range] = {
     "max_tokens (completions)": Range(0, None),
     "max_completion_tokens": Range(1, None),
     "min_tokens": Range(0, None),
+    "max_new_tokens": Range(0, None),
     "top_logprobs": Range(0, 20),
+    "top_logprobs_num": Range(0, 128),
+    "logprob_start_len": Range(-1, None),
     "logprobs (completions)": Range(0, 20),
     "seed": Range(-(2**63), 2**63 - 1),
     "priority": Range(-(2**31), 2**31 - 1),
@@ -41,6 +44,7 @@ SIZES: dict[str, Range] = {
     "stop": Range(0, 32),  # strings
     "stop string": Range(1, 4096),  # characters
     "stop_token_ids": Range(0, 1024),
+    "token_ids_logprob": Range(0, 1024),
     "logit_bias": Range(0, 4096),  # entries
     "prompts": Range(1, 2048),
     "prompts or ids": Range(1, None),
@@ -51,6 +55,7 @@ SIZES: dict[str, Range] = {
 }
 
 DEFAULT_COMPLETION_TOKENS = 16
+DEFAULT_NATIVE_TOKENS = 128
 THREAD_CHARS = 20_000  # texts longer than this are tokenised off the event loop
 
 

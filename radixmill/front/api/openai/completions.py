@@ -84,6 +84,7 @@ def to_ask(body: CompletionBody, id: str) -> Ask:
         skip_special_tokens=body.skip_special_tokens is not False,
         keep_tokens=body.logprobs is not None or bool(body.return_token_ids),
         echo=bool(body.echo),
+        separate_reasoning=False,
         seed=body.seed,
         tenant=body.cache_salt or "",
         priority=body.priority or 0,
