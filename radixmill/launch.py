@@ -3,6 +3,7 @@
     supervisor ──control──▶ front     the engine's whereabouts, drain
                ──control──▶ engine    its end of stream means: stop
                ◀─control──            phases, progress, why it cannot start
+    engine     ──frames───▶ grammar   what to try (engine/grammar/builder.py); started by the engine when first needed
 
 Children are started as fresh interpreters of this module, so nothing is inherited but the sockets named in `Boot`.
 The only file, with llm.py, that knows all rooms.
@@ -30,6 +31,7 @@ import msgspec
 
 from radixmill.core.config import Config
 from radixmill.core.errors import CannotStart
+from radixmill.core.spec import ModelSpec
 from radixmill.observe import log as logs
 from radixmill.store import ModelFiles
 
@@ -50,6 +52,8 @@ class Boot:
     started: float  # monotonic clock when the command began; one clock for all processes of a machine
     incarnation: int = 1
     listener: int = -1  # inherited file descriptor
+    vocab_size: int = 0  # of the model, and the tokens that end its answers: for the role that has no model
+    eos_ids: tuple[int, ...] = ()
 
     @property
     def files(self) -> ModelFiles:
@@ -231,18 +235,7 @@ class Supervisor:
             listener.fileno(),
         )
         with theirs:
-            process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "radixmill.launch",
-                    role,
-                    str(theirs.fileno()),
-                ],  # the role is for whoever reads ps
-                pass_fds=(theirs.fileno(), listener.fileno()),
-                stdin=subprocess.DEVNULL,
-                env=_child_environment(),
-            )
+            process = _start_role(role, theirs, listener)
         self._spawned[role] += 1
         child = Child(role, self._spawned[role], process, ours)
         with contextlib.suppress(OSError):  # a child that is gone already is noticed by the loop
@@ -332,9 +325,8 @@ def child_main(control_fd: int) -> int:
     control = socket.socket(fileno=control_fd)
     boot = msgspec.json.decode(_first_line(control), type=Boot)
     logs.setup(boot.role, boot.config.server.log_level)
-    role = _engine_role if boot.role == "engine" else _front_role
     try:
-        role(boot, control)
+        _ROLES[boot.role](boot, control)
         return 0
     except CannotStart as error:
         _say(control, event="cannot_start", message=str(error))
@@ -360,6 +352,7 @@ def _engine_role(boot: Boot, control: socket.socket) -> None:
         watch=control,
         incarnation=boot.incarnation,
         on_progress=lambda: _say(control, event="progress"),
+        open_builder=builders(boot.config, boot.files, spec),
     )
     shutil.rmtree(folder, ignore_errors=True)  # we end before the supervisor only if it was killed: it can't tidy up
 
@@ -369,6 +362,72 @@ def _front_role(boot: Boot, control: socket.socket) -> None:
 
     listener = socket.socket(fileno=boot.listener)
     serve_front(boot.config, boot.files, listener, control, started=boot.started)
+
+
+def _grammar_role(boot: Boot, control: socket.socket) -> None:
+    from radixmill.engine.grammar import Vocabulary
+    from radixmill.engine.grammar.builder import serve as serve_builder
+    from radixmill.front.text import load_text
+
+    tokenizer = load_text(boot.files, tokenizer=boot.config.model.tokenizer).tokenizer
+    vocabulary = Vocabulary(
+        tokens=tuple(map(tokenizer.token_bytes, range(tokenizer.vocab_size))),
+        control=frozenset(tokenizer.control.values()) | tokenizer.special_ids,
+        eos_ids=boot.eos_ids,
+        size=boot.vocab_size,
+    )
+    serve_builder(control, vocabulary)
+
+
+_ROLES: dict[str, Callable[[Boot, socket.socket], None]] = {
+    "engine": _engine_role,
+    "front": _front_role,
+    "grammar": _grammar_role,
+}
+
+
+def builders(config: Config, files: ModelFiles, spec: ModelSpec) -> Callable[[], socket.socket]:
+    """What starts a process that tries grammars for a model, and gives the line to it."""
+    boot = Boot(
+        "grammar",
+        config,
+        files.name,
+        str(files.root),
+        files.sha256,
+        time.monotonic(),
+        vocab_size=spec.vocab_size,
+        eos_ids=spec.eos_ids,
+    )
+    return _Builders(boot).open
+
+
+class _Builders:
+    """Starts the processes that try grammars, one after the other; each ends with its line, or with us."""
+
+    def __init__(self, boot: Boot) -> None:
+        self._boot = boot
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def open(self) -> socket.socket:
+        """Start one; the line to it. Raises OSError where it can't be."""
+        if self._process:  # its line is dead
+            self._process.kill()
+            self._process.wait()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = _start_role(self._boot.role, theirs)
+        ours.sendall(msgspec.json.encode(self._boot) + b"\n")
+        return ours
+
+
+def _start_role(role: str, line: socket.socket, *listeners: socket.socket) -> subprocess.Popen[bytes]:
+    """A fresh interpreter of this module at the other end of `line`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "radixmill.launch", role, str(line.fileno())],  # the role is for whoever reads ps
+        pass_fds=(line.fileno(), *(listener.fileno() for listener in listeners)),
+        stdin=subprocess.DEVNULL,
+        env=_child_environment(),
+    )
 
 
 def _say(control: socket.socket, **event: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from radixmill.core.messages import End, TokenDelta, TokenLogprob, Usage
 from radixmill.core.request import GenerateRequest
 from radixmill.core.spec import ModelSpec
+from radixmill.front.dialects import GENERIC, Dialect
 from radixmill.front.session.ask import ChatPrompt
 from radixmill.link.client import Health
 
@@ -27,7 +28,7 @@ SPEC = ModelSpec(
 
 
 class ByteText:
-    """Token i < 256 is byte i; the others are control tokens."""
+    """Token i < 256 is byte i; the others are control tokens. `begun`: what the prompt of a chat ends with."""
 
     special_ids = frozenset(CONTROL)
     fill_ends: tuple[int, ...] | None = None  # some tests give it marks of a gap
@@ -35,12 +36,17 @@ class ByteText:
     def encode_fill(self, before: str, after: str, *, parse_special: bool = True) -> list[int]:
         return [USER, *before.encode(), REPLY, *after.encode(), BOS]
 
+    def __init__(self, dialect: Dialect = GENERIC, begun: str = "") -> None:
+        self.dialect, self.begun = dialect, begun
+        self.chats: list[ChatPrompt] = []
+
     def encode(self, text: str, *, parse_special: bool = True, add_special: bool = True) -> list[int]:
         return list(text.encode())
 
     def encode_chat(self, chat: ChatPrompt) -> list[int]:
+        self.chats.append(chat)
         turns = [(USER, *str(message["content"]).encode()) for message in chat.messages]
-        return [token for turn in turns for token in turn] + [REPLY] * chat.add_generation_prompt
+        return [token for turn in turns for token in turn] + [REPLY, *self.begun.encode()] * chat.add_generation_prompt
 
     def token_bytes(self, token: int) -> bytes:
         return CONTROL[token] if token in CONTROL else bytes((token,))
@@ -57,6 +63,7 @@ class EchoClient:
 
     A sequence ends at the first end token, or at max_tokens, or where the script ends (as failed, if `broken`).
     `cuts` are the sizes of its deltas, over and over. `pause` seconds, or `gate`, come before each delta.
+    `refuse(kind, text)` gives its answer to a constraint: {}, or a reason and a place.
     """
 
     script: Callable[[GenerateRequest, int], Iterable[int]] = lambda request, choice: [*b"Hello", EOS]
@@ -67,6 +74,7 @@ class EchoClient:
     broken: bool = False
     cached: int = 0
     state: Any = "ready"
+    refuse: Callable[[str, str], dict[str, str]] = lambda kind, text: {}
     requests: list[GenerateRequest] = field(default_factory=list)
     seeds: list[tuple[int, ...]] = field(default_factory=list)
     live: set[int] = field(default_factory=set)
@@ -92,7 +100,7 @@ class EchoClient:
 
     async def control(self, verb: str, **args: Any) -> dict[str, Any]:
         self.controls.append(verb)
-        return {}
+        return self.refuse(args["kind"], args["text"]) if verb == "grammar" else {}
 
     def health(self) -> Health:
         return Health(self.state, "", 1, len(self.live))

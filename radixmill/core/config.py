@@ -150,6 +150,17 @@ class ServerOptions:
     incremental_streaming_output: bool = option(
         False, "streams of /generate tell what is new, instead of all that has been said so far"
     )
+    unsupported_tools: str = option(
+        "refuse",
+        "tools of /v1/responses and /v1/messages that a server would have to run itself (web_search, …). refuse: 400; drop:"
+        " leave them out and name them in X-RadixMill-Ignored",
+        choices=("refuse", "drop"),
+    )
+    store_ttl: float = option(
+        86400.0, "seconds that responses, and chat completions with store, are kept in memory", low=0.0, high=31536000.0
+    )
+    store_entries: int = option(1024, "most of them kept; the oldest go first", low=0)
+    store_bytes: int = option(64 << 20, "most bytes of them kept, as JSON", size=True, low=0)
     max_body_bytes: int = option(32 << 20, "largest request body", size=True, low=1)
     max_queued_requests: int = option(1024, "requests that may be in flight or waiting; more get 429", low=1)
     drain_timeout: float = option(30.0, "seconds to finish live requests after SIGTERM", low=0.0, high=86400.0)

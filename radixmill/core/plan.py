@@ -71,6 +71,7 @@ class StepPlan:
     pages: tuple[PageTable, ...]  # per KV group; row r's pages cover [0, starts[r] + counts[r])
     admits: tuple[Admit, ...] = ()  # before anything else
     copies: tuple[PageCopy, ...] = ()
+    forced: tuple[tuple[int, tuple[int, ...]], ...] = ()  # (slot, its tokens that a grammar chose since the last plan)
     guesses: NDArray[np.int32] | None = None  # [R] how many of each row's last tokens are guesses; None: none anywhere
     scores: NDArray[np.int32] | None = (
         None  # [R] how many positions, the last before what is sampled, score their next token

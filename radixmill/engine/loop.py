@@ -9,8 +9,10 @@ from typing import Any, Protocol, assert_never
 
 from radixmill.core.messages import Cancel, Control, Deltas, Ready, Reply, Submit, ToEngine, TokenDelta
 from radixmill.core.plan import Executor, StepPlan, Ticket
+from radixmill.core.request import Constraint
+from radixmill.engine.grammar import Built, Grammars, Refused
 from radixmill.engine.schedule import Scheduler
-from radixmill.link.socket import EngineSocket, Joined, Left, Peer, Said
+from radixmill.link.socket import EngineSocket, Joined, Left, Peer, Said, Woken
 
 log = logging.getLogger("radixmill.engine")
 
@@ -32,9 +34,13 @@ class Engine:
         *,
         incarnation: int = 1,
         overlap: bool = False,
+        grammars: Grammars | None = None,
         on_progress: Progress | None = None,
     ) -> None:
+        """`grammars`: those of the scheduler."""
         self.scheduler, self.executor, self.link = scheduler, executor, link
+        self._grammars = grammars
+        self._asked: list[tuple[Peer, Control]] = []  # about grammars that are being built
         self._ready = Ready(executor.spec, incarnation)
         self._overlap = overlap
         self._on_progress = on_progress
@@ -49,6 +55,7 @@ class Engine:
         flying: tuple[StepPlan, Ticket] | None = None
         while not self._stopping:
             self._intake(wait=flying is None and self.scheduler.idle)
+            self._send(self.scheduler.pending())  # what grammars forced at once comes before what a step samples
             plan = self.scheduler.schedule()
             ticket = self.executor.launch(plan) if plan else None
             if flying:
@@ -88,6 +95,9 @@ class Engine:
                     self.link.send(peer, self._ready)
                 case Left(peer):
                     self.scheduler.drop_client(peer)
+                    self._asked = [asked for asked in self._asked if asked[0] is not peer]
+                case Woken():
+                    self._built()
                 case Said(peer, message):
                     self._hear(peer, message)
                 case _:
@@ -99,10 +109,40 @@ class Engine:
                 self.scheduler.submit(peer, message)
             case Cancel():
                 self.scheduler.cancel(peer, message.seq)
+            case Control(verb="grammar"):
+                self._asked.append((peer, message))
+                self._answer_asked()
             case Control():
                 self.link.send(peer, self._answer(message))
             case _:
                 assert_never(message)
+
+    def _built(self) -> None:
+        """Some grammar has been built, or refused."""
+        assert self._grammars is not None
+        self._grammars.poll()
+        self.scheduler.bind_waiting()
+        self._answer_asked()
+
+    def _answer_asked(self) -> None:
+        """Say of each grammar asked about whether it can be had, as soon as that is known."""
+        open = []
+        for peer, question in self._asked:
+            if (answer := self._verdict(question.args)) is None:
+                open.append((peer, question))
+            else:
+                self.link.send(peer, Reply(question.id, True, answer))
+        self._asked = open
+
+    def _verdict(self, args: dict[str, Any]) -> dict[str, Any] | None:
+        if self._grammars is None:
+            return {"reason": "this engine has no grammars", "place": ""}
+        match self._grammars.want(Constraint(kind=args["kind"], text=args["text"])):
+            case Refused(reason, place):
+                return {"reason": reason, "place": place}
+            case Built():
+                return {}
+        return None
 
     def _answer(self, question: Control) -> Reply:
         verb = self._verbs.get(question.verb)

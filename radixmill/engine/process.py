@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import logging
 import socket
+from collections.abc import Callable
 
 from radixmill.core.config import Config
 from radixmill.core.plan import Executor
+from radixmill.engine.grammar import Grammars
 from radixmill.engine.loop import Engine, Progress
 from radixmill.engine.schedule import Scheduler
 from radixmill.link.socket import EngineSocket
@@ -23,18 +25,24 @@ def serve(
     watch: socket.socket | None,
     incarnation: int,
     on_progress: Progress | None = None,
+    open_builder: Callable[[], socket.socket] | None = None,
 ) -> None:
-    """`config`: resolved. Run the loop until the supervisor (the other end of `watch`) is gone."""
+    """`config`: resolved. Run the loop until the supervisor (the other end of `watch`) is gone.
+
+    `open_builder` starts a process that tries grammars; None: there are none.
+    """
     spec, cache = executor.spec, config.cache
     per_page = spec.page_size * sum(group.bytes_per_token for group in spec.kv_groups)
     keep = None if cache.prefix_cache_bytes is None else cache.prefix_cache_bytes // per_page
-    scheduler = Scheduler(spec, config.schedule, cache.prefix_cache, keep)
+    grammars = Grammars(open_builder) if open_builder else None
+    scheduler = Scheduler(spec, config.schedule, cache.prefix_cache, keep, grammars)
     engine = Engine(
         scheduler,
         executor,
-        EngineSocket(listener, watch),
+        EngineSocket(listener, watch, grammars.wake if grammars else None),
         incarnation=incarnation,
         overlap=config.schedule.overlap,
+        grammars=grammars,
         on_progress=on_progress,
     )
     # What start-up made lives as long as the process: keep the collector from walking it again and again.
@@ -45,4 +53,6 @@ def serve(
     except EOFError:
         log.info("the supervisor is gone; stopping")
     finally:
+        if grammars:
+            grammars.close()
         executor.close()

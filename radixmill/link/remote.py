@@ -12,6 +12,7 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any, assert_never, cast
 
 import msgspec
@@ -36,6 +37,18 @@ from radixmill.link.codec import Frames, decode_from_engine, frame
 from radixmill.link.journal import Gap, Journal
 
 log = logging.getLogger("radixmill.link")
+
+
+PATIENCE = 2  # engines that may die over a question before it is given up
+
+
+@dataclass(slots=True)
+class _Question:
+    """A Control on its way. All verbs may be asked again: whoever comes after an engine that died is."""
+
+    control: Control
+    answer: asyncio.Future[Reply]
+    deaths: int = 0
 
 
 class RemoteStream:
@@ -80,7 +93,7 @@ class RemoteEngine:
     def __init__(self) -> None:
         self._journal = Journal()
         self._streams: dict[int, RemoteStream] = {}
-        self._questions: dict[int, asyncio.Future[Reply]] = {}
+        self._questions: dict[int, _Question] = {}
         self._ids = itertools.count(1)
         self._wire: _Wire | None = None
         self._spec: ModelSpec | None = None
@@ -117,12 +130,16 @@ class RemoteEngine:
             self._send(Cancel(seq))
 
     async def control(self, verb: str, **args: Any) -> dict[str, Any]:
-        if not self._serving:
+        if self._spec is None or self._state == "failed":
             raise NotReady(f"the engine is {self._state}; try again")
-        question = Control(next(self._ids), verb, args)
-        answer = self._questions[question.id] = asyncio.get_running_loop().create_future()
-        self._send(question)
-        reply: Reply = await answer
+        question = _Question(Control(next(self._ids), verb, args), asyncio.get_running_loop().create_future())
+        self._questions[question.control.id] = question
+        if self._serving:
+            self._send(question.control)
+        try:
+            reply = await question.answer
+        finally:
+            self._questions.pop(question.control.id, None)
         if not reply.ok:
             raise EngineFailed(reply.error)
         return reply.data
@@ -140,8 +157,9 @@ class RemoteEngine:
             await loop.create_unix_connection(lambda: _Wire(self, incarnation), path)
 
     def attach(self, wire: _Wire) -> None:
+        if self._wire is not None:
+            self._bereave()
         self._wire, self._serving = wire, False
-        self._settle()
 
     async def ready(self) -> ModelSpec:
         """Wait until the engine is ready. Raises EngineFailed once it has been given up."""
@@ -154,6 +172,8 @@ class RemoteEngine:
         """The engine will not come back: every live sequence fails, and new ones are refused."""
         self._state, self._detail = "failed", detail
         self._fail_all(detail)
+        for question in self._questions.values():
+            self._refuse(question, detail)
         self._ready.set()
 
     def close(self) -> None:
@@ -179,8 +199,8 @@ class RemoteEngine:
             case Ready():
                 self._receive_ready(message)
             case Reply():
-                if (question := self._questions.pop(message.id, None)) and not question.done():
-                    question.set_result(message)
+                if (question := self._questions.get(message.id)) and not question.answer.done():
+                    question.answer.set_result(message)
             case Died():
                 self._receive_died(message)
             case _:
@@ -204,7 +224,7 @@ class RemoteEngine:
         if self._state in ("loading", "restarting"):
             self._state, self._detail = "ready", ""
         # NOTE: one write. A second one could fail on an engine that dies at once, and asyncio then drops what came back.
-        self._send(*self._journal.resubmissions())
+        self._send(*self._journal.resubmissions(), *(question.control for question in self._questions.values()))
         if message.incarnation > 1:
             log.warning("engine %d took over %d live sequences", message.incarnation, len(self._journal))
         self._ready.set()
@@ -213,19 +233,23 @@ class RemoteEngine:
         self._wire, self._serving = None, False
         if self._state == "ready":
             self._state, self._detail = "restarting", "the engine died and is being restarted"
-        self._settle()
+        self._bereave()
         if self._state == "failed":
             return
         task = asyncio.get_running_loop().create_task(self._reconnect(message.incarnation))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _settle(self) -> None:
-        """Nobody will answer what the last wire was asked."""
+    def _bereave(self) -> None:
+        """The last wire will answer nothing. The next is asked again, but not for ever: the question may be what kills."""
         for question in self._questions.values():
-            if not question.done():
-                question.set_result(Reply(0, False, error="the engine died before it answered"))
-        self._questions.clear()
+            question.deaths += 1
+            if question.deaths >= PATIENCE:
+                self._refuse(question, "the engine died before it answered")
+
+    def _refuse(self, question: _Question, why: str) -> None:
+        if not question.answer.done():
+            question.answer.set_result(Reply(question.control.id, False, error=why))
 
     async def _reconnect(self, incarnation: int) -> None:
         """Try the same incarnation once more: it lives if only the connection broke. A dead one refuses."""

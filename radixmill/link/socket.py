@@ -45,14 +45,22 @@ class Said:
     message: ToEngine
 
 
-Incident = Joined | Left | Said
+@dataclass(frozen=True, slots=True)
+class Woken:
+    """The `wake` socket has something to read."""
+
+
+Incident = Joined | Left | Said | Woken
 
 
 class EngineSocket:
     """Accepts fronts, reads their messages, sends them ours. Never blocks but in `poll`."""
 
-    def __init__(self, listener: socket.socket, watch: socket.socket | None = None) -> None:
-        """`watch`: a socket whose end of stream means that our parent is gone; `poll` then raises EOFError."""
+    def __init__(
+        self, listener: socket.socket, watch: socket.socket | None = None, wake: socket.socket | None = None
+    ) -> None:
+        """`watch`: a socket whose end of stream means that our parent is gone; `poll` then raises EOFError. `wake`: one
+        that ends a wait when it can be read; whoever owns it reads it."""
         self._selector = selectors.DefaultSelector()
         self._listener, self._watch = listener, watch
         listener.setblocking(False)
@@ -60,6 +68,8 @@ class EngineSocket:
         if watch is not None:
             watch.setblocking(False)
             self._selector.register(watch, selectors.EVENT_READ, watch)
+        if wake is not None:
+            self._selector.register(wake, selectors.EVENT_READ, Woken())
 
     def poll(self, timeout: float | None) -> Iterator[Incident]:
         """What has happened; waits up to `timeout` seconds (None: until something does, 0: not at all)."""
@@ -68,6 +78,8 @@ class EngineSocket:
                 yield from self._accept()
             elif key.data is self._watch:
                 self._check_parent()
+            elif isinstance(key.data, Woken):
+                yield key.data
             else:
                 if events & selectors.EVENT_WRITE:
                     yield from self._flush(key.data)

@@ -161,6 +161,24 @@ def test_masks_are_keyed_by_row_of_the_plan(executor: LocalExecutor) -> None:
     assert executor.stats()["device_tokens"] == 5
 
 
+def test_forced_tokens_are_computed_and_counted(executor: LocalExecutor) -> None:
+    """A row whose grammar chose two tokens goes on like one that drew them: they stand in its KV, and count as output."""
+    prompt, forced = [1, 2, 3], (30, 31)
+
+    def after(stop: frozenset[int], told: tuple[tuple[int, tuple[int, ...]], ...]) -> tuple[int, int]:
+        sampling = SamplingParams(max_tokens=9, min_tokens=3, temperature=0.0)
+        card = Admit(0, sampling, 1, tuple(prompt), (), stop)
+        first = int(executor.runner.step(plan([(0, 0, prompt, True)], [[0]], admits=(card,))).tokens[0])
+        row = [(0, 3, [first, *forced], True)]
+        return first, int(executor.runner.step(plan(row, [[0, 1]], forced=told)).tokens[0])
+
+    first, favourite = after(frozenset(), ())
+    fresh = generate(executor, [(*prompt, first, *forced)], greedy(1))[0][0]
+    assert fresh == favourite != first
+    assert after(frozenset({favourite}), ((0, forced),)) == (first, favourite)  # the fourth token may be a stop
+    assert after(frozenset({favourite}), ())[1] != favourite  # as far as the sampler knows, it is the second
+
+
 def test_a_token_is_drawn_for_the_position_where_it_will_stand(executor: LocalExecutor) -> None:
     """Random draws depend on the position: a prompt computed in two chunks draws as the whole one does."""
     warm = SamplingParams(max_tokens=12, temperature=2.0)

@@ -331,3 +331,29 @@ def test_only_rows_that_want_logprobs_get_them() -> None:
     assert logprobs[0] is None and logprobs[1] is not None and logprobs[1].top == ()
     _, none = sampler.sample(ROW[None], np.array([0], np.int32), np.array([2]), None)
     assert none == ()
+
+
+# --- tokens that nobody drew
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"repetition_penalty": 1.7},
+        {"presence_penalty": 1.5, "frequency_penalty": 1.0},
+        {"min_tokens": 4},
+        {"temperature": 0.0, "repetition_penalty": 2.0},
+    ],
+    ids=str,
+)
+@given(forced=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=6), seed=st.integers(0, 99))
+@settings(max_examples=25, deadline=None)
+def test_a_noted_token_counts_like_a_drawn_one(fields: dict[str, Any], forced: list[int], seed: int) -> None:
+    """After them the slot samples as one that was admitted with them in its output."""
+    record = {"seed": seed, "prompt": PROMPT, "stop": frozenset({int(ROW.argmax())}), **fields}
+    sampler = ready(admit(output=OUTPUT[:1], **record))
+    sampler.note(0, forced)
+    assert sampler.last[0] == forced[-1]
+    position = len(PROMPT) + 1 + len(forced)
+    tokens, _ = sampler.sample(ROW[None], np.array([0], np.int32), np.array([position]))
+    assert tokens[0] == one(admit(output=(*OUTPUT[:1], *forced), **record), ROW)

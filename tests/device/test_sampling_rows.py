@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from radixmill.core.plan import Admit, Masks
 from radixmill.core.request import SamplingParams
-from radixmill.device.kernels.contract import RowOps, Rule
+from radixmill.device.kernels.contract import Penalties, RowOps, Rule, Shaping
 from radixmill.device.kernels.exp_table import INVERSE, TABLE, WIDTH
 from radixmill.device.sampling import Sampler
 from radixmill.device.sampling.choose import UNITS
 from radixmill.device.sampling.exp import exp
 from radixmill.device.sampling.rows import NumpyRows
+from radixmill.device.sampling.shape import unpacked
 from tests.device.kernel_kit import backend
 
 NUMPY = NumpyRows()
@@ -100,8 +101,44 @@ def rules(draw: st.DrawFn) -> Rule:
     )
 
 
-def draw_one(ops: RowOps, row: NDArray[np.float32], rule: Rule) -> int:
-    return int(ops.draw(row[None], np.zeros(1, np.int32), np.array([rule], np.float64))[0])
+def packed(allowed: NDArray[np.bool_]) -> NDArray[np.uint32]:
+    """A mask, with noise in the bits beyond the vocabulary."""
+    return np.packbits(np.pad(allowed, (0, -len(allowed) % 32), constant_values=True), bitorder="little").view("<u4")
+
+
+@st.composite
+def masks(draw: st.DrawFn, size: int, rng: np.random.Generator) -> NDArray[np.uint32]:
+    density = draw(st.sampled_from([0.0, "one", 1e-3, 0.05, 0.0625, 0.07, 0.5, 0.97, 1.0]))
+    if density == "one":
+        return packed(np.arange(size) == rng.integers(size))
+    return packed(rng.random(size) < density)
+
+
+@st.composite
+def shapings(draw: st.DrawFn, size: int) -> Shaping:
+    """Of any of the four; ids all over the row."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    count = st.integers(0, min(size, 40))
+
+    def ids() -> NDArray[np.int64]:
+        return rng.permutation(size)[: draw(count)]
+
+    penalties, bias = None, None
+    if draw(st.booleans()):
+        seen = ids()
+        factors = draw(st.sampled_from([(1.2, 0.0, 0.0), (0.5, 0.3, -0.7), (1.0, -2.0, 2.0), (1e-9, 0.0, 0.0)]))
+        penalties = Penalties(seen, rng.integers(0, 4, len(seen)), *factors)
+    if draw(st.booleans()):
+        biased = ids()
+        by = draw(st.sampled_from([0.1, 100.0, 1e300]))
+        bias = biased, rng.uniform(-by, by, len(biased))
+    mask = draw(st.none() | masks(size, rng))
+    return Shaping(penalties, bias, mask, ids() if draw(st.booleans()) else None)
+
+
+def draw_one(ops: RowOps, row: NDArray[np.float32], rule: Rule, shaping: Shaping | None = None) -> int:
+    how = np.array([rule], np.float64)
+    return int(ops.draw(row[None], np.zeros(1, np.int32), how, None if shaping is None else [shaping])[0])
 
 
 @settings(max_examples=1500, deadline=None)
@@ -110,6 +147,19 @@ def draw_one(ops: RowOps, row: NDArray[np.float32], rule: Rule) -> int:
 @example(row=np.zeros(1, np.float32), rule=Rule(1e-6, 1, 0.5, 1.0, 1 - 2**-53))
 def test_draws_are_those_of_numpy(native: RowOps, row: NDArray[np.float32], rule: Rule) -> None:
     assert draw_one(native, row, rule) == draw_one(NUMPY, row, rule)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(row=rows(), rule=rules(), data=st.data())
+def test_shaped_draws_are_those_of_numpy(
+    native: RowOps, row: NDArray[np.float32], rule: Rule, data: st.DataObject
+) -> None:
+    shaping, before = data.draw(shapings(len(row))), row.tobytes()
+    token = draw_one(native, row, rule, shaping)
+    assert token == draw_one(NUMPY, row, rule, shaping)
+    assert row.tobytes() == before
+    if shaping.mask is not None and (allowed := unpacked(shaping.mask, len(row))).any():
+        assert allowed[token]
 
 
 @settings(max_examples=600, deadline=None)
@@ -174,6 +224,14 @@ def test_a_row_does_not_depend_on_its_neighbours(native: RowOps) -> None:
     assert together.tolist() == [
         draw_one(native, logits[row], rule) for row, rule in zip(which, rule_rows, strict=True)
     ]
+    rng = np.random.default_rng(8)
+    shapes = [None, *(Shaping(mask=packed(rng.random(3000) < share)) for share in (0.001, 0.9, 0.5))] * 3
+    shapes[5] = Shaping(Penalties(np.arange(900), np.ones(900, np.int64), 1.3), (np.array([5]), np.array([9.0])))
+    shaped = native.draw(logits, which, np.array(rule_rows, np.float64), shapes[:10])
+    assert shaped.tolist() == [
+        draw_one(native, logits[row], *how) for row, *how in zip(which, rule_rows, shapes, strict=False)
+    ]
+    assert shaped.tolist() != together.tolist()
     ranks = native.rank(logits, which, 6)
     for i, row in enumerate(which):
         alone = native.rank(logits[row][None], np.zeros(1, np.int32), 6)
@@ -203,6 +261,47 @@ def test_no_rows_no_tokens(native: RowOps) -> None:
 def test_what_would_leave_its_arrays_is_refused(native: RowOps, row: int, rule: Rule) -> None:
     with pytest.raises((ValueError, IndexError)):
         native.draw(np.zeros((1, 8), np.float32), np.array([row], np.int32), np.array([rule], np.float64))
+
+
+@pytest.mark.parametrize(
+    "shaping",
+    [
+        Shaping(mask=np.zeros(2, np.uint32)),
+        Shaping(mask=np.zeros(4, np.uint32)[::2]),
+        Shaping(mask=np.zeros(0, np.uint32)),
+        Shaping(banned=np.array([70])),
+        Shaping(banned=np.array([-1])),
+        Shaping(bias=(np.array([70]), np.ones(1))),
+        Shaping(bias=(np.array([7]), np.ones(2))),
+        Shaping(Penalties(np.array([70]), np.ones(1, np.int64))),
+        Shaping(Penalties(np.array([7]), np.ones(2, np.int64))),
+    ],
+)
+def test_a_shaping_that_does_not_fit_its_row_is_refused(native: RowOps, shaping: Shaping) -> None:
+    with pytest.raises((ValueError, IndexError, BufferError)):
+        draw_one(native, np.zeros(70, np.float32), Rule(1.0), shaping)
+
+
+def test_one_shaping_for_each_row_or_none(native: RowOps) -> None:
+    logits, rows = np.zeros((1, 8), np.float32), np.zeros(2, np.int32)
+    with pytest.raises(ValueError):
+        native.draw(logits, rows, np.array([Rule(0.0)] * 2, np.float64), [None])
+
+
+def test_what_is_taken_where_nothing_is_left(native: RowOps) -> None:
+    row, five = np.full(70, -np.inf, np.float32), np.zeros(70, np.bool_)
+    five[[33, 34, 40, 64, 69]] = True
+    for ops in (native, NUMPY):
+        for rule in (Rule(0.0), Rule(0.7, u=0.9)):
+            for allowed in (five, ~five):
+                first, second = np.flatnonzero(allowed)[:2]
+                mask = packed(allowed)
+                assert draw_one(ops, row, rule, Shaping(mask=mask)) == first
+                assert draw_one(ops, row, rule, Shaping(mask=mask, banned=np.array([first]))) == second
+                assert draw_one(ops, row, rule, Shaping(mask=mask, banned=np.flatnonzero(allowed))) == first
+            assert draw_one(ops, row, rule, Shaping(mask=np.zeros(3, np.uint32))) == 0
+            assert draw_one(ops, row, rule, Shaping(banned=np.arange(70))) == 0
+            assert draw_one(ops, row, rule, Shaping(banned=np.array([1, 0]))) == 2
 
 
 def test_more_than_the_row_has_cannot_be_ranked(native: RowOps) -> None:

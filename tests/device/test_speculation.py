@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from radixmill.core.config import CacheOptions, ComputeOptions, Config, ModelOptions, ScheduleOptions
-from radixmill.core.plan import NO_TOKEN, Admit
+from radixmill.core.plan import NO_TOKEN, Admit, Masks
 from radixmill.core.request import SamplingParams
 from radixmill.device.executor import LocalExecutor, open_executor
 from radixmill.device.sampling import Sampler
@@ -96,8 +96,9 @@ def test_the_servers_own_guesses_change_no_bit(executor: LocalExecutor) -> None:
     assert scheduler.counters.drafted > scheduler.counters.accepted > 20
 
 
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("wish", WISHES.values(), ids=WISHES)
-def test_a_sampler_draws_a_run_as_it_draws_one_by_one(wish: dict[str, Any]) -> None:
+def test_a_sampler_draws_a_run_as_it_draws_one_by_one(wish: dict[str, Any], masked: bool) -> None:
     """Rows of two slots side by side; one assumption of the first is wrong, all of the second are right."""
     params = SamplingParams(**{"max_tokens": 9, "logprobs": 2, **wish})
     logits = np.random.default_rng(3).normal(0, 3, (8, VOCAB)).astype(np.float32)
@@ -109,14 +110,18 @@ def test_a_sampler_draws_a_run_as_it_draws_one_by_one(wish: dict[str, Any]) -> N
     for card in cards:
         single.admit(card)
         many.admit(card)
-    one = [single.sample(logits[r : r + 1], slots[r : r + 1], positions[r : r + 1]) for r in range(8)]
+    bits = np.random.default_rng(4).integers(0, 2**32, (8, -(-VOCAB // 32)), dtype=np.uint32)
+    one = [
+        single.sample(logits[r : r + 1], slots[r : r + 1], positions[r : r + 1], Masks({0: bits[r]} if masked else {}))
+        for r in range(8)
+    ]
     tokens = [int(drawn[0]) for drawn, _ in one]
     assumed = np.array([tokens[0], (tokens[1] + 1) % VOCAB, tokens[2], NO_TOKEN, *tokens[4:7], NO_TOKEN])
-    drawn, logprobs = many.sample(logits, slots, positions, None, assumed)
+    drawn, logprobs = many.sample(logits, slots, positions, Masks(dict(enumerate(bits)) if masked else {}), assumed)
     assert drawn.tolist() == [*tokens[:2], NO_TOKEN, NO_TOKEN, *tokens[4:]]
     assert list(logprobs) == [*(p[0] for _, p in one[:2]), None, None, *(p[0] for _, p in one[4:])]
     assert many.last.tolist() == [tokens[7], tokens[1]]
-    again = many.sample(logits[2:3], slots[2:3], positions[2:3])
+    again = many.sample(logits[2:3], slots[2:3], positions[2:3], Masks({0: bits[2]} if masked else {}))
     assert (int(again[0][0]), again[1]) == (tokens[2], one[2][1])  # what was not drawn has left no trace
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable
+from typing import Any
 
 from radixmill.core.config import ScheduleOptions
 from radixmill.core.messages import End, Submit, TokenDelta, TokenLogprob
@@ -23,9 +24,10 @@ class Drive:
         overlap: bool = False,
         prefix_cache: bool = True,
         check: bool = True,
+        grammars: Any = None,
         **options: object,
     ) -> None:
-        self.scheduler = Scheduler(spec, ScheduleOptions(**options), prefix_cache)  # type: ignore[arg-type]
+        self.scheduler = Scheduler(spec, ScheduleOptions(**options), prefix_cache, grammars=grammars)  # type: ignore[arg-type]
         self.executor = HashExecutor(spec)
         self.overlap, self.check = overlap, check
         self.flying: tuple[StepPlan, Ticket] | None = None
@@ -41,6 +43,7 @@ class Drive:
 
     def step(self) -> StepPlan | None:
         """One turn of the engine's loop."""
+        self._hear(self.scheduler.pending())
         plan = self.scheduler.schedule()
         if self.check:
             self.scheduler.cache.check()
@@ -50,6 +53,8 @@ class Drive:
         ticket = self.executor.launch(plan) if plan else None
         if self.flying:
             self._land(*self.flying)
+        if plan and ticket:
+            ticket.sample(self.scheduler.masks(plan))
         self.flying = (plan, ticket) if plan and ticket else None
         if self.flying and not self.overlap:
             self._land(*self.flying)

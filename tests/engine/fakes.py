@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from radixmill.core.messages import SeqStart, Submit, TokenLogprob
 from radixmill.core.plan import Masks, StepPlan, StepResult
-from radixmill.core.request import GenerateRequest, SamplingParams
+from radixmill.core.request import Constraint, GenerateRequest, SamplingParams
 from radixmill.core.spec import KVGroup, ModelSpec
 from radixmill.engine.schedule.guess import Guesser, Memory, Offer
 
 VOCAB = 50
+Mask = NDArray[np.uint32]  # [⌈VOCAB/32⌉]
+Draw = Callable[[Mask | None], list[int]]  # one row's tokens
 
 
 def mix(state: int, token: int) -> int:
@@ -23,9 +26,12 @@ def mix(state: int, token: int) -> int:
     return (state * 6364136223846793005 + (token + 1) * 1442695040888963407) % (1 << 61)
 
 
-def next_token(kv: Sequence[int], seed: int) -> int:
-    """What the "model" says after positions with these KVs."""
-    return mix(sum(kv) % (1 << 61), seed) % VOCAB
+def next_token(kv: Sequence[int], seed: int, mask: Mask | None = None) -> int:
+    """What the "model" says after positions with these KVs: with a mask, the first allowed token from there on."""
+    token = mix(sum(kv) % (1 << 61), seed) % VOCAB
+    while mask is not None and not mask[token // 32] >> np.uint32(token % 32) & np.uint32(1):
+        token = (token + 1) % VOCAB
+    return token
 
 
 def spec(
@@ -58,24 +64,32 @@ def submit(
     max_tokens: int = 4,
     tenant: str = "",
     priority: int = 0,
+    constraint: Constraint | None = None,
     **more: Any,
 ) -> Submit:
     """Sequences `ids` of one prompt; choice i has seed + i."""
     sampling = SamplingParams(max_tokens=max_tokens, **more)
-    request = GenerateRequest(id="r", prompt=tuple(prompt), sampling=sampling, tenant=tenant, priority=priority)
+    request = GenerateRequest(
+        id="r", prompt=tuple(prompt), sampling=sampling, constraint=constraint, tenant=tenant, priority=priority
+    )
     scores = sampling.prompt_logprobs is not None
     return Submit(request, tuple(SeqStart(i, seed + n, output, scores and n == 0) for n, i in enumerate(ids)))
 
 
 class HashTicket:
-    """A step that has run."""
+    """A step whose forward pass has run; `draws` make each row's tokens of its mask."""
 
-    def __init__(self, result: StepResult) -> None:
-        self._result = result
+    def __init__(self, step: int, draws: list[Draw], seconds: float, scores: tuple[TokenLogprob, ...]) -> None:
+        self._step, self._draws, self._seconds, self._scores = step, draws, seconds, scores
+        self._result: StepResult | None = None
 
-    def sample(self, masks: Masks | None) -> None: ...
+    def sample(self, masks: Masks | None) -> None:
+        rows = masks.rows if masks else {}
+        tokens = [token for row, draw in enumerate(self._draws) for token in draw(rows.get(row))]
+        self._result = StepResult(self._step, np.array(tokens), (), self._seconds, self._scores)
 
     def result(self) -> StepResult:
+        assert self._result is not None
         return self._result
 
 
@@ -94,14 +108,15 @@ class HashExecutor:
         for card in plan.admits:
             self.tokens[card.slot] = [*card.prompt, *card.output]
             self.seeds[card.slot] = card.seed
+        for slot, tokens in plan.forced:
+            self.tokens[slot] += tokens
         for copy in plan.copies:
             self.kv[copy.group][copy.dst] = -1
             self.kv[copy.group][copy.dst, : copy.tokens] = self.kv[copy.group][copy.src, : copy.tokens]
         bounds = np.concatenate([[0], np.cumsum(plan.counts)])
-        rows = [self._row(plan, r, plan.tokens[bounds[r] : bounds[r + 1]].tolist()) for r in range(plan.rows)]
-        tokens = [token for row in rows for token in row]
-        scores = [entry for r in range(plan.rows) for entry in self._scores(plan, r)]
-        return HashTicket(StepResult(plan.step, np.array(tokens), (), self.seconds, tuple(scores)))
+        draws = [self._row(plan, r, plan.tokens[bounds[r] : bounds[r + 1]].tolist()) for r in range(plan.rows)]
+        scores = tuple(entry for r in range(plan.rows) for entry in self._scores(plan, r))
+        return HashTicket(plan.step, draws, self.seconds, scores)
 
     def _scores(self, plan: StepPlan, row: int) -> list[TokenLogprob]:
         """Of the row's last positions before the one that it samples, read through its pages."""
@@ -116,8 +131,9 @@ class HashExecutor:
         history = self.tokens[int(plan.slots[row])]
         return [score(int(self.kv[0][pages[p // size], p % size]), history[p + 1]) for p in range(first, end)]
 
-    def _row(self, plan: StepPlan, row: int, given: list[int]) -> list[int]:
-        """What the row draws: one token, and one for each guess; −1 after the first wrong one. Stale KV stays behind it."""
+    def _row(self, plan: StepPlan, row: int, given: list[int]) -> Draw:
+        """Computes the row. What it draws: one token, and one for each guess; −1 after the first wrong one. Stale KV
+        stays behind it."""
         slot, start = int(plan.slots[row]), int(plan.starts[row])
         guesses = int(plan.guesses[row]) if plan.guesses is not None else 0
         history = self.tokens[slot]
@@ -137,15 +153,19 @@ class HashExecutor:
                 state = self.kv[group][where[0][p], where[1][p]] = mix(state, tokens[p])
             read = self.kv[group][where].tolist()
             assert read == prefix_kv(tokens), f"group {group}: wrong KV"
-        if not plan.samples[row]:
-            return [-1]
-        drawn = [-1] * (guesses + 1)
-        for n in range(guesses + 1):
-            drawn[n] = next_token(read[: certain + n], self.seeds[slot])
-            history.append(drawn[n])
-            if n < guesses and tokens[certain + n] != drawn[n]:
-                break
-        return drawn
+
+        def draw(mask: Mask | None) -> list[int]:
+            if not plan.samples[row]:
+                return [-1]
+            drawn = [-1] * (guesses + 1)
+            for n in range(guesses + 1):
+                drawn[n] = next_token(read[: certain + n], self.seeds[slot], mask)
+                history.append(drawn[n])
+                if n < guesses and tokens[certain + n] != drawn[n]:
+                    break
+            return drawn
+
+        return draw
 
     def stats(self) -> dict[str, Any]:
         return {}

@@ -115,6 +115,7 @@ def test_a_row_preempted_while_its_guesses_are_checked() -> None:
         plan = drive.scheduler.schedule()
         assert plan
         ticket = drive.executor.launch(plan)
+        ticket.sample(None)
         for seq in drive.scheduler.running.rows[:]:
             if seq.guessed and preempted < 3:
                 drive.scheduler._preempt(seq, Draft(0))

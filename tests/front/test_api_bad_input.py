@@ -168,11 +168,17 @@ def test_text(fields, param):
 WHERE = {  # name in the table → (route, field); the rest have the field's own name, on both routes
     "max_tokens": [(CHAT, "max_tokens")],
     "max_completion_tokens": [(CHAT, "max_completion_tokens")],
+    "max_output_tokens": [("/v1/responses", "max_output_tokens")],
     "top_logprobs": [(CHAT, "top_logprobs")],
     "best_of": [(TEXT, "best_of")],
     "max_tokens (completions)": [(TEXT, "max_tokens")],
     "logprobs (completions)": [(TEXT, "logprobs")],
     "token id": [(TEXT, "prompt")],
+    "temperature (messages)": [],  # of Anthropic's API: tests/front/test_anthropic_requests.py
+    "budget_tokens": [],
+    "max_new_tokens": [],  # of SGLang's: tests/front/test_api_native.py
+    "top_logprobs_num": [],
+    "logprob_start_len": [],
 }
 
 
@@ -201,6 +207,8 @@ def test_the_ends_of_every_range_are_taken(name):
             if value is None or ((field in ("prompt", "best_of") or name == "n") and value == high):
                 continue
             body = {"prompt": "x", "logprobs": True if path == CHAT else None, field: value}
+            if path == "/v1/responses":
+                body = {"input": "x", field: value}
             if path == CHAT:
                 body = {**HELLO, **body}
             if name == "logit_bias":

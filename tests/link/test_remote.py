@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from radixmill.core.errors import EngineFailed
+from radixmill.core.errors import EngineFailed, NotReady
 from radixmill.core.messages import Cancel, Control, Deltas, End, Ready, Reply, Submit, TokenDelta, Usage
 from radixmill.core.request import GenerateRequest, SamplingParams
 from radixmill.core.spec import ModelSpec
@@ -59,6 +59,9 @@ class ToyEngine(threading.Thread):
                     case Said(_, Cancel(seq)):
                         self.cancelled.append(seq)
                         self.live.pop(seq, None)
+                    case Said(peer, Control(verb="deadly")):
+                        peer.sock.shutdown(socket.SHUT_RDWR)
+                        self.stopping = True
                     case Said(peer, Control(number, verb, _)):
                         self.socket.send(peer, Reply(number, verb == "stats", {"n": 1}, "no such verb"))
             said += self.turn()
@@ -203,6 +206,49 @@ def test_control_is_answered_or_refused(folder: Path) -> None:
         assert await client.control("stats") == {"n": 1}
         with pytest.raises(EngineFailed, match="no such verb"):
             await client.control("dance")
+
+    run(folder, story)
+
+
+def test_a_question_survives_one_death_but_not_two(folder: Path) -> None:
+    """Asked while the engine is dead, or when it dies over it: the next one answers. A deadly question ends."""
+
+    async def story(client: RemoteEngine, engine: Callable[..., ToyEngine]) -> None:
+        engine()
+        await client.connect(str(folder / "0"), 1)
+        await client.ready()
+        deadly = asyncio.create_task(client.control("deadly"))
+        while client.health().state != "restarting":
+            await asyncio.sleep(0.001)
+        other = asyncio.create_task(client.control("stats"))
+        await asyncio.sleep(0)
+        engine()
+        await client.connect(str(folder / "1"), 2)
+        with pytest.raises(EngineFailed, match="died before it answered"):
+            await deadly
+        while client.health().state != "restarting":
+            await asyncio.sleep(0.001)
+        engine()
+        await client.connect(str(folder / "2"), 3)
+        assert await other == {"n": 1}
+        assert not client._questions
+
+    run(folder, story)
+
+
+def test_a_question_that_nobody_will_answer(folder: Path) -> None:
+    async def story(client: RemoteEngine, engine: Callable[..., ToyEngine]) -> None:
+        with pytest.raises(NotReady):
+            await client.control("stats")
+        engine()
+        await client.connect(str(folder / "0"), 1)
+        await client.ready()
+        asked = asyncio.create_task(client.control("deadly"))
+        while client.health().state != "restarting":
+            await asyncio.sleep(0.001)
+        client.give_up("no engine")
+        with pytest.raises(EngineFailed, match="no engine"):
+            await asked
 
     run(folder, story)
 

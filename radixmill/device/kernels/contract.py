@@ -131,6 +131,28 @@ class Rule(NamedTuple):
     u: float = 0.0  # in [0, 1)
 
 
+Bits = NDArray[np.uint32]  # [⌈V/32⌉], bit i of word w: whether token 32·w + i is allowed
+
+
+class Penalties(NamedTuple):
+    """What a row's history takes from its logits: repetition, then frequency and presence, in float64."""
+
+    ids: NDArray[np.int64]  # [n] distinct tokens of prompt and output, within [0, V)
+    counts: NDArray[np.int64]  # [n] how often each was put out
+    repetition: float = 1.0
+    frequency: float = 0.0
+    presence: float = 0.0
+
+
+class Shaping(NamedTuple):
+    """What is done to a row's logits before its rule draws, in this order. None: nothing."""
+
+    penalties: Penalties | None = None
+    bias: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None  # distinct ids within [0, V), and what is added
+    mask: Bits | None = None  # tokens without a bit become −∞
+    banned: NDArray[np.int64] | None = None  # so do these, within [0, V)
+
+
 class Ranks(NamedTuple):
     """What log-probabilities of N rows are made of; NaN has become −∞ and +∞ the largest float32."""
 
@@ -141,15 +163,22 @@ class Ranks(NamedTuple):
 
 
 class RowOps(Protocol):
-    """Rows of logits on the host → tokens. `device/sampling/choose.py` is the specification: equal tokens and equal bits.
+    """Rows of logits on the host → tokens. `device/sampling/rows.py` is the specification: equal tokens and equal bits.
 
     logits [S, V] float32, V < 2¹⁹, left as they are; rows [N]: which of them, any number of times.
     """
 
     def draw(
-        self, logits: NDArray[np.float32], rows: NDArray[np.int32], rules: NDArray[np.float64]
+        self,
+        logits: NDArray[np.float32],
+        rows: NDArray[np.int32],
+        rules: NDArray[np.float64],
+        shapings: Sequence[Shaping | None] | None = None,
     ) -> NDArray[np.int64]:
-        """The token of each row by its rule; rules [N, 5], see Rule. Id 0 where nothing is above −∞."""
+        """The token of each row by its rule; rules [N, 5], see Rule; shapings [N], or None where no row has one.
+
+        Where nothing is left above −∞: the lowest id of the mask that is not banned, else the lowest of the mask, else 0.
+        """
 
     def rank(self, logits: NDArray[np.float32], rows: NDArray[np.int32], k: int) -> Ranks:
         """0 ≤ k ≤ V."""

@@ -55,6 +55,8 @@ class Runner:
         ops = self.model.ops
         for admit in plan.admits:
             self.sampler.admit(admit)
+        for slot, tokens in plan.forced:
+            self.sampler.note(slot, tokens)
         for copy in plan.copies:
             self.kv.copy(ops, copy)
         batch = build_batch(plan, self.sampler.last, self.kv.page_size)

@@ -1,6 +1,6 @@
 """One row of logits → one token. Pure functions; knows nothing of slots, batches or history.
 
-This is the specification of `RowOps` and its fallback. Logits are float32, as the model gives them. A token's weight is
+The half of the specification of `RowOps` that comes after `shape.py`. Logits are float32, as the model gives them. A token's weight is
 exp((logit − the largest) / temperature) in float64; its mass is that weight as a whole number of units of 2⁻⁴⁴. Whole
 numbers add up exactly, so that no order of summation can be seen in a token; and a token depends on its own row alone.
 Selection is by (−logit, id), done with a partition or a threshold: the vocabulary is never sorted as a whole unless the

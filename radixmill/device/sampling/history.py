@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixmill.core.request import SamplingParams
-from radixmill.device.sampling.choose import HIGHEST, Row
+from radixmill.device.kernels.contract import Penalties
 
 
 class History:
@@ -45,23 +45,11 @@ class History:
         self._ids[at] = token
         self._counts[at] += 1
 
-    def penalise(self, row: Row, params: SamplingParams) -> None:
-        """Change the row in place: repetition, then frequency and presence, in float64, rounded once to float32.
-
-        Repetition divides positive logits and multiplies negative ones (Keskar et al. 2019, as Hugging Face does it).
-        """
-        x = row[self.ids].astype(np.float64)
-        repetition = params.repetition_penalty
-        x = np.where(x > 0, x / repetition, x * repetition)
-        x -= params.frequency_penalty * self.counts
-        x -= params.presence_penalty * (self.counts > 0)
-        put(row, self.ids, x)
-
-
-def put(row: Row, ids: NDArray[np.int64], values: NDArray[np.float64]) -> None:
-    """row[ids] = values, those beyond float32's range as its largest and −∞."""
-    with np.errstate(over="ignore"):
-        row[ids] = np.minimum(values, HIGHEST)
+    def penalties(self, params: SamplingParams) -> Penalties:
+        """Of the tokens seen so far; a view, until the next `add`."""
+        return Penalties(
+            self.ids, self.counts, params.repetition_penalty, params.frequency_penalty, params.presence_penalty
+        )
 
 
 def penalises(params: SamplingParams) -> bool:

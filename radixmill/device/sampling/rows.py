@@ -1,22 +1,29 @@
-"""RowOps in NumPy: where a backend has none of its own."""
+"""RowOps in NumPy: the specification, and what serves where a backend has none of its own."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from radixmill.device.kernels.contract import Ranks, Rule
+from radixmill.device.kernels.contract import Ranks, Rule, Shaping
 from radixmill.device.sampling.choose import Row, clean, draw, massed, ranking, tempered, top_k_ids
+from radixmill.device.sampling.shape import lowest_allowed, shaped
 
 
 class NumpyRows:
-    """Row by row, as `choose` says it."""
+    """Row by row, as `shape` and then `choose` say it."""
 
     def draw(
-        self, logits: NDArray[np.float32], rows: NDArray[np.int32], rules: NDArray[np.float64]
+        self,
+        logits: NDArray[np.float32],
+        rows: NDArray[np.int32],
+        rules: NDArray[np.float64],
+        shapings: Sequence[Shaping | None] | None = None,
     ) -> NDArray[np.int64]:
-        pairs = zip(rows.tolist(), rules.tolist(), strict=True)
-        return np.array([draw(clean(logits[row]), Rule(*rule)) for row, rule in pairs], np.int64)
+        ways = zip(rows.tolist(), rules.tolist(), shapings or [None] * len(rows), strict=True)
+        return np.array([_draw(clean(logits[row]), Rule(*rule), shaping) for row, rule, shaping in ways], np.int64)
 
     def rank(self, logits: NDArray[np.float32], rows: NDArray[np.int32], k: int) -> Ranks:
         values = [clean(logits[row]) for row in rows.tolist()]
@@ -27,6 +34,14 @@ class NumpyRows:
             ids,
             np.array([row[which] for row, which in zip(values, ids, strict=True)], np.float32).reshape(len(rows), k),
         )
+
+
+def _draw(row: Row, rule: Rule, shaping: Shaping | None) -> int:
+    if shaping is None:
+        return draw(row, rule)
+    row = clean(shaped(row, shaping))
+    token = draw(row, rule)
+    return lowest_allowed(len(row), shaping) if row[token] == -np.inf else token
 
 
 def _first(row: Row, k: int) -> NDArray[np.int64]:

@@ -18,14 +18,11 @@ from numpy.typing import NDArray
 from radixmill.core.messages import TokenLogprob
 from radixmill.core.plan import NO_TOKEN, Admit, Masks
 from radixmill.core.request import SamplingParams
-from radixmill.device.kernels.contract import RowOps, Rule
-from radixmill.device.sampling.choose import Row, clean
-from radixmill.device.sampling.history import History, penalises, put
+from radixmill.device.kernels.contract import Bits, RowOps, Rule, Shaping
+from radixmill.device.sampling.history import History, penalises
 from radixmill.device.sampling.logprobs import token_logprob
 from radixmill.device.sampling.philox import uniform
 from radixmill.device.sampling.rows import NumpyRows
-
-Bits = NDArray[np.uint32]  # [⌈V/32⌉], bit i of word w: whether token 32·w + i is allowed
 
 
 @dataclass(slots=True)
@@ -44,9 +41,21 @@ class _Slot:
     def stops_masked(self) -> bool:
         return self.outputs < self.params.min_tokens and len(self.stop_ids) > 0
 
-    def shapes(self, bits: Bits | None) -> bool:
-        """Whether the token depends on more of the row than the logits as they are."""
-        return self.history is not None or self.bias is not None or bits is not None or self.stops_masked
+    @property
+    def remembers(self) -> bool:
+        """Whether the next token may depend on the last by more than the logits."""
+        return self.history is not None or self.stops_masked
+
+    def shaping(self, bits: Bits | None) -> Shaping | None:
+        """What stands between the logits as they are and the rule, now."""
+        if bits is None and self.bias is None and not self.remembers:
+            return None
+        return Shaping(
+            None if self.history is None else self.history.penalties(self.params),
+            self.bias,
+            bits,
+            self.stop_ids if self.stops_masked else None,
+        )
 
     def rule(self, position: int) -> Rule:
         """How the token at `position` is drawn from the shaped row."""
@@ -93,6 +102,13 @@ class Sampler:
         text = admit.output or admit.prompt
         self.last[admit.slot] = text[-1] if text else 0
 
+    def note(self, slot: int, tokens: Sequence[int]) -> None:
+        """Tokens that the slot has put out without drawing them."""
+        state = self._state(slot)
+        for token in tokens:
+            state.note(token)
+        self.last[slot] = tokens[-1]
+
     def sample(
         self,
         logits: NDArray[np.float32],
@@ -118,19 +134,19 @@ class Sampler:
         states = [self._state(slot) for slot in slots.tolist()]
         bits = masks.rows if masks else {}
         rules = [state.rule(position) for state, position in zip(states, positions.tolist(), strict=True)]
-        tokens = np.empty(len(slots), np.int64)
-        plain = [row for row, state in enumerate(states) if not state.shapes(bits.get(row))]
-        if plain:
-            tokens[plain] = self._draw(logits, plain, [rules[row] for row in plain])
-        shaped = set(range(len(states))) - set(plain)
         guesses = [NO_TOKEN] * len(states) if assumed is None else assumed.tolist()
+        behind = [False] + [guess != NO_TOKEN for guess in guesses[:-1]]  # stands on an assumption about the row before
+        # Rows are drawn at once, in vain if an assumption is wrong, but for those that must know what came before.
+        now = [row for row, state in enumerate(states) if not (behind[row] and state.remembers)]
+        tokens = np.full(len(slots), NO_TOKEN, np.int64)
+        tokens[now] = self._draw(logits, now, rules, [states[row].shaping(bits.get(row)) for row in now])
         wrong = False  # an assumption that this row stands on
         for row, (state, guess) in enumerate(zip(states, guesses, strict=True)):
             if wrong:
                 tokens[row], wrong = NO_TOKEN, guess != NO_TOKEN
                 continue
-            if row in shaped:
-                tokens[row] = self._draw_shaped(logits[row], state, rules[row], bits.get(row))
+            if tokens[row] == NO_TOKEN:
+                tokens[row] = self._draw(logits, [row], rules, [state.shaping(bits.get(row))])[0]
             token = int(tokens[row])
             state.note(token)
             self.last[slots[row]] = token
@@ -156,13 +172,12 @@ class Sampler:
         assert state is not None, f"slot {slot} was never admitted"
         return state
 
-    def _draw(self, logits: NDArray[np.float32], rows: list[int], rules: list[Rule]) -> NDArray[np.int64]:
-        return self._rows.draw(logits, np.array(rows, np.int32), np.array(rules, np.float64))
-
-    def _draw_shaped(self, values: Row, state: _Slot, rule: Rule, bits: Bits | None) -> int:
-        row = _shaped(clean(values), state, bits)
-        token = int(self._draw(row[None], [0], [rule])[0])
-        return _lowest_allowed(len(row), state, bits) if row[token] == -np.inf else token
+    def _draw(
+        self, logits: NDArray[np.float32], rows: list[int], rules: list[Rule], shapings: list[Shaping | None]
+    ) -> NDArray[np.int64]:
+        """Tokens of these rows, [N]; `rules` are those of all, `shapings` theirs alone."""
+        how = np.array([rules[row] for row in rows], np.float64)
+        return self._rows.draw(logits, np.array(rows, np.int32), how, shapings if any(shapings) else None)
 
     def _logprobs(
         self, logits: NDArray[np.float32], tokens: NDArray[np.int64], wanted: Sequence[int | None], states: list[_Slot]
@@ -178,34 +193,6 @@ class Sampler:
             values = zip(named, logits[row, list(named)].tolist(), strict=True) if named else ()
             entries[row] = token_logprob(ranks, at, float(logits[row, tokens[row]]), k, values)
         return tuple(entries)
-
-
-def _shaped(values: Row, state: _Slot, bits: Bits | None) -> Row:
-    """After penalties, bias and mask; a copy."""
-    row = values.copy()
-    if state.history is not None:
-        state.history.penalise(row, state.params)
-    if state.bias is not None:
-        ids, by = state.bias
-        put(row, ids, row[ids] + by)
-    if bits is not None:
-        row[~_unpacked(bits, len(row))] = -np.inf
-    if state.stops_masked:
-        row[state.stop_ids] = -np.inf
-    return row
-
-
-def _lowest_allowed(size: int, state: _Slot, bits: Bits | None) -> int:
-    grammar = np.ones(size, np.bool_) if bits is None else _unpacked(bits, size)
-    allowed = grammar.copy()
-    if state.stops_masked:
-        allowed[state.stop_ids] = False
-    return int((allowed if allowed.any() else grammar).argmax())
-
-
-def _unpacked(bits: Bits, size: int) -> NDArray[np.bool_]:
-    little = bits.astype("<u4", copy=False)
-    return np.unpackbits(little.view(np.uint8), count=size, bitorder="little").view(np.bool_)
 
 
 def _bias(params: SamplingParams, size: int) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:

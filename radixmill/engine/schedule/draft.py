@@ -43,10 +43,12 @@ class Draft:
         tokens = array("q")
         tables = [_Table() for _ in range(groups)]
         admits = tuple(seq.card() for seq in self.admitted)
+        forced = tuple((seq.slot, tuple(seq.forced)) for seq in self.rows if seq.forced)
         copies: list[PageCopy] = []
         for seq, count in self.rows.items():
             lease = seq.lease
             assert lease is not None
+            seq.forced.clear()
             start, end = seq.computed, seq.computed + count
             starts.append(start)
             tokens.extend(seq.tokens[start:end])
@@ -72,6 +74,7 @@ class Draft:
             pages=tuple(table.build() for table in tables),
             admits=admits,
             copies=tuple(copies),
+            forced=forced,
             guesses=_ints([seq.guessed for seq in self.rows]) if self.guesses else None,
             scores=_ints(scores) if any(scores) else None,
         )

@@ -9,7 +9,7 @@ leaves it every page of the pool, which core.config sized for it.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 from radixmill.core.config import ScheduleOptions
@@ -17,7 +17,9 @@ from radixmill.core.messages import End, EndReason, Submit, TokenDelta, TokenLog
 from radixmill.core.plan import Masks, Run, StepPlan, StepResult
 from radixmill.core.spec import ModelSpec
 from radixmill.engine.cache import Cache, Lease
+from radixmill.engine.grammar import GrammarError, Grammars
 from radixmill.engine.schedule.budget import FLOOR, Budget
+from radixmill.engine.schedule.constrained import Constrained
 from radixmill.engine.schedule.draft import Draft
 from radixmill.engine.schedule.guess import Guesser, Memory, Offer
 from radixmill.engine.schedule.queue import make_queue
@@ -35,21 +37,28 @@ class Counters:
     def __init__(self) -> None:
         self.steps = self.computed_tokens = self.reused_tokens = self.admissions = self.preemptions = self.ended = 0
         self.drafted = self.accepted = 0  # guessed tokens that were checked, and that were right and used
+        self.forced = 0  # tokens that a grammar left no choice about: no forward pass of their own
 
 
 class Scheduler:
     """Call in the engine's loop: schedule, launch, commit (of the same plan or the one before)."""
 
     def __init__(
-        self, spec: ModelSpec, options: ScheduleOptions, prefix_cache: bool = True, keep: int | None = None
+        self,
+        spec: ModelSpec,
+        options: ScheduleOptions,
+        prefix_cache: bool = True,
+        keep: int | None = None,
+        grammars: Grammars | None = None,
     ) -> None:
-        """`keep`: pages that prefixes which no sequence holds may fill; None: all."""
+        """`keep`: pages that prefixes which no sequence holds may fill; None: all. `grammars`: None: no constraints."""
         self.spec = spec
         self.cache = Cache([group.pages for group in spec.kv_groups], spec.page_size, reuse=prefix_cache, keep=keep)
         self.queue = make_queue(options.schedule_policy, self._matched, spec.context)
         self.running = Running(min(options.max_running_requests, spec.slots))
         self.budget = Budget(options.step_tokens, options.step_seconds)
         self.guesser = _guesser(options)
+        self.constrained = Constrained(grammars, spec.vocab_size, spec.slots)
         self.counters = Counters()
         self._live: dict[Client, dict[int, Sequence]] = {}
         self._flying: dict[int, tuple[Sequence, ...]] = {}  # rows of plans not committed yet
@@ -66,11 +75,36 @@ class Scheduler:
             self._arrivals += 1
             seq = Sequence(client, message.request, start, self.spec, self._arrivals)
             self._live.setdefault(client, {})[seq.id] = seq
-            self.queue.add(seq)
             if refusal := self._refusal(seq):
                 self._finish(seq, "failed", detail=refusal)
-            elif reason := seq.over():
-                self._finish(seq, reason, seq.tokens[-1] if reason == "stop" else None)
+            elif message.request.constraint is None:
+                self._enter(seq)
+            else:
+                self._bind(seq)
+
+    def bind_waiting(self) -> None:
+        """A grammar has been built, or refused: look again at those that wait for one."""
+        for seq in self.constrained.waiting():
+            self._bind(seq)
+
+    def _bind(self, seq: Sequence) -> None:
+        try:
+            if self.constrained.bind(seq):
+                self._enter(seq)
+        except GrammarError as error:
+            self._finish(seq, "failed", detail=str(error))
+
+    def _enter(self, seq: Sequence) -> None:
+        """Into the queue, unless it has nothing left to say or its grammar says it all."""
+        seq.state = "waiting"
+        self.queue.add(seq)
+        if reason := seq.over():
+            self._finish(seq, reason, seq.end_token if reason == "stop" else None)
+        elif seq.match is not None:
+            at = seq.output_len
+            reason, detail = self._advance(seq, ())
+            if reason or seq.output_len > at:
+                self._pending.append((seq.client, self._told(seq, at, None, reason, detail)))
 
     def cancel(self, client: Client, seq: int) -> None:
         """Stop a sequence, if it is live."""
@@ -96,8 +130,12 @@ class Scheduler:
         return self._make(draft) if draft.rows else None
 
     def masks(self, plan: StepPlan) -> Masks | None:
-        """Grammar masks of the rows that sample; None while no sequence has a grammar."""
-        return None
+        """Grammar masks of the rows that sample, to be asked for once, after the step before has been committed; None if
+        no row has a grammar."""
+        masks, failed = self.constrained.masks(plan.step)
+        for seq, error in failed.items():
+            self._finish(seq, "failed", detail=str(error))
+        return masks
 
     def commit(self, plan: StepPlan, result: StepResult) -> list[Sent]:
         """Fill the placeholders of a finished step, in the order of the plans. What each client is to be told."""
@@ -271,6 +309,8 @@ class Scheduler:
         plan = draft.build(step, len(self.spec.kv_groups), self.spec.page_size)
         self.counters.computed_tokens += len(plan.tokens)
         self._flying[step] = tuple(draft.rows)
+        bound = {seq: row for row, seq in enumerate(draft.rows) if seq.match is not None and plan.samples[row]}
+        self.constrained.begin(step, bound)
         for seq in draft.rows:
             self._share(seq)
         return plan
@@ -289,16 +329,41 @@ class Scheduler:
     def _land(self, seq: Sequence, run: Run) -> TokenDelta:
         """What a step sampled for a live sequence, which may have been preempted since. Nothing counts after its end."""
         tokens, logprobs = run
-        at, used = seq.output_len, 1
-        reason = seq.fill(tokens[0])
-        while reason is None and used < len(tokens):
-            reason = seq.fill(tokens[used])
-            used += 1
-        if seq.guessed:
-            self._checked(seq, used - 1)
-        end = self._end(seq, reason, tokens[used - 1] if reason == "stop" else None) if reason else None
-        logprobs = logprobs and logprobs[:used]
-        return TokenDelta(seq.id, at, tokens[:used], logprobs, end, _tell_cached(seq), _tell_scores(seq))
+        at = seq.output_len
+        reason, detail = self._advance(seq, tokens)
+        return self._told(seq, at, logprobs, reason, detail)
+
+    def _advance(self, seq: Sequence, tokens: Iterable[int]) -> tuple[EndReason | None, str]:
+        """Take what was sampled, then what the grammar leaves no choice about, up to the next real one. Why that ends it,
+        if it does."""
+        at, reason = seq.output_len, None
+        try:
+            for token in tokens:
+                reason = reason or seq.fill(token)
+            if seq.guessed:
+                self._checked(seq, seq.output_len - at - 1)
+            while reason is None and (forced := seq.force()) is not None:
+                reason = seq.fill(forced)
+                seq.forced.append(forced)
+                self.counters.forced += 1
+        except GrammarError as error:
+            return "failed", str(error)
+        return reason, ""
+
+    def _told(
+        self,
+        seq: Sequence,
+        at: int,
+        logprobs: tuple[TokenLogprob, ...] | None,
+        reason: EndReason | None,
+        detail: str,
+    ) -> TokenDelta:
+        """The delta of all that has been said from output index `at` on; ends the sequence if there is a reason."""
+        said = tuple(seq.tokens[seq.prompt_len + at : seq.known])
+        end = self._end(seq, reason, seq.end_token if reason == "stop" else None, detail) if reason else None
+        return TokenDelta(
+            seq.id, at, said, logprobs and logprobs[: len(said)], end, _tell_cached(seq), _tell_scores(seq)
+        )
 
     def _checked(self, seq: Sequence, right: int) -> None:
         self.counters.drafted += seq.guessed
@@ -321,10 +386,13 @@ class Scheduler:
         del live[seq.id]
         if not live:
             del self._live[seq.client]
-        if seq.state == "waiting":
-            self.queue.remove(seq)
-        else:
-            self.running.remove(seq)
+        match seq.state:
+            case "unbound":
+                self.constrained.forget(seq)
+            case "waiting":
+                self.queue.remove(seq)
+            case _:
+                self.running.remove(seq)
         if seq.lease:
             seq.lease.close(seq.tokens, seq.certain)
         seq.leave("ended")

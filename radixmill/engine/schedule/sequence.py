@@ -7,6 +7,7 @@ computed    positions whose KV some plan, made or done, has written
 behind      length - computed: what is left to compute before the next token can be sampled (of one that is mute: before
             all is scored, which leaves out the last token)
 goal        length at the last admission: [0, goal) is prefill
+forced      tokens that a grammar chose and the device has not heard of; they are among `tokens`
 guessed     guesses that a running step checks; they are no tokens of ours until it has landed, and `computed` leaves them out
 """
 
@@ -21,10 +22,11 @@ from radixmill.core.plan import LAST_SAMPLED, Admit
 from radixmill.core.request import GenerateRequest
 from radixmill.core.spec import ModelSpec
 from radixmill.engine.cache import Lease
+from radixmill.engine.grammar import Matcher
 from radixmill.engine.schedule.guess import Memory
 from radixmill.engine.schedule.score import Scoring
 
-State = Literal["waiting", "running", "ended"]
+State = Literal["unbound", "waiting", "running", "ended"]  # unbound: waits for its grammar to be built
 
 
 class Sequence:
@@ -36,12 +38,14 @@ class Sequence:
         "cached_told",
         "client",
         "computed",
+        "forced",
         "goal",
         "guessed",
         "id",
         "known",
         "lease",
         "limit",
+        "match",
         "memory",
         "mute",
         "namespace",
@@ -79,11 +83,13 @@ class Sequence:
         self.mute = (
             self.scoring is not None and self.scoring.due > 0 and self.known >= self.limit
         )  # it is scored, no more
-        self.state: State = "waiting"
+        self.state: State = "unbound"
         self.slot = -1
         self.lease: Lease | None = None
         self.computed = self.goal = 0
         self.guessed = 0
+        self.forced: list[int] = []
+        self.match: Matcher | None = None  # where its output is bound by a grammar
         self.memory: Memory | None = None  # for guesses, as soon as one is looked for
         self.cached: int | None = None  # prompt tokens found at the first admission
         self.cached_told = False
@@ -109,9 +115,21 @@ class Sequence:
         return self.known - self.prompt_len
 
     @property
+    def end_token(self) -> int | None:
+        """The last token, if it is one that ends the sequence."""
+        token = self.tokens[self.known - 1]
+        return token if token in self.stop_ids else None
+
+    @property
     def guessable(self) -> bool:
-        """Whether its next step may check guesses: all its tokens are certain, and its prefill has entered the tree."""
-        return self.behind == 1 and self.known == len(self.tokens) and self.computed >= self.goal
+        """Whether its next step may check guesses: all its tokens are certain, its prefill has entered the tree, and no
+        grammar gives the token after each guess a mask of its own."""
+        return self.behind == 1 and self.certain_tokens and self.computed >= self.goal and self.match is None
+
+    @property
+    def certain_tokens(self) -> bool:
+        """No step is on the way that will sample one."""
+        return self.known == len(self.tokens)
 
     @property
     def full(self) -> bool:
@@ -149,15 +167,31 @@ class Sequence:
         return samples
 
     def fill(self, token: int) -> EndReason | None:
-        """The oldest placeholder's token is known, or one more after a right guess; the reason if it is the last."""
-        if self.known == len(self.tokens):
+        """The oldest placeholder's token is known, or one more behind them; the reason if it is the last.
+
+        Raises GrammarError where its grammar cannot go on.
+        """
+        if self.certain_tokens:
             self.tokens.append(token)
         else:
             self.tokens[self.known] = token
         self.known += 1
-        if token in self.stop_ids:
+        if self.match is not None:
+            self.match.push(token)
+        if token in self.stop_ids or (self.match is not None and self.match.ended):
             return "stop"
         return "length" if self.known >= self.limit else None
+
+    def force(self) -> int | None:
+        """The next token, if the grammar leaves but one and no step is on the way to sample it.
+
+        None where log-probabilities are wanted, or the prompt's are not told yet: they need a forward pass.
+        """
+        if self.match is None or not self.certain_tokens:
+            return None
+        if self.request.sampling.logprobs is not None or self.scoring is not None:
+            return None
+        return self.match.forced()
 
     def checked(self, right: int) -> None:
         """So many of the guesses were right: if it still runs, they are computed."""
@@ -170,10 +204,13 @@ class Sequence:
         """Why a sequence just submitted has nothing left to do, if so (a resumed one may have said its last token)."""
         if self.output_len and self.tokens[-1] in self.stop_ids and self.output_len > self.request.sampling.min_tokens:
             return "stop"
+        if self.output_len and self.match is not None and self.match.ended:
+            return "stop"
         return "length" if self.known >= self.limit and not self.mute else None
 
     def card(self) -> Admit:
         """What the device must know of it."""
+        self.forced.clear()
         output = tuple(self.tokens[self.prompt_len :])
         return Admit(self.slot, self.request.sampling, self.seed, self.request.prompt, output, self.stop_ids)
 

@@ -25,7 +25,7 @@ from radixmill.front.session import Ask, Front, Sampling, TokenPrompt, gather
 STATS_SECONDS = 2.0
 PROBE_SECONDS = 20.0
 PROBE_TENANT = "\0health"  # a cache namespace no client can name by accident
-ID_PREFIXES = ("chatcmpl-", "cmpl-")
+ID_PREFIXES = ("chatcmpl-", "cmpl-", "resp_", "msg_")
 REDACTED = "[redacted]"
 
 

@@ -10,6 +10,8 @@ from radixmill import __version__
 from radixmill.core.errors import ServeError
 from radixmill.front.api import admin, tokens
 from radixmill.front.api.admin import add_health_routes, add_info_routes, add_order_routes
+from radixmill.front.api.anthropic import routes as anthropic
+from radixmill.front.api.anthropic.routes import add_anthropic_routes
 from radixmill.front.api.docs import describe
 from radixmill.front.api.errors import on_http_error, on_serve_error
 from radixmill.front.api.guard import Keys, RequestId
@@ -33,11 +35,12 @@ def create_app(front: Front) -> FastAPI:
     )
     add_openai_routes(app, front)
     add_native_routes(app, front)
+    add_anthropic_routes(app, front)
     add_token_routes(app, front)
     add_health_routes(app, front)
     add_info_routes(app, front)
     add_order_routes(app, front)
-    describe(app, (*routes.KINDS, *native.KINDS, *tokens.KINDS, *admin.KINDS))
+    describe(app, (*routes.KINDS, *anthropic.KINDS, *native.KINDS, *tokens.KINDS, *admin.KINDS))
     app.add_exception_handler(ServeError, on_serve_error)
     app.add_exception_handler(HTTPException, on_http_error)
     if front.config.server.api_key:
@@ -47,7 +50,7 @@ def create_app(front: Front) -> FastAPI:
         allow_origins=["*"],
         allow_methods=["*"],
         allow_headers=["*"],
-        expose_headers=["X-Request-Id", "X-RadixMill-Ignored"],
+        expose_headers=["X-Request-Id", "request-id", "X-RadixMill-Ignored"],
     )
     app.add_middleware(RequestId)  # added last: outermost
     return app

@@ -27,22 +27,29 @@ class ErrorBody(Struct, kw_only=True):
 
 
 def operation(
-    summary: str, body: type[Struct] | None, answer: type[Struct] | None, *, stream: type[Struct] | None = None
+    summary: str,
+    body: type[Struct] | None,
+    answer: type[Struct] | None,
+    *,
+    stream: type[Struct] | tuple[type[Struct], ...] = (),
+    error: type[Struct] = ErrorBody,
 ) -> dict[str, Any]:
-    """Keyword arguments of add_api_route that describe a route."""
+    """Keyword arguments of add_api_route that describe a route. `stream`: the kinds of its events."""
     content: dict[str, Any] = {"application/json": {"schema": _ref(answer)}} if answer else {}
-    if stream:
-        content["text/event-stream"] = {"schema": _ref(stream)}
+    if kinds := stream if isinstance(stream, tuple) else (stream,):
+        content["text/event-stream"] = {
+            "schema": _ref(kinds[0]) if len(kinds) == 1 else {"anyOf": [_ref(kind) for kind in kinds]}
+        }
     extra: dict[str, Any] = {
         "responses": {
             "200": {"description": "OK", **({"content": content} if content else {})},
             "4XX": {
                 "description": "What is wrong with the request",
-                "content": {"application/json": {"schema": _ref(ErrorBody)}},
+                "content": {"application/json": {"schema": _ref(error)}},
             },
             "5XX": {
                 "description": "What is wrong with the server",
-                "content": {"application/json": {"schema": _ref(ErrorBody)}},
+                "content": {"application/json": {"schema": _ref(error)}},
             },
         },
     }

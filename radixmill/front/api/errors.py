@@ -1,4 +1,7 @@
-"""Errors as HTTP: OpenAI's `{"error": {message, type, param, code}}`, with the right status, and nothing of our insides."""
+"""Errors as HTTP: OpenAI's `{"error": {message, type, param, code}}`, with the right status, and nothing of our insides.
+
+Routes of Anthropic's API say the same in Anthropic's shape.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,22 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from radixmill.core.errors import EngineFailed, NotFound, ServeError, TooLarge, Unauthorized
+from radixmill.front.api.anthropic.errors import message_error, speaks_anthropic
+
+ID_KEY = "radixmill.request_id"  # in the ASGI scope; a route may replace it
 
 
 class MethodNotAllowed(ServeError):
     status, type, code = 405, "invalid_request_error", "method_not_allowed"
 
 
-def error_response(error: ServeError) -> Response:
-    return Response(msgspec.json.encode(error.body()), error.status, _headers(error), media_type="application/json")
+def error_response(error: ServeError, scope: Scope) -> Response:
+    """An error in the shape that clients of the path expect."""
+    body = message_error(error, scope[ID_KEY]) if speaks_anthropic(scope["path"]) else error.body()
+    return Response(msgspec.json.encode(body), error.status, _headers(error), media_type="application/json")
 
 
 def internal_error() -> EngineFailed:
@@ -27,7 +36,7 @@ def internal_error() -> EngineFailed:
 
 async def on_serve_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServeError)
-    return error_response(error)
+    return error_response(error, request.scope)
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
@@ -36,15 +45,18 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         allow = (error.headers or {}).get("Allow", "")
         response = error_response(
-            MethodNotAllowed(f"{request.method} is not allowed on {request.url.path}; use {allow or 'another method'}.")
+            MethodNotAllowed(
+                f"{request.method} is not allowed on {request.url.path}; use {allow or 'another method'}."
+            ),
+            request.scope,
         )
         response.headers["Allow"] = allow
         return response
     if error.status_code == 404:
         return error_response(
-            NotFound(f"There is no route {request.method} {request.url.path} here; /docs lists them.")
+            NotFound(f"There is no route {request.method} {request.url.path} here; /docs lists them."), request.scope
         )
-    return error_response(internal_error())
+    return error_response(internal_error(), request.scope)
 
 
 def _headers(error: ServeError) -> dict[str, str]:

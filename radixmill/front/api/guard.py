@@ -13,13 +13,14 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from radixmill.core.errors import ServeError, Unauthorized
-from radixmill.front.api.errors import error_response, internal_error
+from radixmill.front.api.anthropic.errors import speaks_anthropic
+from radixmill.front.api.errors import ID_KEY, error_response, internal_error
 from radixmill.front.session.limits import SIZES
 
 log = logging.getLogger("radixmill.front")
 
 OPEN_ROUTES = ("/health", "/health_generate", "/live", "/ready")
-ID_KEY = "radixmill.request_id"  # in the ASGI scope; a route may replace it
+OWNER_KEY = "radixmill.owner"  # in the ASGI scope, where there are keys: whose request this is
 _SAFE_ID = re.compile(rf"[!-~]{{1,{int(SIZES['request id header'].high or 0)}}}")
 
 
@@ -43,7 +44,7 @@ class RequestId:
         except Exception:
             log.exception("request %s failed: %s %s", scope[ID_KEY], scope["method"], scope["path"])
             if not answer.started:
-                await error_response(internal_error())(scope, receive, answer.send)
+                await error_response(internal_error(), scope)(scope, receive, answer.send)
 
 
 class _Answer:
@@ -55,7 +56,10 @@ class _Answer:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started = True
-            MutableHeaders(scope=message)["X-Request-Id"] = self.scope[ID_KEY]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self.scope[ID_KEY]
+            if speaks_anthropic(self.scope["path"]):
+                headers["request-id"] = self.scope[ID_KEY]  # the name that its clients read
         await self._send(message)
 
 
@@ -71,19 +75,26 @@ class Keys:
             await self.app(scope, receive, send)
             return
         try:
-            self._check(Headers(scope=scope))
+            scope[OWNER_KEY] = self._check(Headers(scope=scope))
         except ServeError as error:
-            await error_response(error)(scope, receive, send)
+            await error_response(error, scope)(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
-    def _check(self, headers: Headers) -> None:
+    def _check(self, headers: Headers) -> str:
+        """The key's digest, in hexadecimal. Raises Unauthorized."""
         key = headers.get("x-api-key") or _bearer(headers.get("authorization", ""))
         if not key:
             raise Unauthorized("No API key was given; send it as `Authorization: Bearer KEY` or `x-api-key: KEY`.")
         digest = _digest(key.encode("latin-1"))  # as ASGI decoded it: the bytes that were sent
         if not sum(hmac.compare_digest(digest, known) for known in self._digests):  # looks at every key, always
             raise Unauthorized("This API key is not valid here.")
+        return digest.hex()
+
+
+def owner_of(scope: Scope) -> str:
+    """Who sent a request, as far as keys tell; "" on a server without keys."""
+    return str(scope.get(OWNER_KEY, ""))
 
 
 def _bearer(value: str) -> str:

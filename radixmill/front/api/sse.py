@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect
@@ -28,6 +28,25 @@ def sse(chunk: Any) -> bytes:
     return b"data: " + _encode(chunk) + b"\n\n"
 
 
+def named_sse(name: str, data: Any) -> bytes:
+    """One event of data with a name."""
+    return b"event: " + name.encode() + b"\n" + sse(data)
+
+
+def _openai_failed(error: ServeError, scope: Scope) -> bytes:
+    return sse(error.body()) + DONE
+
+
+class Ending(NamedTuple):
+    """How an API ends its streams: after the last event, and where one fails on the way."""
+
+    done: bytes
+    failed: Callable[[ServeError, Scope], bytes]
+
+
+OPENAI_ENDING = Ending(DONE, _openai_failed)
+
+
 class Chunks(Protocol):
     """One API's way to say events."""
 
@@ -35,7 +54,7 @@ class Chunks(Protocol):
         """Events as SSE, ready to send; may be empty."""
 
     def finish(self) -> bytes:
-        """What comes after the last event, before [DONE]."""
+        """What comes after the last event, before the API's own ending."""
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
@@ -66,10 +85,12 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, generation: Generation | Batch, chunks: Chunks, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, generation: Generation | Batch, chunks: Chunks, headers: Mapping[str, str], ending: Ending = OPENAI_ENDING
+    ) -> None:
         super().__init__(b"", headers={**headers, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self.generation, self.chunks = generation, chunks
+        self.generation, self.chunks, self.ending = generation, chunks, ending
         self.started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,15 +104,15 @@ class EventStream(Response):
             async for events in self.generation:
                 if data := self.chunks.push(events):
                     await self._send(send, data)
-            await self._send(send, self.chunks.finish() + DONE, more=False)
+            await self._send(send, self.chunks.finish() + self.ending.done, more=False)
         except Exception as error:
             if not isinstance(error, ServeError):
                 log.exception("request %s failed while it was streamed", self.generation.id)
                 error = internal_error()
             if not self.started:
-                await error_response(error)(scope, receive, send)
+                await error_response(error, scope)(scope, receive, send)
             else:
-                await self._send(send, sse(error.body()) + DONE, more=False)
+                await self._send(send, self.ending.failed(error, scope), more=False)
 
     async def _send(self, send: Send, data: bytes, *, more: bool = True) -> None:
         if not self.started:

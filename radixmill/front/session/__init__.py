@@ -4,10 +4,11 @@ from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, Sampling, TextP
 from radixmill.front.session.batch import Batch
 from radixmill.front.session.echo import PromptText
 from radixmill.front.session.events import Arguments, Call, Content, End, Event, FinishReason, Reasoning, Token, Usage
-from radixmill.front.session.fold import Whole, gather, winners
+from radixmill.front.session.fold import Whole, WholeCall, gather, winners
 from radixmill.front.session.front import Front
 from radixmill.front.session.generation import Facts, Generation
 from radixmill.front.session.session import Session
+from radixmill.front.session.speech import template_tools
 from radixmill.front.session.text import ModelText, Text
 
 __all__ = [
@@ -37,6 +38,8 @@ __all__ = [
     "ToolRule",
     "Usage",
     "Whole",
+    "WholeCall",
     "gather",
+    "template_tools",
     "winners",
 ]

@@ -69,6 +69,7 @@ class Tool(Struct, frozen=True, kw_only=True):
     strict: bool = False  # the arguments match `parameters`, always
     custom: bool = False
     format: Constraint | None = None
+    field: str = "tools"  # what errors about its parameters or format name
 
 
 class ToolRule(Struct, frozen=True, kw_only=True):

@@ -1,17 +1,22 @@
 """One sequence's tokens → text and events. Knows nothing of requests, streams or HTTP.
 
-tokens ──decoder──▶ text ──stop scanner──▶ released text ──▶ Content
-   └──── held until the text they begin is released ────────────┘
+tokens ──decoder──▶ text ──stop scanner──▶ released text ──splitter──▶ content, thoughts, calls
+   └──── held until the piece that their text begins in is made ──────────┘
+
+The text of tags belongs to no piece: its tokens ride on the next one, those of the last tags on the last event.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+from bisect import bisect_left
 from collections import deque
 
 from radixmill.core.messages import End as EngineEnd
 from radixmill.core.messages import TokenDelta, TokenLogprob
-from radixmill.front.session.events import Content, End, Event, FinishReason, Token
+from radixmill.front.dialects import Called, Passed, Piece, Said, Splitter, Thought, joined
+from radixmill.front.session.events import Arguments, Call, Content, End, Event, FinishReason, Reasoning, Token
 from radixmill.front.text import StopScanner, TextDecoder
 
 
@@ -23,56 +28,76 @@ class Choice:
         index: int,
         decoder: TextDecoder,
         scanner: StopScanner | None,
+        splitter: Splitter | None = None,
         *,
+        request: str = "",
+        one_call: bool = False,
         scan_after: int = 0,
         keep_stop: bool = False,
         keep_tokens: bool = False,
     ) -> None:
-        """`scan_after`: output tokens whose text is not searched for stop strings (min_tokens). `keep_stop`: a token
-        that ends the sequence is shown; whether a stop string is, the scanner knows."""
-        self.index, self.decoder, self.scanner = index, decoder, scanner
+        """`request`: what ids of calls are made from. `one_call`: the first call ends the sequence. `scan_after`:
+        output tokens whose text is not searched for stop strings (min_tokens). `keep_stop`: a token that ends the
+        sequence is shown; whether a stop string is, the scanner knows."""
+        self.index, self.decoder, self.scanner, self.splitter = index, decoder, scanner, splitter
+        self.request, self.one_call = request, one_call
         self.scan_after, self.keep_stop, self.keep_tokens = scan_after, keep_stop, keep_tokens
         self.counted = 0  # output tokens, those that ended the text included
         self.cached: int | None = None  # prompt tokens found in the cache at the first admission
         self.ended = False
         self.logprob_sum = 0.0
         self.decoded = 0  # characters out of the decoder
-        self.released = 0  # characters given to the client: decoded, less what the scanner holds or cut
+        self.released = 0  # characters out of the scanner: decoded, less what it holds or cut
         self.held: deque[Token] = deque()
+        self._pieces: list[Piece] = []  # of the delta at hand
+        self._last: Event = Content(index, "")
+        self._begins: list[int] = []  # where tokens begin, as long as they may be of thoughts
 
     @property
     def mean_logprob(self) -> float:
         """Per counted token; best_of ranks by it."""
         return self.logprob_sum / self.counted if self.counted else -math.inf
 
+    @property
+    def reasoning(self) -> int:
+        """Counted tokens of thoughts, their closing tag included."""
+        if self.splitter is None:
+            return 0
+        end = self.splitter.thoughts_end
+        if end is None:
+            return len(self._begins) if self.splitter.thinking else 0
+        return bisect_left(self._begins, end)
+
     def push(self, delta: TokenDelta) -> tuple[Event, ...]:
-        """Events of one delta: at most one Content, then at most one End."""
+        """Events of one delta; the last of all is an End."""
         if self.cached is None:
             self.cached = delta.cached
-        text, matched = self._text_of(delta)
-        if matched is not None:
-            return self._close(text, "stop", matched)
+        over, matched = self._read(delta)
+        if over:
+            return self._close("stop", matched)
         if delta.end is not None:
-            return self._engine_end(text, delta.end)
-        return self._content(text, flush=False)
+            return self._engine_end(delta.end)
+        return self._events(flush=False)
 
-    def _text_of(self, delta: TokenDelta) -> tuple[str, str | None]:
-        """Text released by the delta's tokens, up to the one that completes a stop string."""
-        parts: list[str] = []
+    def _read(self, delta: TokenDelta) -> tuple[bool, str | None]:
+        """Take the delta's tokens, up to the one that ends the text; whether one did, and the stop string if it was one."""
         last = len(delta.tokens) - 1
         for i, token in enumerate(delta.tokens):
             self._count(token, delta.logprobs[i] if delta.logprobs else None)
             if i == last and self._is_unseen(token, delta.end):
                 break
             text, matched = self._scan(self._decode(token))
-            parts.append(text)
-            if matched is not None:
-                return "".join(parts), matched
-        return "".join(parts), None
+            self._release(text)
+            if matched is not None or self._has_called():
+                return True, matched
+        return False, None
 
     def _is_unseen(self, token: int, end: EngineEnd | None) -> bool:
         """Whether this token ended the sequence and stays out of the text."""
         return end is not None and end.token == token and not self.keep_stop
+
+    def _has_called(self) -> bool:
+        return self.one_call and self.splitter is not None and self.splitter.between_calls
 
     def _count(self, token: int, logprob: TokenLogprob | None) -> None:
         self.counted += 1
@@ -80,6 +105,8 @@ class Choice:
             self.logprob_sum += logprob.logprob
         if self.keep_tokens:
             self.held.append(Token(token, self.decoded, logprob))
+        if self.splitter is not None and self.splitter.thoughts_end is None:
+            self._begins.append(self.decoded)
 
     def _decode(self, token: int) -> str:
         text = self.decoder.push((token,))
@@ -91,34 +118,80 @@ class Choice:
             return text, None
         return self.scanner.push(text)
 
-    def _engine_end(self, text: str, end: EngineEnd) -> tuple[Event, ...]:
+    def _release(self, text: str) -> None:
+        self.released += len(text)
+        if self.splitter is not None:
+            self._pieces += self.splitter.push(text)
+        elif text:
+            self._pieces.append(Said(text, self.released))
+
+    def _engine_end(self, end: EngineEnd) -> tuple[Event, ...]:
         if self.cached is None:
             self.cached = end.usage.cached
         self.counted = max(self.counted, end.usage.completion)
         tail = self.decoder.finish()
         self.decoded += len(tail)
-        more, matched = self._scan(tail)
-        text += more
-        if matched is not None:
-            return self._close(text, "stop", matched)
-        if self.scanner is not None:
+        text, matched = self._scan(tail)
+        if matched is None and self.scanner is not None:
             text += self.scanner.finish()
-        return self._close(text, _REASONS[end.reason], end.token)
+        self._release(text)
+        return self._close("stop", matched) if matched is not None else self._close(_REASONS[end.reason], end.token)
 
-    def _close(self, text: str, reason: FinishReason, matched: str | int | None) -> tuple[Event, ...]:
+    def _close(self, reason: FinishReason, matched: str | int | None) -> tuple[Event, ...]:
         self.ended = True
-        return (*self._content(text, flush=True), End(self.index, reason, matched))
+        if self.splitter is not None:
+            self._pieces += self.splitter.finish()
+            called = self.splitter.calls > 0 and not self.splitter.inside_call
+            reason = "tool_calls" if called and reason == "stop" else reason
+        return (*self._events(flush=True), End(self.index, reason, matched))
 
-    def _content(self, text: str, *, flush: bool) -> tuple[Event, ...]:
-        self.released += len(text)
+    def _events(self, *, flush: bool) -> tuple[Event, ...]:
+        """What the pieces at hand say, each with the tokens that begin in it; `flush`: the last one with all."""
+        pieces, self._pieces = joined(self._pieces), []
+        events = [self._event(piece, flush=flush and piece is pieces[-1]) for piece in pieces]
+        if events:
+            self._last = events[-1]
+        elif flush and self.held:
+            events.append(_silent(self._last, self._tokens(0, flush=True)))
+        return tuple(events)
+
+    def _event(self, piece: Piece, *, flush: bool) -> Event:
+        tokens = self._tokens(piece.end, flush=flush)
+        match piece:
+            case Said(text):
+                return Content(self.index, text, tokens)
+            case Thought(text):
+                return Reasoning(self.index, text, tokens)
+            case Called(call, name, custom):
+                return Call(self.index, call, call_id(self.request, self.index, call), name, custom, tokens)
+            case Passed(call, text):
+                return Arguments(self.index, call, text, tokens)
+
+    def _tokens(self, end: int, *, flush: bool) -> tuple[Token, ...]:
         tokens: list[Token] = []
-        while self.held and (flush or self.held[0].offset < self.released):
+        while self.held and (flush or self.held[0].offset < end):
             tokens.append(self._clipped(self.held.popleft()))
-        return (Content(self.index, text, tuple(tokens)),) if text or tokens else ()
+        return tuple(tokens)
 
     def _clipped(self, token: Token) -> Token:
         """A token that begins in what a stop string cut away begins where the text ends."""
         return token if token.offset <= self.released else Token(token.id, self.released, token.logprob)
+
+
+def call_id(request: str, choice: int, call: int) -> str:
+    """The same for the same call, streamed or not, before and after a resume."""
+    return "call_" + hashlib.sha256(f"{request}/{choice}/{call}".encode()).hexdigest()[:24]
+
+
+def _silent(last: Event, tokens: tuple[Token, ...]) -> Event:
+    """Tokens that have no text of their own, in an event of the kind of the last."""
+    match last:
+        case Reasoning(choice):
+            return Reasoning(choice, "", tokens)
+        case Call(choice, index) | Arguments(choice, index):
+            return Arguments(choice, index, "", tokens)
+        case _:
+            return Content(last.choice, "", tokens)
 
 
 _REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "cancelled": "abort"}

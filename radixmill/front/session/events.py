@@ -12,7 +12,8 @@ FinishReason = Literal["stop", "length", "tool_calls", "abort"]
 
 
 class Token(Struct, frozen=True):
-    """One counted output token. `offset`: characters of the choice's returned text before it."""
+    """One counted output token. `offset`: characters of the choice's returned text before it; where thoughts or calls
+    are split off, of the raw text."""
 
     id: int
     offset: int
@@ -20,7 +21,9 @@ class Token(Struct, frozen=True):
 
 
 class Content(Struct, frozen=True):
-    """More text of a choice, and the tokens whose text begins in it (only if the Ask wants tokens)."""
+    """More text of a choice, and the tokens whose text begins in it (only if the Ask wants tokens).
+
+    The last event before an End may have tokens and no text, as may a Reasoning or Arguments in its place."""
 
     choice: int
     text: str

@@ -4,32 +4,72 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from radixmill.front.session.events import Content, End, Token
+from radixmill.front.session.events import Arguments, Call, Content, End, Event, Reasoning, Token
 from radixmill.front.session.generation import Generation
 
 
+class WholeCall(Struct, frozen=True):
+    """A call of a tool. `arguments`: JSON, or a custom tool's input."""
+
+    id: str
+    name: str
+    arguments: str
+    custom: bool = False
+
+
 class Whole(Struct, frozen=True):
-    """All that one choice said."""
+    """All that one choice said. `tokens`: of everything, in order; `reasoning` is None where there were no thoughts."""
 
     text: str
     tokens: tuple[Token, ...]
     end: End
+    reasoning: str | None = None
+    calls: tuple[WholeCall, ...] = ()
+
+
+class _Parts:
+    """One choice while it is gathered."""
+
+    def __init__(self) -> None:
+        self.text: list[str] = []
+        self.reasoning: list[str] = []
+        self.calls: list[tuple[Call, list[str]]] = []
+        self.tokens: list[Token] = []
+        self.end: End | None = None
+
+    def add(self, event: Event) -> None:
+        match event:
+            case Content(_, text):
+                self.text.append(text)
+            case Reasoning(_, text):
+                self.reasoning.append(text)
+            case Call():
+                self.calls.append((event, []))
+            case Arguments(_, index, text):
+                self.calls[index][1].append(text)
+            case End():
+                self.end = event
+                return
+        self.tokens.extend(event.tokens)
+
+    def whole(self) -> Whole:
+        assert self.end is not None, "every choice ends"
+        return Whole(
+            "".join(self.text),
+            tuple(self.tokens),
+            self.end,
+            "".join(self.reasoning) if self.reasoning else None,
+            tuple(WholeCall(call.id, call.name, "".join(parts), call.custom) for call, parts in self.calls),
+        )
 
 
 async def gather(generation: Generation) -> list[Whole]:
     """Every choice, in order; waits for the last end."""
-    texts: list[list[str]] = [[] for _ in generation.choices]
-    tokens: list[list[Token]] = [[] for _ in generation.choices]
-    ends: dict[int, End] = {}
+    parts = [_Parts() for _ in generation.choices]
     async for events in generation:
         for event in events:
-            match event:
-                case Content(choice, text, new):
-                    texts[choice].append(text)
-                    tokens[choice].extend(new)
-                case End(choice):
-                    ends[choice] = event
-    return [Whole("".join(texts[i]), tuple(tokens[i]), ends[i]) for i in range(len(generation.choices))]
+            parts[event.choice].add(event)
+    return [part.whole() for part in parts]
 
 
 def winners(generation: Generation, n: int) -> list[int]:

@@ -116,7 +116,12 @@ class Generation:
         for p in range(len(self.facts.prompts)):
             known = [c.cached for c in self.choices[p * width : (p + 1) * width] if c.cached is not None]
             cached += min(known, default=0)
-        return Usage(sum(map(len, self.facts.prompts)), sum(c.counted for c in self.choices), cached)
+        return Usage(
+            prompt=sum(map(len, self.facts.prompts)),
+            completion=sum(choice.counted for choice in self.choices),
+            cached=cached,
+            reasoning=sum(choice.reasoning for choice in self.choices),
+        )
 
     def abort(self) -> None:
         """Ask the engine to stop; the ends come as events, with reason "abort"."""

@@ -16,6 +16,7 @@ class Range(NamedTuple):
 
 RANGES: dict[str, Range] = {
     "temperature": Range(0, 2),
+    "temperature (messages)": Range(0, 1),
     "top_p": Range(0, 1),  # 0 is greedy
     "top_k": Range(-1, 1_000_000),  # -1 and 0: all
     "min_p": Range(0, 1),
@@ -28,8 +29,10 @@ RANGES: dict[str, Range] = {
     "max_tokens": Range(1, None),  # chat; the context is the upper end
     "max_tokens (completions)": Range(0, None),
     "max_completion_tokens": Range(1, None),
+    "max_output_tokens": Range(16, None),  # responses
     "min_tokens": Range(0, None),
     "max_new_tokens": Range(0, None),
+    "budget_tokens": Range(1024, None),
     "top_logprobs": Range(0, 20),
     "top_logprobs_num": Range(0, 128),
     "logprob_start_len": Range(-1, None),
@@ -41,6 +44,7 @@ RANGES: dict[str, Range] = {
 
 SIZES: dict[str, Range] = {
     "messages": Range(1, 10_000),
+    "tools": Range(0, 1024),
     "stop": Range(0, 32),  # strings
     "stop string": Range(1, 4096),  # characters
     "stop_token_ids": Range(0, 1024),

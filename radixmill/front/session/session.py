@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from radixmill.core.errors import BadRequest, NotReady, Overloaded, UnknownModel
-from radixmill.core.request import GenerateRequest, SamplingParams, choice_seed
+from radixmill.core.request import Constraint, GenerateRequest, SamplingParams, choice_seed
 from radixmill.core.spec import ModelSpec
 from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from radixmill.front.session.choice import Choice
@@ -19,7 +19,8 @@ from radixmill.front.session.echo import PromptText, prompt_text
 from radixmill.front.session.generation import Facts, Generation
 from radixmill.front.session.limits import SIZES, THREAD_CHARS
 from radixmill.front.session.sampling import check_defaults, to_params
-from radixmill.front.session.text import Text
+from radixmill.front.session.speech import Speech, speech_of
+from radixmill.front.session.text import Spelling, Text
 from radixmill.front.text import StopScanner, TextDecoder
 from radixmill.link.client import EngineClient, Stream
 
@@ -43,6 +44,7 @@ class Session:
         self.text, self.client, self.served = text, client, tuple(served)
         self.defaults = check_defaults(defaults or {})
         self.max_requests = max_requests
+        self._spellings: dict[frozenset[str], Spelling] = {}  # by tags: a dialect's with calls, or without
         self._live: dict[str, Generation | None] = {}  # None: still being prepared
         self._aborted: set[str] = set()  # while they were being prepared
 
@@ -77,7 +79,9 @@ class Session:
         self._enter(ask.id)
         try:
             prompts = await self.tokenise(ask.prompts, ask.prompt_field)
-            generation = self._submit(ask, model, spec, prompts)
+            speech = speech_of(self.text, ask, prompts)
+            await self._check(speech)
+            generation = self._submit(speech, model, spec, prompts)
         except BaseException:
             self._leave(ask.id)
             raise
@@ -158,7 +162,25 @@ class Session:
                     f"{field} must hold token ids from 0 to {vocab_size - 1}; {token} is none.", param=f"{field}[{i}]"
                 )
 
-    def _submit(self, ask: Ask, model: str, spec: ModelSpec, prompts: tuple[tuple[int, ...], ...]) -> Generation:
+    async def _check(self, speech: Speech) -> None:
+        """Raise BadRequest where the engine can't have the grammar, naming the field whose part it is."""
+        if speech.constraint is None or not (fault := await self._refusal(speech.constraint)):
+            return
+        field = speech.ask.constraint_field if speech.ask.constraint is not None else "tools"
+        for part_field, part in speech.sources():
+            if part_fault := await self._refusal(part):
+                field, fault = part_field, part_fault
+                break
+        raise BadRequest(f"{field} can't be enforced: {fault}", param=field)
+
+    async def _refusal(self, constraint: Constraint) -> str:
+        """Why the engine refuses a constraint; "" if it does not."""
+        reply = await self.client.control("grammar", kind=constraint.kind, text=constraint.text)
+        reason, place = str(reply.get("reason", "")), str(reply.get("place", ""))
+        return f"{reason} (at {place})" if reason and place else reason
+
+    def _submit(self, speech: Speech, model: str, spec: ModelSpec, prompts: tuple[tuple[int, ...], ...]) -> Generation:
+        ask = speech.ask
         if len(prompts) * ask.width > (most := int(SIZES["sequences"].high or 0)):
             raise BadRequest(
                 f"{len(prompts)} prompts with {ask.width} choices each are more than {most} sequences.", param="n"
@@ -168,7 +190,7 @@ class Session:
         params = [to_params(ask, len(ids), spec.context, spec.vocab_size, self.defaults, stops) for ids in prompts]
         seed = secrets.randbits(SEED_BITS) if ask.seed is None else ask.seed
         scored = ask.sampling.prompt_logprobs is not None
-        streams = [] if ask.max_tokens == 0 and not scored else self._streams(ask, prompts, params, seed)
+        streams = [] if ask.max_tokens == 0 and not scored else self._streams(speech, prompts, params, seed)
         facts = Facts(
             id=ask.id,
             model=model,
@@ -179,7 +201,7 @@ class Session:
             width=ask.width,
             texts=self._texts(ask, prompts),
         )
-        choices = self._choices(ask, len(prompts))
+        choices = self._choices(speech, len(prompts))
         return Generation(facts, streams, choices, lambda: self._leave(ask.id), scored=scored)
 
     def _fill_ends(self, ask: Ask) -> tuple[int, ...]:
@@ -199,15 +221,21 @@ class Session:
         self._aborted.discard(id)
 
     def _streams(
-        self, ask: Ask, prompts: tuple[tuple[int, ...], ...], params: list[SamplingParams], seed: int
+        self, speech: Speech, prompts: tuple[tuple[int, ...], ...], params: list[SamplingParams], seed: int
     ) -> list[Stream]:
-        now = time.time()
+        ask, now = speech.ask, time.time()
         streams: list[Stream] = []
         try:
             for p, (ids, sampling) in enumerate(zip(prompts, params, strict=True)):
                 id = ask.id if len(prompts) == 1 else f"{ask.id}/{p}"
                 request = GenerateRequest(
-                    id=id, prompt=ids, sampling=sampling, tenant=ask.tenant, priority=ask.priority, arrived=now
+                    id=id,
+                    prompt=ids,
+                    sampling=sampling,
+                    constraint=speech.constraint,
+                    tenant=ask.tenant,
+                    priority=ask.priority,
+                    arrived=now,
                 )
                 seeds = [choice_seed(seed, p * ask.width + c) for c in range(ask.width)]
                 streams.append(self.client.submit(request, seeds))
@@ -217,14 +245,24 @@ class Session:
             raise
         return streams
 
-    def _choices(self, ask: Ask, prompts: int) -> list[Choice]:
-        return [self._choice(ask, index) for index in range(prompts * ask.width)]
+    def _choices(self, speech: Speech, prompts: int) -> list[Choice]:
+        spells = self._spelling(speech.tags) if speech.splits else self.text
+        return [self._choice(speech, spells, index) for index in range(prompts * speech.ask.width)]
 
-    def _choice(self, ask: Ask, index: int) -> Choice:
+    def _spelling(self, tags: frozenset[str]) -> Spelling:
+        if tags not in self._spellings:
+            self._spellings[tags] = Spelling(self.text, tags)
+        return self._spellings[tags]
+
+    def _choice(self, speech: Speech, spells: Text | Spelling, index: int) -> Choice:
+        ask = speech.ask
         return Choice(
             index,
-            TextDecoder(self.text, skip_special=ask.skip_special_tokens),
+            TextDecoder(spells, skip_special=ask.skip_special_tokens),
             StopScanner(ask.stop, keep=ask.keep_stop) if ask.stop else None,
+            speech.splitter(),
+            request=ask.id,
+            one_call=ask.tools is not None and not ask.tools.parallel,
             scan_after=ask.sampling.min_tokens,
             keep_stop=ask.keep_stop,
             keep_tokens=ask.keep_tokens,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 from radixmill.core.errors import BadRequest
+from radixmill.front.dialects import GENERIC, THINKING, Dialect
+from radixmill.front.dialects.writer import tells_of_tools, with_tools
 from radixmill.front.session.ask import ChatPrompt
-from radixmill.front.text import ChatTemplate, TextStack, encode_chat
+from radixmill.front.text import ChatTemplate, TemplateError, TextStack, encode_chat
 
 
 class Text(Protocol):
@@ -16,6 +19,10 @@ class Text(Protocol):
     @property
     def special_ids(self) -> frozenset[int]:
         """Tokens that skip_special_tokens leaves out."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """How the model writes thoughts and tool calls; without tags of thoughts if it has none."""
 
     def encode(self, text: str, *, parse_special: bool = True, add_special: bool = True) -> Sequence[int]: ...
 
@@ -35,11 +42,21 @@ class Text(Protocol):
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str: ...
 
 
+class Spelling:
+    """A model's tokens as text, with `tags` in sight even where its tokenizer takes them for control tokens."""
+
+    def __init__(self, text: Text, tags: frozenset[str]) -> None:
+        self.token_bytes = text.token_bytes
+        kept = {tag.encode() for tag in tags}
+        self.special_ids = frozenset(i for i in text.special_ids if text.token_bytes(i) not in kept)
+
+
 class ModelText:
     """A model's own tokenizer and chat template."""
 
     def __init__(self, stack: TextStack) -> None:
         self.stack = stack
+        self.dialect = THINKING if _thinks(stack) else GENERIC
         self.special_ids = stack.tokenizer.special_ids
         self.fill_ends = stack.tokenizer.fill.ends if stack.tokenizer.fill else None
         self.encode_fill = stack.tokenizer.encode_fill
@@ -56,17 +73,44 @@ class ModelText:
             template.check_kwargs(chat.template_kwargs)
         except ValueError as error:
             raise BadRequest(f"{error}.", param="chat_template_kwargs") from None
+        messages, tools = self._told(template, chat)
         return encode_chat(
             self.stack,
-            [self._renamed(message) for message in chat.messages],
+            messages,
+            tools=tools or None,
             add_generation_prompt=chat.add_generation_prompt,
             continue_final_message=chat.continue_final_message,
             **chat.template_kwargs,
         )
 
+    def _told(self, template: ChatTemplate, chat: ChatPrompt) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Messages and tools for the template; all in the messages where it has no place for tools.
+        A template that knows the roles of earlier calls keeps them if no tools are given now."""
+        messages, tools = [self._renamed(message) for message in chat.messages], list(chat.tools)
+        knows_roles = any("tool" in source for source in template.sources.values())
+        if template.takes_tools or not (tools or (tells_of_tools(messages) and not knows_roles)):
+            return messages, tools
+        return with_tools(self.dialect, messages, tools, system=self._takes_system), []
+
+    @cached_property
+    def _takes_system(self) -> bool:
+        assert self.stack.template is not None, "only who has a template asks"
+        probe = [{"role": "system", "content": "PROBE"}, {"role": "user", "content": "."}]
+        try:
+            return "PROBE" in self.stack.template.render(probe)
+        except TemplateError:
+            return False
+
     def _renamed(self, message: dict[str, Any]) -> dict[str, Any]:
         role = message["role"]
         return {**message, "role": self._renames.get(role, role)}
+
+
+def _thinks(stack: TextStack) -> bool:
+    """Whether the template or the vocabulary has the tags of thoughts."""
+    sources = stack.template.sources.values() if stack.template else ()
+    literals = {added.literal for added in stack.tokenizer.added}
+    return THINKING.think_open in literals or any(THINKING.think_close in source for source in sources)
 
 
 def _renames(template: ChatTemplate | None) -> dict[str, str]:

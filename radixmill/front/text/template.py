@@ -10,6 +10,7 @@ from itertools import chain
 from typing import Any
 
 import jinja2
+from jinja2 import meta
 
 from radixmill.core.errors import BadModel
 from radixmill.front.text.sandbox import CHANGES, Sandbox
@@ -41,8 +42,8 @@ class TemplateError(ValueError):
 class ChatTemplate:
     """A model's chat template, or its set of named ones: "tool_use" serves requests with tools, "default" the others.
 
-    `variables` (bos_token, …) are visible to the template. `origin` says where it comes from. Raises BadModel where
-    the source is no Jinja.
+    `variables` (bos_token, …) are visible to the template. `origin` says where it comes from. `takes_tools`: whether the
+    template has a place for tools. Raises BadModel where the source is no Jinja.
 
     A message's content is a string, null, or a list of parts `{"type": "text", "text": …}`. A template that knows only
     strings gets the parts joined by line ends; one that prints null as a word, or fails on it, gets "". Arguments
@@ -57,6 +58,7 @@ class ChatTemplate:
         environment = Sandbox()
         self.reserved = _OURS | _TOKENS | environment.globals.keys()
         self._templates = {name: _compile(environment, text, origin) for name, text in self.sources.items()}
+        self.takes_tools = any("tools" in _free_names(environment, text) for text in self.sources.values())
         self._knows_parts = lru_cache(maxsize=64)(self._probe_parts)
         self._knows_objects = lru_cache(maxsize=8)(self._probe_objects)
 
@@ -196,6 +198,11 @@ def _compile(environment: Sandbox, source: str, origin: str) -> jinja2.Template:
         raise BadModel(
             f"{where} is no template: line {error.lineno}: {error.message}", "Use --chat-template FILE"
         ) from None
+
+
+def _free_names(environment: Sandbox, source: str) -> set[str]:
+    """What a template reads without having set it."""
+    return meta.find_undeclared_variables(environment.parse(source))
 
 
 def _about(role: str, message: Message) -> list[Message]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from radixmill.device.kernels.contract import Ranks
+from radixmill.device.kernels.contract import Ranks, Shaping
 
 if TYPE_CHECKING:
     from radixmill.device.kernels.cpu import _native
@@ -20,10 +21,14 @@ class CpuRows:
         self._engine, self._rows = engine, rows
 
     def draw(
-        self, logits: NDArray[np.float32], rows: NDArray[np.int32], rules: NDArray[np.float64]
+        self,
+        logits: NDArray[np.float32],
+        rows: NDArray[np.int32],
+        rules: NDArray[np.float64],
+        shapings: Sequence[Shaping | None] | None = None,
     ) -> NDArray[np.int64]:
         tokens = np.empty(len(rows), np.int64)
-        self._rows.draw(self._engine, logits, logits.shape[1], rows, rules, tokens)
+        self._rows.draw(self._engine, logits, logits.shape[1], rows, rules, shapings or (), tokens)
         return tokens
 
     def rank(self, logits: NDArray[np.float32], rows: NDArray[np.int32], k: int) -> Ranks:

@@ -25,12 +25,18 @@ class StreamOptions(Struct, kw_only=True):
     include_obfuscation: bool | None = None  # a hint
 
 
-class CommonBody(Struct, kw_only=True):
-    """What both routes take. null means: not given."""
+class GenerateBody(Struct, kw_only=True):
+    """What every route that generates takes, whichever API it is of. null means: not given."""
 
     model: str = "default"
-    n: Annotated[int, bounds("n")] | None = None
     stream: bool | None = None
+    rid: Annotated[str, size("rid")] | None = None
+
+
+class CommonBody(GenerateBody, kw_only=True):
+    """What both routes take."""
+
+    n: Annotated[int, bounds("n")] | None = None
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, bounds("temperature")] | None = None
     top_p: Annotated[float, bounds("top_p")] | None = None
@@ -50,7 +56,6 @@ class CommonBody(Struct, kw_only=True):
     return_token_ids: bool | None = None
     priority: Annotated[int, bounds("priority")] | None = None
     cache_salt: str | None = None
-    rid: Annotated[str, size("rid")] | None = None
     # hints
     user: str | None = None
     safety_identifier: str | None = None

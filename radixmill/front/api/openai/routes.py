@@ -13,13 +13,14 @@ from starlette.responses import Response
 
 from radixmill.front.api.body import Reader
 from radixmill.front.api.docs import operation
-from radixmill.front.api.guard import ID_KEY
-from radixmill.front.api.openai import chat, completions
-from radixmill.front.api.openai.fields import CommonBody
+from radixmill.front.api.errors import ID_KEY
+from radixmill.front.api.openai import chat, completions, responses
+from radixmill.front.api.openai.fields import GenerateBody
 from radixmill.front.api.openai.models import Card, Cards, add_model_routes
 from radixmill.front.api.openai.wire import TokenBytes
-from radixmill.front.api.sse import Chunks, EventStream, while_connected
+from radixmill.front.api.sse import OPENAI_ENDING, Chunks, Ending, EventStream, while_connected
 from radixmill.front.session import Ask, Front, Generation, Session
+from radixmill.front.session.store import Store
 
 KINDS = (
     chat.ChatBody,
@@ -29,9 +30,10 @@ KINDS = (
     completions.Completion,
     Card,
     Cards,
+    *responses.KINDS,
 )
 
-Body = TypeVar("Body", bound=CommonBody)
+Body = TypeVar("Body", bound=GenerateBody)
 View = TypeVar("View")
 
 
@@ -41,16 +43,15 @@ class GenerateRoute(Generic[Body, View]):
     def __init__(
         self,
         front: Front,
-        kind: type[Body],
+        reader: Reader[Body],
         to_ask: Callable[[Body, str], Ask],
         view: Callable[[Body, Generation, TokenBytes], View],
         shapes: tuple[Callable[[View], Coroutine[Any, Any, msgspec.Struct]], Callable[[View], Chunks]],
+        ending: Ending = OPENAI_ENDING,
     ) -> None:
         """`shapes`: the fold into one answer, and the map into chunks."""
-        server = front.config.server
-        self.front, self.to_ask, self.view = front, to_ask, view
-        self.fold, self.chunks = shapes
-        self.reader = Reader(kind, max_bytes=server.max_body_bytes, strict=server.strict_fields)
+        self.front, self.reader, self.to_ask, self.view = front, reader, to_ask, view
+        (self.fold, self.chunks), self.ending = shapes, ending
 
     async def __call__(self, request: Request) -> Response:
         parsed = await self.reader.read(request)
@@ -62,7 +63,7 @@ class GenerateRoute(Generic[Body, View]):
             generation = await session.start(ask)
             try:
                 view = self.view(body, generation, session.text.token_bytes)
-                return EventStream(generation, self.chunks(view), parsed.headers())
+                return EventStream(generation, self.chunks(view), parsed.headers(), self.ending)
             except BaseException:
                 generation.close()
                 raise
@@ -78,10 +79,15 @@ class GenerateRoute(Generic[Body, View]):
 
 
 def add_openai_routes(app: FastAPI, front: Front) -> None:
-    for_chat = GenerateRoute(front, chat.ChatBody, chat.to_ask, chat.ChatView, (chat.fold, chat.ChatChunks))
+    server = front.config.server
+
+    def reader(kind: type[Body]) -> Reader[Body]:
+        return Reader(kind, max_bytes=server.max_body_bytes, strict=server.strict_fields)
+
+    for_chat = GenerateRoute(front, reader(chat.ChatBody), chat.to_ask, chat.ChatView, (chat.fold, chat.ChatChunks))
     for_text = GenerateRoute(
         front,
-        completions.CompletionBody,
+        reader(completions.CompletionBody),
         completions.to_ask,
         completions.CompletionView,
         (completions.fold, completions.CompletionChunks),
@@ -106,3 +112,5 @@ def add_openai_routes(app: FastAPI, front: Front) -> None:
         **operation("Continue text", completions.CompletionBody, completions.Completion, stream=completions.Completion),
     )
     add_model_routes(app, front)
+    store: Store[Any] = Store(entries=server.store_entries, size=server.store_bytes, seconds=server.store_ttl)
+    responses.add_response_routes(app, front, store)

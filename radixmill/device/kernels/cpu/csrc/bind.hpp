@@ -58,10 +58,11 @@ class Array {
 template <class T>
 class Maybe {
  public:
-  Maybe(nb::handle source, size_t count) {
+  Maybe(nb::handle source, size_t count = kAny) {
     if (!source.is_none()) array_.emplace(source, count);
   }
   T* data() const { return array_ ? array_->data() : nullptr; }
+  size_t size() const { return array_ ? array_->size() : 0; }
 
  private:
   std::optional<Array<T>> array_;

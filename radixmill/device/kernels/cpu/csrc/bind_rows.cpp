@@ -18,6 +18,45 @@ const RowKernels& rows_for(const std::string& isa) {
   return portable_rows();
 }
 
+nb::object part(nb::handle tuple, size_t i) { return tuple.is_none() ? nb::none() : nb::object(tuple[i]); }
+
+// A Shaping of contract.py (None: none) together with the arrays it lies in, for rows of v tokens.
+class Shape {
+ public:
+  Shape(nb::handle source, int v) : Shape(part(source, 0), part(source, 1), part(source, 2), part(source, 3), v) {}
+
+  const Shaping& view() const { return view_; }
+
+ private:
+  Shape(nb::handle penalties, nb::handle bias, nb::handle mask, nb::handle banned, int v)
+      : seen_(part(penalties, 0)),
+        counts_(part(penalties, 1), seen_.size()),
+        biased_(part(bias, 0)),
+        bias_(part(bias, 1), biased_.size()),
+        mask_(mask, size_t(v + 31) / 32),
+        banned_(banned) {
+    view_.seen = ids(seen_, v), view_.counts = counts_.data();
+    view_.biased = ids(biased_, v), view_.bias = bias_.data();
+    view_.mask = mask_.data(), view_.banned = ids(banned_, v);
+    if (penalties.is_none()) return;
+    view_.repetition = nb::cast<double>(part(penalties, 2));
+    view_.frequency = nb::cast<double>(part(penalties, 3));
+    view_.presence = nb::cast<double>(part(penalties, 4));
+  }
+  static Ids ids(const Maybe<int64_t>& array, int v) {
+    bool outside = false;
+    for (size_t i = 0; i < array.size(); i++) outside |= array.data()[i] < 0 || array.data()[i] >= v;
+    if (outside) throw std::out_of_range("sampling: no such token");
+    return {array.data(), array.size()};
+  }
+
+  Maybe<int64_t> seen_, counts_, biased_;
+  Maybe<double> bias_;
+  Maybe<uint32_t> mask_;
+  Maybe<int64_t> banned_;
+  Shaping view_;
+};
+
 // One RowSampler for each of an engine's threads, and the numbers that their exp is made of.
 class Rows {
  public:
@@ -29,8 +68,9 @@ class Rows {
   Rows(const Rows&) = delete;
   Rows& operator=(const Rows&) = delete;
 
-  // logits [S, v]; tokens[i] is drawn from row rows[i] by rules[i].
-  void draw(Engine& engine, nb::handle logits, int v, nb::handle rows, nb::handle rules, nb::handle tokens) {
+  // logits [S, v]; tokens[i] is drawn from row rows[i] by rules[i], after shapings[i], if there are any.
+  void draw(Engine& engine, nb::handle logits, int v, nb::handle rows, nb::handle rules,
+            const nb::sequence& shapings, nb::handle tokens) {
     const Array<float> in(logits);
     const Array<int32_t> which(rows);
     const size_t count = which.size();
@@ -38,8 +78,13 @@ class Rows {
     const Array<int64_t> out(tokens, count, true);
     check(in.rows(size_t(v)), v, which);
     for (size_t i = 0; i < count; i++) check(rule(how, i));
+    std::deque<Shape> shapes;
+    for (nb::handle shaping : shapings) shapes.emplace_back(shaping, v);
+    if (!shapes.empty() && shapes.size() != count) throw std::invalid_argument("sampling: not one shaping for each row");
+    const Shaping none;
     run(engine, count, [&](size_t i, RowSampler& sampler) {
-      out.data()[i] = sampler.draw(in.data() + int64_t(which.data()[i]) * v, v, rule(how, i));
+      out.data()[i] = sampler.draw(in.data() + int64_t(which.data()[i]) * v, v, rule(how, i),
+                                   shapes.empty() ? none : shapes[i].view());
     });
   }
 

@@ -13,6 +13,8 @@ constexpr float kNothing = -std::numeric_limits<float>::infinity();
 constexpr float kHighest = std::numeric_limits<float>::max();
 constexpr double kFaintest = -32.0;  // exp of it has no mass
 constexpr int kBuckets = 1024;
+// Of so many tokens at most one allowed: they are drawn from as a row of their own. Later where each needs an exp.
+constexpr int kSparse = 64, kSparseDrawn = 8;
 
 // An integer in the order of (−logit, id).
 int64_t key_of(float logit, int32_t id) {
@@ -35,6 +37,31 @@ T* room(std::vector<T>& items, size_t count) {
 // x, a product of whole numbers and fractions below 2⁶³, upwards.
 int64_t whole_up(double x) { return int64_t(std::ceil(x)); }
 
+float cleaned_one(float x) { return x != x ? kNothing : std::min(x, kHighest); }
+
+float rounded(double x) { return float(std::min(x, double(kHighest))); }
+
+float penalised(float logit, int64_t count, const Shaping& by) {
+  double x = logit > 0 ? double(logit) / by.repetition : double(logit) * by.repetition;
+  x -= by.frequency * double(count);
+  x -= count > 0 ? by.presence : 0.0;
+  return rounded(x);
+}
+
+bool allows(const uint32_t* mask, int i) { return !mask || (mask[i / 32] >> (i % 32) & 1); }
+
+// Of the mask's tokens the first that is not banned; the first of all if there is none; 0 if that is none either.
+int64_t lowest_allowed(int n, const Shaping& shaping) {
+  int64_t lowest = -1;
+  for (int i = 0; i < n; i++) {
+    if (!allows(shaping.mask, i)) continue;
+    const int64_t* end = shaping.banned.data + shaping.banned.count;
+    if (std::find(shaping.banned.data, end, i) == end) return i;
+    if (lowest < 0) lowest = i;
+  }
+  return std::max(lowest, int64_t(0));
+}
+
 }  // namespace
 
 const float* RowSampler::cleaned(const float* row, int n) {
@@ -42,25 +69,67 @@ const float* RowSampler::cleaned(const float* row, int n) {
   scan_ = kernels_.scan(row, n, lanes);
   if (!scan_.dirty) return row;
   float* clean = room(clean_, size_t(n));
-  for (int i = 0; i < n; i++) clean[i] = row[i] != row[i] ? kNothing : std::min(row[i], kHighest);
+  for (int i = 0; i < n; i++) clean[i] = cleaned_one(row[i]);
   scan_ = kernels_.scan(clean, n, lanes);
   return clean;
 }
 
-int64_t RowSampler::first_of_peak(const float* row, int n) const {
-  for (int block = 0; block < blocks(n); block++) {
-    const float* lanes = lanes_.data() + block * kMaxima;
-    if (std::find(lanes, lanes + kMaxima, scan_.peak) == lanes + kMaxima) continue;
-    const float* from = row + block * kSumBlock;
-    return std::find(from, row + n, scan_.peak) - row;
-  }
-  return 0;
+// The lowest allowed token (mask null: of all) whose clean logit is the scan's peak; −1 where nothing is above −∞.
+int64_t RowSampler::first_of_peak(const float* row, int n, const uint32_t* mask) const {
+  if (scan_.peak == kNothing) return -1;
+  const auto lane = std::find(lanes_.begin(), lanes_.begin() + blocks(n) * kMaxima, scan_.peak);
+  for (int i = int(lane - lanes_.begin()) / kMaxima * kSumBlock; i < n; i++)
+    if (allows(mask, i) && cleaned_one(row[i]) == scan_.peak) return i;
+  return -1;
 }
 
-int64_t RowSampler::draw(const float* row, int n, const Rule& rule) {
-  row = cleaned(row, n);
-  if (scan_.peak == kNothing) return 0;
-  if (rule.temperature == 0.0) return first_of_peak(row, n);
+int64_t RowSampler::draw(const float* row, int n, const Rule& rule, const Shaping& shaping) {
+  if (shaping.edits()) row = edited(row, n, shaping);
+  const int64_t token =
+      shaping.mask ? draw_masked(row, n, rule, shaping.mask) : draw_clean(cleaned(row, n), n, rule);
+  return token < 0 ? lowest_allowed(n, shaping) : token;
+}
+
+// A copy after penalties, bias and bans. Only what they change is clean.
+const float* RowSampler::edited(const float* row, int n, const Shaping& shaping) {
+  float* out = room(edited_, size_t(n));
+  std::copy(row, row + n, out);
+  for (size_t i = 0; i < shaping.seen.count; i++) {
+    float& logit = out[shaping.seen.data[i]];
+    logit = penalised(cleaned_one(logit), shaping.counts[i], shaping);
+  }
+  for (size_t i = 0; i < shaping.biased.count; i++) {
+    float& logit = out[shaping.biased.data[i]];
+    logit = rounded(double(cleaned_one(logit)) + shaping.bias[i]);
+  }
+  for (size_t i = 0; i < shaping.banned.count; i++) out[shaping.banned.data[i]] = kNothing;
+  return out;
+}
+
+// Neither path shows in the token: what is not allowed has no mass in the one and is not there in the other, and both
+// keep the order of ids.
+int64_t RowSampler::draw_masked(const float* row, int n, const Rule& rule, const uint32_t* mask) {
+  const bool greedy = rule.temperature == 0.0;
+  const int count = kernels_.count_allowed(mask, n);
+  if (count <= n / (greedy ? kSparse : kSparseDrawn)) return draw_few(row, n, rule, mask, count);
+  float* masked = greedy ? nullptr : room(masked_, size_t(n));
+  scan_ = {kernels_.scan_masked(row, mask, n, masked, room(lanes_, size_t(blocks(n)) * kMaxima)), false};
+  return greedy ? first_of_peak(row, n, mask) : draw_clean(masked, n, rule);
+}
+
+// From the `count` allowed tokens as a row of their own.
+int64_t RowSampler::draw_few(const float* row, int n, const Rule& rule, const uint32_t* mask, int count) {
+  int32_t* ids = room(allowed_, size_t(count));
+  float* logits = room(masked_, size_t(count));
+  kernels_.gather_allowed(row, mask, n, ids, logits);
+  const int64_t at = draw_clean(cleaned(logits, count), count, rule);
+  return at < 0 ? at : ids[at];
+}
+
+// From a row that has passed `cleaned`, whose scan and lanes are at hand; −1 where nothing is above −∞.
+int64_t RowSampler::draw_clean(const float* row, int n, const Rule& rule) {
+  if (rule.temperature == 0.0) return first_of_peak(row, n, nullptr);
+  if (scan_.peak == kNothing) return -1;
   const bool some = rule.top_k > 0.0 && rule.top_k < n;
   const Tokens tokens = some ? first_tokens(row, n, int(rule.top_k)) : near_tokens(row, n, rule.temperature);
   weigh(tokens, rule.temperature);

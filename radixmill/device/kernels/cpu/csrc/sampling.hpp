@@ -30,6 +30,25 @@ struct Rule {
 };
 constexpr size_t kRuleFields = sizeof(Rule) / sizeof(double);
 
+// Distinct tokens of a row.
+struct Ids {
+  const int64_t* data = nullptr;
+  size_t count = 0;
+};
+
+// What is done to a row before it is drawn from, in this order. Pointers are null where there is nothing to do.
+struct Shaping {
+  Ids seen;  // the history's
+  const int64_t* counts = nullptr;  // [seen.count] how often each was put out
+  double repetition = 1, frequency = 0, presence = 0;
+  Ids biased;
+  const double* bias = nullptr;      // [biased.count]
+  const uint32_t* mask = nullptr;    // [⌈n/32⌉], bit i of word w: whether token 32·w + i is allowed
+  Ids banned;
+
+  bool edits() const { return seen.count + biased.count + banned.count > 0; }
+};
+
 // The last token kept of an order by (−logit, id).
 struct Edge {
   float logit;
@@ -53,6 +72,11 @@ struct RowKernels {
   const char* isa;
   // lanes [⌈n/1024⌉ · 16]: maxima, −∞ where a lane has nothing.
   Scan (*scan)(const float* row, int n, float* lanes);
+  // The row cleaned, and −∞ where the mask has no bit, into out [n] unless that is null; lanes as of scan. The peak.
+  float (*scan_masked)(const float* row, const uint32_t* mask, int n, float* out, float* lanes);
+  int (*count_allowed)(const uint32_t* mask, int n);
+  // ids and logits of the allowed tokens.
+  void (*gather_allowed)(const float* row, const uint32_t* mask, int n, int32_t* ids, float* logits);
   int (*count_from)(const float* row, int n, float least);
   // ids [n] and logits [n] of what is at least `least`; how many. Blocks whose lanes are all below are passed over.
   int (*gather_from)(const float* row, int n, float least, const float* lanes, int32_t* ids, float* logits);
@@ -78,14 +102,19 @@ class RowSampler {
  public:
   RowSampler(const RowKernels& kernels, const ExpTable& table) : kernels_(kernels), table_(table) {}
 
-  // The drawn token; 0 where nothing is above −∞. NaN counts as −∞, +∞ as the largest float.
-  int64_t draw(const float* row, int n, const Rule& rule);
+  // The drawn token; the lowest allowed one where nothing is above −∞, 0 where nothing is allowed. NaN counts as −∞, +∞
+  // as the largest float.
+  int64_t draw(const float* row, int n, const Rule& rule, const Shaping& shaping);
   // The sum of all masses at temperature 1 (0: nothing is above −∞), the peak, and the k first by (−logit, id), k ≤ n.
   int64_t rank(const float* row, int n, int k, float& peak, int64_t* ids, float* logits);
 
  private:
   const float* cleaned(const float* row, int n);
-  int64_t first_of_peak(const float* row, int n) const;
+  const float* edited(const float* row, int n, const Shaping& shaping);
+  int64_t draw_masked(const float* row, int n, const Rule& rule, const uint32_t* mask);
+  int64_t draw_few(const float* row, int n, const Rule& rule, const uint32_t* mask, int count);
+  int64_t draw_clean(const float* row, int n, const Rule& rule);
+  int64_t first_of_peak(const float* row, int n, const uint32_t* mask) const;
   void first_keys(const float* row, int n, int k);
   Tokens first_tokens(const float* row, int n, int k);
   Tokens near_tokens(const float* row, int n, double temperature);
@@ -98,8 +127,8 @@ class RowSampler {
   const RowKernels& kernels_;
   ExpTable table_;
   Scan scan_{};
-  std::vector<float> clean_, lanes_, bounds_, logits_;
-  std::vector<int32_t> ids_, buckets_;
+  std::vector<float> clean_, edited_, masked_, lanes_, bounds_, logits_;
+  std::vector<int32_t> allowed_, ids_, buckets_;
   std::vector<int64_t> masses_, sums_, keys_, histogram_;
 };
 

@@ -25,6 +25,7 @@ using W = float __attribute__((vector_size(8 * kWide)));  // a whole register
 using W32 = int32_t __attribute__((vector_size(8 * kWide)));
 
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
+constexpr float kMost = std::numeric_limits<float>::max();
 constexpr double kFloor = -708.0;                     // below, exp is taken as zero
 constexpr double kRound = 6755399441055744.0;         // 1.5 · 2⁵²: adding it rounds to a whole number, half to even
 constexpr int64_t kRoundBits = 0x4338000000000000;    // its bits; those of a whole number beside it differ by that number
@@ -96,8 +97,62 @@ Scan scan_row(const float* row, int n, float* lanes) {
     scan.peak = best > scan.peak ? best : scan.peak;
   }
   for (int l = 0; l < 2 * kWide; l++) scan.dirty |= odd[l] != 0;
-  scan.dirty |= scan.peak > std::numeric_limits<float>::max();
+  scan.dirty |= scan.peak > kMost;
   return scan;
+}
+
+// NaN → −∞, +∞ → the largest float; −∞ where the mask has no bit.
+void mask_block(const float* row, const uint32_t* mask, int count, float* out) {
+  constexpr int width = 2 * kWide;
+  W32 bit;
+  for (int l = 0; l < width; l++) bit[l] = int32_t(1) << l;
+  int i = 0;
+  for (; i + width <= count; i += width) {
+    W v;
+    memcpy(&v, row + i, sizeof v);
+    const auto kept = (((W32{} + int32_t(mask[i / 32] >> (i % 32))) & bit) != 0) & (v == v);
+    v = v < kMost ? v : W{} + kMost;
+    const W masked = kept ? v : W{} + kNothing;
+    memcpy(out + i, &masked, sizeof masked);
+  }
+  for (; i < count; i++) {
+    const bool kept = (mask[i / 32] >> (i % 32) & 1) && row[i] == row[i];
+    out[i] = !kept ? kNothing : row[i] < kMost ? row[i] : kMost;
+  }
+}
+
+float scan_masked_row(const float* row, const uint32_t* mask, int n, float* out, float* lanes) {
+  float peak = kNothing, block[kSumBlock];
+  W32 odd{};
+  for (int from = 0; from < n; from += kSumBlock, lanes += kMaxima) {
+    const int count = n - from < kSumBlock ? n - from : kSumBlock;
+    float* to = out ? out + from : block;
+    mask_block(row + from, mask + from / 32, count, to);
+    scan_block(to, count, lanes, odd);
+    const float best = highest(lanes);
+    peak = best > peak ? best : peak;
+  }
+  return peak;
+}
+
+// Word w of a mask of n tokens, without the bits beyond them.
+inline uint32_t word_of(const uint32_t* mask, int n, int w) {
+  const int left = n - 32 * w;
+  return left < 32 ? mask[w] & ((uint32_t(1) << left) - 1) : mask[w];
+}
+
+int count_allowed_bits(const uint32_t* mask, int n) {
+  int count = 0;
+  for (int w = 0; w < n / 32; w++) count += __builtin_popcount(mask[w]);
+  return n % 32 ? count + __builtin_popcount(word_of(mask, n, n / 32)) : count;
+}
+
+void gather_allowed_row(const float* row, const uint32_t* mask, int n, int32_t* ids, float* logits) {
+  for (int w = 0; 32 * w < n; w++)
+    for (uint32_t word = word_of(mask, n, w); word; word &= word - 1) {
+      *ids = 32 * w + __builtin_ctz(word);
+      *logits++ = row[*ids++];
+    }
 }
 
 int count_from_row(const float* row, int n, float least) {
@@ -175,7 +230,7 @@ void buckets_row(const float* logits, int n, float peak, float scale, int last, 
 }
 
 constexpr RowKernels make_rows(const char* isa) {
-  return {isa, scan_row, count_from_row, gather_from_row, masses_row, keep_tokens, buckets_row};
+  return {isa, scan_row, scan_masked_row, count_allowed_bits, gather_allowed_row, count_from_row, gather_from_row, masses_row, keep_tokens, buckets_row};
 }
 
 }  // namespace

@@ -1,0 +1,11 @@
+"""Structured output behind one small interface.
+
+`builder.serve` is the other half, in a process of its own.
+"""
+
+from radixmill.engine.grammar.errors import GrammarError
+from radixmill.engine.grammar.matcher import Matcher
+from radixmill.engine.grammar.service import Built, Grammars, Refused
+from radixmill.engine.grammar.vocabulary import Vocabulary
+
+__all__ = ["Built", "GrammarError", "Grammars", "Matcher", "Refused", "Vocabulary"]

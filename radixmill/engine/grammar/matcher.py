@@ -1,0 +1,205 @@
+"""One sequence's place in its grammar: which tokens may come next. Knows no request and no scheduler.
+
+The state is a function of the grammar's text and the tokens pushed, so it is rebuilt by pushing them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import llguidance
+import numpy as np
+from numpy.typing import NDArray
+
+from radixmill.engine.grammar.errors import GrammarError
+from radixmill.engine.grammar.vocabulary import Vocabulary
+
+# What the library may spend; its own speeds in comments. Beyond it a mask is an error, and its sequence ends.
+LIMITS = llguidance.LLParserLimits(
+    max_items_in_row=2_000,
+    initial_lexer_fuel=2_000_000,  # building; some 50,000 a millisecond
+    step_lexer_fuel=300_000,  # one mask; some 14,000 a millisecond
+    step_max_items=100_000,  # one mask; some 20,000 a millisecond
+    max_lexer_states=50_000,  # 1 to 2 kB each
+    max_grammar_size=500_000,
+    verbose_errors=False,
+)
+
+
+def compiled(tokenizer: llguidance.LLTokenizer, grammar: str) -> llguidance.LLMatcher:
+    """A matcher of the library at the grammar's start. Raises GrammarError where the text is none, or too large."""
+    matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
+    _check(matcher)
+    return matcher
+
+
+class Matcher:
+    """The next tokens that the constraint allows. Not for several threads at once.
+
+    Until the output holds the text `after`, everything but an end is allowed and nothing is forced; the grammar's
+    match begins behind it. `ends` are the tokens that end the sequence, besides the model's own end tokens.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        start: llguidance.LLMatcher,
+        tokenizer: llguidance.LLTokenizer,
+        *,
+        after: str = "",
+        ends: frozenset[int] = frozenset(),
+        output: Iterable[int] = (),
+    ) -> None:
+        """`start`: a matcher at the grammar's start, left as it is. `output`: the tokens so far.
+
+        Raises GrammarError where the grammar refuses one of them.
+        """
+        self._vocabulary, self._tokenizer = vocabulary, tokenizer
+        self._grammar = start.deep_copy()
+        self._row = np.zeros(-(-tokenizer.vocab_size // 32), np.uint32)
+        self._fresh = False  # whether _row is the mask of this place
+        self._ended = False
+        self._after = after.encode()
+        self._seen = b""  # the last bytes of the output, one less than `after` has
+        self._waiting = bool(after)
+        self._eos = frozenset(vocabulary.eos_ids)
+        self._ends = frozenset(i for i in ends | self._eos if 0 <= i < vocabulary.size)
+        self._stops = tuple(sorted(self._ends - self._eos))
+        for token in output:
+            self.push(token)
+
+    @property
+    def ended(self) -> bool:
+        """Whether an end token has been pushed where the grammar may end."""
+        return self._ended
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing but an end can follow."""
+        return self._ended or (not self._waiting and bool(self._grammar.is_stopped()))
+
+    def push(self, token: int) -> None:
+        """The output goes on with `token`. Raises GrammarError where the grammar does not take it."""
+        self._fresh = False
+        if self._waiting:
+            self._wait(token)
+        elif self._ended or (token in self._ends and self._grammar.is_accepting()):
+            self._ended = True
+        elif not self._grammar.consume_token(token):
+            _check(self._grammar)
+            raise GrammarError(f"the grammar does not take token {token}")
+
+    def fill(self, row: NDArray[np.uint32]) -> None:
+        """Write the mask of the next token into `row` [⌈V/32⌉]: bit i of word w is token 32·w + i, 1 = allowed.
+
+        End tokens are allowed exactly where the grammar may end. Raises GrammarError where that takes more than LIMITS.
+        """
+        row[:] = self._mask()[: len(row)]
+
+    def check(self) -> None:
+        """Raises GrammarError where the first mask can't be had, or leaves nothing."""
+        if not self._mask().any():
+            raise GrammarError("no token of the model begins a text that matches")
+
+    def forced(self) -> int | None:
+        """The one token that the mask leaves; None where there are more."""
+        if self._waiting or not (self._grammar.is_stopped() or self._ended or self._grammar.compute_ff_bytes()):
+            return None
+        return only_bit(self._mask())
+
+    def _wait(self, token: int) -> None:
+        """Look for `after` in the output; what the completing token has behind it is the grammar's, if it takes it."""
+        if token in self._ends:
+            self._ended, self._waiting = True, False
+            return
+        text = self._seen + self._bytes(token)
+        at = text.find(self._after)
+        if at < 0:
+            keep = len(self._after) - 1
+            self._seen = text[-keep:] if keep else b""
+            return
+        self._waiting, self._seen = False, b""
+        self._take(text[at + len(self._after) :])
+
+    def _take(self, rest: bytes) -> None:
+        """Feed bytes, as whatever tokens spell them."""
+        try:
+            tokens = self._tokenizer.greedy_tokenize(rest.decode())
+        except UnicodeDecodeError:
+            return
+        if tokens and self._grammar.validate_tokens(tokens) == len(tokens):
+            self._grammar.consume_tokens(tokens)
+
+    def _bytes(self, token: int) -> bytes:
+        tokens = self._vocabulary.tokens
+        return tokens[token] if 0 <= token < len(tokens) else b""
+
+    def _mask(self) -> NDArray[np.uint32]:
+        if not self._fresh:
+            self._compute()
+            self._fresh = True
+        return self._row
+
+    def _compute(self) -> None:
+        row = self._row
+        if self._waiting:
+            row[:] = 0xFFFFFFFF
+            _clear(row, self._ends)
+        elif self._ended:
+            row[:] = 0
+            _set(row, self._ends)
+        else:
+            # Python's lock is free while the library works.
+            self._grammar.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
+            _check(self._grammar)
+            self._allow_ends(row)
+        self._clip(row)
+
+    def _allow_ends(self, row: NDArray[np.uint32]) -> None:
+        """The library knows the model's end tokens; a request's own are like them, unless the grammar names them."""
+        if not self._stops:
+            return
+        if self._grammar.is_accepting():
+            _set(row, self._stops)
+            return
+        _clear(row, [token for token in self._stops if token not in self._vocabulary.control])
+        if not row.any():
+            raise GrammarError("the grammar goes on with nothing but a stop token of the request")
+
+    def _clip(self, row: NDArray[np.uint32]) -> None:
+        """No bits beyond the vocabulary."""
+        words, rest = self._vocabulary.words, self._vocabulary.size % 32
+        row[words:] = 0
+        if rest:
+            row[words - 1] &= np.uint32((1 << rest) - 1)
+
+
+def only_bit(row: NDArray[np.uint32]) -> int | None:
+    """The index of the one bit that is set; None where there are more, or none."""
+    words = np.flatnonzero(row)
+    if len(words) != 1:
+        return None
+    word = int(row[words[0]])
+    return None if word & (word - 1) else 32 * int(words[0]) + word.bit_length() - 1
+
+
+def _set(row: NDArray[np.uint32], tokens: Iterable[int]) -> None:
+    for token in tokens:
+        row[token // 32] |= np.uint32(1 << token % 32)
+
+
+def _clear(row: NDArray[np.uint32], tokens: Iterable[int]) -> None:
+    for token in tokens:
+        row[token // 32] &= np.uint32(0xFFFFFFFF ^ (1 << token % 32))
+
+
+def _check(matcher: llguidance.LLMatcher) -> None:
+    """Raises GrammarError if the library has given up."""
+    if matcher.is_error():
+        raise GrammarError(*told(matcher.get_error()))
+
+
+def told(error: str) -> tuple[str, str]:
+    """The library's message as reason and place: its first line, without the dump of its state."""
+    text = error.split("\n<state>")[0].strip()
+    return (text.splitlines()[0] if text else "the grammar cannot be built"), ""

@@ -1,0 +1,285 @@
+"""The engine's grammars: tried in a sacrificial process, built once, kept for a while.
+
+    engine's thread                background thread                    builder (another process)
+    want() ── order ─────────────▶ sends a job ───────────────────────▶ tries it
+    poll() ◀── built | refused ─── builds it here too ◀──────────────── says that it can be built, or why not
+    wake   ◀── a byte
+
+The engine's thread never waits: `want` says None until it is known, and `wake` becomes readable then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import selectors
+import socket
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import llguidance
+
+from radixmill.core.request import Constraint, ConstraintKind
+from radixmill.engine.grammar.errors import GrammarError
+from radixmill.engine.grammar.frames import Frames, Hello, Job, Refusal, Tried, decode_answer, frame
+from radixmill.engine.grammar.matcher import Matcher, compiled
+from radixmill.engine.grammar.vocabulary import Vocabulary
+
+log = logging.getLogger("radixmill.engine")
+
+Key = tuple[ConstraintKind, str]
+OpenBuilder = Callable[[], socket.socket]
+
+_CHUNK = 1 << 20
+_TRIES = 2  # builders that may die over one job
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Built:
+    """A grammar ready for use. `cost`: bytes it takes, about."""
+
+    vocabulary: Vocabulary
+    tokenizer: llguidance.LLTokenizer
+    start: llguidance.LLMatcher
+    cost: int
+
+    def matcher(self, output: Iterable[int] = (), ends: frozenset[int] = frozenset(), after: str = "") -> Matcher:
+        """The state of a sequence that has said `output`. `ends`: the tokens that end it; `after`: the constraint's."""
+        return Matcher(self.vocabulary, self.start, self.tokenizer, after=after, ends=ends, output=output)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A constraint that can't be had, why, and which place of it is at fault ("": none in particular)."""
+
+    reason: str
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class Keep:
+    """How much is kept. A refusal is kept for `refusal_seconds`."""
+
+    entries: int = 256
+    bytes: int = 256 << 20
+    refusal_seconds: float = 10.0
+
+
+class Grammars:
+    """All grammars of one engine. All methods are for the engine's thread."""
+
+    def __init__(self, open_builder: OpenBuilder, keep: Keep | None = None) -> None:
+        """`open_builder` starts a process of `builder.serve` and returns the line to it; called when first needed."""
+        self.wake, self._waker = socket.socketpair()
+        self.wake.setblocking(False)
+        self._waker.setblocking(False)
+        self._cache = _Cache(keep or Keep())
+        self._ordered: set[Key] = set()
+        self._done: deque[tuple[Key, Built | Refused]] = deque()
+        self._smith = _Smith(open_builder, self._finished)
+        self._thread: threading.Thread | None = None
+
+    def want(self, constraint: Constraint) -> Built | Refused | None:
+        """The constraint's grammar, or why there is none; None while it is being built."""
+        key = (constraint.kind, constraint.text)
+        found = self._cache.get(key)
+        if found is None and key not in self._ordered:
+            self._ordered.add(key)
+            self._order(key)
+        return found
+
+    def poll(self) -> None:
+        """Take in what has been finished; afterwards `wake` is silent."""
+        with contextlib.suppress(BlockingIOError):
+            while self.wake.recv(4096):
+                pass
+        while self._done:
+            key, outcome = self._done.popleft()
+            self._ordered.discard(key)
+            self._cache.put(key, outcome)
+
+    def stats(self) -> dict[str, int]:
+        """Grammars kept, bytes they take, and how many are being built."""
+        return {"grammars": len(self._cache), "grammar_bytes": self._cache.bytes, "building": len(self._ordered)}
+
+    def close(self) -> None:
+        """End the builder and the thread."""
+        self._smith.stop()
+        if self._thread:
+            self._thread.join()
+        self._smith.close()
+        self.wake.close()
+        self._waker.close()
+
+    def _order(self, key: Key) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._smith.run, name="grammars", daemon=True)
+            self._thread.start()
+        self._smith.order(key)
+
+    def _finished(self, key: Key, outcome: Built | Refused) -> None:
+        """From the background thread."""
+        self._done.append((key, outcome))
+        with contextlib.suppress(OSError):  # full: it is readable as it is
+            self._waker.send(b"!")
+
+
+class _Cache:
+    """Least recently used goes first."""
+
+    def __init__(self, keep: Keep) -> None:
+        self._keep = keep
+        self._held: OrderedDict[Key, tuple[Built | Refused, int, float]] = OrderedDict()
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def get(self, key: Key) -> Built | Refused | None:
+        if key not in self._held:
+            return None
+        outcome, _, until = self._held[key]
+        if time.monotonic() > until:
+            self._drop(key)
+            return None
+        self._held.move_to_end(key)
+        return outcome
+
+    def put(self, key: Key, outcome: Built | Refused) -> None:
+        built = isinstance(outcome, Built)
+        until = float("inf") if built else time.monotonic() + self._keep.refusal_seconds
+        cost = len(key[1]) + (outcome.cost if isinstance(outcome, Built) else 0)
+        self._drop(key)
+        self._held[key] = outcome, cost, until
+        self.bytes += cost
+        while len(self._held) > self._keep.entries or (self.bytes > self._keep.bytes and len(self._held) > 1):
+            self._drop(next(iter(self._held)))
+
+    def _drop(self, key: Key) -> None:
+        if key in self._held:
+            self.bytes -= self._held.pop(key)[1]
+
+
+@dataclass(eq=False)
+class _Order:
+    """A job on its way. `deaths`: builders that died while they had it."""
+
+    job: Job
+    deaths: int = 0
+
+    @property
+    def key(self) -> Key:
+        return self.job.kind, self.job.text
+
+
+@dataclass(eq=False)
+class _Line:
+    """The line to a living builder."""
+
+    sock: socket.socket
+    frames: Frames = field(default_factory=Frames)
+    sent: dict[int, _Order] = field(default_factory=dict)
+
+
+class _Smith:
+    """The background thread: talks to the builder, restarts it where it dies, and builds what it found harmless."""
+
+    def __init__(self, open_builder: OpenBuilder, finished: Callable[[Key, Built | Refused], None]) -> None:
+        self._open, self._finished = open_builder, finished
+        self._orders: deque[_Order] = deque()
+        self._bell, self._ringer = socket.socketpair()
+        self._bell.setblocking(False)
+        self._numbers = 0
+        self._stopping = False
+        self._line: _Line | None = None
+        self._vocabulary: Vocabulary | None = None
+        self._tokenizer: llguidance.LLTokenizer | None = None
+
+    def order(self, key: Key) -> None:
+        """From any thread."""
+        self._numbers += 1
+        self._orders.append(_Order(Job(self._numbers, *key)))
+        self._ringer.send(b"!")
+
+    def stop(self) -> None:
+        """From any thread: `run` returns soon."""
+        self._stopping = True
+        self._ringer.send(b"!")
+
+    def close(self) -> None:
+        """After `run` has returned."""
+        for sock in (self._bell, self._ringer, *((self._line.sock,) if self._line else ())):
+            sock.close()
+
+    def run(self) -> None:
+        while not self._stopping:
+            try:
+                self._turn()
+            except (OSError, EOFError, ValueError) as error:
+                self._bury(error)
+
+    def _turn(self) -> None:
+        """Wait for an order or an answer and deal with it. Raises where the builder is gone."""
+        if self._orders and self._line is None:
+            self._line = _Line(self._open())
+        if self._line:
+            while self._orders:
+                self._send(self._line, self._orders.popleft())
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._bell, selectors.EVENT_READ)
+            if self._line:
+                selector.register(self._line.sock, selectors.EVENT_READ, self._line)
+            ready = selector.select()
+        for key, _ in ready:
+            if key.data:
+                self._hear(key.data)
+            else:
+                self._bell.recv(4096)
+
+    def _send(self, line: _Line, order: _Order) -> None:
+        line.sent[order.job.id] = order
+        line.sock.sendall(frame(order.job))
+
+    def _hear(self, line: _Line) -> None:
+        data = line.sock.recv(_CHUNK)
+        if not data:
+            raise EOFError("the process ended")
+        for body in line.frames.push(data):
+            match decode_answer(body):
+                case Hello(vocabulary):
+                    self._learn(vocabulary)
+                case Refusal(number, reason, place):
+                    self._finished(line.sent.pop(number).key, Refused(reason, place))
+                case Tried(number, grammar, cost):
+                    self._finished(line.sent.pop(number).key, self._build(grammar, cost))
+
+    def _learn(self, vocabulary: Vocabulary) -> None:
+        if vocabulary != self._vocabulary:
+            self._vocabulary, self._tokenizer = vocabulary, vocabulary.tokenizer()
+
+    def _build(self, grammar: str, cost: int) -> Built | Refused:
+        assert self._vocabulary and self._tokenizer
+        try:
+            return Built(self._vocabulary, self._tokenizer, compiled(self._tokenizer, grammar), cost + len(grammar))
+        except GrammarError as error:
+            return Refused(error.reason, error.place)
+
+    def _bury(self, error: Exception) -> None:
+        """The builder is gone: its jobs go to another, except those over which two have died."""
+        orders = list(self._orders)
+        self._orders.clear()
+        if self._line:
+            log.warning("the process that tries grammars is gone (%s)", error)
+            with contextlib.suppress(OSError):
+                self._line.sock.close()
+            orders = [*self._line.sent.values(), *orders]
+            self._line = None
+        for order in orders:
+            order.deaths += 1
+            if order.deaths < _TRIES:
+                self._orders.append(order)
+            else:
+                self._finished(order.key, Refused("the grammar cannot be tried: its process died over it"))

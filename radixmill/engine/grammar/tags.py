@@ -1,0 +1,476 @@
+"""Structural tags → Lark: text in which tagged parts follow their own grammars.
+
+    {"type": "structural_tag", "format": …}                    XGrammar's formats, as `_Writer` lists them
+    {"type": "structural_tag", "structures": […], "triggers": […]}    the older form: triggered tags, content JSON
+
+Source: "Structural Tag" in XGrammar's documentation. A literal that is a control token of the model is taken as that
+token only; elsewhere control tokens can't occur. Lexemes that stand side by side are written as one, so that the
+library's lexer can't cut them wrongly (see lexemes.py).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import count, groupby
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+
+from radixmill.engine.grammar.errors import GrammarError
+from radixmill.engine.grammar.gbnf import MAX_TIMES, Ref, Seq, Text, parse
+from radixmill.engine.grammar.lexemes import quoted, times, to_lark
+from radixmill.engine.grammar.regex import to_lexeme
+from radixmill.engine.grammar.schema import normalise
+from radixmill.engine.grammar.vocabulary import Vocabulary
+
+MAX_DEPTH = 64  # formats within formats
+
+Format = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a rule's right side. `lexeme`: it may be a part of a lexeme; otherwise only of a rule.
+
+    `parts`: pieces one behind the other, of which not all are lexemes; written only when their neighbours are known.
+    """
+
+    lark: str
+    lexeme: bool
+    parts: tuple[Piece, ...] = ()
+
+
+EMPTY = Piece('""', True)
+
+
+def tags_to_lark(text: str, vocabulary: Vocabulary) -> str:
+    """Lark whose rule `start` matches what the structural tag `text` (JSON) says. Raises GrammarError, with a pointer."""
+    try:
+        tag = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise GrammarError(f"the structural tag is not valid JSON: {error}") from None
+    if not isinstance(tag, dict) or tag.get("type", "structural_tag") != "structural_tag":
+        raise GrammarError('a structural tag is an object whose "type" is "structural_tag"')
+    if "format" in tag:
+        form, place = tag["format"], "/format"
+    elif "structures" in tag:
+        form, place = _of_older_form(tag), ""
+    else:
+        raise GrammarError('a structural tag needs "format", or "structures" and "triggers"')
+    writer = _Writer(vocabulary)
+    start = writer.named(writer.format(form, place, ""))
+    return "\n".join([f"start: {start}", *writer.lines, ""])
+
+
+def _of_older_form(tag: Format) -> Format:
+    structures = tag["structures"]
+    if not isinstance(structures, list):
+        raise GrammarError("must be an array", "/structures")
+    tags = []
+    for index, item in enumerate(structures):
+        if not isinstance(item, dict) or not {"begin", "end"} <= set(item):
+            raise GrammarError('must be an object with "begin", "schema" and "end"', f"/structures/{index}")
+        content = {"type": "json_schema", "json_schema": item.get("schema", True)}
+        tags.append({"type": "tag", "begin": item["begin"], "content": content, "end": item["end"]})
+    return {"type": "triggered_tags", "triggers": tag.get("triggers"), "tags": tags}
+
+
+class _Writer:
+    """Lark text of one structural tag. Every method that takes a format takes its place, a JSON pointer, too.
+
+    `end` is the text that surely follows: a free text before it stops where it first occurs.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.lines: list[str] = []
+        self._numbers = count()
+        self._depth = 0
+        self._control = vocabulary.literals
+        longest = sorted(self._control, key=len, reverse=True)
+        self._split = re.compile("|".join(map(re.escape, longest))) if longest else None
+        self._formats: dict[str, Callable[[Format, str, str], Piece]] = {
+            "const_string": self._const_string,
+            "json_schema": self._json_schema,
+            "qwen_xml_parameter": self._qwen_xml,
+            "regex": self._regex,
+            "grammar": self._grammar,
+            "any_text": self._any_text,
+            "token": self._token,
+            "sequence": self._sequence,
+            "or": self._or,
+            "optional": self._optional,
+            "star": self._star,
+            "plus": self._plus,
+            "repeat": self._repeat,
+            "tag": self._tag,
+            "triggered_tags": self._triggered_tags,
+            "tags_with_separator": self._tags_with_separator,
+        }
+
+    def format(self, form: Any, place: str, end: str) -> Piece:
+        """Any format."""
+        if not isinstance(form, dict):
+            raise GrammarError("a format is an object", place)
+        make = self._formats.get(form.get("type", ""))
+        if make is None:
+            known = ", ".join(self._formats)
+            raise GrammarError(f"the format type {form.get('type')!r} is not supported; these are: {known}", place)
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise GrammarError(f"formats are nested more than {MAX_DEPTH} deep", place)
+        piece = make(form, place, end)
+        self._depth -= 1
+        return piece
+
+    def named(self, piece: Piece) -> str:
+        """`piece` under a name of its own, in the case that fits it."""
+        return self._define("TAG", piece.lark) if piece.lexeme else self._define("tag", self._text(piece))
+
+    def _define(self, kind: str, text: str) -> str:
+        name = f"{kind}{next(self._numbers)}"
+        self.lines.append(f"{name}: {text}")
+        return name
+
+    # --- one part of the text
+
+    def _const_string(self, form: Format, place: str, end: str) -> Piece:
+        return self._literal(_string(form, "value", place))
+
+    def _json_schema(self, form: Format, place: str, end: str) -> Piece:
+        style = form.get("style", "json")
+        if form.get("any_order"):
+            raise GrammarError("any_order is not supported: properties come in their order", f"{place}/any_order")
+        if style == "qwen_xml":
+            return self._qwen_xml(form, place, end)
+        if style != "json":
+            raise GrammarError(f"the style {style!r} is not supported; json and qwen_xml are", f"{place}/style")
+        return self._json(_field(form, "json_schema", place), f"{place}/json_schema")
+
+    def _regex(self, form: Format, place: str, end: str) -> Piece:
+        return Piece(to_lexeme(_string(form, "pattern", place)), True)
+
+    def _grammar(self, form: Format, place: str, end: str) -> Piece:
+        """What follows a recursive grammar belongs to its analysis: the end's text is written into it (see `_tag`)."""
+        return self._gbnf(_string(form, "grammar", place), f"{place}/grammar", "")
+
+    def _any_text(self, form: Format, place: str, end: str) -> Piece:
+        for limit in ("max_tokens", "max_chars"):
+            if form.get(limit) is not None:
+                raise GrammarError(f"{limit} is not supported", f"{place}/{limit}")
+        excludes = _strings(form, "excludes", place) if form.get("excludes") else []
+        return self._free([*excludes, *([end] if end else [])])
+
+    def _token(self, form: Format, place: str, end: str) -> Piece:
+        token = _field(form, "token", place)
+        if isinstance(token, str):
+            token = self._control.get(token, token)
+        if not isinstance(token, int) or isinstance(token, bool) or token < 0:
+            raise GrammarError(f"{token!r} is no control token of this model", f"{place}/token")
+        return Piece(f"<[{token}]>", False)
+
+    # --- several
+
+    def _sequence(self, form: Format, place: str, end: str) -> Piece:
+        elements = _list(form, "elements", place)
+        ends = [*map(_head, elements[1:]), end]
+        return self._join([self.format(e, f"{place}/elements/{i}", ends[i]) for i, e in enumerate(elements)])
+
+    def _or(self, form: Format, place: str, end: str) -> Piece:
+        elements = _list(form, "elements", place)
+        if not elements:
+            raise GrammarError("needs at least one element", f"{place}/elements")
+        return self._either([self.format(e, f"{place}/elements/{i}", end) for i, e in enumerate(elements)])
+
+    def _optional(self, form: Format, place: str, end: str) -> Piece:
+        return self._times(self.format(_field(form, "content", place), f"{place}/content", end), 0, 1)
+
+    def _star(self, form: Format, place: str, end: str) -> Piece:
+        return self._times(self.format(_field(form, "content", place), f"{place}/content", ""), 0, None)
+
+    def _plus(self, form: Format, place: str, end: str) -> Piece:
+        return self._times(self.format(_field(form, "content", place), f"{place}/content", ""), 1, None)
+
+    def _repeat(self, form: Format, place: str, end: str) -> Piece:
+        low, high = _field(form, "min", place), _field(form, "max", place)
+        if not _whole(low) or not _whole(high) or low < 0 or high < -1 or max(low, high) > MAX_TIMES:
+            raise GrammarError(f"min and max must be whole numbers up to {MAX_TIMES:,} (max -1: no limit)", place)
+        if 0 <= high < low:
+            raise GrammarError("max is below min", place)
+        content = self.format(_field(form, "content", place), f"{place}/content", "")
+        return self._times(content, low, None if high == -1 else high)
+
+    # --- tags
+
+    def _tag(self, form: Format, place: str, end: str) -> Piece:
+        return self._tagged(form, place, _begin(form, place))
+
+    def _tagged(self, form: Format, place: str, begin: Any) -> Piece:
+        """A tag, of whose begin only `begin` is still to come."""
+        content = _field(form, "content", place)
+        ends = _ends(form, place)
+        first = self._edge(begin, f"{place}/begin")
+        bodies = []
+        for end in ends:
+            last = self._edge(end, f"{place}/end")
+            if isinstance(end, str) and last.lexeme and isinstance(content, dict) and content.get("type") == "grammar":
+                bodies.append(
+                    self._gbnf(_string(content, "grammar", f"{place}/content"), f"{place}/content/grammar", end)
+                )
+            else:
+                body = self.format(content, f"{place}/content", end if isinstance(end, str) else "")
+                bodies.append(self._join([body, last]))
+        return self._join([first, self._either(bodies)])
+
+    def _edge(self, edge: Any, place: str) -> Piece:
+        """A tag's begin or end: text, or a token."""
+        if isinstance(edge, str):
+            return self._literal(edge)
+        if isinstance(edge, dict) and edge.get("type") == "token":
+            return self._token(edge, place, "")
+        raise GrammarError('must be a string, or {"type": "token", "token": …}', place)
+
+    def _triggered_tags(self, form: Format, place: str, end: str) -> Piece:
+        """Free text; where a trigger occurs in it, one of the tags that begin so."""
+        triggers = _strings(form, "triggers", place)
+        if not triggers or not all(triggers):
+            raise GrammarError("needs at least one trigger, none of them empty", f"{place}/triggers")
+        excludes = _strings(form, "excludes", place) if form.get("excludes") else []
+        stops = [*triggers, *excludes, *([end] if end else [])]
+        by_trigger = self._by_trigger(form, place, triggers)
+        calls = [self._call(trigger, rests, stops) for trigger, rests in by_trigger.items() if rests]
+        call = self._once(self._either(calls))
+        text = self._free(stops)
+        once, at_least = bool(form.get("stop_after_first")), bool(form.get("at_least_one"))
+        if not at_least:
+            return self._either([text, call]) if once else self._join([self._times(call, 0, None), text])
+        whole = [self.format(tag, f"{place}/tags/{i}", "") for i, tag in enumerate(_tags(form, place))]
+        first = self._either(whole)
+        return first if once else self._join([first, self._times(call, 0, None), text])
+
+    def _by_trigger(self, form: Format, place: str, triggers: list[str]) -> dict[str, list[Piece]]:
+        """Trigger → the tags that begin with it, without it."""
+        found: dict[str, list[Piece]] = {trigger: [] for trigger in triggers}
+        for index, tag in enumerate(_tags(form, place)):
+            where = f"{place}/tags/{index}"
+            begin = _begin(tag, where)
+            fits = [trigger for trigger in triggers if isinstance(begin, str) and begin.startswith(trigger)]
+            if not fits:
+                raise GrammarError(f"the tag's begin {begin!r} starts with none of the triggers", f"{where}/begin")
+            trigger = min(fits, key=len)  # the one that is complete first
+            found[trigger].append(self._tagged(tag, where, begin[len(trigger) :]))
+        return found
+
+    def _call(self, trigger: str, rests: list[Piece], stops: list[str]) -> Piece:
+        """Free text to the first trigger, that trigger, and the rest of one of its tags."""
+        mark = self._literal(trigger)
+        head = self._upto(trigger, stops) if mark.lexeme else self._join([self._free(stops), mark])
+        return self._join([head, self._either(rests)])
+
+    def _tags_with_separator(self, form: Format, place: str, end: str) -> Piece:
+        whole = [self.format(tag, f"{place}/tags/{i}", "") for i, tag in enumerate(_tags(form, place))]
+        tag = self._once(self._either(whole))
+        if not form.get("stop_after_first"):
+            separator = self._literal(_string(form, "separator", place))
+            tag = self._join([tag, self._times(self._join([separator, tag]), 0, None)])
+        return tag if form.get("at_least_one") else self._times(tag, 0, 1)
+
+    # --- JSON, and parameters in XML as Qwen's coder models write them
+
+    def _json(self, schema: Any, place: str) -> Piece:
+        try:
+            return Piece(f"%json {normalise(json.dumps(schema))}", False)
+        except GrammarError as error:
+            raise GrammarError(error.reason, place + error.place) from None
+
+    def _qwen_xml(self, form: Format, place: str, end: str) -> Piece:
+        """`<parameter=name>`, a line with the value, `</parameter>`, for each property in order; strings are bare."""
+        schema, where = _field(form, "json_schema", place), f"{place}/json_schema"
+        if schema is True:
+            schema = {}
+        if not isinstance(schema, dict):
+            raise GrammarError("the schema of parameters is an object", where)
+        properties = schema.get("properties", {})
+        if not isinstance(properties, dict):
+            raise GrammarError("must be an object", f"{where}/properties")
+        shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+        required = schema.get("required", [])
+        pieces = [
+            self._times(self._parameter(name, value, shared, where), int(name in required), 1)
+            for name, value in properties.items()
+        ]
+        if schema.get("additionalProperties", not properties):
+            pieces.append(
+                self._times(self._other_parameter(schema.get("additionalProperties", True), shared, where), 0, None)
+            )
+        return self._join(pieces)
+
+    def _parameter(self, name: str, schema: Any, shared: Format, place: str) -> Piece:
+        return self._within(f"<parameter={name}>\n", schema, shared, f"{place}/properties/{_pointer(name)}")
+
+    def _other_parameter(self, schema: Any, shared: Format, place: str) -> Piece:
+        head = Piece(r"/<parameter=[^>\n]+>\n/", True)
+        return self._join([head, self._value(schema, shared, f"{place}/additionalProperties"), _PARAMETER_END])
+
+    def _within(self, begin: str, schema: Any, shared: Format, place: str) -> Piece:
+        return self._join([Piece(quoted(begin), True), self._value(schema, shared, place)])
+
+    def _value(self, schema: Any, shared: Format, place: str) -> Piece:
+        """A value and what closes it."""
+        texts = _bare_texts(schema)
+        if texts is None:
+            kinds = [self._json({**shared, **schema} if isinstance(schema, dict) else schema, place)]
+        elif texts:
+            kinds = [Piece(f"({' | '.join(map(quoted, texts))})", True)]
+        else:
+            kinds = [self._free([_PARAMETER_CLOSE])]
+        return self._join([*kinds, _PARAMETER_END])
+
+    # --- Lark
+
+    def _gbnf(self, text: str, place: str, tail: str) -> Piece:
+        """An EBNF grammar with `tail` behind it."""
+        try:
+            rules = parse(text)
+        except GrammarError as error:
+            raise GrammarError(error.reason, f"{place}: {error.place}" if error.place else place) from None
+        whole = {**rules, "root'": Seq((Ref("root"), Text(tail)))}
+        lark = to_lark(whole, "root'", prefix=f"g{next(self._numbers)}_", open_end=not tail)
+        self.lines += lark.lines
+        return Piece(lark.name, lark.terminal)
+
+    def _literal(self, text: str) -> Piece:
+        """`text`, its control tokens as such."""
+        pieces, done = [], 0
+        for match in self._split.finditer(text) if self._split else ():
+            pieces += [Piece(quoted(text[done : match.start()]), True), Piece(f"<[{self._control[match[0]]}]>", False)]
+            done = match.end()
+        return self._join([*pieces, Piece(quoted(text[done:]), True)])
+
+    def _free(self, without: list[str]) -> Piece:
+        """Any text in which none of these occurs."""
+        if not without:
+            return Piece("/(?s:.*)/", True)
+        return Piece(f"(/(?s:.*)/ & ~/(?s:.*){_any_of(without)}(?s:.*)/)", True)
+
+    def _upto(self, stop: str, stops: list[str]) -> Piece:
+        """Any text that ends with `stop`, and in which none of the stops is complete before."""
+        return Piece(f"(/(?s:.*){_any_of([stop])}/ & ~/(?s:.*){_any_of(stops)}(?s:.+)/)", True)
+
+    def _join(self, pieces: Iterable[Piece]) -> Piece:
+        """One behind the other; all lexemes make one lexeme."""
+        parts = [part for piece in pieces for part in piece.parts or (piece,) if part != EMPTY]
+        if len(parts) <= 1:
+            return parts[0] if parts else EMPTY
+        if all(part.lexeme for part in parts):
+            return Piece(f"({' '.join(part.lark for part in parts)})", True)
+        return Piece("", False, tuple(parts))
+
+    def _text(self, piece: Piece) -> str:
+        """`piece` as it stands in a rule: neighbouring lexemes are one."""
+        runs = groupby(piece.parts or (piece,), key=attrgetter("lexeme"))
+        parts = [self._run(lexeme, " ".join(part.lark for part in run)) for lexeme, run in runs]
+        return f"({' '.join(parts)})"
+
+    def _run(self, lexeme: bool, text: str) -> str:
+        return self._define("TAG", text) if lexeme else text
+
+    def _either(self, pieces: list[Piece]) -> Piece:
+        if len(pieces) == 1:
+            return pieces[0]
+        lexeme = all(piece.lexeme for piece in pieces)
+        return Piece(f"({' | '.join(p.lark if lexeme else self._text(p) for p in pieces)})", lexeme)
+
+    def _times(self, piece: Piece, low: int, high: int | None) -> Piece:
+        if (low, high) == (1, 1):
+            return piece
+        return Piece(f"({piece.lark if piece.lexeme else self._text(piece)}){times(low, high)}", piece.lexeme)
+
+    def _once(self, piece: Piece) -> Piece:
+        """Under a name, for use in several places."""
+        return Piece(self.named(piece), piece.lexeme)
+
+
+_PARAMETER_CLOSE = "</parameter>"
+_PARAMETER_END = Piece(r"/\n<\/parameter>\s*/", True)
+
+
+def _bare_texts(schema: Any) -> list[str] | None:
+    """Of a schema of strings: the texts that it lists, or [] for any; None for any other schema."""
+    if not isinstance(schema, dict):
+        return None
+    listed = schema.get("enum", [schema["const"]] if "const" in schema else None)
+    if isinstance(listed, list) and listed and all(isinstance(item, str) for item in listed):
+        return listed
+    return [] if schema.get("type") == "string" and not listed else None
+
+
+def _any_of(texts: list[str]) -> str:
+    return f"({'|'.join(quoted(text)[1:-1] for text in texts)})"
+
+
+def _pointer(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _field(form: Format, name: str, place: str) -> Any:
+    if name not in form:
+        raise GrammarError(f'needs "{name}"', place)
+    return form[name]
+
+
+def _string(form: Format, name: str, place: str) -> str:
+    value = _field(form, name, place)
+    if not isinstance(value, str):
+        raise GrammarError("must be a string", f"{place}/{name}")
+    return value
+
+
+def _list(form: Format, name: str, place: str) -> list[Any]:
+    value = _field(form, name, place)
+    if not isinstance(value, list):
+        raise GrammarError("must be an array", f"{place}/{name}")
+    return value
+
+
+def _strings(form: Format, name: str, place: str) -> list[str]:
+    values = _list(form, name, place)
+    if not all(isinstance(value, str) for value in values):
+        raise GrammarError("must be an array of strings", f"{place}/{name}")
+    return values
+
+
+def _tags(form: Format, place: str) -> list[Format]:
+    tags = _list(form, "tags", place)
+    if not tags:
+        raise GrammarError("needs at least one tag", f"{place}/tags")
+    return [tag if isinstance(tag, dict) else {} for tag in tags]
+
+
+def _begin(form: Format, place: str) -> Any:
+    return _field(form, "begin", place)
+
+
+def _head(form: Any) -> str:
+    """The text that a format surely begins with, as far as it is seen at once."""
+    head = (
+        form.get({"const_string": "value", "tag": "begin"}.get(form.get("type", ""), ""))
+        if isinstance(form, dict)
+        else ""
+    )
+    return head if isinstance(head, str) else ""
+
+
+def _ends(form: Format, place: str) -> list[Any]:
+    end = _field(form, "end", place)
+    ends = end if isinstance(end, list) else [end]
+    if not ends:
+        raise GrammarError("needs at least one end", f"{place}/end")
+    return ends

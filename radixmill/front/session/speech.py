@@ -1,0 +1,224 @@
+"""How the answer to one Ask is read, and the grammar that binds it: thoughts, tools and the client's own constraint.
+
+The grammar, where one is needed, says all that may stand behind the thoughts:
+
+    tools      constraint   what binds
+    required   none         calls, nothing else; with a constraint: BadRequest
+    auto       none         free text and calls if a tool is strict or has a format, else nothing
+    auto       given        calls, or an answer that matches it
+    none       given        an answer that matches it
+
+A tool that is not strict may be called with any object where "auto" needs a grammar, and only with what its schema
+allows where a call is required.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace as replace_fields
+from typing import Any, Literal
+
+from msgspec.structs import replace
+
+from radixmill.core.errors import BadRequest
+from radixmill.core.request import Constraint
+from radixmill.front.dialects import Dialect, Splitter, ToolShape
+from radixmill.front.dialects.grammar import (
+    INPUT,
+    Format,
+    Target,
+    after_thoughts,
+    either,
+    only_calls,
+    schema,
+    text_and_calls,
+)
+from radixmill.front.session.ask import Ask, ChatPrompt, Tool, ToolRule
+from radixmill.front.session.text import Text
+
+Thinking = Literal["opened", "may", "not"]
+"""Whether the prompt ends within thoughts, leaves it to the model to begin some, or has closed them."""
+
+TAIL_TOKENS = 16  # of a prompt: enough for a tag and the space around it
+NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+class Speech:
+    """What the sequences of one Ask have in common; each gets its own splitter."""
+
+    def __init__(self, ask: Ask, dialect: Dialect, thinking: Thinking) -> None:
+        """Raises BadRequest where tools and constraint can't both hold."""
+        self.ask, self.dialect, self.thinking = ask, dialect, thinking
+        self.tools = callable_tools(ask.tools)
+        self.calls = self._calls()
+        self.constraint = self._constraint()
+
+    @property
+    def splits(self) -> bool:
+        return bool(self.tools or self.dialect.think_close)
+
+    @property
+    def tags(self) -> frozenset[str]:
+        """What must stay in the text to be read, even where the tokenizer takes it for control tokens."""
+        thoughts = {self.dialect.think_open, self.dialect.think_close}
+        return self.dialect.tags if self.tools else self.dialect.tags & thoughts
+
+    def splitter(self) -> Splitter | None:
+        """None where nothing is to be split."""
+        if not self.splits:
+            return None
+        return Splitter(
+            self.dialect,
+            {tool.name: shape_of(tool) for tool in self.tools},
+            opened=self.thinking == "opened",
+            separate=self.ask.separate_reasoning,
+            whole_thoughts=not self.ask.stream_reasoning,
+            guaranteed=self.calls is not None,
+        )
+
+    def sources(self) -> Iterator[tuple[str, Constraint]]:
+        """The client's own parts of the grammar, each with the field that it came in."""
+        if self.ask.constraint is not None:
+            yield self.ask.constraint_field, self.ask.constraint
+        for tool in self.tools if self.calls is not None else ():
+            if tool.format is not None:
+                yield tool.field, tool.format
+            elif self._is_bound(tool) and not tool.custom:
+                yield tool.field, Constraint(kind="json_schema", text=json.dumps(_parameters(tool)))
+
+    def _calls(self) -> Format | None:
+        """The grammar of calls, and of the text around them; None where calls are free."""
+        rule = self.ask.tools
+        if rule is None or not self.tools:
+            return None
+        targets = [Target(tool.name, shape_of(tool), self._content(tool)) for tool in self.tools]
+        if rule.choice == "required" or self.ask.constraint is not None:
+            return only_calls(self.dialect, targets, parallel=rule.parallel)
+        if any(tool.strict or tool.format for tool in self.tools):
+            return text_and_calls(self.dialect, targets, parallel=rule.parallel)
+        return None
+
+    def _content(self, tool: Tool) -> Format:
+        if tool.custom:
+            return INPUT if tool.format is None else as_format(tool.format)
+        return schema(_parameters(tool) if self._is_bound(tool) else {"type": "object"})
+
+    def _is_bound(self, tool: Tool) -> bool:
+        return tool.strict or (self.ask.tools is not None and self.ask.tools.choice == "required")
+
+    def _constraint(self) -> Constraint | None:
+        bound = self._answer()
+        if bound is None or self.thinking == "not":
+            return bound
+        if self.thinking == "opened":
+            return replace(bound, after=self.dialect.think_close)
+        return structural(after_thoughts(self.dialect, as_format(bound)))
+
+    def _answer(self) -> Constraint | None:
+        """What binds the answer behind its thoughts."""
+        own, rule = self.ask.constraint, self.ask.tools
+        if self.calls is None:
+            return own
+        if own is None:
+            return structural(self.calls)
+        if rule is not None and rule.choice == "required":
+            field = self.ask.constraint_field
+            raise BadRequest(
+                f"{field} binds the answer, but tool_choice asks for a tool call: choose one.", param=field
+            )
+        return structural(either(self.calls, as_format(own)))
+
+
+def callable_tools(rule: ToolRule | None) -> tuple[Tool, ...]:
+    """The tools that the answer may call."""
+    if rule is None or rule.choice == "none":
+        return ()
+    return tuple(tool for tool in rule.tools if rule.allowed is None or tool.name in rule.allowed)
+
+
+def template_tools(rule: ToolRule | None) -> tuple[dict[str, Any], ...]:
+    """The tools as chat templates see them: none if none may be called, one if it is the only one that may."""
+    may = callable_tools(rule)
+    shown = may if rule is None or len(may) < 2 else rule.tools
+    return tuple(_shown(tool) for tool in shown)
+
+
+def shape_of(tool: Tool) -> ToolShape:
+    if not tool.custom:
+        return "object"
+    return "input" if tool.format is None else "text"
+
+
+def as_format(constraint: Constraint) -> Format:
+    """Any constraint as a part of a structural tag."""
+    match constraint.kind:
+        case "json_schema":
+            return schema(json.loads(constraint.text))
+        case "json_object":
+            return schema({"type": "object"})
+        case "regex":
+            return {"type": "regex", "pattern": constraint.text}
+        case "ebnf":
+            return {"type": "grammar", "grammar": constraint.text}
+        case "structural_tag":
+            tag = json.loads(constraint.text)
+            return tag["format"] if "format" in tag else _triggered(tag)
+
+
+def structural(format: Format) -> Constraint:
+    tag = {"type": "structural_tag", "format": format}
+    return Constraint(kind="structural_tag", text=json.dumps(tag, ensure_ascii=False))
+
+
+def speech_of(text: Text, ask: Ask, prompts: Sequence[Sequence[int]]) -> Speech:
+    """The speech of an Ask whose prompts are these token ids. Only chats have thoughts: other prompts are raw text, and
+    so is what follows them."""
+    dialect, prompt = text.dialect, ask.prompts[0]
+    if not isinstance(prompt, ChatPrompt):
+        return Speech(ask, replace_fields(dialect, think_open="", think_close=""), "not")
+    return Speech(ask, dialect, _thinking(text, prompt, prompts[0]) if dialect.think_close else "not")
+
+
+def _thinking(text: Text, prompt: ChatPrompt, ids: Sequence[int]) -> Thinking:
+    opener, close = text.dialect.think_open, text.dialect.think_close
+    if prompt.continue_final_message:
+        said = _text_of(prompt.messages[-1].get("content"))
+        return "opened" if said.rfind(opener) > said.rfind(close) else "not" if said.strip() else "may"
+    tail = text.decode(ids[-TAIL_TOKENS:], skip_special=False).rstrip() if prompt.add_generation_prompt else ""
+    return "opened" if tail.endswith(opener) else "not" if tail.endswith(close) else "may"
+
+
+def _text_of(content: Any) -> str:
+    parts = content if isinstance(content, list) else [{"text": content or ""}]
+    return "".join(part.get("text") or "" for part in parts)
+
+
+def _parameters(tool: Tool) -> Any:
+    return NO_PARAMETERS if tool.parameters is None else tool.parameters
+
+
+def _shown(tool: Tool) -> dict[str, Any]:
+    function = {"name": tool.name, "description": _described(tool), "parameters": _shown_parameters(tool)}
+    return {"type": "function", "function": function}
+
+
+def _described(tool: Tool) -> str:
+    if tool.format is None:
+        return tool.description
+    return f"{tool.description}\nThe input must match this {tool.format.kind}:\n{tool.format.text}".strip()
+
+
+def _shown_parameters(tool: Tool) -> Any:
+    if tool.custom:
+        return INPUT["json_schema"]
+    return {"type": "object", "properties": {}} if tool.parameters is None else tool.parameters
+
+
+def _triggered(tag: dict[str, Any]) -> Format:
+    """The older form of structural tags in the newer."""
+    tags = [
+        {"type": "tag", "begin": one["begin"], "content": schema(one["schema"]), "end": one["end"]}
+        for one in tag["structures"]
+    ]
+    return {"type": "triggered_tags", "triggers": tag["triggers"], "tags": tags}
