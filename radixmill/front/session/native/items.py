@@ -151,7 +151,7 @@ def _item(body: GenerateBody, rows: _Rows, at: int, field: str, prompt: Prompt) 
         sampling = replace(sampling, logprobs=top, logprob_ids=named)
     if wanted and begin >= 0:
         sampling = replace(sampling, prompt_logprobs=top, prompt_logprobs_from=begin)
-    constraint, constraint_field = _constraint(params, place)
+    constraint, kind = constraint_of(params, f"{place}.")
     n = params.n or 1
     ask = Ask(
         id=_id(body.rid, rows, at),
@@ -168,7 +168,7 @@ def _item(body: GenerateBody, rows: _Rows, at: int, field: str, prompt: Prompt) 
         skip_special_tokens=params.skip_special_tokens is not False,
         keep_tokens=True,
         constraint=constraint,
-        constraint_field=constraint_field,
+        constraint_field=f"{place}.{kind}",
         separate_reasoning=False,
         seed=params.sampling_seed if params.seed is None else params.seed,
         tenant=_tenant(rows.get("cache_salt", at, ""), rows.get("extra_key", at, "")),
@@ -202,19 +202,19 @@ def _sampling(params: SamplingBody) -> Sampling:
     )
 
 
-def _constraint(params: SamplingBody, place: str) -> tuple[Constraint | None, str]:
-    """The one that is given, and the name of its field."""
+def constraint_of(params: Any, place: str = "") -> tuple[Constraint | None, str]:
+    """The one that `params` has under a name of CONSTRAINTS, and that name. `place` stands before it in errors."""
     given = [kind for kind in CONSTRAINTS if getattr(params, kind) is not None]
     if len(given) > 1:
         raise BadRequest(
             f"At most one of {', '.join(CONSTRAINTS)} may be given, not {' and '.join(given)}.",
-            param=f"{place}.{given[1]}",
+            param=f"{place}{given[1]}",
         )
     if not given:
-        return None, place
+        return None, ""
     value = getattr(params, given[0])
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return Constraint(kind=given[0], text=text), f"{place}.{given[0]}"
+    return Constraint(kind=given[0], text=text), given[0]
 
 
 def _id(rid: str | list[str] | None, rows: _Rows, at: int) -> str:
