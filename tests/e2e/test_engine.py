@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -202,3 +205,18 @@ def test_the_real_model_is_scored_as_it_speaks(smollm2_server: Server) -> None:
     assert scored == [entry[0] for entry in meta["input_token_logprobs"] + meta["output_token_logprobs"]]
     assert "Paris" in said["text"]
     assert sum(scored[1:]) > sum(entry[0] for entry in backward["meta_info"]["input_token_logprobs"][1:]) + 20
+
+
+def test_a_killed_engine_scores_nothing_twice_and_nothing_less(engine: Engine) -> None:
+    prompts = [f"{i} " * 400 for i in range(5)]
+    params = wish(n=2, max_new_tokens=30)
+    undisturbed = engine.generate(prompts, params, **SCORED)
+    engine.flush_cache()
+    victim = engine.engine_pid
+    assert victim
+    killer = threading.Timer(0.15, os.kill, (victim, signal.SIGKILL))
+    killer.start()
+    disturbed = engine.generate(prompts, params, **SCORED)
+    killer.join()
+    assert [timeless(one) for one in disturbed] == [timeless(one) for one in undisturbed]
+    assert engine.generate("after", wish()) and engine.engine_pid not in (None, victim)
