@@ -7,7 +7,6 @@ with Engine(model_path="smollm2") as llm:
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -18,7 +17,7 @@ from radixmill.cli import build
 from radixmill.compat import FLAGS, tree_of
 from radixmill.core.config import Config, walk
 from radixmill.core.errors import BadRequest
-from radixmill.front.api.explain import explain
+from radixmill.front.api.explain import explain, unsound
 from radixmill.front.session.info import model_info, server_info
 from radixmill.front.session.native import Answers, GenerateBody, Item, start, to_items
 from radixmill.front.session.native.items import is_batch
@@ -135,22 +134,11 @@ def _body(prompt: Any, sampling_params: Any, input_ids: Any, more: dict[str, Any
     """The arguments as /generate's body. Raises TypeError for an unknown one, BadRequest for a bad one."""
     if odd := sorted(set(more) - set(GenerateBody.__struct_fields__)):
         raise TypeError(f"generate() got an unexpected argument {odd[0]!r}")
-    _check_finite(sampling_params)
     given = {"text": prompt, "sampling_params": sampling_params, "input_ids": input_ids, **more}
-    try:
-        return msgspec.convert(given, GenerateBody)
-    except msgspec.ValidationError:
-        fault = explain(msgspec.to_builtins(given), inspect.type_info(GenerateBody))
-        assert fault is not None, "explain and msgspec must agree"
-        raise BadRequest(f"{fault.path} {fault.message}.", param=fault.path) from None
-
-
-def _check_finite(params: Any) -> None:
-    """JSON has no NaN and no infinity; Python's floats do. Raises BadRequest."""
-    for one in params if isinstance(params, list) else [params]:
-        for name, value in one.items() if isinstance(one, dict) else ():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise BadRequest(f"sampling_params.{name} must be a finite number.", param=f"sampling_params.{name}")
+    plain = msgspec.to_builtins(given)
+    if fault := unsound(plain) or explain(plain, inspect.type_info(GenerateBody)):
+        raise BadRequest(f"{fault.path} {fault.message}.", param=fault.path)
+    return msgspec.convert(plain, GenerateBody)
 
 
 def _config(settings: dict[str, Any]) -> Config:

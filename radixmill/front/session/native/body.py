@@ -93,12 +93,13 @@ class GenerateBody(Struct, kw_only=True):
     bootstrap_room: Any = None
 
 
-# Refused, and the values (besides null) that ask for nothing.
+# Refused, and the values (besides null) that ask for nothing; by their place in the body.
 REFUSED: dict[str, tuple[Any, ...]] = {
-    "stop_regex": ([], ""),
-    "beam_width": (1,),
-    "stream_interval": (1,),
-    "custom_params": ({},),
+    "sampling_params.stop_regex": ([], ""),
+    "sampling_params.beam_width": (1,),
+    "sampling_params.stream_interval": (1,),
+    "sampling_params.custom_params": ({},),
+    "sampling_params.watermark": (False,),
     "watermark": (False,),
     "input_embeds": (),
     "image_data": ([],),

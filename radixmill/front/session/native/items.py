@@ -38,7 +38,7 @@ class Item(Struct, frozen=True, kw_only=True):
 
 def to_items(body: GenerateBody) -> list[Item]:
     """The prompts of a body, in order; whether they are a batch is `is_batch`'s to say."""
-    _refuse(body, "")
+    _refuse(body)
     prompts = _prompts(body)
     rows = _Rows(body, len(prompts), is_batch(body))
     items = [_item(body, rows, i, field, prompt) for i, (field, prompt) in enumerate(prompts)]
@@ -142,7 +142,7 @@ def _row(row: Any, at: int) -> list[int]:
 def _item(body: GenerateBody, rows: _Rows, at: int, field: str, prompt: Prompt) -> Item:
     params: SamplingBody = rows.get("sampling_params", at, SamplingBody())
     place = f"sampling_params[{at}]" if isinstance(body.sampling_params, list) else "sampling_params"
-    _refuse(params, f"{place}.")
+    _refuse(params, "sampling_params.", f"{place}.")
     wanted = bool(rows.get("return_logprob", at, False))
     named, top = rows.named_ids(at), rows.get("top_logprobs_num", at, 0)
     begin = rows.get("logprob_start_len", at, -1)
@@ -230,11 +230,13 @@ def _tenant(salt: str, extra: str) -> str:
     return f"{salt}\0{extra}" if salt and extra else salt or extra
 
 
-def _refuse(body: GenerateBody | SamplingBody, place: str) -> None:
+def _refuse(body: GenerateBody | SamplingBody, listed: str = "", shown: str = "") -> None:
+    """`listed`: where the body stands in REFUSED; `shown`: where, in the error."""
     for name in body.__struct_fields__:
-        value = getattr(body, name) if name in REFUSED else None
-        if value is not None and not any(value == known and type(value) is type(known) for known in REFUSED[name]):
-            raise BadRequest(f"{place}{name} is not supported.", param=f"{place}{name}")
+        neutral, value = REFUSED.get(listed + name), getattr(body, name)
+        if neutral is None or value is None or any(value == known and type(value) is type(known) for known in neutral):
+            continue
+        raise BadRequest(f"{shown}{name} is not supported.", param=f"{shown}{name}")
 
 
 def _in_our_words(error: BadRequest, place: str) -> BadRequest:
