@@ -218,8 +218,12 @@ MESSAGES: dict[str, Meaning] = {
 }
 
 RESPONSES: dict[str, Meaning] = {
-    "ResponseBody.input": openai("text, or items: messages, calls and their outputs, thoughts, references to earlier items"),
-    "PromptBody.input": openai("text, or items: messages, calls and their outputs, thoughts, references to earlier items"),
+    "ResponseBody.input": openai(
+        "text, or items: messages, calls and their outputs, thoughts, references to earlier items"
+    ),
+    "PromptBody.input": openai(
+        "text, or items: messages, calls and their outputs, thoughts, references to earlier items"
+    ),
     "instructions": openai("a system message before the conversation; not kept for the next response"),
     "previous_response_id": openai("a kept response whose conversation this one goes on with"),
     "ResponseBody.model": openai("a served name, or `default`; any other is a 404", "`default`"),
@@ -244,7 +248,9 @@ RESPONSES: dict[str, Meaning] = {
     "ToolChoice.mode": openai("of allowed tools: may, or must, one be called"),
     "ToolChoice.tools": openai("the allowed tools"),
     "background": openai("answer at once, and go on; the response is found under its id", "false"),
-    "include": openai("more in the answer; `message.output_text.logprobs` is honoured, the others have nothing to show"),
+    "include": openai(
+        "more in the answer; `message.output_text.logprobs` is honoured, the others have nothing to show"
+    ),
     "ResponseBody.store": openai("keep the response for a while, to be retrieved by its id", "true"),
     "request_id": vllm("the same as `rid`"),
     "max_tool_calls": openai("counts calls of hosted tools, of which there are none"),
@@ -261,7 +267,9 @@ ANTHROPIC: dict[str, Meaning] = {
     "thinking": anthropic("whether to think; variables of the chat template", "the template's"),
     "Thinking.type": anthropic("think, or not"),
     "budget_tokens": anthropic("`thinking_budget` of the chat template; less than `max_tokens`"),
-    "Thinking.display": anthropic("`omitted` leaves the text of thoughts out of the answer", "`summarized`, which is whole"),
+    "Thinking.display": anthropic(
+        "`omitted` leaves the text of thoughts out of the answer", "`summarized`, which is whole"
+    ),
     "output_config": anthropic("how long to think, and what the answer must be"),
     "OutputConfig.effort": anthropic("`reasoning_effort` of the chat template"),
     "OutputConfig.format": anthropic("a JSON Schema that the answer matches"),
@@ -315,7 +323,74 @@ TOKENS: dict[str, Meaning] = {
     "abort_all": sglang("all requests are stopped"),
 }
 
-MEANINGS: dict[str, Meaning] = {**SAMPLING, **COMMON, **CHAT, **CONSTRAINTS, **TOOLS, **FORMATS, **HINTED, **REFUSED, **MESSAGES, **RESPONSES, **ANTHROPIC, **TOKENS}
+NATIVE: dict[str, Meaning] = {
+    "GenerateBody.text": sglang("a prompt, or a batch of them; or `input_ids`"),
+    "input_ids": sglang("token ids, or a batch of lists of them; or `text`"),
+    "sampling_params": sglang(
+        "how to continue; in a batch one object for all, or one for each prompt. Unknown keys are 400"
+    ),
+    "max_new_tokens": sglang("the most tokens to generate; null: to the end of the context; 0: only the prompt", "128"),
+    "min_new_tokens": sglang("no end token and no stop string counts before this many tokens", "0"),
+    "sampling_seed": sglang("the same as `seed`, which wins over it", "drawn, 53 bits"),
+    "spaces_between_special_tokens": sglang("nothing to decide: no token here gets spaces put around it", "true"),
+    "SamplingBody.json_schema": sglang("a JSON Schema, as text or object, that the answer matches"),
+    "structural_tag": sglang("a structural tag, as text or object, that the answer matches"),
+    "beam_width": sglang("beam search"),
+    "stream_interval": sglang("tokens between chunks of a stream: each is sent as it comes"),
+    "custom_params": sglang("what a custom logit processor reads"),
+    "watermark": sglang("a watermark"),
+    "GenerateBody.rid": sglang(
+        "the request's id, the handle for `/abort_request`; in a batch one for each, or one that `_0` … is put behind",
+        "made",
+    ),
+    "incremental_streaming_output": ours(
+        "chunks of a stream tell what is new, instead of all so far", "`--incremental-streaming-output`, false"
+    ),
+    "return_logprob": sglang("`meta_info` has log probabilities", "false"),
+    "logprob_start_len": sglang("the first prompt token whose log probability is wanted; −1: only the output's", "−1"),
+    "top_logprobs_num": sglang("how many of the most likely tokens are told at each place", "0"),
+    "token_ids_logprob": sglang(
+        "tokens whose log probability is told at each place; in a batch perhaps a list for each"
+    ),
+    "return_text_in_logprobs": sglang("their texts too, else null", "false"),
+    "return_prompt_token_ids": sglang("the answer has `prompt_token_ids`", "false"),
+    "extra_key": sglang("as `cache_salt`; with both, both count", "none"),
+    "input_embeds": sglang("vectors in place of tokens"),
+    "image_data": sglang("images"),
+    "video_data": sglang("videos"),
+    "audio_data": sglang("sound"),
+    "session_params": sglang("a session's state"),
+    "session_id": sglang("a session"),
+    "custom_logit_processor": sglang("code; requests never carry any"),
+    "return_hidden_states": sglang("activations"),
+    "return_routed_experts": sglang("which experts were used"),
+    "return_indexer_topk": sglang("what sparse attention looked at"),
+    "return_sampling_mask": sglang("which tokens could be drawn"),
+    "return_entropy": sglang("the entropy of each distribution"),
+    "return_bytes": sglang("tokens as bytes"),
+    "sampling_logprobs_mode": sglang("which log probabilities: they are always the model's own"),
+    "require_reasoning": sglang("thinking first"),
+    "max_thinking_tokens": sglang("a limit of thinking"),
+    "bootstrap_host": sglang("another process that computed the prompt"),
+    "bootstrap_port": sglang("the same"),
+    "bootstrap_room": sglang("the same"),
+}
+
+MEANINGS: dict[str, Meaning] = {
+    **SAMPLING,
+    **COMMON,
+    **CHAT,
+    **CONSTRAINTS,
+    **TOOLS,
+    **FORMATS,
+    **HINTED,
+    **REFUSED,
+    **MESSAGES,
+    **RESPONSES,
+    **ANTHROPIC,
+    **TOKENS,
+    **NATIVE,
+}
 
 
 def meaning(row: Row) -> Meaning | None:
