@@ -50,6 +50,17 @@ FAULTS: tuple[tuple[str, tuple[str, ...], Any], ...] = (
         ("properties", "choices", "items", "properties", "logprobs", "anyOf", "0", "properties", "top_logprobs"),
         {"type": "array", "items": {"type": ["object", "null"], "additionalProperties": {"type": "number"}}},
     ),
+    # Answers may call custom tools; the chunks of such answers are not described.
+    (
+        "ChatCompletionMessageToolCallChunk",
+        ("properties", "type"),
+        {"enum": ["function", "custom"]},
+    ),
+    (
+        "ChatCompletionMessageToolCallChunk",
+        ("properties", "custom"),
+        {"type": "object", "properties": {"name": {"type": "string"}, "input": {"type": "string"}}},
+    ),
 )
 # What we add to published answers: SGLang's, vLLM's and our own.
 EXTENSIONS = frozenset(
@@ -62,6 +73,8 @@ EXTENSIONS = frozenset(
         "parent",
         "presence_penalty",
         "prompt_token_ids",
+        "reasoning",
+        "reasoning_content",
         "root",
         "seed",
         "store",
@@ -119,7 +132,7 @@ def mended(found: Schemas) -> Schemas:
         place = found[name]
         for key in path[:-1]:
             place = place[int(key)] if isinstance(place, list) else place[key]
-        assert place[path[-1]] != patch, f"{name} {path}: no fault any more"
+        assert place.get(path[-1]) != patch, f"{name} {path}: no fault any more"
         place[path[-1]] = patch
     return found
 
