@@ -42,11 +42,11 @@ RANGES: dict[str, Range] = {
 
 SIZES: dict[str, Range] = {
     "messages": Range(1, 10_000),
-    "tools": Range(0, 1024),
     "stop": Range(0, 32),  # strings
     "stop string": Range(1, 4096),  # characters
     "stop_token_ids": Range(0, 1024),
     "logit_bias": Range(0, 4096),  # entries
+    "tools": Range(0, 1024),
     "choices": Range(1, 4096),  # of guided_choice
     "choice": Range(1, 4096),  # characters
     "prompts": Range(1, 2048),

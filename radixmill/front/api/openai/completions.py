@@ -71,12 +71,13 @@ def to_ask(body: CompletionBody, id: str) -> Ask:
             "echo and suffix do not go together: what is wanted is the text between the two.", param="suffix"
         )
     n = body.n or 1
-    bound = to_bound(body)
     sampling = to_sampling(body, body.logprobs)
+    bound = to_bound(body)
     return Ask(
         id=id,
         model=body.model,
         prompts=to_prompts(body.prompt, special=body.parse_special is not False, suffix=body.suffix or ""),
+        prompt_field=_field_of(body.prompt),
         n=n,
         width=_width(body, n),
         max_tokens=DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens,
@@ -85,13 +86,18 @@ def to_ask(body: CompletionBody, id: str) -> Ask:
         keep_stop=bool(body.no_stop_trim),
         skip_special_tokens=body.skip_special_tokens is not False,
         keep_tokens=body.logprobs is not None or bool(body.return_token_ids),
+        echo=bool(body.echo),
         constraint=bound and bound.constraint,
         constraint_field=bound.field if bound else "",
-        echo=bool(body.echo),
         seed=body.seed,
         tenant=body.cache_salt or "",
         priority=body.priority or 0,
     )
+
+
+def _field_of(prompt: str | list[Any]) -> str:
+    """What errors name: one prompt in a list is the list's first."""
+    return "prompt[0]" if isinstance(prompt, list) and len(prompt) == 1 and type(prompt[0]) is not int else "prompt"
 
 
 def _width(body: CompletionBody, n: int) -> int:
