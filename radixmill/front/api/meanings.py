@@ -218,8 +218,12 @@ MESSAGES: dict[str, Meaning] = {
 }
 
 RESPONSES: dict[str, Meaning] = {
-    "ResponseBody.input": openai("text, or items: messages, calls and their outputs, thoughts, references to earlier items"),
-    "PromptBody.input": openai("text, or items: messages, calls and their outputs, thoughts, references to earlier items"),
+    "ResponseBody.input": openai(
+        "text, or items: messages, calls and their outputs, thoughts, references to earlier items"
+    ),
+    "PromptBody.input": openai(
+        "text, or items: messages, calls and their outputs, thoughts, references to earlier items"
+    ),
     "instructions": openai("a system message before the conversation; not kept for the next response"),
     "previous_response_id": openai("a kept response whose conversation this one goes on with"),
     "ResponseBody.model": openai("a served name, or `default`; any other is a 404", "`default`"),
@@ -244,7 +248,9 @@ RESPONSES: dict[str, Meaning] = {
     "ToolChoice.mode": openai("of allowed tools: may, or must, one be called"),
     "ToolChoice.tools": openai("the allowed tools"),
     "background": openai("answer at once, and go on; the response is found under its id", "false"),
-    "include": openai("more in the answer; `message.output_text.logprobs` is honoured, the others have nothing to show"),
+    "include": openai(
+        "more in the answer; `message.output_text.logprobs` is honoured, the others have nothing to show"
+    ),
     "ResponseBody.store": openai("keep the response for a while, to be retrieved by its id", "true"),
     "request_id": vllm("the same as `rid`"),
     "max_tool_calls": openai("counts calls of hosted tools, of which there are none"),
@@ -261,7 +267,9 @@ ANTHROPIC: dict[str, Meaning] = {
     "thinking": anthropic("whether to think; variables of the chat template", "the template's"),
     "Thinking.type": anthropic("think, or not"),
     "budget_tokens": anthropic("`thinking_budget` of the chat template; less than `max_tokens`"),
-    "Thinking.display": anthropic("`omitted` leaves the text of thoughts out of the answer", "`summarized`, which is whole"),
+    "Thinking.display": anthropic(
+        "`omitted` leaves the text of thoughts out of the answer", "`summarized`, which is whole"
+    ),
     "output_config": anthropic("how long to think, and what the answer must be"),
     "OutputConfig.effort": anthropic("`reasoning_effort` of the chat template"),
     "OutputConfig.format": anthropic("a JSON Schema that the answer matches"),
@@ -315,7 +323,20 @@ TOKENS: dict[str, Meaning] = {
     "abort_all": sglang("all requests are stopped"),
 }
 
-MEANINGS: dict[str, Meaning] = {**SAMPLING, **COMMON, **CHAT, **CONSTRAINTS, **TOOLS, **FORMATS, **HINTED, **REFUSED, **MESSAGES, **RESPONSES, **ANTHROPIC, **TOKENS}
+MEANINGS: dict[str, Meaning] = {
+    **SAMPLING,
+    **COMMON,
+    **CHAT,
+    **CONSTRAINTS,
+    **TOOLS,
+    **FORMATS,
+    **HINTED,
+    **REFUSED,
+    **MESSAGES,
+    **RESPONSES,
+    **ANTHROPIC,
+    **TOKENS,
+}
 
 
 def meaning(row: Row) -> Meaning | None:
