@@ -69,7 +69,9 @@ EXTENSIONS = frozenset(
         "token_ids",
     }
 )
-MAPS = frozenset({"top_logprobs", "metadata", "schema", "parameters"})  # their keys are the client's own, or tokens
+MAPS = frozenset(
+    {"top_logprobs", "metadata", "schema", "parameters", "tools"}
+)  # their keys are the client's own, or tokens
 # The description has no shape for these: the chunks of a stream that differ from what it says.
 CHUNKS = {"/completions": "CreateCompletionResponse"}
 

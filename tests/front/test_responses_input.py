@@ -177,13 +177,40 @@ def test_an_output_whose_call_was_cut_goes_with_it():
 
 def test_tools_reach_the_template_and_a_choice_is_understood():
     prompts = fresh()
-    whole(APP, {**HI, "tools": [WEATHER, NOTE], "tool_choice": {"type": "custom", "name": "note"}})
+    whole(APP, {**HI, "tools": [WEATHER, NOTE]})
     weather, note = prompts.seen[-1].tools
     assert weather == {
         "type": "function",
         "function": {name: WEATHER[name] for name in ("name", "description", "parameters")},
     }
     assert note["function"]["parameters"]["required"] == ["input"]
+    tools = {**HI, "tools": [WEATHER, NOTE]}
+    for choice, shown in (
+        ("none", []),
+        ("required", ["weather", "note"]),
+        ({"type": "custom", "name": "note"}, ["note"]),
+        ({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "weather"}]}, ["weather"]),
+    ):
+        whole(APP, {**tools, "tool_choice": choice})
+        assert [tool["function"]["name"] for tool in prompts.seen[-1].tools] == shown
+
+
+def test_what_binds_the_answer_reaches_the_engine():
+    client = EchoClient()
+    install(FRONT, client)
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    for format, kind, text in (
+        ({"type": "json_object"}, "json_object", ""),
+        ({"type": "json_schema", "name": "n", "schema": schema, "strict": True}, "json_schema", json.dumps(schema)),
+        ({"type": "json_schema", "name": "n", "schema": schema}, "json_schema", json.dumps(schema)),
+    ):
+        assert whole(APP, {**HI, "text": {"format": format}})["text"]["format"] == format
+        constraint = client.requests[-1].constraint
+        assert constraint.kind == kind and (not text or json.loads(constraint.text) == json.loads(text))
+    whole(APP, {**HI, "tools": [WEATHER], "tool_choice": "required"})
+    assert client.requests[-1].constraint.kind == "structural_tag"
+    whole(APP, {**HI, "tools": [WEATHER], "tool_choice": "none"})
+    assert client.requests[-1].constraint is None
 
 
 def test_where_strict_is_not_said_a_plain_schema_is_followed():
@@ -308,7 +335,7 @@ CASES = [
     ({**HI, "text": {"format": {"type": "json_schema", "name": "a"}}}, "text.format.schema"),
     ({**HI, "text": {"verbosity": "loud"}}, "text.verbosity"),
     ({**HI, "chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs.chat_template"),
-    ({**HI, "tools": [3]}, "tools[0].type"),
+    ({**HI, "tools": [3]}, "tools[0]"),
     ({**HI, "tools": [{}]}, "tools[0].type"),
     ({**HI, "tools": [WEATHER, {"type": "web_search"}]}, "tools[1].type"),
     *(({**HI, "tools": [{"type": kind}]}, "tools[0].type") for kind in

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from radixmill.front.dialects import THINKING
 from radixmill.front.session import Arguments, Call, Content, End, Reasoning, Token
 from radixmill.front.session.session import Session
-from tests.fakes import EOS, EchoClient
+from tests.fakes import EOS, ByteText, EchoClient
 from tests.front.kit import install, make_app, make_front, says
 from tests.front.responses_kit import HI, NOTE, WEATHER, Scripted, essence, events, fold, whole
 
@@ -163,12 +164,45 @@ def test_the_fold_of_a_stream_is_the_whole(said, cuts, logprobs, stop, most):
     assert essence(whole(APP, body)) == essence(answer)
 
 
+WORDS = (
+    "<think>Let me see.</think>\n\nI will look.\n"
+    '<tool_call>\n{"name": "weather", "arguments": {"place": "Rome"}}\n</tool_call>\n'
+    '<tool_call>\n{"name": "note", "arguments": {"input": "buy é\\n"}}\n</tool_call>'
+)
+
+
+def speaking(said: str, cuts: list[int]):
+    """The app over a model that thinks and calls."""
+    client = EchoClient(says(said), cuts=cuts)
+    FRONT.client, FRONT.session = client, Session(ByteText(THINKING), client, ("echo",))
+    return APP
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.sampled_from([None, 20, 60, 110, 150]), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_a_models_own_words_make_the_same_items_however_they_come(cuts, most, logprobs):
+    body = {**HI, "tools": [{**WEATHER, "strict": False}, NOTE], "max_output_tokens": most}
+    body["include"] = ["message.output_text.logprobs"] if logprobs else []
+    stream = events(speaking(WORDS, cuts), body)
+    output = fold(stream)
+    assert stream[-1]["response"]["output"] == output
+    for other in (cuts, [1], [1000]):
+        answer = whole(speaking(WORDS, other), body)
+        assert essence(answer["output"]) == essence(output)
+        assert answer["usage"] == stream[-1]["response"]["usage"]
+    if most is None:
+        assert [item["type"] for item in output] == ["reasoning", "message", "function_call", "custom_tool_call"]
+        assert json.loads(output[2]["arguments"]) == {"place": "Rome"} and output[3]["input"] == "buy é\n"
+        assert output[0]["content"][0]["text"] == "Let me see."
+        assert answer["usage"]["output_tokens_details"]["reasoning_tokens"] > 10
+
+
 # What the pipeline behind a session says of thoughts and calls, given as events.
 
-THINKING = [Reasoning(0, "Let me "), Reasoning(0, "see.")]
+THOUGHTS = [Reasoning(0, "Let me "), Reasoning(0, "see.")]
 CALLING = [Call(0, 0, "call_1", "weather"), Arguments(0, 0, '{"place":'), Arguments(0, 0, ' "Rome"}')]
 NOTING = [Call(0, 1, "call_2", "note", custom=True), Arguments(0, 1, "buy "), Arguments(0, 1, "milk")]
-STORY = [*THINKING, Content(0, "I will"), Content(0, " look."), *CALLING, *NOTING, End(0, "tool_calls")]
+STORY = [*THOUGHTS, Content(0, "I will"), Content(0, " look."), *CALLING, *NOTING, End(0, "tool_calls")]
 
 
 class ScriptedSession(Session):
@@ -176,7 +210,7 @@ class ScriptedSession(Session):
 
     story: list[tuple[Any, ...]]
 
-    def _choice(self, ask, index):
+    def _choice(self, *given):
         return Scripted(self.story)
 
 

@@ -38,18 +38,21 @@ RANGES: dict[str, Range] = {
     "logprob_start_len": Range(-1, None),
     "logprobs (completions)": Range(0, 20),
     "seed": Range(-(2**63), 2**63 - 1),
+    "reasoning_effort": Range(0, 0.99),  # as a number
     "priority": Range(-(2**31), 2**31 - 1),
     "token id": Range(0, None),  # the vocabulary is the upper end
 }
 
 SIZES: dict[str, Range] = {
     "messages": Range(1, 10_000),
-    "tools": Range(0, 1024),
     "stop": Range(0, 32),  # strings
     "stop string": Range(1, 4096),  # characters
     "stop_token_ids": Range(0, 1024),
     "token_ids_logprob": Range(0, 1024),
     "logit_bias": Range(0, 4096),  # entries
+    "tools": Range(0, 1024),
+    "choices": Range(1, 4096),  # of guided_choice
+    "choice": Range(1, 4096),  # characters
     "prompts": Range(1, 2048),
     "prompts or ids": Range(1, None),
     "sequences": Range(1, 2048),  # prompts × choices of one request

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Struct, UnsetType
 
 from radixmill.core.errors import BadRequest
+from radixmill.front.api.openai.constraints import to_bound
 from radixmill.front.api.openai.fields import (
     CommonBody,
     check_rid,
@@ -18,6 +19,8 @@ from radixmill.front.api.openai.fields import (
     to_sampling,
 )
 from radixmill.front.api.openai.messages import Messages, to_template
+from radixmill.front.api.openai.reasoning import Effort, ReasoningOptions, reasoning_kwargs
+from radixmill.front.api.openai.tools import FunctionChoice, Functions, ToolChoice, Tools, to_function_rule, to_rule
 from radixmill.front.api.openai.wire import (
     ChatLogprobs,
     TokenBytes,
@@ -29,7 +32,22 @@ from radixmill.front.api.openai.wire import (
     usage_of,
 )
 from radixmill.front.api.sse import sse
-from radixmill.front.session import Ask, ChatPrompt, Content, End, Event, Generation, Token, Whole, gather
+from radixmill.front.session import (
+    Arguments,
+    Ask,
+    Call,
+    ChatPrompt,
+    Content,
+    End,
+    Event,
+    Generation,
+    Reasoning,
+    Token,
+    ToolRule,
+    Whole,
+    gather,
+    template_tools,
+)
 from radixmill.front.session.limits import bounds
 
 ID_PREFIX = "chatcmpl-"
@@ -46,35 +64,34 @@ class ChatBody(CommonBody, kw_only=True):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    reasoning_effort: str | float | None = None
+    reasoning_effort: Effort | None = None
+    reasoning: ReasoningOptions | None = None
+    separate_reasoning: bool | None = None
+    stream_reasoning: bool | None = None
     verbosity: str | None = None
-    parallel_tool_calls: bool | None = None  # nothing to decide while there are no tools
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    functions: Functions | None = None
+    function_call: FunctionChoice | None = None
+    modalities: list[str] | None = None
     # refused
-    tools: Any = None
-    tool_choice: Any = None
-    functions: Any = None
-    function_call: Any = None
-    modalities: Any = None
     audio: Any = None
     web_search_options: Any = None
     store: Any = None
-    separate_reasoning: Any = None
-    stream_reasoning: Any = None
     chat_template: Any = None
 
 
 def to_ask(body: ChatBody, id: str) -> Ask:
     """The body as a session understands it. Raises BadRequest."""
     refuse(body)
-    check_rid(body.rid)
-    check_stream_options(body)
-    if body.top_logprobs is not None and not body.logprobs:
-        raise BadRequest("top_logprobs needs logprobs to be true.", param="top_logprobs")
+    _check(body)
     n = body.n or 1
+    bound, rule = to_bound(body), _rule(body)
     return Ask(
         id=id,
         model=body.model,
-        prompts=(_prompt(body),),
+        prompts=(_prompt(body, rule),),
         prompt_field="messages",
         n=n,
         width=n,
@@ -85,13 +102,35 @@ def to_ask(body: ChatBody, id: str) -> Ask:
         keep_stop=bool(body.no_stop_trim),
         skip_special_tokens=body.skip_special_tokens is not False,
         keep_tokens=bool(body.logprobs or body.return_token_ids),
+        constraint=bound and bound.constraint,
+        constraint_field=bound.field if bound else "",
+        tools=rule,
+        separate_reasoning=body.separate_reasoning is not False,
+        stream_reasoning=body.stream_reasoning is not False,
         seed=body.seed,
         tenant=body.cache_salt or "",
         priority=body.priority or 0,
     )
 
 
-def _prompt(body: ChatBody) -> ChatPrompt:
+def _check(body: ChatBody) -> None:
+    check_rid(body.rid)
+    check_stream_options(body)
+    if body.top_logprobs is not None and not body.logprobs:
+        raise BadRequest("top_logprobs needs logprobs to be true.", param="top_logprobs")
+    if set(body.modalities or ()) - {"text"}:
+        raise BadRequest('modalities must be ["text"]: this model writes nothing else.', param="modalities")
+
+
+def _rule(body: ChatBody) -> ToolRule | None:
+    if body.tools and body.functions:
+        raise BadRequest("functions is the older name of tools: give one of them.", param="functions")
+    if body.functions or body.function_call is not None:
+        return to_function_rule(body.functions, body.function_call)
+    return to_rule(body.tools, body.tool_choice, body.parallel_tool_calls)
+
+
+def _prompt(body: ChatBody, rule: ToolRule | None) -> ChatPrompt:
     going_on = bool(body.continue_final_message)
     if going_on and body.add_generation_prompt:
         raise BadRequest(
@@ -102,12 +141,14 @@ def _prompt(body: ChatBody) -> ChatPrompt:
         raise BadRequest(
             "continue_final_message needs the last message to be the assistant's.", param="continue_final_message"
         )
+    extra = body.chat_template_kwargs or {}
     return ChatPrompt(
         messages=to_template(body.messages),
+        tools=template_tools(rule),
         add_generation_prompt=not going_on if body.add_generation_prompt is None else body.add_generation_prompt,
         continue_final_message=going_on,
         template_kwargs=template_kwargs(
-            body.chat_template_kwargs or {}, reasoning_effort=body.reasoning_effort, verbosity=body.verbosity
+            extra, **reasoning_kwargs(body.reasoning_effort, body.reasoning, extra), verbosity=body.verbosity
         ),
     )
 
@@ -115,10 +156,36 @@ def _prompt(body: ChatBody) -> ChatPrompt:
 # What goes back. UNSET fields are left out, None is null.
 
 
+class FunctionSaid(Struct, kw_only=True):
+    name: str | UnsetType = UNSET
+    arguments: str
+
+
+class CustomSaid(Struct, kw_only=True):
+    name: str | UnsetType = UNSET
+    input: str
+
+
+class CallSaid(Struct, kw_only=True):
+    """A tool call of an answer, or a part of one in a stream: `index` says which; the first part has id, type and name."""
+
+    index: int | UnsetType = UNSET
+    id: str | UnsetType = UNSET
+    type: Literal["function", "custom"] | UnsetType = UNSET
+    function: FunctionSaid | UnsetType = UNSET
+    custom: CustomSaid | UnsetType = UNSET
+
+
 class ChatMessage(Struct, kw_only=True):
+    """`content` is null where there are thoughts or calls and no content; `reasoning` says what `reasoning_content` says."""
+
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    reasoning_content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    tool_calls: list[CallSaid] | UnsetType = UNSET
+    function_call: FunctionSaid | UnsetType = UNSET
 
 
 class ChatChoice(Struct, kw_only=True):
@@ -146,8 +213,12 @@ class ChatResponse(Struct, kw_only=True):
 
 class ChatDelta(Struct, kw_only=True):
     role: Literal["assistant"] | UnsetType = UNSET
-    content: str | UnsetType = UNSET
+    content: str | UnsetType | None = UNSET
     refusal: UnsetType | None = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    tool_calls: list[CallSaid] | UnsetType = UNSET
+    function_call: FunctionSaid | UnsetType = UNSET
 
 
 class ChatChunkChoice(Struct, kw_only=True):
@@ -181,10 +252,14 @@ class ChatView:
         self.id = facts.id if facts.id.startswith(ID_PREFIX) else ID_PREFIX + facts.id
         self.tier: str | UnsetType = UNSET if body.service_tier is None else "default"
         self.wants_ids = bool(body.return_token_ids)
+        self.legacy = bool(body.functions)  # calls go by their older name
         self.prompt_ids: list[int] | UnsetType = list(facts.prompts[0]) if self.wants_ids else UNSET
 
     def logprobs(self, tokens: Sequence[Token]) -> ChatLogprobs | None:
         return chat_logprobs(tokens, self.token_bytes) if self.body.logprobs else None
+
+    def reason(self, end: End) -> str:
+        return "function_call" if self.legacy and end.reason == "tool_calls" else end.reason
 
 
 async def fold(view: ChatView) -> ChatResponse:
@@ -207,21 +282,42 @@ async def fold(view: ChatView) -> ChatResponse:
 def _choice(view: ChatView, whole: Whole) -> ChatChoice:
     return ChatChoice(
         index=whole.end.choice,
-        message=ChatMessage(content=whole.text),
+        message=_message(view, whole),
         logprobs=view.logprobs(whole.tokens),
-        finish_reason=whole.end.reason,
+        finish_reason=view.reason(whole.end),
         matched_stop=matched_stop(whole.end),
         token_ids=ids_of(whole.tokens, view.wants_ids),
         prompt_token_ids=view.prompt_ids,
     )
 
 
+def _message(view: ChatView, whole: Whole) -> ChatMessage:
+    nothing = None if whole.calls or whole.reasoning is not None else ""
+    message = ChatMessage(content=whole.text or nothing)
+    if whole.reasoning is not None:
+        message.reasoning_content = message.reasoning = whole.reasoning
+    if whole.calls and view.legacy:
+        call = whole.calls[0]
+        message.function_call = FunctionSaid(name=call.name, arguments=call.arguments)
+    elif whole.calls:
+        message.tool_calls = [_called(call.name, call.arguments, call.custom, id=call.id) for call in whole.calls]
+    return message
+
+
+def _called(name: str | UnsetType, text: str, custom: bool, **fields: Any) -> CallSaid:
+    """A call, or the first part of one."""
+    if custom:
+        return CallSaid(type="custom", custom=CustomSaid(name=name, input=text), **fields)
+    return CallSaid(type="function", function=FunctionSaid(name=name, arguments=text), **fields)
+
+
 class ChatChunks:
-    """Events → chunks: a role chunk before a choice's first event, then content, one finish chunk per choice."""
+    """Events → chunks: a role chunk before a choice's first event, then what it says, one finish chunk per choice."""
 
     def __init__(self, view: ChatView) -> None:
         self.view, self.usage = view, UsageRule(view.body.stream_options)
         self._greeted: set[int] = set()
+        self._custom: set[tuple[int, int]] = set()  # calls, by choice and index, of custom tools
         self._seed: int | UnsetType = view.generation.facts.seed  # on the first chunk only
 
     def push(self, events: tuple[Event, ...]) -> bytes:
@@ -236,24 +332,48 @@ class ChatChunks:
         if event.choice in self._greeted:
             return [said]
         self._greeted.add(event.choice)
-        hello = ChatDelta(role="assistant", content="", refusal=None)
+        content = "" if isinstance(event, Content | End) else None  # null, if nothing but thoughts and calls comes
+        hello = ChatDelta(role="assistant", content=content, refusal=None)
         return [ChatChunkChoice(index=event.choice, delta=hello, prompt_token_ids=self.view.prompt_ids), said]
 
     def _said(self, event: Event) -> ChatChunkChoice:
+        if isinstance(event, End):
+            reason = self.view.reason(event)
+            return ChatChunkChoice(
+                index=event.choice, delta=ChatDelta(), finish_reason=reason, matched_stop=matched_stop(event)
+            )
+        return ChatChunkChoice(
+            index=event.choice,
+            delta=self._delta(event),
+            logprobs=self.view.logprobs(event.tokens),
+            token_ids=ids_of(event.tokens, self.view.wants_ids),
+        )
+
+    def _delta(self, event: Content | Reasoning | Call | Arguments) -> ChatDelta:
         match event:
-            case Content(choice, text, tokens):
-                return ChatChunkChoice(
-                    index=choice,
-                    delta=ChatDelta(content=text),
-                    logprobs=self.view.logprobs(tokens),
-                    token_ids=ids_of(tokens, self.view.wants_ids),
-                )
-            case End(choice, reason):
-                return ChatChunkChoice(
-                    index=choice, delta=ChatDelta(), finish_reason=reason, matched_stop=matched_stop(event)
-                )
-            case _:
-                raise AssertionError(f"no one makes a {type(event).__name__} yet")
+            case Content(_, text):
+                return ChatDelta(content=text)
+            case Reasoning(_, text) if text:
+                return ChatDelta(reasoning_content=text, reasoning=text)
+            case Call():
+                return self._call(event)
+            case Arguments(_, _, text) if text:
+                return self._arguments(event)
+        return ChatDelta()  # tokens without text
+
+    def _call(self, call: Call) -> ChatDelta:
+        if self.view.legacy:
+            return ChatDelta(function_call=FunctionSaid(name=call.name, arguments=""))
+        if call.custom:
+            self._custom.add((call.choice, call.index))
+        return ChatDelta(tool_calls=[_called(call.name, "", call.custom, index=call.index, id=call.id)])
+
+    def _arguments(self, more: Arguments) -> ChatDelta:
+        if self.view.legacy:
+            return ChatDelta(function_call=FunctionSaid(arguments=more.text))
+        if (more.choice, more.index) in self._custom:
+            return ChatDelta(tool_calls=[CallSaid(index=more.index, custom=CustomSaid(input=more.text))])
+        return ChatDelta(tool_calls=[CallSaid(index=more.index, function=FunctionSaid(arguments=more.text))])
 
     def _chunk(self, choices: list[ChatChunkChoice], usage: Usage | UnsetType | None) -> ChatChunk:
         facts = self.view.generation.facts

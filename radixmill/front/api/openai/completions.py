@@ -9,6 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from radixmill.core.errors import BadRequest
+from radixmill.front.api.openai.constraints import to_bound
 from radixmill.front.api.openai.fields import (
     CommonBody,
     TokenId,
@@ -71,10 +72,12 @@ def to_ask(body: CompletionBody, id: str) -> Ask:
         )
     n = body.n or 1
     sampling = to_sampling(body, body.logprobs)
+    bound = to_bound(body)
     return Ask(
         id=id,
         model=body.model,
         prompts=to_prompts(body.prompt, special=body.parse_special is not False, suffix=body.suffix or ""),
+        prompt_field=_field_of(body.prompt),
         n=n,
         width=_width(body, n),
         max_tokens=DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens,
@@ -85,10 +88,17 @@ def to_ask(body: CompletionBody, id: str) -> Ask:
         keep_tokens=body.logprobs is not None or bool(body.return_token_ids),
         echo=bool(body.echo),
         separate_reasoning=False,
+        constraint=bound and bound.constraint,
+        constraint_field=bound.field if bound else "",
         seed=body.seed,
         tenant=body.cache_salt or "",
         priority=body.priority or 0,
     )
+
+
+def _field_of(prompt: str | list[Any]) -> str:
+    """What errors name: one prompt in a list is the list's first."""
+    return "prompt[0]" if isinstance(prompt, list) and len(prompt) == 1 and type(prompt[0]) is not int else "prompt"
 
 
 def _width(body: CompletionBody, n: int) -> int:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from msgspec import Struct
 
 from radixmill.core.errors import BadRequest
+from radixmill.front.api.openai.formats import Choices, ResponseFormat, Schema, StructuredOutputs
 from radixmill.front.session import Sampling
 from radixmill.front.session.limits import bounds, size
 
@@ -56,6 +57,15 @@ class CommonBody(GenerateBody, kw_only=True):
     return_token_ids: bool | None = None
     priority: Annotated[int, bounds("priority")] | None = None
     cache_salt: str | None = None
+    response_format: ResponseFormat | None = None
+    regex: str | None = None
+    ebnf: str | None = None
+    json_schema: str | Schema | None = None
+    guided_json: str | Schema | None = None
+    guided_regex: str | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: str | None = None
+    structured_outputs: StructuredOutputs | None = None
     # hints
     user: str | None = None
     safety_identifier: str | None = None
@@ -66,15 +76,6 @@ class CommonBody(GenerateBody, kw_only=True):
     service_tier: str | None = None
     metadata: Annotated[dict[str, str], size("metadata")] | None = None
     # refused
-    response_format: Any = None
-    regex: Any = None
-    ebnf: Any = None
-    json_schema: Any = None
-    guided_json: Any = None
-    guided_regex: Any = None
-    guided_choice: Any = None
-    guided_grammar: Any = None
-    structured_outputs: Any = None
     stop_regex: Any = None
     lora_path: Any = None
     receipt: Any = None
@@ -99,27 +100,11 @@ HINTS = frozenset(
 # Fields refused with a 400, and the values (besides null) that ask for nothing and are let through.
 NEVER: dict[str, tuple[Any, ...]] = {"audio": (), "web_search_options": (), "moderation": ()}
 NOT_YET: dict[str, tuple[Any, ...]] = {
-    "response_format": ({"type": "text"},),
-    "regex": (),
-    "ebnf": (),
-    "json_schema": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "structured_outputs": (),
     "stop_regex": ([], ""),
     "lora_path": (),
     "receipt": (False,),
     "timeout": (),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "modalities": ([], ["text"]),
     "store": (False,),
-    "separate_reasoning": (False,),
-    "stream_reasoning": (True,),
     "chat_template": (),
 }
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Struct
 
 from radixmill.core.errors import BadRequest
@@ -74,7 +76,7 @@ def _message(message: Message, path: str) -> dict[str, Any]:
         "tool_call_id": message.tool_call_id,
         "reasoning_content": message.reasoning_content or message.reasoning,
     }
-    content = _content(message, path, required=not calls)
+    content = _content(message, path, required=not calls and fields["reasoning_content"] is None)
     return {
         "role": message.role,
         "content": content,
@@ -117,17 +119,35 @@ def _calls(message: Message, path: str) -> list[dict[str, Any]]:
     """Earlier calls in the shape templates read; the deprecated `function_call` counts as one."""
     calls = [_call(call, f"{path}.tool_calls[{i}]") for i, call in enumerate(message.tool_calls or ())]
     if message.function_call is not None:
-        calls.append({"type": "function", "function": _function(message.function_call)})
+        calls.append({"type": "function", "function": _function(message.function_call, f"{path}.function_call")})
     if calls and message.role != "assistant":
         raise BadRequest(f"{path}.tool_calls is only for messages of the assistant.", param=f"{path}.tool_calls")
     return calls
 
 
 def _call(call: ToolCall, path: str) -> dict[str, Any]:
+    return {**({"id": call.id} if call.id else {}), "type": "function", "function": _called(call, path)}
+
+
+def _called(call: ToolCall, path: str) -> dict[str, Any]:
+    """What was called; a custom tool's input in JSON, as templates and the model itself write it."""
+    if call.type == "custom":
+        if call.custom is None:
+            raise BadRequest(f"{path}.custom is required: it must be an object.", param=f"{path}.custom")
+        return {"name": call.custom.name, "arguments": msgspec.json.encode({"input": call.custom.input}).decode()}
     if call.function is None:
-        raise BadRequest(f"{path}.function is required.", param=f"{path}.function")
-    return {**({"id": call.id} if call.id else {}), "type": "function", "function": _function(call.function)}
+        raise BadRequest(f"{path}.function is required: it must be an object.", param=f"{path}.function")
+    return _function(call.function, f"{path}.function")
 
 
-def _function(call: FunctionCall) -> dict[str, Any]:
-    return {"name": call.name, "arguments": call.arguments}
+def _function(call: FunctionCall, path: str) -> dict[str, Any]:
+    if call.arguments and not _is_object(call.arguments):
+        raise BadRequest(f"{path}.arguments must be a JSON object, written as a string.", param=f"{path}.arguments")
+    return {"name": call.name, "arguments": call.arguments or "{}"}
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False

@@ -20,7 +20,7 @@ class PromptDetails(Struct):
 
 
 class CompletionDetails(Struct):
-    reasoning_tokens: int = 0
+    reasoning_tokens: int
 
 
 class Usage(Struct, kw_only=True):
@@ -40,7 +40,7 @@ def usage_of(generation: Generation) -> Usage:
         completion_tokens=usage.completion,
         total_tokens=usage.prompt + usage.completion,
         prompt_tokens_details=PromptDetails(usage.cached),
-        completion_tokens_details=CompletionDetails(),
+        completion_tokens_details=CompletionDetails(usage.reasoning),
     )
 
 

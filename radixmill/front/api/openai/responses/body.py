@@ -26,7 +26,7 @@ LOGPROBS: Include = "message.output_text.logprobs"
 Summary = Literal["auto", "concise", "detailed"]
 
 
-class Format(Struct, kw_only=True):
+class TextFormat(Struct, kw_only=True):
     """What the text must be."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -37,11 +37,11 @@ class Format(Struct, kw_only=True):
 
 
 class TextOptions(Struct, kw_only=True):
-    format: Format | None = None
+    format: TextFormat | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
-class ReasoningOptions(Struct, kw_only=True):
+class ThinkingOptions(Struct, kw_only=True):
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     summary: Summary | None = None  # a hint: thoughts come whole, never summarised
     generate_summary: Summary | None = None  # a hint
@@ -71,7 +71,7 @@ class PromptBody(Struct, kw_only=True):
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
-    reasoning: ReasoningOptions | None = None
+    reasoning: ThinkingOptions | None = None
     truncation: Literal["auto", "disabled"] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     # refused

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from radixmill.front.api.openai.responses.items import Part
+from radixmill.front.api.openai.responses.items import ItemPart
 from radixmill.front.api.openai.responses.output import OutputItem, Response
 from radixmill.front.api.openai.wire import ChatTokenLogprob
 
@@ -70,11 +70,11 @@ class InPart(InItem):
 
 
 class PartAdded(InPart, tag="response.content_part.added"):
-    part: Part
+    part: ItemPart
 
 
 class PartDone(InPart, tag="response.content_part.done"):
-    part: Part
+    part: ItemPart
 
 
 class TextDelta(InPart, tag="response.output_text.delta"):

@@ -22,7 +22,7 @@ Status = Literal["in_progress", "completed", "incomplete"]
 S = TypeVar("S", bound=Struct)
 
 
-class Part(Struct, kw_only=True):
+class ItemPart(Struct, kw_only=True):
     """A part of a message, an output or a thought. Only text is served; others are known by name, to refuse them by name."""
 
     type: str
@@ -33,27 +33,27 @@ class Part(Struct, kw_only=True):
     prompt_cache_breakpoint: Any | UnsetType = UNSET  # a hint
 
 
-class Message(Struct, kw_only=True, tag_field="type", tag="message"):
+class MessageItem(Struct, kw_only=True, tag_field="type", tag="message"):
     """Something said: by the user or a system (input_text), or by the model (output_text, refusal)."""
 
     id: str | None = None
     status: Status | None = None
     role: Literal["user", "assistant", "system", "developer"]
-    content: str | list[Part]
+    content: str | list[ItemPart]
     phase: Literal["commentary", "final_answer"] | UnsetType | None = UNSET  # a hint
 
 
-class Thought(Struct, kw_only=True, tag_field="type", tag="reasoning"):
+class ThoughtItem(Struct, kw_only=True, tag_field="type", tag="reasoning"):
     """The model's reasoning, in the open: `content` has it, a summary is never made."""
 
     id: str | None = None
     status: Status | None = None
-    summary: list[Part]
-    content: list[Part] | None = None
+    summary: list[ItemPart]
+    content: list[ItemPart] | None = None
     encrypted_content: str | UnsetType | None = UNSET
 
 
-class FunctionCall(Struct, kw_only=True, tag_field="type", tag="function_call"):
+class FunctionCallItem(Struct, kw_only=True, tag_field="type", tag="function_call"):
     id: str | None = None
     status: Status | None = None
     call_id: str
@@ -63,7 +63,7 @@ class FunctionCall(Struct, kw_only=True, tag_field="type", tag="function_call"):
     caller: Any | UnsetType = UNSET
 
 
-class CustomCall(Struct, kw_only=True, tag_field="type", tag="custom_tool_call"):
+class CustomCallItem(Struct, kw_only=True, tag_field="type", tag="custom_tool_call"):
     id: str | None = None
     status: Status | None = None
     call_id: str
@@ -73,21 +73,21 @@ class CustomCall(Struct, kw_only=True, tag_field="type", tag="custom_tool_call")
     caller: Any | UnsetType = UNSET
 
 
-class FunctionOutput(Struct, kw_only=True, tag_field="type", tag="function_call_output"):
+class FunctionOutputItem(Struct, kw_only=True, tag_field="type", tag="function_call_output"):
     id: str | None = None
     status: Status | None = None
     call_id: str
-    output: str | list[Part]
+    output: str | list[ItemPart]
     name: Any | UnsetType = UNSET
     namespace: Any | UnsetType = UNSET
     caller: Any | UnsetType = UNSET
 
 
-class CustomOutput(Struct, kw_only=True, tag_field="type", tag="custom_tool_call_output"):
+class CustomOutputItem(Struct, kw_only=True, tag_field="type", tag="custom_tool_call_output"):
     id: str | None = None
     status: Status | None = None
     call_id: str
-    output: str | list[Part]
+    output: str | list[ItemPart]
     caller: Any | UnsetType = UNSET
 
 
@@ -97,25 +97,25 @@ class Reference(Struct, kw_only=True):
     id: str
 
 
-Item = Message | Thought | FunctionCall | CustomCall | FunctionOutput | CustomOutput
+Item = MessageItem | ThoughtItem | FunctionCallItem | CustomCallItem | FunctionOutputItem | CustomOutputItem
 Find = Callable[[str], Item | None]
 
 KINDS: dict[str, type[Item] | type[Reference]] = {
-    "message": Message,
-    "reasoning": Thought,
-    "function_call": FunctionCall,
-    "custom_tool_call": CustomCall,
-    "function_call_output": FunctionOutput,
-    "custom_tool_call_output": CustomOutput,
+    "message": MessageItem,
+    "reasoning": ThoughtItem,
+    "function_call": FunctionCallItem,
+    "custom_tool_call": CustomCallItem,
+    "function_call_output": FunctionOutputItem,
+    "custom_tool_call_output": CustomOutputItem,
     "item_reference": Reference,
 }
 ID_PREFIXES: dict[type[Item], str] = {
-    Message: "msg_",
-    Thought: "rs_",
-    FunctionCall: "fc_",
-    CustomCall: "ctc_",
-    FunctionOutput: "fco_",
-    CustomOutput: "ctco_",
+    MessageItem: "msg_",
+    ThoughtItem: "rs_",
+    FunctionCallItem: "fc_",
+    CustomCallItem: "ctc_",
+    FunctionOutputItem: "fco_",
+    CustomOutputItem: "ctco_",
 }
 
 
@@ -164,7 +164,7 @@ def _unknown(value: Any, read: Any, path: str) -> Iterator[str]:
 def read_items(given: str | Sequence[Any], earlier: Sequence[Item], find: Find, reading: Reading) -> tuple[Item, ...]:
     """What the client sent, behind `earlier` items, ready to be kept. Raises BadRequest naming the place."""
     if isinstance(given, str):
-        return (_normal_message(Message(role="user", content=given), "input"),)
+        return (_normal_message(MessageItem(role="user", content=given), "input"),)
     items = tuple(_item(value, f"input[{i}]", find, reading) for i, value in enumerate(given))
     _check_calls(earlier, items)
     return items
@@ -179,14 +179,14 @@ def _item(value: Any, path: str, find: Find, reading: Reading) -> Item:
             if found is None:
                 raise BadRequest(f"{path}.id: there is no item {id[:80]!r} here.", param=f"{path}.id", code="not_found")
             return found
-        case Message():
+        case MessageItem():
             return _normal_message(item, path)
-        case Thought():
+        case ThoughtItem():
             return _normal_thought(item, path, reading)
-        case FunctionCall() | CustomCall():
+        case FunctionCallItem() | CustomCallItem():
             _check_plain(item, path)
             return _kept(item)
-        case FunctionOutput() | CustomOutput():
+        case FunctionOutputItem() | CustomOutputItem():
             _check_plain(item, path)
             output = item.output
             if not isinstance(output, str):
@@ -213,7 +213,7 @@ def _kept(item: Any) -> Any:
     return msgspec.structs.replace(item, id=item.id or new_id(type(item)), status=item.status or "completed")
 
 
-def _normal_message(message: Message, path: str) -> Message:
+def _normal_message(message: MessageItem, path: str) -> MessageItem:
     content, said_by_model = message.content, message.role == "assistant"
     if isinstance(content, str):
         parts = [_text(content, said_by_model)]
@@ -225,45 +225,47 @@ def _normal_message(message: Message, path: str) -> Message:
     return msgspec.structs.replace(_kept(message), content=parts)
 
 
-def _normal_thought(thought: Thought, path: str, reading: Reading) -> Thought:
+def _normal_thought(thought: ThoughtItem, path: str, reading: Reading) -> ThoughtItem:
     content = [
-        Part(type="reasoning_text", text=_said(part, "reasoning_text", f"{path}.content[{i}]"))
+        ItemPart(type="reasoning_text", text=_said(part, "reasoning_text", f"{path}.content[{i}]"))
         for i, part in enumerate(thought.content or ())
     ]
     summary = [
-        Part(type="summary_text", text=_said(part, "summary_text", f"{path}.summary[{i}]"))
+        ItemPart(type="summary_text", text=_said(part, "summary_text", f"{path}.summary[{i}]"))
         for i, part in enumerate(thought.summary)
     ]
     if thought.encrypted_content:  # not ours: thoughts are in the open here
         reading.ignored.append(f"{path}.encrypted_content")
-    kept: Thought = _kept(thought)
+    kept: ThoughtItem = _kept(thought)
     return msgspec.structs.replace(kept, content=content, summary=summary, encrypted_content=UNSET)
 
 
-def _text(text: str, said_by_model: bool) -> Part:
+def _text(text: str, said_by_model: bool) -> ItemPart:
     if said_by_model:
-        return Part(type="output_text", text=text, annotations=[], logprobs=[])
-    return Part(type="input_text", text=text)
+        return ItemPart(type="output_text", text=text, annotations=[], logprobs=[])
+    return ItemPart(type="input_text", text=text)
 
 
-def _input_part(part: Part, path: str) -> Part:
+def _input_part(part: ItemPart, path: str) -> ItemPart:
     if part.type not in ("input_text", "output_text"):
         raise _not_text(part.type, path)
     return _text(_said(part, part.type, path), said_by_model=False)
 
 
-def _output_part(part: Part, path: str) -> Part:
+def _output_part(part: ItemPart, path: str) -> ItemPart:
     if part.type == "refusal":
         if not isinstance(part.refusal, str):
             raise BadRequest(f"{path}.refusal is required: it must be a string.", param=f"{path}.refusal")
-        return Part(type="refusal", refusal=part.refusal)
+        return ItemPart(type="refusal", refusal=part.refusal)
     if part.type not in ("input_text", "output_text"):
         raise _not_text(part.type, path)
     text = _said(part, part.type, path)
-    return Part(type="output_text", text=text, annotations=part.annotations or [], logprobs=part.logprobs or [])
+    return ItemPart(
+        type="output_text", text=text, annotations=[], logprobs=[]
+    )  # what a client made of them is not ours
 
 
-def _said(part: Part, kind: str, path: str) -> str:
+def _said(part: ItemPart, kind: str, path: str) -> str:
     if part.type != kind:
         raise BadRequest(f'{path}.type must be "{kind}", not {part.type[:40]!r}.', param=f"{path}.type")
     if not isinstance(part.text, str):
@@ -277,7 +279,7 @@ def _not_text(kind: str, path: str) -> BadRequest:
     )
 
 
-def _check_plain(item: FunctionCall | CustomCall | FunctionOutput | CustomOutput, path: str) -> None:
+def _check_plain(item: FunctionCallItem | CustomCallItem | FunctionOutputItem | CustomOutputItem, path: str) -> None:
     """Namespaces and programs that call tools belong to hosted tools."""
     if getattr(item, "namespace", UNSET) not in (None, UNSET):
         raise BadRequest(f"{path}.namespace is not supported.", param=f"{path}.namespace")
@@ -287,12 +289,12 @@ def _check_plain(item: FunctionCall | CustomCall | FunctionOutput | CustomOutput
 
 def _check_calls(earlier: Sequence[Item], items: Sequence[Item]) -> None:
     """An output needs its call before it."""
-    known = {item.call_id for item in earlier if isinstance(item, FunctionCall | CustomCall)}
+    known = {item.call_id for item in earlier if isinstance(item, FunctionCallItem | CustomCallItem)}
     for i, item in enumerate(items):
         match item:
-            case FunctionCall(call_id=id) | CustomCall(call_id=id):
+            case FunctionCallItem(call_id=id) | CustomCallItem(call_id=id):
                 known.add(id)
-            case FunctionOutput(call_id=id) | CustomOutput(call_id=id) if id not in known:
+            case FunctionOutputItem(call_id=id) | CustomOutputItem(call_id=id) if id not in known:
                 path = f"input[{i}].call_id"
                 raise BadRequest(f"{path}: no tool call with the id {id[:80]!r} comes before this output.", param=path)
 
@@ -300,14 +302,14 @@ def _check_calls(earlier: Sequence[Item], items: Sequence[Item]) -> None:
 def to_messages(items: Sequence[Item]) -> list[dict[str, Any]]:
     """Messages for the chat template: thoughts, words and calls of one turn of the model become one message."""
     messages: list[dict[str, Any]] = []
-    names = {item.call_id: item.name for item in items if isinstance(item, FunctionCall | CustomCall)}
+    names = {item.call_id: item.name for item in items if isinstance(item, FunctionCallItem | CustomCallItem)}
     turn: dict[str, Any] | None = None  # the model's, still open
     for item in items:
         match item:
-            case Message(role=role) if role != "assistant":
+            case MessageItem(role=role) if role != "assistant":
                 turn = None
                 messages.append({"role": role, "content": _words(item.content)})
-            case FunctionOutput(call_id=id) | CustomOutput(call_id=id):
+            case FunctionOutputItem(call_id=id) | CustomOutputItem(call_id=id):
                 turn = None
                 message = {"role": "tool", "tool_call_id": id, "content": _words(item.output)}
                 messages.append(message | ({"name": names[id]} if id in names else {}))
@@ -321,9 +323,9 @@ def to_messages(items: Sequence[Item]) -> list[dict[str, Any]]:
 
 def _begins_anew(turn: Mapping[str, Any], item: Item) -> bool:
     match item:
-        case Thought():
+        case ThoughtItem():
             return turn["content"] is not None or "tool_calls" in turn
-        case Message():
+        case MessageItem():
             return turn["content"] is not None or "tool_calls" in turn
         case _:
             return False
@@ -331,14 +333,14 @@ def _begins_anew(turn: Mapping[str, Any], item: Item) -> bool:
 
 def _say(turn: dict[str, Any], item: Item) -> None:
     match item:
-        case Thought(content=content):
+        case ThoughtItem(content=content):
             text = turn.get("reasoning_content", "") + "".join(_texts(content or ()))
             turn.update({"reasoning_content": text} if text else {})
-        case Message(content=content):
+        case MessageItem(content=content):
             turn["content"] = _words(content)
-        case FunctionCall():
+        case FunctionCallItem():
             turn.setdefault("tool_calls", []).append(_call(item.call_id, item.name, item.arguments))
-        case CustomCall():
+        case CustomCallItem():
             arguments = msgspec.json.encode({"input": item.input}).decode()
             turn.setdefault("tool_calls", []).append(_call(item.call_id, item.name, arguments))
 
@@ -351,14 +353,14 @@ def _call(id: str, name: str, arguments: str) -> dict[str, Any]:
     return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def _words(content: str | Sequence[Part]) -> str | list[dict[str, str]]:
+def _words(content: str | Sequence[ItemPart]) -> str | list[dict[str, str]]:
     if isinstance(content, str):
         return content
     texts = list(_texts(content))
     return texts[0] if len(texts) == 1 else [{"type": "text", "text": text} for text in texts]
 
 
-def _texts(parts: Sequence[Part]) -> Iterator[str]:
+def _texts(parts: Sequence[ItemPart]) -> Iterator[str]:
     for part in parts:
         text = part.refusal if part.type == "refusal" else part.text
         if isinstance(text, str):

@@ -34,7 +34,15 @@ from radixmill.front.api.openai.responses.events import (
     ThoughtDelta,
     ThoughtDone,
 )
-from radixmill.front.api.openai.responses.items import CustomCall, FunctionCall, Message, Part, Status, Thought, new_id
+from radixmill.front.api.openai.responses.items import (
+    CustomCallItem,
+    FunctionCallItem,
+    ItemPart,
+    MessageItem,
+    Status,
+    ThoughtItem,
+    new_id,
+)
 from radixmill.front.api.openai.responses.output import (
     IncompleteDetails,
     OutputItem,
@@ -110,16 +118,16 @@ class OpenText:
     def item(self, status: Status, /) -> OutputItem:
         return self._item(status, [self._part()])
 
-    def _item(self, status: Status, parts: list[Part]) -> OutputItem:
+    def _item(self, status: Status, parts: list[ItemPart]) -> OutputItem:
         if self.thoughts:
-            return Thought(id=self.place.id, status=status, summary=[], content=parts)
-        return Message(id=self.place.id, status=status, role="assistant", content=parts)
+            return ThoughtItem(id=self.place.id, status=status, summary=[], content=parts)
+        return MessageItem(id=self.place.id, status=status, role="assistant", content=parts)
 
-    def _part(self) -> Part:
+    def _part(self) -> ItemPart:
         text = "".join(self.texts)
         if self.thoughts:
-            return Part(type="reasoning_text", text=text)
-        return Part(type="output_text", text=text, annotations=[], logprobs=list(self.logprobs))
+            return ItemPart(type="reasoning_text", text=text)
+        return ItemPart(type="output_text", text=text, annotations=[], logprobs=list(self.logprobs))
 
 
 class OpenCall:
@@ -148,8 +156,8 @@ class OpenCall:
     def item(self, status: Status, /) -> OutputItem:
         id, text = self.place.id, "".join(self.texts)
         if self.call.custom:
-            return CustomCall(id=id, status=status, call_id=self.call.id, name=self.call.name, input=text)
-        return FunctionCall(id=id, status=status, call_id=self.call.id, name=self.call.name, arguments=text)
+            return CustomCallItem(id=id, status=status, call_id=self.call.id, name=self.call.name, input=text)
+        return FunctionCallItem(id=id, status=status, call_id=self.call.id, name=self.call.name, arguments=text)
 
 
 class Maker:
@@ -199,7 +207,7 @@ class Maker:
             case Call():
                 self._silent = []
                 self._call = event.index
-                return self._begin(OpenCall(self._place(CustomCall if event.custom else FunctionCall), event))
+                return self._begin(OpenCall(self._place(CustomCallItem if event.custom else FunctionCallItem), event))
             case Arguments(index=index, text=text):
                 assert self._open is not None and self._call == index, "calls come one after another"
                 return self._open.more(text, []) if text else []
@@ -211,7 +219,7 @@ class Maker:
         if not text and not speaking:
             self._silent += tokens if self.logprobs else ()
             return []
-        begun = [] if speaking else self._begin(OpenText(self._place(Message), thoughts=False))
+        begun = [] if speaking else self._begin(OpenText(self._place(MessageItem), thoughts=False))
         assert self._open is not None
         heard, self._silent = [*self._silent, *tokens], []
         logprobs = chat_logprobs(heard, self.token_bytes).content if self.logprobs else []
@@ -221,7 +229,7 @@ class Maker:
         if not text:
             return []
         thinking = isinstance(self._open, OpenText) and self._open.thoughts
-        begun = [] if thinking else self._begin(OpenText(self._place(Thought), thoughts=True))
+        begun = [] if thinking else self._begin(OpenText(self._place(ThoughtItem), thoughts=True))
         assert self._open is not None
         return [*begun, *self._open.more(text, [])]
 
@@ -245,7 +253,7 @@ class Maker:
         whole = end.reason in ("stop", "tool_calls")
         said: Said = []
         if whole and not self._answered():
-            said = self._begin(OpenText(self._place(Message), thoughts=False))
+            said = self._begin(OpenText(self._place(MessageItem), thoughts=False))
             said += self._content("", ())
         said += self._close("completed" if whole else "incomplete")
         if whole:
@@ -258,7 +266,7 @@ class Maker:
 
     def _answered(self) -> bool:
         """Whether more came than thoughts."""
-        return any(not isinstance(item, Thought) for item in self.response.output)
+        return any(not isinstance(item, ThoughtItem) for item in self.response.output)
 
     def _settle(self, base: Response) -> None:
         usage = usage_of(self.generation.usage(), kept=self.keeps_prefix)

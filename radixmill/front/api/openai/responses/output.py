@@ -10,7 +10,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from radixmill.core.errors import ServeError
 from radixmill.front.api.openai.responses.body import ResponseBody, echoed
-from radixmill.front.api.openai.responses.items import CustomCall, FunctionCall, Message, Thought
+from radixmill.front.api.openai.responses.items import CustomCallItem, FunctionCallItem, MessageItem, ThoughtItem
 from radixmill.front.api.openai.responses.tools import Tools
 from radixmill.front.session import Facts, Usage
 from radixmill.front.session.sampling import NEUTRAL
@@ -18,7 +18,7 @@ from radixmill.front.session.sampling import NEUTRAL
 ID_PREFIX = "resp_"
 _RETENTIONS = ("in_memory", "24h")
 Status = Literal["completed", "failed", "in_progress", "cancelled", "queued", "incomplete"]
-OutputItem = Message | Thought | FunctionCall | CustomCall
+OutputItem = MessageItem | ThoughtItem | FunctionCallItem | CustomCallItem
 
 
 class InputDetails(Struct, kw_only=True):

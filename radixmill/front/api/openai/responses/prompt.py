@@ -9,15 +9,15 @@ import msgspec
 
 from radixmill.core.errors import BadRequest
 from radixmill.core.request import Constraint
-from radixmill.front.api.openai.responses.body import Format, PromptBody, ResponseBody, kwargs, sampling, stops
+from radixmill.front.api.openai.responses.body import PromptBody, ResponseBody, TextFormat, kwargs, sampling, stops
 from radixmill.front.api.openai.responses.items import (
-    CustomCall,
-    CustomOutput,
-    FunctionCall,
-    FunctionOutput,
+    CustomCallItem,
+    CustomOutputItem,
+    FunctionCallItem,
+    FunctionOutputItem,
     Item,
-    Message,
-    Thought,
+    MessageItem,
+    ThoughtItem,
     to_messages,
 )
 from radixmill.front.api.openai.responses.tools import Tools
@@ -58,7 +58,7 @@ def to_ask(body: ResponseBody, id: str, prompt: ChatPrompt, tools: Tools) -> Ask
     )
 
 
-def constraint(format: Format | None) -> Constraint | None:
+def constraint(format: TextFormat | None) -> Constraint | None:
     """What the text must match. Raises BadRequest."""
     if format is None or format.type == "text":
         return None
@@ -102,17 +102,17 @@ def _instructed(instructions: str, messages: list[dict[str, Any]]) -> list[dict[
 def _without_earlier_thoughts(items: Sequence[Item]) -> list[Item]:
     """Thoughts of the turn that is going on are kept: those behind the last message of a user."""
     last = max((i for i, item in enumerate(items) if _begins_turn(item)), default=-1)
-    return [item for i, item in enumerate(items) if i > last or not isinstance(item, Thought)]
+    return [item for i, item in enumerate(items) if i > last or not isinstance(item, ThoughtItem)]
 
 
 def _begins_turn(item: Item) -> bool:
-    return isinstance(item, Message) and item.role == "user"
+    return isinstance(item, MessageItem) and item.role == "user"
 
 
 def _opening(items: Sequence[Item]) -> int:
     """How many messages of a system, or developer, stand at the beginning."""
     for i, item in enumerate(items):
-        if not (isinstance(item, Message) and item.role in ("system", "developer")):
+        if not (isinstance(item, MessageItem) and item.role in ("system", "developer")):
             return i
     return len(items)
 
@@ -120,5 +120,7 @@ def _opening(items: Sequence[Item]) -> int:
 def _cut(items: Sequence[Item], head: int, start: int) -> list[Item]:
     """The opening and what comes from `start` on, without outputs whose calls are gone."""
     kept = [*items[:head], *items[start:]]
-    calls = {item.call_id for item in kept if isinstance(item, FunctionCall | CustomCall)}
-    return [item for item in kept if not isinstance(item, FunctionOutput | CustomOutput) or item.call_id in calls]
+    calls = {item.call_id for item in kept if isinstance(item, FunctionCallItem | CustomCallItem)}
+    return [
+        item for item in kept if not isinstance(item, FunctionOutputItem | CustomOutputItem) or item.call_id in calls
+    ]

@@ -16,6 +16,7 @@ from radixmill.core.request import Constraint, ConstraintKind
 from radixmill.front.api.openai.responses.body import PromptBody, ToolChoice
 from radixmill.front.api.openai.responses.items import Reading
 from radixmill.front.session import Tool, ToolRule
+from radixmill.front.session.speech import template_tools
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 HOSTED_HINT = "this server runs no tools of its own; it takes function and custom tools, which the client runs"
@@ -92,14 +93,16 @@ def read_tools(body: PromptBody, reading: Reading, *, drop: bool) -> Tools:
     choice = body.tool_choice or "auto"
     return Tools(
         rule if tools else None,
-        tuple(_for_template(tool) for tool in tools),
+        template_tools(rule),
         [_echo(tool, original) for tool, (_, original) in zip(tools, given, strict=True)],
         choice if isinstance(choice, str) else _choice_echo(choice),
     )
 
 
 def _is_dropped(tool: Any, path: str, reading: Reading, drop: bool) -> bool:
-    if not isinstance(tool, dict) or not isinstance(tool.get("type"), str):
+    if not isinstance(tool, dict):
+        raise BadRequest(f"{path} must be an object.", param=path)
+    if not isinstance(tool.get("type"), str):
         raise BadRequest(f'{path}.type is required: it must be "function" or "custom".', param=f"{path}.type")
     kind = tool["type"]
     if kind in ("function", "custom"):
@@ -119,6 +122,7 @@ def _tool(given: dict[str, Any], path: str, reading: Reading) -> Tool:
             description=custom.description or "",
             custom=True,
             format=_format(custom.format, f"{path}.format"),
+            field=f"{path}.format",
         )
     function = reading.typed(given, FunctionTool, path)
     _check_tool(function, path)
@@ -127,6 +131,7 @@ def _tool(given: dict[str, Any], path: str, reading: Reading) -> Tool:
         description=function.description or "",
         parameters=function.parameters,
         strict=is_plain(function.parameters or {}) if function.strict is None else function.strict,
+        field=f"{path}.parameters",
     )
 
 
@@ -211,14 +216,6 @@ def _known(kind: Any, name: Any, tools: Sequence[Tool], path: str) -> str:
     if not any(tool.name == name and tool.custom == (kind == "custom") for tool in tools):
         raise BadRequest(f"{path}.name: there is no {kind} tool {str(name)[:80]!r}.", param=f"{path}.name")
     return str(name)
-
-
-def _for_template(tool: Tool) -> dict[str, Any]:
-    parameters = tool.parameters
-    if tool.custom:
-        parameters = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
-    function = {"name": tool.name, "description": tool.description, "parameters": parameters or {"type": "object"}}
-    return {"type": "function", "function": function}
 
 
 def _echo(tool: Tool, given: dict[str, Any]) -> dict[str, Any]:
