@@ -324,7 +324,7 @@ TOKENS: dict[str, Meaning] = {
 }
 
 NATIVE: dict[str, Meaning] = {
-    "text": sglang("a prompt, or a batch of them; or `input_ids`"),
+    "GenerateBody.text": sglang("a prompt, or a batch of them; or `input_ids`"),
     "input_ids": sglang("token ids, or a batch of lists of them; or `text`"),
     "sampling_params": sglang(
         "how to continue; in a batch one object for all, or one for each prompt. Unknown keys are 400"
