@@ -100,7 +100,9 @@ def read_tools(body: PromptBody, reading: Reading, *, drop: bool) -> Tools:
 
 
 def _is_dropped(tool: Any, path: str, reading: Reading, drop: bool) -> bool:
-    if not isinstance(tool, dict) or not isinstance(tool.get("type"), str):
+    if not isinstance(tool, dict):
+        raise BadRequest(f"{path} must be an object.", param=path)
+    if not isinstance(tool.get("type"), str):
         raise BadRequest(f'{path}.type is required: it must be "function" or "custom".', param=f"{path}.type")
     kind = tool["type"]
     if kind in ("function", "custom"):
