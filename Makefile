@@ -1,6 +1,7 @@
 # make serve   start a server on the embedded model      make test    run all tests
 # make bench   load it and print a table                 make lint    ruff and mypy
 # make chaos   kill engines under load                   make clean   remove what these made
+# make conformance   thousands of requests from OpenAI's schema
 
 PYTHON ?= python3
 VENV   := .venv
@@ -9,7 +10,7 @@ MODEL  ?= smollm2-135m-instruct
 PORT   ?= 30000
 NATIVE := $(wildcard radixmill/device/kernels/cpu/csrc/*) CMakeLists.txt pyproject.toml
 
-.PHONY: serve test lint fast bench chaos clean install
+.PHONY: serve test lint fast bench chaos conformance clean install
 
 serve: $(VENV)/.installed
 	@$(BIN)/radixmill serve $(MODEL) --port $(PORT)
@@ -46,6 +47,9 @@ bench: $(VENV)/.installed
 
 chaos: $(VENV)/.tested
 	$(BIN)/python -m pytest tests/e2e/test_recovery.py --chaos 300
+
+conformance: $(VENV)/.tested
+	$(BIN)/python -m tests.front.conformance --cases 5000 $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,6 +20,7 @@ from radixmill.core.config import Config, ServerOptions
 from radixmill.front.api.app import create_app
 from radixmill.front.session import Front, Session
 from tests.fakes import EOS, ByteText, EchoClient
+from tests.front import openapi
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
@@ -52,14 +53,16 @@ def make_app(
 
 
 def call(app: FastAPI, method: str, path: str, **kwargs: Any) -> httpx.Response:
-    """One request, in memory."""
+    """One request, in memory; what comes back is held against the published schema where the route is published."""
 
     async def go() -> httpx.Response:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test", trust_env=False) as http:
             return await http.request(method, path, **kwargs)
 
-    return asyncio.run(go())
+    response = asyncio.run(go())
+    assert not (faults := openapi.judge(method, response.request.url.path, response)), "\n".join(faults)
+    return response
 
 
 def post(app: FastAPI, path: str, body: dict[str, Any], **kwargs: Any) -> httpx.Response:

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from radixmill.core.messages import TokenDelta
 from radixmill.front.session.events import End, Event
 from tests.front.kit import call, post
-from tests.front.test_api_schema import conforms, document
+from tests.front.openapi import conforms, schemas
 
 PATH = "/v1/responses"
 HI = {"input": "hi"}
@@ -29,9 +29,9 @@ NOTE = {"type": "custom", "name": "note", "description": "Takes a note"}
 @lru_cache(maxsize=1)
 def event_schemas() -> dict[str, str]:
     """type of an event → name of its schema."""
-    schemas = document()["components"]["schemas"]
-    names = [entry["$ref"].rsplit("/", 1)[1] for entry in schemas["ResponseStreamEvent"]["anyOf"]]
-    return {schemas[name]["properties"]["type"]["enum"][0]: name for name in names}
+    known = schemas()
+    names = [entry["$ref"].rsplit("/", 1)[1] for entry in known["ResponseStreamEvent"]["anyOf"]]
+    return {known[name]["properties"]["type"]["enum"][0]: name for name in names}
 
 
 def whole(app: FastAPI, body: dict[str, Any], status: int = 200, **more: Any) -> dict[str, Any]:

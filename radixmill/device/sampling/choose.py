@@ -1,10 +1,10 @@
 """One row of logits → one token. Pure functions; knows nothing of slots, batches or history.
 
-The half of the specification of `RowOps` that comes after `shape.py`. Logits are float32, as the model gives them. A token's weight is
-exp((logit − the largest) / temperature) in float64; its mass is that weight as a whole number of units of 2⁻⁴⁴. Whole
-numbers add up exactly, so that no order of summation can be seen in a token; and a token depends on its own row alone.
-Selection is by (−logit, id), done with a partition or a threshold: the vocabulary is never sorted as a whole unless the
-distribution is that flat.
+The half of the specification of `RowOps` that comes after `shape.py`. A row is float32, clean and shaped. A token's
+weight is exp((logit − the largest) / temperature) in float64; its mass is that weight as a whole number of units of
+2⁻⁴⁴. Whole numbers add up exactly, so that no order of summation can be seen in a token; and a token depends on its own
+row alone. Selection is by (−logit, id), done with a partition or a threshold: the vocabulary is never sorted as a whole
+unless the distribution is that flat.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from radixmill.core.request import Constraint
 from radixmill.engine.grammar.compile import to_grammar
 from radixmill.engine.grammar.errors import GrammarError
 from radixmill.engine.grammar.frames import Frames, Hello, Job, Refusal, Tried, decode_job, frame, is_whole
-from radixmill.engine.grammar.matcher import Matcher, compiled
+from radixmill.engine.grammar.matcher import Matcher, Start
 from radixmill.engine.grammar.vocabulary import Vocabulary
 
 _CHUNK = 1 << 20
@@ -175,7 +175,7 @@ def _try(job: Job, vocabulary: Vocabulary, tokenizer: llguidance.LLTokenizer) ->
     before = _memory()
     try:
         grammar = to_grammar(Constraint(kind=job.kind, text=job.text), vocabulary)
-        Matcher(vocabulary, compiled(tokenizer, grammar), tokenizer).check()
+        Matcher(vocabulary, Start(tokenizer, grammar)).check()
     except GrammarError as error:
         return Refusal(job.id, error.reason, error.place)
     except RecursionError:

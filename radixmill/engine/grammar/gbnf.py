@@ -9,7 +9,7 @@ space. Escapes: \\n \\r \\t \\\\ \\" \\[ \\] and other punctuation, \\xHH, \\uHH
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from radixmill.engine.grammar.errors import GrammarError
@@ -325,12 +325,21 @@ def _alone(expr: Expr, empty: set[str]) -> Iterator[str]:
                 yield from _alone(item, empty)
 
 
+def grown(rules: Rules, test: Callable[[Expr, set[str]], bool]) -> set[str]:
+    """The smallest set of rules with every rule that passes `test`, which is given the set."""
+    found: set[str] = set()
+    size = -1
+    while size < len(found):
+        size = len(found)
+        for name in reversed(rules):  # what is used mostly stands below its users
+            if name not in found and test(rules[name], found):
+                found.add(name)
+    return found
+
+
 def nullable(rules: Rules) -> set[str]:
     """Rules that match the empty text."""
-    found: set[str] = set()
-    while new := {name for name, expr in rules.items() if name not in found and is_empty(expr, found)}:
-        found |= new
-    return found
+    return grown(rules, is_empty)
 
 
 def is_empty(expr: Expr, empty: set[str]) -> bool:
@@ -352,9 +361,7 @@ def is_empty(expr: Expr, empty: set[str]) -> bool:
 
 def _ending(rules: Rules) -> Rules:
     """Without the branches that no text ever ends. Raises GrammarError where nothing is left."""
-    ends: set[str] = set()
-    while new := {name for name, expr in rules.items() if name not in ends and _ends(expr, ends)}:
-        ends |= new
+    ends = grown(rules, _ends)
     if "root" not in ends:
         raise GrammarError("no text matches the rule root: it goes on for ever")
     return {name: _pruned(expr, ends) for name, expr in rules.items() if name in ends}

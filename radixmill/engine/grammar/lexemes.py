@@ -16,7 +16,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import reduce
-from itertools import count
+from itertools import count, groupby
 from operator import or_
 
 from radixmill.engine.grammar.gbnf import (
@@ -30,6 +30,7 @@ from radixmill.engine.grammar.gbnf import (
     Seq,
     Text,
     children,
+    grown,
     is_empty,
     names,
     nullable,
@@ -54,7 +55,7 @@ def to_lark(rules: Rules, start: str = "root", *, prefix: str = "", open_end: bo
     analysis = _Analysis(rules, start, open_end)
     analysis.settle()
     writer = _Writer(analysis, prefix)
-    name = writer.rule(start)
+    name = writer.write(start)
     return Lark(name, tuple(writer.lines), start not in analysis.apart)
 
 
@@ -91,12 +92,20 @@ class _Analysis:
             case _:
                 return expr not in self.broken and self._plain(expr)
 
+    def parts(self, items: tuple[Expr, ...]) -> list[Expr]:
+        """A sequence that is no lexeme: its runs of lexemes as one each, where they may be."""
+        found: list[Expr] = []
+        for flat, group in groupby(items, key=self.lexeme):
+            run = tuple(group)
+            found += [Seq(run)] if flat and len(run) > 1 and Seq(run) not in self.broken else run
+        return found
+
     def _plain(self, expr: Expr) -> bool:
         return not any(name in self.apart for name in names(expr))
 
     def _take_apart(self, expr: Expr) -> None:
         if not isinstance(expr, Ref):
-            self.broken.add(expr)
+            self.broken |= {expr, _spelled(expr.text)} if isinstance(expr, Text) else {expr}
             return
         self.apart.add(expr.name)
         # A lexeme can't refer to a rule: neither can those that hold this one stay lexemes.
@@ -141,7 +150,7 @@ class _Analysis:
             case Text(text):
                 yield from self._walk(_spelled(text), then, after, found)
             case Seq(items):
-                for item in reversed(items):
+                for item in reversed(self.parts(items)):
                     yield from self._walk(item, then, after, found)
                     then = self.first(item) | (then if is_empty(item, self.empty) else 0)
             case Alt(items):
@@ -171,8 +180,10 @@ class _Analysis:
                 return reduce(or_, map(self.first, children(expr)), 0)
 
     def _settle_first(self) -> None:
-        while new := {n: bits for n, expr in self.rules.items() if (bits := self.first(expr)) != self._first[n]}:
-            self._first |= new
+        before = None
+        while before != (before := sum(map(int.bit_count, self._first.values()))):
+            for name in reversed(self.rules):
+                self._first[name] = self.first(self.rules[name])
 
     def _clash(self, e: Expr, f: Expr) -> int:
         """The characters c such that a text u of `e` with c behind it begins a text of `f`."""
@@ -207,11 +218,7 @@ class _Analysis:
 
 def _recursive(rules: Rules) -> set[str]:
     """Rules that lead to themselves, and those that lead to such."""
-    used = {name: set(names(expr)) for name, expr in rules.items()}
-    flat: set[str] = set()
-    while new := {name for name, refs in used.items() if name not in flat and refs <= flat}:
-        flat |= new
-    return set(rules) - flat
+    return set(rules) - grown(rules, lambda expr, flat: flat.issuperset(names(expr)))
 
 
 def _spelled(text: str) -> Expr:
@@ -251,15 +258,31 @@ def _ranges(expr: Expr) -> Iterator[tuple[int, int]]:
 
 @dataclass
 class _Positions:
-    """The places of characters in a regular expression (Glushkov 1961): who may begin, follow whom, and end."""
+    """The places of characters in a regular expression (Glushkov 1961): who may begin, follow whom, and end.
+
+    Sets of places are ints, bit i for place i.
+    """
 
     bits: list[int] = field(default_factory=list)  # of each place, the characters it takes
-    next: list[set[int]] = field(default_factory=list)
-    first: set[int] = field(default_factory=set)
-    last: set[int] = field(default_factory=set)
+    next: list[int] = field(default_factory=list)
+    first: int = 0
+    last: int = 0
+
+    def taking(self, chars: int) -> int:
+        """The places that take one of `chars`."""
+        return sum(1 << place for place, bits in enumerate(self.bits) if bits & chars)
+
+    def behind(self, places: int) -> int:
+        """The places that may follow these."""
+        return reduce(or_, (self.next[place] for place in _members(places)), 0)
+
+    def link(self, ends: int, starts: int) -> None:
+        """Those may be followed by these."""
+        for place in _members(ends):
+            self.next[place] |= starts
 
 
-Part = tuple[set[int], set[int], bool]  # places that begin it, that end it; whether it may be empty
+Part = tuple[int, int, bool]  # places that begin it, that end it; whether it may be empty
 
 
 class _Builder:
@@ -283,54 +306,62 @@ class _Builder:
                 return self._chain(map(self._part, items))
             case Alt(items):
                 firsts, lasts, empty = zip(*map(self._part, items), strict=True)
-                return set().union(*firsts), set().union(*lasts), any(empty)
+                return reduce(or_, firsts), reduce(or_, lasts), any(empty)
             case Repeat(item, low, high):
-                return self._repeat(item, low, high)
+                return self._chain(self._copies(item, low, high))
 
     def _place(self, bits: int) -> Part:
+        here = 1 << len(self._made.bits)
         self._made.bits.append(bits)
-        self._made.next.append(set())
-        here = {len(self._made.bits) - 1}
+        self._made.next.append(0)
         return here, here, False
 
     def _chain(self, parts: Iterator[Part]) -> Part:
-        first: set[int] = set()
-        last: set[int] = set()
+        first = last = 0
         empty = True
         for starts, ends, may in parts:
-            for place in last:
-                self._made.next[place] |= starts
+            self._made.link(last, starts)
             first = first | starts if empty else first
             last = last | ends if may else ends
             empty = empty and may
         return first, last, empty
 
-    def _repeat(self, item: Expr, low: int, high: int | None) -> Part:
-        def copies() -> Iterator[Part]:
-            for index in range(max(low, 1) if high is None else high):
-                starts, ends, empty = self._part(item)
-                if high is None and index >= low - 1:
-                    for place in ends:
-                        self._made.next[place] |= starts
-                yield starts, ends, empty or index >= low
-
-        return self._chain(copies())
+    def _copies(self, item: Expr, low: int, high: int | None) -> Iterator[Part]:
+        """A repetition written out; without a limit the last copy repeats."""
+        for index in range(max(low, 1) if high is None else high):
+            starts, ends, empty = self._part(item)
+            if high is None and index >= low - 1:
+                self._made.link(ends, starts)
+            yield starts, ends, empty or index >= low
 
 
 def _clash(one: _Positions, other: _Positions) -> int:
-    """Walk both over the same texts; where `one` may end, what `other` takes next."""
-    found = 0
-    seen = {(p, q) for p in one.first for q in other.first if one.bits[p] & other.bits[q]}
-    ahead = list(seen)
+    """Walk both over the same texts; where `one` may end, the characters that `other` takes next."""
+    takes = list(map(other.taking, one.bits))
+    reach = [0] * len(one.bits)  # place of one → places of other that the same text leads to
+    done = [0] * len(one.bits)
+    ahead = one.first
+    for place in _members(one.first):
+        reach[place] = takes[place] & other.first
+    after = 0
     while ahead:
-        p, q = ahead.pop()
-        if p in one.last:
-            found |= reduce(or_, (other.bits[n] for n in other.next[q]), 0)
-        for pair in ((m, n) for m in one.next[p] for n in other.next[q]):
-            if pair not in seen and one.bits[pair[0]] & other.bits[pair[1]]:
-                seen.add(pair)
-                ahead.append(pair)
-    return found
+        place = ahead.bit_length() - 1
+        ahead ^= 1 << place
+        behind = other.behind(reach[place] & ~done[place])
+        done[place] = reach[place]
+        after |= behind if one.last >> place & 1 else 0
+        for n in _members(one.next[place]):
+            if new := behind & takes[n] & ~reach[n]:
+                reach[n] |= new
+                ahead |= 1 << n
+    return reduce(or_, (other.bits[place] for place in _members(after)), 0)
+
+
+def _members(places: int) -> Iterator[int]:
+    while places:
+        low = places & -places
+        yield low.bit_length() - 1
+        places ^= low
 
 
 class _Writer:
@@ -341,20 +372,29 @@ class _Writer:
         self._numbers = count()
         self._named: dict[str, str] = {}
         self._lexemes: dict[Expr, str] = {}
+        self._ahead: list[Callable[[], None]] = []
         self.lines: list[str] = []
 
-    def rule(self, name: str) -> str:
-        """Write the rule `name` and all it needs, once; its name in Lark."""
+    def write(self, start: str) -> str:
+        """Write the rule `start` and all it needs, one behind the other; its name in Lark."""
+        name = self._rule(start)
+        while self._ahead:
+            self._ahead.pop()()
+        return name
+
+    def _rule(self, name: str) -> str:
         if name not in self._named:
             flat = name not in self._analysis.apart
-            letter = "L" if flat else "r"
-            self._named[name] = lark = f"{self._cased(flat)}{letter}{next(self._numbers)}"
-            body = self._analysis.rules[name]
-            self.lines.append(f"{lark}: {self._flat(body) if flat else self._expr(body)}")
+            write, body = (self._flat if flat else self._expr), self._analysis.rules[name]
+            self._named[name] = self._define("L" if flat else "r", flat, lambda: write(body))
         return self._named[name]
 
-    def _cased(self, flat: bool) -> str:
-        return self._prefix.upper() if flat else self._prefix.lower()
+    def _define(self, letter: str, flat: bool, body: Callable[[], str]) -> str:
+        """A new name; its line is written later, so that long chains of rules are no deep recursion."""
+        prefix = self._prefix.upper() if flat else self._prefix.lower()
+        lark = f"{prefix}{letter}{next(self._numbers)}"
+        self._ahead.append(lambda: self.lines.append(f"{lark}: {body()}"))
+        return lark
 
     def _expr(self, expr: Expr) -> str:
         """`expr` within a rule."""
@@ -363,6 +403,8 @@ class _Writer:
         match expr:
             case Text(text):
                 return self._expr(_spelled(text)) if text else '""'
+            case Seq(items):
+                return f"({' '.join(map(self._expr, self._analysis.parts(items)))})" if items else '""'
             case _:
                 return self._compound(expr, self._expr)
 
@@ -370,8 +412,7 @@ class _Writer:
         if expr == Text("") or expr == Seq(()):
             return '""'
         if expr not in self._lexemes:
-            self._lexemes[expr] = lark = f"{self._cased(True)}L{next(self._numbers)}"
-            self.lines.append(f"{lark}: {self._flat(expr)}")
+            self._lexemes[expr] = self._define("L", True, lambda: self._flat(expr))
         return self._lexemes[expr]
 
     def _flat(self, expr: Expr) -> str:
@@ -387,7 +428,7 @@ class _Writer:
     def _compound(self, expr: Expr, write: _Write) -> str:
         match expr:
             case Ref(name):
-                return self.rule(name)
+                return self._rule(name)
             case Seq(items):
                 return f"({' '.join(map(write, items))})" if items else '""'
             case Alt(items):

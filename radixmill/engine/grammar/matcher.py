@@ -5,7 +5,9 @@ The state is a function of the grammar's text and the tokens pushed, so it is re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from itertools import pairwise
 
 import llguidance
 import numpy as np
@@ -26,11 +28,35 @@ LIMITS = llguidance.LLParserLimits(
 )
 
 
+_FULL = "too many states"  # of the lexer, as the library says it
+
+
 def compiled(tokenizer: llguidance.LLTokenizer, grammar: str) -> llguidance.LLMatcher:
     """A matcher of the library at the grammar's start. Raises GrammarError where the text is none, or too large."""
     matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
     _check(matcher)
     return matcher
+
+
+class Start:
+    """A grammar at its start, from which matchers are copied.
+
+    Copies share what the library's lexer has learned of the grammar. It learns at most LIMITS.max_lexer_states; a full
+    one is of no use to anybody and is replaced.
+    """
+
+    def __init__(self, tokenizer: llguidance.LLTokenizer, text: str) -> None:
+        """`text`: what `to_grammar` gives. Raises GrammarError where it is none, or too large."""
+        self.tokenizer, self._text = tokenizer, text
+        self.matcher = compiled(tokenizer, text)
+        self.matcher.compute_bitmask()  # every copy will need the first mask: learn it once
+        _check(self.matcher)
+
+    def renewed(self, full: llguidance.LLMatcher) -> llguidance.LLMatcher:
+        """A matcher at the start whose lexer is not the one of `full`."""
+        if self.matcher is full:
+            self.matcher = compiled(self.tokenizer, self._text)
+        return self.matcher
 
 
 class Matcher:
@@ -43,20 +69,18 @@ class Matcher:
     def __init__(
         self,
         vocabulary: Vocabulary,
-        start: llguidance.LLMatcher,
-        tokenizer: llguidance.LLTokenizer,
+        start: Start,
         *,
         after: str = "",
         ends: frozenset[int] = frozenset(),
         output: Iterable[int] = (),
     ) -> None:
-        """`start`: a matcher at the grammar's start, left as it is. `output`: the tokens so far.
-
-        Raises GrammarError where the grammar refuses one of them.
-        """
-        self._vocabulary, self._tokenizer = vocabulary, tokenizer
-        self._grammar = start.deep_copy()
-        self._row = np.zeros(-(-tokenizer.vocab_size // 32), np.uint32)
+        """`output`: the tokens so far. Raises GrammarError where the grammar refuses one of them."""
+        self._vocabulary, self._start = vocabulary, start
+        self._origin = start.matcher
+        self._grammar = self._origin.deep_copy()
+        self._fed: list[int] = []  # what the grammar has taken
+        self._row = np.zeros(-(-start.tokenizer.vocab_size // 32), np.uint32)
         self._fresh = False  # whether _row is the mask of this place
         self._ended = False
         self._after = after.encode()
@@ -85,9 +109,8 @@ class Matcher:
             self._wait(token)
         elif self._ended or (token in self._ends and self._grammar.is_accepting()):
             self._ended = True
-        elif not self._grammar.consume_token(token):
-            _check(self._grammar)
-            raise GrammarError(f"the grammar does not take token {token}")
+        else:
+            self._feed(token)
 
     def fill(self, row: NDArray[np.uint32]) -> None:
         """Write the mask of the next token into `row` [⌈V/32⌉]: bit i of word w is token 32·w + i, 1 = allowed.
@@ -103,9 +126,19 @@ class Matcher:
 
     def forced(self) -> int | None:
         """The one token that the mask leaves; None where there are more."""
-        if self._waiting or not (self._grammar.is_stopped() or self._ended or self._grammar.compute_ff_bytes()):
+        if self._waiting or not (self._ended or self._grammar.is_stopped() or self._certain()):
             return None
-        return only_bit(self._mask())
+        try:
+            return only_bit(self._mask())
+        except GrammarError:  # `fill` will say so
+            return None
+
+    def _certain(self) -> bool:
+        """Whether the next byte is certain: so it is wherever one token is, and to ask is cheaper than a mask.
+
+        A copy is asked: where a control token is certain, the library's own state is of no use afterwards.
+        """
+        return bool(self._grammar.deep_copy().compute_ff_bytes())
 
     def _wait(self, token: int) -> None:
         """Look for `after` in the output; what the completing token has behind it is the grammar's, if it takes it."""
@@ -124,11 +157,26 @@ class Matcher:
     def _take(self, rest: bytes) -> None:
         """Feed bytes, as whatever tokens spell them."""
         try:
-            tokens = self._tokenizer.greedy_tokenize(rest.decode())
+            tokens = self._start.tokenizer.greedy_tokenize(rest.decode())
         except UnicodeDecodeError:
             return
-        if tokens and self._grammar.validate_tokens(tokens) == len(tokens):
-            self._grammar.consume_tokens(tokens)
+        if self._grammar.validate_tokens(tokens) == len(tokens):
+            for token in tokens:
+                self._feed(token)
+
+    def _feed(self, token: int) -> None:
+        """The grammar takes `token`. Raises GrammarError where it doesn't."""
+        if not self._grammar.consume_token(token) and not (self._renew() and self._grammar.consume_token(token)):
+            raise GrammarError(*told(self._grammar.get_error()))
+        self._fed.append(token)
+
+    def _renew(self) -> bool:
+        """If it is the shared lexer that is full: the same place with another; whether it was."""
+        if _FULL not in self._grammar.get_error():
+            return False
+        self._origin = self._start.renewed(self._origin)
+        self._grammar = self._origin.deep_copy()
+        return bool(self._grammar.consume_tokens(self._fed))
 
     def _bytes(self, token: int) -> bytes:
         tokens = self._vocabulary.tokens
@@ -149,11 +197,16 @@ class Matcher:
             row[:] = 0
             _set(row, self._ends)
         else:
-            # Python's lock is free while the library works.
-            self._grammar.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
+            self._ask()
+            if self._renew():
+                self._ask()
             _check(self._grammar)
             self._allow_ends(row)
         self._clip(row)
+
+    def _ask(self) -> None:
+        """The library's mask. Python's lock is free while it works."""
+        self._grammar.unsafe_compute_mask_ptr(self._row.ctypes.data, self._row.nbytes)
 
     def _allow_ends(self, row: NDArray[np.uint32]) -> None:
         """The library knows the model's end tokens; a request's own are like them, unless the grammar names them."""
@@ -200,6 +253,31 @@ def _check(matcher: llguidance.LLMatcher) -> None:
 
 
 def told(error: str) -> tuple[str, str]:
-    """The library's message as reason and place: its first line, without the dump of its state."""
-    text = error.split("\n<state>")[0].strip()
-    return (text.splitlines()[0] if text else "the grammar cannot be built"), ""
+    """The library's message as reason and place. It may hold a dump of its state, and places in text of our making."""
+    lines = error.split("\n<state>")[0].strip().splitlines() or [""]
+    if said := next((line for line in lines if line.startswith("error: ")), None):  # the reader of regular expressions
+        return f"invalid regular expression: {said[len('error: ') :]}", _underlined(lines)
+    reason = _OURS.sub("", lines[0])
+    for start, better in _BETTER.items():
+        if start in reason:
+            return better, ""
+    return reason or "the grammar cannot be built", ""
+
+
+def _underlined(lines: list[str]) -> str:
+    """What a line of carets points to; the columns themselves are those of our own text."""
+    for shown, marks in pairwise(lines):
+        if marks.strip() and not marks.strip(" ^"):
+            start = marks.index("^")
+            return f"`{shown[start : min(len(marks), start + 40)]}`"
+    return ""
+
+
+_OURS = re.compile(r"^(at \d+\(\d+\): |failed to compile JSON schema: )+")
+_BETTER = {
+    "doesn't satisfy the grammar": "the output does not match the grammar",
+    "NoExtension": "no text matches",
+    "lookarounds not supported": r"invalid regular expression: `\b`, and `^` and `$` within it, are not supported",
+    "initial lexer configuration": "the grammar is too large",
+    "schema too large": "the schema is too large",
+}

@@ -15,4 +15,4 @@ def to_lexeme(pattern: str) -> str:
     """The pattern between slashes. Raises GrammarError for a character that no text can hold."""
     if "\0" in pattern:
         raise GrammarError("a regular expression can't hold the character NUL", f"character {pattern.index(chr(0))}")
-    return f"/(?:{llguidance.regex_to_lark(pattern, 'dws')})/"
+    return f"/{llguidance.regex_to_lark(pattern, 'dws')}/" if pattern else '""'

@@ -25,7 +25,7 @@ import llguidance
 from radixmill.core.request import Constraint, ConstraintKind
 from radixmill.engine.grammar.errors import GrammarError
 from radixmill.engine.grammar.frames import Frames, Hello, Job, Refusal, Tried, decode_answer, frame
-from radixmill.engine.grammar.matcher import Matcher, compiled
+from radixmill.engine.grammar.matcher import Matcher, Start
 from radixmill.engine.grammar.vocabulary import Vocabulary
 
 log = logging.getLogger("radixmill.engine")
@@ -43,12 +43,12 @@ class Built:
 
     vocabulary: Vocabulary
     tokenizer: llguidance.LLTokenizer
-    start: llguidance.LLMatcher
+    start: Start
     cost: int
 
     def matcher(self, output: Iterable[int] = (), ends: frozenset[int] = frozenset(), after: str = "") -> Matcher:
         """The state of a sequence that has said `output`. `ends`: the tokens that end it; `after`: the constraint's."""
-        return Matcher(self.vocabulary, self.start, self.tokenizer, after=after, ends=ends, output=output)
+        return Matcher(self.vocabulary, self.start, after=after, ends=ends, output=output)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +263,7 @@ class _Smith:
     def _build(self, grammar: str, cost: int) -> Built | Refused:
         assert self._vocabulary and self._tokenizer
         try:
-            return Built(self._vocabulary, self._tokenizer, compiled(self._tokenizer, grammar), cost + len(grammar))
+            return Built(self._vocabulary, self._tokenizer, Start(self._tokenizer, grammar), cost + len(grammar))
         except GrammarError as error:
             return Refused(error.reason, error.place)
 

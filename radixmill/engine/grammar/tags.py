@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from radixmill.engine.grammar.errors import GrammarError
-from radixmill.engine.grammar.gbnf import MAX_TIMES, Ref, Seq, Text, parse
+from radixmill.engine.grammar.gbnf import MAX_TIMES, Alt, Ref, Seq, Text, parse
 from radixmill.engine.grammar.lexemes import quoted, times, to_lark
 from radixmill.engine.grammar.regex import to_lexeme
 from radixmill.engine.grammar.schema import normalise
@@ -115,7 +115,7 @@ class _Writer:
         """Any format."""
         if not isinstance(form, dict):
             raise GrammarError("a format is an object", place)
-        make = self._formats.get(form.get("type", ""))
+        make = self._formats.get(str(form.get("type")))
         if make is None:
             known = ", ".join(self._formats)
             raise GrammarError(f"the format type {form.get('type')!r} is not supported; these are: {known}", place)
@@ -154,8 +154,8 @@ class _Writer:
         return Piece(to_lexeme(_string(form, "pattern", place)), True)
 
     def _grammar(self, form: Format, place: str, end: str) -> Piece:
-        """What follows a recursive grammar belongs to its analysis: the end's text is written into it (see `_tag`)."""
-        return self._gbnf(_string(form, "grammar", place), f"{place}/grammar", "")
+        """What follows a recursive grammar belongs to its analysis: a tag's end is written into it (see `_tagged`)."""
+        return self._gbnf(_string(form, "grammar", place), f"{place}/grammar", [])
 
     def _any_text(self, form: Format, place: str, end: str) -> Piece:
         for limit in ("max_tokens", "max_chars"):
@@ -206,24 +206,20 @@ class _Writer:
     # --- tags
 
     def _tag(self, form: Format, place: str, end: str) -> Piece:
-        return self._tagged(form, place, _begin(form, place))
+        return self._tagged(form, place, _field(form, "begin", place))
 
     def _tagged(self, form: Format, place: str, begin: Any) -> Piece:
         """A tag, of whose begin only `begin` is still to come."""
-        content = _field(form, "content", place)
-        ends = _ends(form, place)
         first = self._edge(begin, f"{place}/begin")
-        bodies = []
-        for end in ends:
-            last = self._edge(end, f"{place}/end")
-            if isinstance(end, str) and last.lexeme and isinstance(content, dict) and content.get("type") == "grammar":
-                bodies.append(
-                    self._gbnf(_string(content, "grammar", f"{place}/content"), f"{place}/content/grammar", end)
-                )
-            else:
-                body = self.format(content, f"{place}/content", end if isinstance(end, str) else "")
-                bodies.append(self._join([body, last]))
-        return self._join([first, self._either(bodies)])
+        content, ends = _field(form, "content", place), _ends(form, place)
+        edges = [self._edge(end, f"{place}/end") for end in ends]
+        if all(edge.lexeme for edge in edges) and isinstance(content, dict) and content.get("type") == "grammar":
+            text = _string(content, "grammar", f"{place}/content")
+            return self._join([first, self._gbnf(text, f"{place}/content/grammar", ends)])
+        texts = [end if isinstance(end, str) else "" for end in ends]
+        bodies = [self.format(content, f"{place}/content", text) for text in texts]
+        tails = [self._join([body, edge]) for body, edge in zip(bodies, edges, strict=True)]
+        return self._join([first, self._either(tails)])
 
     def _edge(self, edge: Any, place: str) -> Piece:
         """A tag's begin or end: text, or a token."""
@@ -256,7 +252,7 @@ class _Writer:
         found: dict[str, list[Piece]] = {trigger: [] for trigger in triggers}
         for index, tag in enumerate(_tags(form, place)):
             where = f"{place}/tags/{index}"
-            begin = _begin(tag, where)
+            begin = _field(tag, "begin", where)
             fits = [trigger for trigger in triggers if isinstance(begin, str) and begin.startswith(trigger)]
             if not fits:
                 raise GrammarError(f"the tag's begin {begin!r} starts with none of the triggers", f"{where}/begin")
@@ -309,14 +305,12 @@ class _Writer:
         return self._join(pieces)
 
     def _parameter(self, name: str, schema: Any, shared: Format, place: str) -> Piece:
-        return self._within(f"<parameter={name}>\n", schema, shared, f"{place}/properties/{_pointer(name)}")
+        begin = Piece(quoted(f"<parameter={name}>\n"), True)
+        return self._join([begin, self._value(schema, shared, f"{place}/properties/{_pointer(name)}")])
 
     def _other_parameter(self, schema: Any, shared: Format, place: str) -> Piece:
         head = Piece(r"/<parameter=[^>\n]+>\n/", True)
-        return self._join([head, self._value(schema, shared, f"{place}/additionalProperties"), _PARAMETER_END])
-
-    def _within(self, begin: str, schema: Any, shared: Format, place: str) -> Piece:
-        return self._join([Piece(quoted(begin), True), self._value(schema, shared, place)])
+        return self._join([head, self._value(schema, shared, f"{place}/additionalProperties")])
 
     def _value(self, schema: Any, shared: Format, place: str) -> Piece:
         """A value and what closes it."""
@@ -331,14 +325,15 @@ class _Writer:
 
     # --- Lark
 
-    def _gbnf(self, text: str, place: str, tail: str) -> Piece:
-        """An EBNF grammar with `tail` behind it."""
+    def _gbnf(self, text: str, place: str, tails: list[str]) -> Piece:
+        """An EBNF grammar, with one of the `tails` behind it if there are any."""
         try:
             rules = parse(text)
         except GrammarError as error:
             raise GrammarError(error.reason, f"{place}: {error.place}" if error.place else place) from None
-        whole = {**rules, "root'": Seq((Ref("root"), Text(tail)))}
-        lark = to_lark(whole, "root'", prefix=f"g{next(self._numbers)}_", open_end=not tail)
+        tail = Alt(tuple(map(Text, tails))) if tails else Text("")
+        whole = {**rules, "root'": Seq((Ref("root"), tail))}
+        lark = to_lark(whole, "root'", prefix=f"g{next(self._numbers)}_", open_end=not tails)
         self.lines += lark.lines
         return Piece(lark.name, lark.terminal)
 
@@ -452,10 +447,6 @@ def _tags(form: Format, place: str) -> list[Format]:
     if not tags:
         raise GrammarError("needs at least one tag", f"{place}/tags")
     return [tag if isinstance(tag, dict) else {} for tag in tags]
-
-
-def _begin(form: Format, place: str) -> Any:
-    return _field(form, "begin", place)
 
 
 def _head(form: Any) -> str:

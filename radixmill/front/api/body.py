@@ -5,6 +5,8 @@ The fast path is one typed decode; only a body that does not fit is looked at tw
 
 from __future__ import annotations
 
+import codecs
+import json
 import re
 from collections.abc import Iterator
 from typing import Generic, NamedTuple, TypeVar
@@ -14,12 +16,13 @@ from msgspec import inspect as t
 from starlette.requests import Request
 
 from radixmill.core.errors import BadRequest, TooLarge
-from radixmill.front.api.explain import explain
+from radixmill.front.api.explain import Fault, explain, unsound
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 Keys = dict[str, msgspec.Raw]
 
 MAX_NAMED = 32  # ignored fields that are named; a body may have any number
+MAX_LOOK = 1 << 20  # bytes; what is wrong with a larger body is told less precisely
 NAME_CHARS = re.compile(r"[^A-Za-z0-9_.\-\[\]]")
 
 
@@ -52,9 +55,13 @@ class Reader(Generic[Body]):
         if not raw.strip():
             raise BadRequest("The request body is empty; a JSON object was expected.")
         try:
+            if not raw.isascii():
+                raw.decode()  # fields that no one knows are skipped unread
             body = self._decode(raw)
+        except msgspec.ValidationError:
+            body = self._second_look(raw)
         except (ValueError, RecursionError) as error:
-            raise self._fault(raw, error) from None
+            raise _malformed(raw, error) from None
         ignored = tuple(dict.fromkeys(self._unknown(raw, self._shape, "")))
         if ignored and self.strict:
             raise BadRequest(f"Unknown field: {ignored[0]}.", param=ignored[0])
@@ -75,19 +82,17 @@ class Reader(Generic[Body]):
         elif opening == b"{" and not inner.many:
             yield from self._unknown(raw, inner.shape, f"{path}.")
 
-    def _fault(self, raw: bytes, error: Exception) -> BadRequest:
-        """What is wrong with a body that did not decode."""
-        if not isinstance(error, msgspec.ValidationError):
-            return _malformed(error)
+    def _second_look(self, raw: bytes) -> Body:
+        """A body that does not fit its type: raises what is wrong with it. A name may be given twice, and of the values
+        only the last one fit: then the body is what the last ones say."""
         try:
-            fault = explain(msgspec.json.decode(raw), self._info)
-        except msgspec.ValidationError:  # a number that no machine word holds
-            param = _path_of(error)
-            return BadRequest(f"{param or 'The request body'}: a number is out of range.", param=param)
-        except (ValueError, RecursionError) as worse:
-            return _malformed(worse)
-        assert fault is not None, "explain and msgspec must agree"
-        return BadRequest(f"{fault.path or 'The request body'} {fault.message}.", param=fault.path or None)
+            value = msgspec.json.decode(raw)
+            fault = explain(value, self._info)
+        except (ValueError, RecursionError) as error:  # also a number that no machine word holds
+            raise _malformed(raw, error) from None
+        if fault:
+            raise _at_fault(fault)
+        return msgspec.convert(value, self.kind)
 
 
 class Inner(NamedTuple):
@@ -127,19 +132,32 @@ def _too_large(limit: int) -> TooLarge:
     return TooLarge(f"The request body is larger than this server takes ({limit} bytes).")
 
 
-def _malformed(error: Exception) -> BadRequest:
+def _malformed(raw: bytes, error: Exception) -> BadRequest:
     if isinstance(error, RecursionError):
         return BadRequest("The request body is nested too deeply.")
     if isinstance(error, UnicodeError):
         return BadRequest("The request body is not valid UTF-8.", code="invalid_json")
+    if fault := _unsound(raw):
+        return _at_fault(fault)
+    if raw.startswith(codecs.BOM_UTF8):
+        return BadRequest("The request body begins with a byte order mark; JSON has none.", code="invalid_json")
     at = re.search(r"\(byte (\d+)\)", str(error))
     where = f" at byte {at[1]}" if at else ""
     return BadRequest(f"The request body is not valid JSON{where}.", code="invalid_json")
 
 
-def _path_of(error: Exception) -> str | None:
-    at = re.search(r"at `\$\.?([^`]*)`$", str(error))
-    return at[1] or None if at else None
+def _unsound(raw: bytes) -> Fault | None:
+    """What a more lenient parser finds in a body that is no JSON, or that holds a number too large for it."""
+    if len(raw) > MAX_LOOK:
+        return None
+    try:
+        return unsound(json.loads(raw.decode(), parse_int=float))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _at_fault(fault: Fault) -> BadRequest:
+    return BadRequest(f"{fault.path or 'The request body'} {fault.message}.", param=fault.path or None)
 
 
 def _shape(info: t.Type) -> Shape:

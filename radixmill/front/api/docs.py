@@ -10,6 +10,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from msgspec import Struct
 
+from radixmill.front.api.meanings import meaning
+from radixmill.front.api.rows import rows
+
 REF = "#/components/schemas/{name}"
 
 
@@ -75,8 +78,17 @@ def openapi_of(app: FastAPI, kinds: Sequence[type[Struct]]) -> dict[str, Any]:
         for entry in path.values():
             entry["responses"].pop("422", None)
     _, schemas = msgspec.json.schema_components([*kinds, ErrorBody], ref_template=REF)
+    explain(schemas, [kind for kind in kinds if kind.__name__.endswith("Body")])
     document["components"] = {"schemas": schemas}
     return document
+
+
+def explain(schemas: dict[str, Any], bodies: Sequence[type[Struct]]) -> None:
+    """Say of each field of the bodies what it means."""
+    for row in (row for body in bodies for row in rows(body)):
+        owner = schemas.get(row.owner.__name__) or schemas[f"{row.owner.__module__}.{row.owner.__name__}"]
+        if known := meaning(row):
+            owner["properties"][row.field.encode_name].setdefault("description", known.text)
 
 
 def _ref(kind: type[Struct] | None) -> dict[str, str]:

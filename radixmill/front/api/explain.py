@@ -6,10 +6,14 @@ Only the slow path: a body that msgspec refused is decoded again without a type 
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from msgspec import inspect as t
+
+HALF = re.compile("[\ud800-\udfff]")
 
 
 class Fault(NamedTuple):
@@ -40,6 +44,23 @@ def explain(value: Any, kind: t.Type, path: str = "") -> Fault | None:
             )
         case _:
             return None if _same_kind(value, kind) else Fault(path, f"must be {name(kind)}{_got(value)}")
+
+
+def unsound(value: Any, path: str = "") -> Fault | None:
+    """The first value that JSON can't hold though lenient parsers read it: NaN, an infinity, half a character."""
+    match value:
+        case float() if not math.isfinite(value):
+            return Fault(path, "must be a number that a machine can hold; JSON has no NaN and no Infinity")
+        case str() if HALF.search(value):
+            return Fault(path, "must be text; it has a lone surrogate, half of a character (\\ud800 to \\udfff)")
+        case dict():
+            if any(HALF.search(key) for key in value):
+                return Fault(path, "has a field whose name holds a lone surrogate, half of a character")
+            return _first(unsound(item, _dot(path, key)) for key, item in value.items())
+        case list():
+            return _first(unsound(item, f"{path}[{i}]") for i, item in enumerate(value))
+        case _:
+            return None
 
 
 def name(kind: t.Type) -> str:

@@ -96,6 +96,7 @@ def to_ask(body: ChatBody, id: str) -> Ask:
         n=n,
         width=n,
         max_tokens=body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens,
+        max_tokens_field="max_tokens" if body.max_completion_tokens is None else "max_completion_tokens",
         sampling=to_sampling(body, (body.top_logprobs or 0) if body.logprobs else None),
         stop=stops(body),
         keep_stop=bool(body.no_stop_trim),

@@ -42,8 +42,8 @@ struct Shaping {
   const int64_t* counts = nullptr;  // [seen.count] how often each was put out
   double repetition = 1, frequency = 0, presence = 0;
   Ids biased;
-  const double* bias = nullptr;      // [biased.count]
-  const uint32_t* mask = nullptr;    // [⌈n/32⌉], bit i of word w: whether token 32·w + i is allowed
+  const double* bias = nullptr;    // [biased.count]
+  const uint32_t* mask = nullptr;  // [⌈n/32⌉], bit i of word w: whether token 32·w + i is allowed
   Ids banned;
 
   bool edits() const { return seen.count + biased.count + banned.count > 0; }

@@ -230,7 +230,8 @@ void buckets_row(const float* logits, int n, float peak, float scale, int last, 
 }
 
 constexpr RowKernels make_rows(const char* isa) {
-  return {isa, scan_row, scan_masked_row, count_allowed_bits, gather_allowed_row, count_from_row, gather_from_row, masses_row, keep_tokens, buckets_row};
+  return {isa,        scan_row,   scan_masked_row, count_allowed_bits, gather_allowed_row, count_from_row, gather_from_row,
+          masses_row, keep_tokens, buckets_row};
 }
 
 }  // namespace

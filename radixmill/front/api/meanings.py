@@ -1,0 +1,180 @@
+"""What each field of a request means, whose it is, and what holds where it is not given: one entry for all routes that
+share it. `/openapi.json` and docs/api.md show it; a test compares the table with the bodies.
+
+A key is a field's name, or `Struct.field` where one name means different things.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from radixmill.front.api.rows import Row
+
+
+class Meaning(NamedTuple):
+    text: str
+    default: str = ""  # in words, where the struct's own default does not say it
+    origin: str = "OpenAI"  # whose extension it is on routes that are not its own API's
+
+
+SERVER = "the model's `generation_config.json`, else neutral"
+
+
+def openai(text: str, default: str = "") -> Meaning:
+    return Meaning(text, default)
+
+
+def sglang(text: str, default: str = "") -> Meaning:
+    return Meaning(text, default, "SGLang")
+
+
+def vllm(text: str, default: str = "") -> Meaning:
+    return Meaning(text, default, "vLLM")
+
+
+def both(text: str, default: str = "") -> Meaning:
+    return Meaning(text, default, "SGLang, vLLM")
+
+
+def ours(text: str, default: str = "") -> Meaning:
+    return Meaning(text, default, "RadixMill")
+
+
+SAMPLING: dict[str, Meaning] = {
+    "temperature": openai("divides the logits; 0 takes the most likely token", SERVER),
+    "top_p": openai("keeps the most likely tokens that together have this probability; 0 is greedy", SERVER),
+    "top_k": both("keeps this many of the most likely tokens; −1 and 0 keep all", SERVER),
+    "min_p": both("keeps tokens at least this likely, relative to the most likely one", SERVER),
+    "presence_penalty": openai("lowers the logits of tokens that the output has already", "0"),
+    "frequency_penalty": openai("lowers the logit of a token for each time the output has it", "0"),
+    "repetition_penalty": both("divides or multiplies the logits of tokens in prompt and output", SERVER),
+    "logit_bias": openai("added to logits: token id in decimal → value"),
+    "seed": openai("same seed, same text, whatever else runs; returned, also when drawn here", "drawn, 53 bits"),
+    "min_tokens": both("no end token and no stop string counts before this many tokens", "0"),
+    "max_tokens": openai("the most tokens to generate", "to the end of the context"),
+    "max_completion_tokens": openai("the same as `max_tokens`, and wins over it", "to the end of the context"),
+    "CompletionBody.max_tokens": openai("the most tokens to generate; 0 answers at once with no text", "16"),
+    "stop": openai("texts that end the answer; left out of it", "none"),
+    "stop_token_ids": both("tokens that end the answer, besides the model's own end tokens"),
+    "ignore_eos": both("the model's own end tokens end nothing", "false"),
+    "skip_special_tokens": both("control tokens are left out of the text", "true"),
+    "no_stop_trim": sglang("what ended the text is left in it", "false"),
+    "n": openai("answers to give to each prompt, forks of one prefill", "1"),
+    "best_of": openai(
+        "sequences to run for each prompt, of which the `n` likeliest are returned; not with `stream`", "`n`"
+    ),
+    "logprobs": openai("whether the answer carries each token's log probability", "false"),
+    "CompletionBody.logprobs": openai("log probabilities of each token and of this many of the most likely", "none"),
+    "top_logprobs": openai("how many of the most likely tokens `logprobs` shows at each place; needs `logprobs`", "0"),
+}
+
+COMMON: dict[str, Meaning] = {
+    "model": openai("a served name, or `default`; any other is a 404", "`default`"),
+    "stream": openai("answer with server-sent events as tokens come", "false"),
+    "stream_options": openai("only with `stream`"),
+    "StreamOptions.include_usage": openai("a last chunk with `usage` and no choices", "false"),
+    "StreamOptions.continuous_usage_stats": vllm("`usage` on every chunk", "false"),
+    "StreamOptions.include_obfuscation": openai("padding is never sent"),
+    "return_token_ids": vllm("choices carry `token_ids` and `prompt_token_ids`", "false"),
+    "priority": both("higher runs first", "0"),
+    "cache_salt": vllm("keeps the prefix cache of this request apart: only equal salts share", "none"),
+    "rid": sglang("the request's id: the handle for `/abort_request`, and a part of the answer's id", "made"),
+    "prompt": openai("text, texts, token ids, or lists of token ids"),
+    "parse_special": ours("control tokens that are written in the prompt count as such", "true"),
+    "echo": openai("the prompt stands before the answer, also in `logprobs`", "false"),
+    "suffix": openai("what comes behind the gap that the answer fills; for models with fill-in-the-middle tokens"),
+}
+
+CHAT: dict[str, Meaning] = {
+    "messages": openai("the conversation, oldest first"),
+    "add_generation_prompt": both("a new message of the assistant begins behind the conversation", "true"),
+    "continue_final_message": both("the answer goes on with the last message, the assistant's", "false"),
+    "chat_template_kwargs": both("variables for the chat template"),
+    "chat_template": vllm("a template instead of the model's own"),
+    "reasoning_effort": openai("how long to think; a variable for the chat template"),
+    "verbosity": openai("how much to say; a variable for the chat template"),
+    "separate_reasoning": sglang("thoughts stand in `reasoning_content`; false leaves them in the content", "true"),
+    "stream_reasoning": sglang("thoughts are streamed as they come; false sends them in one piece", "true"),
+    "tools": openai("functions that the model may call"),
+    "tool_choice": openai("whether, or which, tool must be called", "`auto` with tools, else `none`"),
+    "parallel_tool_calls": openai("more than one call in an answer", "true"),
+    "functions": openai("deprecated: `tools`"),
+    "function_call": openai("deprecated: `tool_choice`"),
+    "modalities": openai("`text` is the only one"),
+    "store": openai("keep the answer for a while, to be retrieved by its id", "false"),
+}
+
+CONSTRAINTS: dict[str, Meaning] = {
+    "response_format": openai("what the answer must be: text, JSON, JSON by a schema, or a structural tag", "text"),
+    "regex": sglang("a regular expression that the whole answer matches"),
+    "ebnf": sglang("a grammar in GBNF that the answer matches"),
+    "json_schema": sglang("a JSON Schema, as text, that the answer matches"),
+    "guided_json": vllm("a JSON Schema that the answer matches"),
+    "guided_regex": vllm("a regular expression that the whole answer matches"),
+    "guided_choice": vllm("texts of which the answer is one"),
+    "guided_grammar": vllm("a grammar that the answer matches"),
+    "structured_outputs": vllm("one of `json`, `json_object`, `regex`, `choice`, `grammar`, `structural_tag`"),
+}
+
+HINTED: dict[str, Meaning] = {
+    "user": openai("who asks"),
+    "safety_identifier": openai("who asks"),
+    "prompt_cache_key": openai("prefixes are found without it"),
+    "prompt_cache_retention": openai("prefixes stay as long as there is room"),
+    "prompt_cache_options": openai("prefixes are found without it"),
+    "prediction": openai("text that the answer is likely to repeat"),
+    "service_tier": openai("there is one; echoed as `default`"),
+    "metadata": openai("echoed"),
+}
+
+REFUSED: dict[str, Meaning] = {
+    "audio": openai("answers are text"),
+    "web_search_options": openai("there is no search here"),
+    "moderation": openai("there is no moderation here"),
+    "stop_regex": sglang("a regular expression that ends the answer"),
+    "lora_path": sglang("an adapter"),
+    "receipt": ours("a proof of what was computed"),
+    "timeout": both("seconds the request may take"),
+}
+
+MESSAGES: dict[str, Meaning] = {
+    "Message.role": openai("who speaks"),
+    "Message.content": openai("text, or parts of type `text`"),
+    "Message.name": openai("a name for the template"),
+    "Message.tool_calls": openai("calls that the assistant made"),
+    "Message.tool_call_id": openai("the call that this is the result of"),
+    "Message.refusal": openai("stands for missing content"),
+    "Message.reasoning_content": both("earlier thoughts, for templates that read them"),
+    "Message.reasoning": both("the same as `reasoning_content`"),
+    "Message.function_call": openai("deprecated: one of `tool_calls`"),
+    "Message.annotations": openai("ignored"),
+    "Message.audio": openai("refused"),
+    "Part.type": openai("`text`; others are refused by name"),
+    "Part.text": openai("the text"),
+    "Part.refusal": openai("the text of a part of type `refusal`"),
+    "Part.prompt_cache_breakpoint": openai("ignored: prefixes are found without it"),
+    "ToolCall.id": openai("what `tool_call_id` of the result names"),
+    "ToolCall.type": openai("which of the two", "`function`"),
+    "ToolCall.function": openai("the function and its arguments"),
+    "ToolCall.custom": openai("the custom tool and its input"),
+    "ToolCall.index": openai("ignored"),
+    "FunctionCall.name": openai("the function"),
+    "FunctionCall.arguments": openai("JSON, as text"),
+    "CustomCall.name": openai("the tool"),
+    "CustomCall.input": openai("text"),
+}
+
+TOKENS: dict[str, Meaning] = {
+    "add_special_tokens": vllm("begin and end tokens are put where the model wants them"),
+    "tokens": vllm("token ids, or lists of them"),
+    "AbortBody.rid": sglang("requests whose id begins so are stopped"),
+    "abort_all": sglang("all requests are stopped"),
+}
+
+MEANINGS: dict[str, Meaning] = {**SAMPLING, **COMMON, **CHAT, **CONSTRAINTS, **HINTED, **REFUSED, **MESSAGES, **TOKENS}
+
+
+def meaning(row: Row) -> Meaning | None:
+    """What a field means; by the object it stands in where that matters."""
+    name = row.field.encode_name
+    return MEANINGS.get(f"{row.owner.__name__}.{name}") or MEANINGS.get(name)

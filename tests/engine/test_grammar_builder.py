@@ -1,0 +1,346 @@
+"""Grammars tried in a process of their own: bombs, deaths, limits, and what the engine keeps of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import pytest
+
+from radixmill.core.request import Constraint
+from radixmill.engine.grammar import Built, GrammarError, Grammars, Refused, Vocabulary
+from radixmill.engine.grammar.frames import Frames, Job, Tried, frame, is_whole
+from radixmill.engine.grammar.service import Keep
+from tests.engine.grammar_kit import EOS, VOCABULARY, allowed
+
+BUILDER = """
+import socket, sys
+import msgspec
+from radixmill.engine.grammar import Vocabulary
+from radixmill.engine.grammar.builder import serve
+serve(socket.socket(fileno=int(sys.argv[1])), msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Vocabulary))
+"""
+
+
+@dataclass
+class Bench:
+    """An engine's grammars, and the builders that they have started."""
+
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    keep: Keep = field(default_factory=Keep)
+    code: str = BUILDER
+
+    def __post_init__(self) -> None:
+        self.grammars = Grammars(self.open, self.keep)
+
+    def open(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-c", self.code, str(theirs.fileno())]
+            process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.PIPE)
+        self.processes.append(process)
+        assert process.stdin
+        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+            pipe.write(msgspec.msgpack.encode(VOCABULARY))
+        return ours
+
+    def begin(self, kind: Any, text: Any) -> Built | Refused | None:
+        return self.grammars.want(constraint(kind, text))
+
+    def wait(self, kind: Any, text: Any, limit: float = 20.0) -> Built | Refused:
+        until = time.monotonic() + limit
+        while (found := self.begin(kind, text)) is None:
+            assert time.monotonic() < until, "no answer"
+            select.select([self.grammars.wake], [], [], 1.0)
+            self.grammars.poll()
+        return found
+
+    def close(self) -> None:
+        self.grammars.close()
+        for process in self.processes:
+            process.wait(5)
+
+
+def constraint(kind: Any, text: Any) -> Constraint:
+    return Constraint(kind=kind, text=text if isinstance(text, str) else json.dumps(text))
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.close()
+
+
+@pytest.fixture(scope="module")
+def warm() -> Iterator[Bench]:
+    bench = Bench()
+    assert isinstance(bench.wait("regex", "warm"), Built)
+    yield bench
+    bench.close()
+
+
+def test_a_grammar_is_built_and_refused_elsewhere_and_used_here(warm: Bench) -> None:
+    built = warm.wait("regex", "ab?")
+    assert isinstance(built, Built)
+    match = built.matcher([ord("a")])
+    assert EOS in allowed(match)
+    with pytest.raises(GrammarError):
+        built.matcher([ord("x")])
+    assert warm.wait("ebnf", "root ::= x") == Refused("the grammar has no rule named x", "line 1, column 10")
+    assert not select.select([warm.grammars.wake], [], [], 0)[0]
+
+
+# --- bombs
+
+
+def nested(depth: int) -> str:
+    return '{"properties":{"a":' * depth + "{}" + "}}" * depth
+
+
+def rules(*lines: str) -> str:
+    return "\n".join(lines)
+
+
+FAN = [f"r{i} ::= " + f"r{i + 1} " * 8 for i in range(5)]
+CHAIN = [f'r{i} ::= r{i + 1} "x"' for i in range(3000)]
+DOUBLING = [f"r{i} ::= r{i + 1} r{i + 1}" for i in range(60)]
+PROPERTIES = {f"property number {i}": {"type": "string", "pattern": f"^[a-z]{{1,{i}}}$"} for i in range(60_000)}
+ENUM = [f"{i * 7919:020d}" for i in range(220_000)]
+CHOICES = " | ".join(f'"{i}"' for i in range(20_000))
+
+REFUSED: dict[str, tuple[str, Any]] = {
+    "cycle": ("ebnf", "root ::= root"),
+    "cycle of two": ("ebnf", "root ::= a\na ::= root | b\nb ::= a"),
+    "nested ambiguity": ("ebnf", rules("root ::= r0", *FAN, 'r5 ::= "a" | "a" "a" | ""')),
+    "empty loops": ("ebnf", "root ::= (([a]*)*)* root | [a]?"),
+    "maxItems 2^63": ("json_schema", {"type": "array", "items": {"type": "integer"}, "maxItems": 2**63}),
+    "minItems 2^31": ("json_schema", {"type": "array", "items": {"type": "integer"}, "minItems": 2**31}),
+    "maxLength 2^63": ("json_schema", {"type": "string", "maxLength": 2**63}),
+    "5 MB of properties": ("json_schema", {"properties": PROPERTIES}),
+    "5 MB of values": ("json_schema", {"enum": ENUM}),
+    "deep schema": ("json_schema", nested(5_000)),
+    "deep schema without end": ("json_schema", "[" * 1_000_000),
+    "deep regex": ("regex", "(" * 5_000 + "a" + ")" * 5_000),
+    "deep grammar": ("ebnf", "root ::= " + "(" * 5_000 + '"a"' + ")" * 5_000),
+    "deep tags": ("structural_tag", '{"format":{"type":"optional","content":' * 3_000 + "{}" + "}}" * 3_000),
+    "$ref cycle": ("json_schema", {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}),
+    "products of alternatives": (
+        "json_schema",
+        {
+            "allOf": [
+                {"anyOf": [{"properties": {f"p{i}{j}": {"type": "integer"}}} for j in range(6)]} for i in range(12)
+            ]
+        },
+    ),
+    "many choices within recursion": ("ebnf", f'root ::= {CHOICES} | "(" root ")"'),
+}
+# The library builds these lazily; what a mask may take is bounded too.
+EITHER: dict[str, tuple[str, Any]] = {
+    "regex of repetitions": ("regex", "(a{1,1000}){1,1000}"),
+    "regex of repetitions of repetitions": ("regex", "((a{1,1000}){1,1000}){1,1000}"),
+    "regex of many states": ("regex", "(.*a){50}.*b.{1000}"),
+    "grammar of repetitions": ("ebnf", 'root ::= (("a"{1,1000}){1,1000}){1,1000}'),
+    "repetitions within recursion": ("ebnf", 'root ::= "(" root ")" | (("a"{1,1000}){1,1000}){1,1000} "b" | "a" root'),
+    "doubling rules": ("ebnf", rules("root ::= r0", *DOUBLING, 'r60 ::= "q"')),
+    "doubling rules within recursion": ("ebnf", rules('root ::= r0 | "(" root ")"', *DOUBLING, 'r60 ::= "q"')),
+    "chain of rules": ("ebnf", rules("root ::= r0", *CHAIN, 'r3000 ::= "q"')),
+}
+
+
+@pytest.mark.parametrize("case", [*REFUSED, *EITHER])
+def test_a_bomb_is_answered_within_two_seconds_and_leaves_no_trace(warm: Bench, case: str) -> None:
+    kind, text = (REFUSED | EITHER)[case]
+    whole = text if isinstance(text, str) else json.dumps(text)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.monotonic()
+    outcome = warm.wait(kind, whole)
+    assert time.monotonic() - began < 2.0
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) < 100_000, "KiB, in the engine's process"
+    if case in REFUSED:
+        assert isinstance(outcome, Refused)
+    if isinstance(outcome, Refused):
+        assert outcome.reason and "\n" not in outcome.reason and len(outcome.reason) < 200
+    else:
+        with contextlib.suppress(GrammarError):  # beyond a mask's limits: an error, not a hang
+            match = outcome.matcher()
+            for token in b"aaaa(((":
+                if token in allowed(match):
+                    match.push(token)
+        assert time.monotonic() - began < 2.0
+
+
+SLOW = ("ebnf", rules("root ::= r0", *FAN, 'r5 ::= "a" | "a" "a" | ""'))  # takes all its time
+
+
+def test_a_grammar_that_takes_too_long_does_not_delay_others(warm: Bench) -> None:
+    bombs = [(SLOW[0], f"{SLOW[1]} # {i}") for i in range(3)]
+    assert [warm.begin(*bomb) for bomb in bombs] == [None] * 3
+    for i in range(5):
+        began = time.monotonic()
+        assert isinstance(warm.wait("regex", f"quick{i}"), Built)
+        assert time.monotonic() - began < 1.0
+    for bomb in bombs:
+        assert warm.wait(*bomb) == Refused("the grammar takes more than 1.5 seconds to build")
+
+
+def test_a_grammar_that_takes_too_much_memory(bench: Bench) -> None:
+    code = BUILDER.replace("import msgspec", "import msgspec\nfrom radixmill.engine.grammar.builder import Bounds", 1)
+    bench.code = code.replace("type=Vocabulary))", "type=Vocabulary), Bounds(memory=1 << 20))")
+    text = json.dumps({"format": {"type": "or", "elements": [{"type": "const_string", "value": "x"}] * 20_000}})
+    assert bench.wait("structural_tag", text) == Refused("the grammar takes more than 1 MiB to build")
+
+
+# --- deaths
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.wait(5)
+
+
+def test_a_builder_that_dies_is_replaced(bench: Bench) -> None:
+    assert isinstance(bench.wait("regex", "a"), Built)
+    kill(bench.processes[0])
+    assert isinstance(bench.wait("regex", "b"), Built)
+    assert len(bench.processes) == 2
+    assert isinstance(bench.begin("regex", "a"), Built), "what was built stays"
+
+
+def test_a_job_goes_to_another_builder_and_is_refused_when_that_dies_too(bench: Bench) -> None:
+    assert isinstance(bench.wait("regex", "a"), Built)
+    assert bench.begin(*SLOW) is None
+    children = wait_for_children(bench.processes[0].pid)
+    kill(bench.processes[0])
+    assert all(gone(pid) for pid in children), "a trial outlives its builder"
+    until = time.monotonic() + 10
+    while len(bench.processes) < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    wait_for_children(bench.processes[1].pid)
+    kill(bench.processes[1])
+    assert bench.wait(*SLOW) == Refused("the grammar cannot be tried: its process died over it")
+    assert isinstance(bench.wait("regex", "c"), Built)
+
+
+def test_the_builder_ends_with_the_line(bench: Bench) -> None:
+    assert isinstance(bench.wait("regex", "a"), Built)
+    assert bench.begin(*SLOW) is None
+    children = wait_for_children(bench.processes[0].pid)
+    bench.grammars._smith._line.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
+    assert bench.processes[0].wait(5) is not None
+    assert all(gone(pid) for pid in children)
+
+
+def test_a_builder_that_cannot_be_started_refuses() -> None:
+    def fail() -> socket.socket:
+        raise OSError("no more processes")
+
+    bench = Bench()
+    bench.grammars.close()
+    bench.grammars = Grammars(fail)
+    assert isinstance(bench.wait("regex", "a"), Refused)
+    bench.close()
+
+
+def wait_for_children(pid: int, limit: float = 10.0) -> list[int]:
+    until = time.monotonic() + limit
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{pid}/children") as file:
+            if found := [int(child) for child in file.read().split()]:
+                return found
+        time.sleep(0.005)
+    raise AssertionError("no trial has begun")
+
+
+def gone(pid: int, limit: float = 2.0) -> bool:
+    until = time.monotonic() + limit
+    while time.monotonic() < until:
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                if file.read().rsplit(")", 1)[1].split()[0] == "Z":
+                    return True
+        except OSError:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+# --- what is kept
+
+
+def test_what_is_asked_twice_at_once_is_built_once(bench: Bench) -> None:
+    same = [bench.begin("regex", "once") for _ in range(3)]
+    assert same == [None] * 3
+    assert bench.grammars.stats()["building"] == 1
+    first = bench.wait("regex", "once")
+    assert bench.begin("regex", "once") is first
+    after = Constraint(kind="regex", text="once", after="</think>")
+    assert bench.grammars.want(after) is first, "where the match begins is no part of the grammar"
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    bench = Bench(keep=Keep(entries=2))
+    first = bench.wait("regex", "a")
+    bench.wait("regex", "b")
+    assert bench.begin("regex", "a") is first
+    bench.wait("regex", "c")
+    assert bench.begin("regex", "a") is first
+    assert bench.grammars.stats()["grammars"] == 2
+    assert bench.begin("regex", "b") is None
+    bench.close()
+
+
+def test_bytes_are_bounded_and_refusals_are_kept_shortly() -> None:
+    bench = Bench(keep=Keep(bytes=1, refusal_seconds=0.2))
+    bench.wait("regex", "a")
+    bench.wait("regex", "b")
+    assert bench.grammars.stats()["grammars"] == 1
+    refused = bench.wait("regex", "(")
+    assert bench.begin("regex", "(") is refused
+    time.sleep(0.25)
+    assert bench.begin("regex", "(") is None
+    bench.close()
+
+
+def test_closing_ends_everything() -> None:
+    bench = Bench()
+    bench.begin("regex", "a")
+    threads = bench.grammars._thread
+    bench.close()
+    assert threads is not None and not threads.is_alive()
+    assert all(process.returncode is not None for process in bench.processes)
+    Grammars(bench.open).close()  # nothing was ever asked
+    fds = len(os.listdir("/proc/self/fd"))
+    Bench().close()
+    assert len(os.listdir("/proc/self/fd")) == fds
+
+
+# --- frames
+
+
+def test_frames_are_cut_from_any_pieces() -> None:
+    jobs = [Job(i, "regex", "x" * i) for i in (0, 3, 300)]
+    data = b"".join(map(frame, jobs))
+    for size in (1, 7, len(data)):
+        frames = Frames()
+        found = [body for at in range(0, len(data), size) for body in frames.push(data[at : at + size])]
+        assert [msgspec.msgpack.decode(body, type=Job) for body in found] == jobs
+    assert is_whole(frame(Tried(1, "x"))) and not is_whole(data) and not is_whole(data[:3])
+    with pytest.raises(ValueError, match="frame of"):
+        list(Frames().push(b"\xff\xff\xff\xff"))
+
+
+def test_a_vocabulary_crosses_the_line() -> None:
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(VOCABULARY), type=Vocabulary) == VOCABULARY

@@ -1,0 +1,262 @@
+"""Many requests from OpenAI's schema against the app over a scripted engine; every answer judged.
+
+    python -m tests.front.conformance --cases 5000 --seed 0 [--out docs/conformance.md]
+
+What must hold of each answer: no 5xx; what is answered, every chunk, and every error are as the published schema says; an
+error names a field of the request, and of a request with one thing broken that thing; no published field is merely
+ignored; and what was answered once is answered the same, streamed or not, with the same seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+from radixmill.core.request import GenerateRequest
+from tests.fakes import EOS, EchoClient
+from tests.front import openapi
+from tests.front.kit import make_app, parse_sse
+from tests.front.schema_requests import BODIES, Wish, broken, drawn, strategy
+from tests.front.test_api_fold import essence, fold_chat, fold_text
+
+TEXTS = ("Hello", "", "naïve 😀 text", "stop\n\nhere", '{"a": "b", "n": 1, "ok": true, "kind": "x"}', "a<b>c", "\n")
+FOLDS = {"/v1/chat/completions": fold_chat, "/v1/completions": fold_text}
+# A field that is broken may be noticed at a field that is read together with it.
+TOGETHER = {
+    "stream": {"stream_options", "best_of"},
+    "logprobs": {"top_logprobs"},
+    "n": {"best_of", "prompt"},
+    "best_of": {"n"},
+    "prompt": {"n", "max_tokens"},
+    "messages": {"max_tokens", "max_completion_tokens", "continue_final_message"},
+}
+
+
+def scripted(request: GenerateRequest, choice: int) -> list[int]:
+    """What a choice says: the same for the same prompt, and JSON where JSON is demanded."""
+    if request.constraint is not None:
+        return [*TEXTS[4].encode(), EOS]
+    return [*TEXTS[(sum(request.prompt) + choice) % len(TEXTS)].encode(), EOS]
+
+
+@dataclass
+class Tally:
+    """What was tried and what came of it."""
+
+    cases: Counter[tuple[str, str]] = field(default_factory=Counter)  # (route, kind)
+    statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
+    streams: Counter[str] = field(default_factory=Counter)  # answers asked for again as streams
+    violations: list[str] = field(default_factory=list)
+
+    @property
+    def requests(self) -> int:
+        return self.statuses.total()
+
+
+class Trial:
+    """Sends wishes to one server and keeps the tally."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self.http, self.tally = http, Tally()
+        self.answered = False  # the last request that nobody broke
+
+    async def run(self, wishes: Sequence[Wish]) -> None:
+        for wish in wishes:
+            self.tally.cases[route(wish.path), wish.kind] += 1
+            for problem in await self._judged(wish):
+                self.tally.violations.append(f"{problem}\n    {wish.kind} {wish.method} {wish.path} {shown(wish.body)}")
+
+    async def _judged(self, wish: Wish) -> list[str]:
+        response = await self._send(wish.method, wish.path, wish.body)
+        if wish.kind != "broken":
+            self.answered = response.status_code == 200
+        problems = openapi.judge(wish.method, wish.path, response)
+        if response.status_code >= 500:
+            problems.append(f"{response.status_code}: {response.text[:300]}")
+        elif response.status_code >= 400:
+            problems += blame(wish, response.json().get("error") or {}, alone=self.answered)
+        elif wish.path in FOLDS:
+            problems += ignored(wish.path, response) + await self._twins(wish)
+        return problems
+
+    async def _twins(self, wish: Wish) -> list[str]:
+        """The same request with one seed, streamed and not."""
+        plain = {key: value for key, value in wish.body.items() if key not in ("stream", "stream_options")}
+        plain["seed"] = plain.get("seed") or 7
+        if (plain.get("best_of") or 1) > (plain.get("n") or 1):
+            return []
+        whole = await self._send("POST", wish.path, plain)
+        streamed = {**plain, "stream": True, "stream_options": {"include_usage": True}}
+        stream = await self._send("POST", wish.path, streamed)
+        self.tally.streams[wish.path] += 1
+        problems = openapi.judge("POST", wish.path, whole) + openapi.judge("POST", wish.path, stream)
+        if (whole.status_code, stream.status_code) != (200, 200):
+            return [*problems, f"twins: {whole.status_code} and {stream.status_code}: {stream.text[:200]}"]
+        return problems + unequal(wish.path, whole.json(), stream.text)
+
+    async def _send(self, method: str, path: str, body: Any) -> httpx.Response:
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        content = {} if method == "GET" else {"content": raw, "headers": {"content-type": "application/json"}}
+        response = await self.http.request(method, path, **content)
+        self.tally.statuses[route(path), response.status_code] += 1
+        return response
+
+
+def route(path: str) -> str:
+    return re.sub(r"^(/v1/(?:models|responses))/.*", r"\1/{id}", path)
+
+
+def shown(body: Any) -> str:
+    return repr(body) if len(repr(body)) < 700 else repr(body)[:700] + "…"
+
+
+def unequal(path: str, whole: dict[str, Any], stream: str) -> list[str]:
+    """Why a stream does not fold into the whole answer."""
+    try:
+        folded = lasting(FOLDS[path](parse_sse(stream)))
+    except (AssertionError, KeyError, ValueError) as error:
+        return [f"the stream breaks a rule: {type(error).__name__} {error}"]
+    wanted = lasting(essence(whole))
+    return [] if folded == wanted else [f"the stream folds into {folded}, the answer is {wanted}"]
+
+
+def lasting(answer: dict[str, Any]) -> dict[str, Any]:
+    """What two calls must agree in: chunks have no metadata, and what the cache holds differs from call to call."""
+    kept = {key: value for key, value in answer.items() if key != "metadata"}
+    usage = {key: value for key, value in kept["usage"].items() if key != "prompt_tokens_details"}
+    return kept | {"usage": usage}
+
+
+def ignored(path: str, response: httpx.Response) -> list[str]:
+    """Published fields that are accepted and then ignored."""
+    named = {name for name in response.headers.get("x-radixmill-ignored", "").split(", ") if name}
+    return [f"published field {name} is ignored" for name in sorted(named & openapi.properties(BODIES[path]))]
+
+
+def blame(wish: Wish, error: dict[str, Any], *, alone: bool) -> list[str]:
+    """Whether an error's `param` names what is at fault. `alone`: before it was broken, the request was answered."""
+    param = error.get("param")
+    if wish.method == "GET" or not isinstance(wish.body, dict):
+        return [] if param in (None, "model") else [f"param {param!r} of a request without fields"]
+    if param is None:
+        return [] if error.get("code") == "invalid_json" else [f"no param: {error.get('message')}"]
+    if not names(wish.body, param) and not lacks(wish.path, wish.body, param):
+        return [f"param {param!r} names nothing of the request: {error.get('message')}"]
+    top = re.split(r"[.\[]", param, maxsplit=1)[0]
+    if alone and wish.field and top not in {wish.field, *TOGETHER.get(wish.field, ())}:
+        return [f"{wish.field} was broken, {param} is blamed: {error.get('message')}"]
+    return []
+
+
+def names(value: Any, path: str, *, inner: bool = False) -> bool:
+    """Whether `path` (`messages[0].role`) leads to something in `value`, or to a field that an object in it lacks."""
+    if not path:
+        return True
+    if isinstance(value, list):
+        at = re.match(r"\[(\d+)\]\.?", path)
+        return bool(at) and int(at[1]) < len(value) and names(value[int(at[1])], path[at.end() :], inner=True)
+    if not isinstance(value, dict):
+        return False
+    keys = [key for key in value if key and path.startswith(key[:60])]
+    found = any(names(value[key], path[len(key[:60]) :].removeprefix("."), inner=True) for key in keys)
+    return found or (inner and re.fullmatch(r"\w+", path) is not None)
+
+
+def lacks(path: str, body: dict[str, Any], param: str) -> bool:
+    """Whether `param` is a published field that the request does not give."""
+    return param not in body and path in BODIES and param in openapi.properties(BODIES[path])
+
+
+def wishes(cases: int, seed: int) -> list[Wish]:
+    """About `cases` requests for every route, always the same ones for one seed."""
+    each = cases // (len(BODIES) or 1)
+    rng = random.Random(seed)
+    made = [wish for path, name in BODIES.items() for wish in for_route(path, name, each, rng)]
+    return [*made, *models(rng, cases)]
+
+
+def for_route(path: str, name: str, cases: int, rng: random.Random) -> Iterator[Wish]:
+    """Served ones, each one followed by itself with one thing broken; published ones; and invalid ones."""
+    quarter = max(cases // 4, 1)
+    at = rng.randrange(2**31)
+    served = drawn(strategy(name, served=True, valid=True), quarter, at)
+    for body in served:
+        yield Wish("POST", path, body, "served")
+        changed, blamed = broken(body, rng)
+        yield Wish("POST", path, changed, "broken", blamed)
+    for body in drawn(strategy(name, served=False, valid=True), quarter, at + 1):
+        yield Wish("POST", path, body, "published")
+    for body in drawn(strategy(name, served=True, valid=False), quarter, at + 2):
+        yield Wish("POST", path, body, "invalid")
+
+
+def models(rng: random.Random, cases: int) -> Iterator[Wish]:
+    yield Wish("GET", "/v1/models", None, "plain")
+    ids = ["echo", "echo-alias", "default", "gpt-5", "a/b", "..", "%00", "%F0%9F%98%80", "x" * 2000, "echo/", "ECHO"]
+    yield from (Wish("GET", f"/v1/models/{rng.choice(ids)}", None, "plain") for _ in range(cases // 50))
+
+
+async def judged(app: FastAPI, wanted: Sequence[Wish]) -> Tally:
+    """The tally of requests to an app in memory."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test", trust_env=False) as http:
+        return await tried(http, wanted)
+
+
+async def tried(http: httpx.AsyncClient, wanted: Sequence[Wish]) -> Tally:
+    trial = Trial(http)
+    await trial.run(wanted)
+    return trial.tally
+
+
+def conformance(cases: int, seed: int) -> Tally:
+    """The whole run, over an engine that says a few short things."""
+    app = make_app(EchoClient(scripted, cuts=(1, 3, 2)))
+    return asyncio.run(judged(app, list(wishes(cases, seed))))
+
+
+def report(tally: Tally) -> str:
+    """The tally as a table."""
+    lines = ["| route | cases | streamed again | answers |", "|---|---|---|---|"]
+    for name in sorted({name for name, _ in tally.cases}):
+        kinds = {kind: n for (where, kind), n in sorted(tally.cases.items()) if where == name}
+        codes = {code: n for (where, code), n in sorted(tally.statuses.items()) if where == name}
+        lines.append(
+            f"| `{name}` | {sum(kinds.values()):,} ({_listed(kinds)}) | {tally.streams[name]:,} | {_listed(codes)} |"
+        )
+    return "\n".join([*lines, "", f"{tally.requests:,} requests, {len(tally.violations)} violations."])
+
+
+def _listed(counts: dict[Any, int]) -> str:
+    return ", ".join(f"{name}: {count:,}" for name, count in counts.items())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=5000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="write the table to this file too")
+    parser.add_argument("--show", type=int, default=20, help="violations to print")
+    options = parser.parse_args(arguments)
+    began = time.perf_counter()
+    tally = conformance(options.cases, options.seed)
+    print("\n\n".join(tally.violations[: options.show]))
+    print(report(tally), f"{time.perf_counter() - began:.0f} s.")
+    return 1 if tally.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
