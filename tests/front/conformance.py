@@ -17,7 +17,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,13 @@ from fastapi import FastAPI
 
 from radixmill.core.request import GenerateRequest
 from tests.fakes import EOS, EchoClient
-from tests.front import openapi
+from tests.front import openapi, responses_kit
 from tests.front.kit import make_app, parse_sse
-from tests.front.schema_requests import BODIES, Wish, broken, drawn, strategy
+from tests.front.schema_requests import BODIES, SHARES, Wish, broken, drawn, strategy
 from tests.front.test_api_fold import essence, fold_chat, fold_text
 
 TEXTS = ("Hello", "", "naïve 😀 text", "stop\n\nhere", '{"a": "b", "n": 1, "ok": true, "kind": "x"}', "a<b>c", "\n")
-FOLDS = {"/v1/chat/completions": fold_chat, "/v1/completions": fold_text}
+RESPONSES = "/v1/responses"
 # A field that is broken may be noticed at a field that is read together with it.
 TOGETHER = {
     "stream": {"stream_options", "best_of"},
@@ -83,24 +83,43 @@ class Trial:
         response = await self._send(wish.method, wish.path, wish.body)
         if wish.kind != "broken":
             self.answered = response.status_code == 200
-        problems = openapi.judge(wish.method, wish.path, response)
+        problems = openapi.judge(wish.method, wish.path.partition("?")[0], response)
         if response.status_code >= 500:
             problems.append(f"{response.status_code}: {response.text[:300]}")
         elif response.status_code >= 400:
             problems += blame(wish, response.json().get("error") or {}, alone=self.answered)
         elif wish.path in FOLDS:
             problems += ignored(wish.path, response) + await self._twins(wish)
+            if wish.path == RESPONSES:
+                problems += await self._kept(wish.body)
+        return problems
+
+    async def _kept(self, body: dict[str, Any]) -> list[str]:
+        """A response that is made with this body is kept or not, found, listed and forgotten."""
+        made = (await self._send("POST", RESPONSES, {**body, "stream": False, "stream_options": None})).json()
+        place, keeps = f"{RESPONSES}/{made['id']}", body.get("store") is not False
+        problems = []
+        for method, path, status in (
+            ("GET", place, 200 if keeps else 404),
+            ("GET", f"{place}/input_items", 200 if keeps else 404),
+            ("POST", f"{place}/cancel", (200 if body.get("background") else 400) if keeps else 404),
+            ("DELETE", place, 200 if keeps else 404),
+            ("GET", place, 404),
+        ):
+            response = await self._send(method, path, b"")
+            problems += openapi.judge(method, path, response)
+            if response.status_code != status:
+                problems.append(f"{method} {path}: {response.status_code}, not {status}: {response.text[:300]}")
+            elif status == 200 and path == place and method == "GET" and not body.get("background"):
+                problems += [] if response.json() == made else [f"kept is {response.json()}, made was {made}"]
         return problems
 
     async def _twins(self, wish: Wish) -> list[str]:
         """The same request with one seed, streamed and not."""
-        plain = {key: value for key, value in wish.body.items() if key not in ("stream", "stream_options")}
-        plain["seed"] = plain.get("seed") or 7
-        if (plain.get("best_of") or 1) > (plain.get("n") or 1):
+        if (wish.body.get("best_of") or 1) > (wish.body.get("n") or 1) or wish.body.get("background"):
             return []
-        whole = await self._send("POST", wish.path, plain)
-        streamed = {**plain, "stream": True, "stream_options": {"include_usage": True}}
-        stream = await self._send("POST", wish.path, streamed)
+        plain, streamed = twins(wish.path, wish.body)
+        whole, stream = await self._send("POST", wish.path, plain), await self._send("POST", wish.path, streamed)
         self.tally.streams[wish.path] += 1
         problems = openapi.judge("POST", wish.path, whole) + openapi.judge("POST", wish.path, stream)
         if (whole.status_code, stream.status_code) != (200, 200):
@@ -116,17 +135,26 @@ class Trial:
 
 
 def route(path: str) -> str:
-    return re.sub(r"^(/v1/(?:models|responses))/.*", r"\1/{id}", path)
+    return re.sub(r"^(/v1/(?:models|responses))/(?!input_tokens$)[^/?]*", r"\1/{id}", path.partition("?")[0])
 
 
 def shown(body: Any) -> str:
     return repr(body) if len(repr(body)) < 700 else repr(body)[:700] + "…"
 
 
+def twins(path: str, body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A body with a seed, not streamed and streamed."""
+    plain = {key: value for key, value in body.items() if key not in ("stream", "stream_options")}
+    plain["seed"] = plain.get("seed") or 7
+    options = {} if path == RESPONSES else {"stream_options": {"include_usage": True}}
+    return plain, {**plain, "stream": True, **options}
+
+
 def unequal(path: str, whole: dict[str, Any], stream: str) -> list[str]:
     """Why a stream does not fold into the whole answer."""
+    fold, essence = FOLDS[path]
     try:
-        folded = lasting(FOLDS[path](parse_sse(stream)))
+        folded = lasting(fold(stream))
     except (AssertionError, KeyError, ValueError) as error:
         return [f"the stream breaks a rule: {type(error).__name__} {error}"]
     wanted = lasting(essence(whole))
@@ -136,8 +164,24 @@ def unequal(path: str, whole: dict[str, Any], stream: str) -> list[str]:
 def lasting(answer: dict[str, Any]) -> dict[str, Any]:
     """What two calls must agree in: chunks have no metadata, and what the cache holds differs from call to call."""
     kept = {key: value for key, value in answer.items() if key != "metadata"}
-    usage = {key: value for key, value in kept["usage"].items() if key != "prompt_tokens_details"}
-    return kept | {"usage": usage}
+    if usage := kept.get("usage"):
+        kept["usage"] = {key: value for key, value in usage.items() if not key.endswith("tokens_details")}
+    return kept
+
+
+def fold_response(stream: str) -> dict[str, Any]:
+    """The last event's response, which must have what the events before it said."""
+    events = responses_kit.parse(stream)
+    response = events[-1]["response"]
+    assert responses_kit.fold(events) == response["output"]
+    return responses_kit.essence(response)  # type: ignore[no-any-return]
+
+
+FOLDS: dict[str, tuple[Callable[[str], dict[str, Any]], Callable[[dict[str, Any]], dict[str, Any]]]] = {
+    "/v1/chat/completions": (lambda stream: fold_chat(parse_sse(stream)), essence),
+    "/v1/completions": (lambda stream: fold_text(parse_sse(stream)), essence),
+    RESPONSES: (fold_response, responses_kit.essence),
+}
 
 
 def ignored(path: str, response: httpx.Response) -> list[str]:
@@ -149,8 +193,9 @@ def ignored(path: str, response: httpx.Response) -> list[str]:
 def blame(wish: Wish, error: dict[str, Any], *, alone: bool) -> list[str]:
     """Whether an error's `param` names what is at fault. `alone`: before it was broken, the request was answered."""
     param = error.get("param")
-    if wish.method == "GET" or not isinstance(wish.body, dict):
-        return [] if param in (None, "model") else [f"param {param!r} of a request without fields"]
+    if not isinstance(wish.body, dict):
+        known = param in (None, "model", "response_id") or f"{param}=" in wish.path
+        return [] if known else [f"param {param!r} of a request without fields"]
     if param is None:
         return [] if error.get("code") == "invalid_json" else [f"no param: {error.get('message')}"]
     if not names(wish.body, param) and not lacks(wish.path, wish.body, param):
@@ -181,32 +226,42 @@ def lacks(path: str, body: dict[str, Any], param: str) -> bool:
 
 
 def wishes(cases: int, seed: int) -> list[Wish]:
-    """About `cases` requests for every route, always the same ones for one seed."""
-    each = cases // (len(BODIES) or 1)
+    """About `cases` requests in all, always the same ones for one seed."""
     rng = random.Random(seed)
-    made = [wish for path, name in BODIES.items() for wish in for_route(path, name, each, rng)]
-    return [*made, *models(rng, cases)]
+    made = [wish for path in BODIES for wish in for_route(path, int(SHARES[path] * cases), rng)]
+    return [*made, *models(rng, cases // 50), *strangers(rng, cases // 50)]
 
 
-def for_route(path: str, name: str, cases: int, rng: random.Random) -> Iterator[Wish]:
+def for_route(path: str, cases: int, rng: random.Random) -> Iterator[Wish]:
     """Served ones, each one followed by itself with one thing broken; published ones; and invalid ones."""
     quarter = max(cases // 4, 1)
     at = rng.randrange(2**31)
-    served = drawn(strategy(name, served=True, valid=True), quarter, at)
+    served = drawn(strategy(path, served=True, valid=True), quarter, at)
     for body in served:
         yield Wish("POST", path, body, "served")
         changed, blamed = broken(body, rng)
         yield Wish("POST", path, changed, "broken", blamed)
-    for body in drawn(strategy(name, served=False, valid=True), quarter, at + 1):
+    for body in drawn(strategy(path, served=False, valid=True), quarter, at + 1):
         yield Wish("POST", path, body, "published")
-    for body in drawn(strategy(name, served=True, valid=False), quarter, at + 2):
+    for body in drawn(strategy(path, served=True, valid=False), quarter, at + 2):
         yield Wish("POST", path, body, "invalid")
+
+
+NAMES = ("echo", "echo-alias", "default", "gpt-5", "a/b", "..", "%00", "%F0%9F%98%80", "x" * 2000, "echo/", "ECHO")
 
 
 def models(rng: random.Random, cases: int) -> Iterator[Wish]:
     yield Wish("GET", "/v1/models", None, "plain")
-    ids = ["echo", "echo-alias", "default", "gpt-5", "a/b", "..", "%00", "%F0%9F%98%80", "x" * 2000, "echo/", "ECHO"]
-    yield from (Wish("GET", f"/v1/models/{rng.choice(ids)}", None, "plain") for _ in range(cases // 50))
+    yield from (Wish("GET", f"/v1/models/{rng.choice(NAMES)}", None, "plain") for _ in range(cases))
+
+
+def strangers(rng: random.Random, cases: int) -> Iterator[Wish]:
+    """Responses that were never made, and queries that mean nothing."""
+    queries = ("", "?stream=true", "?stream=maybe", "?limit=0", "?limit=x", "?limit=101", "?order=up", "?after=%00")
+    for _ in range(cases):
+        id = rng.choice(("resp_0", "resp_" + "x" * 500, "chatcmpl-1", "%F0%9F%98%80", "a%2Fb", "%20"))
+        method, tail = rng.choice((("GET", ""), ("GET", "/input_items"), ("DELETE", ""), ("POST", "/cancel")))
+        yield Wish(method, f"{RESPONSES}/{id}{tail}{rng.choice(queries)}", b"", "plain")
 
 
 async def judged(app: FastAPI, wanted: Sequence[Wish]) -> Tally:

@@ -50,6 +50,23 @@ FAULTS: tuple[tuple[str, tuple[str, ...], Any], ...] = (
         ("properties", "choices", "items", "properties", "logprobs", "anyOf", "0", "properties", "top_logprobs"),
         {"type": "array", "items": {"type": ["object", "null"], "additionalProperties": {"type": "number"}}},
     ),
+    # The messages of a stored request have every role; the schema takes them for answers, and knows only the assistant's.
+    (
+        "ChatCompletionMessageList",
+        ("properties", "data", "items", "allOf", "0"),
+        {
+            "type": "object",
+            "required": ["role", "content", "refusal"],
+            "properties": {
+                "role": {"enum": ["system", "developer", "user", "assistant", "tool", "function"]},
+                "content": {"type": ["string", "null"]},
+                "refusal": {"type": ["string", "null"]},
+                "name": {"type": "string"},
+                "tool_calls": {"$ref": REF + "ChatCompletionMessageToolCalls"},
+                "tool_call_id": {"type": "string"},
+            },
+        },
+    ),
 )
 # What we add to published answers: SGLang's, vLLM's and our own.
 EXTENSIONS = frozenset(
@@ -69,7 +86,9 @@ EXTENSIONS = frozenset(
         "token_ids",
     }
 )
-MAPS = frozenset({"top_logprobs", "metadata", "schema", "parameters"})  # their keys are the client's own, or tokens
+MAPS = frozenset(
+    {"top_logprobs", "metadata", "schema", "parameters", "tools"}
+)  # their keys are the client's own, or tokens
 # The description has no shape for these: the chunks of a stream that differ from what it says.
 CHUNKS = {"/completions": "CreateCompletionResponse"}
 

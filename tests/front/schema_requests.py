@@ -16,7 +16,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis import GenerationMode
 
-from radixmill.front.api.openai.fields import NEVER, NOT_YET
+from radixmill.front.api.reference import PAGES
 from tests.front.openapi import REF, reachable, schemas
 
 Kind = Literal["served", "published", "invalid", "broken", "conflict", "plain"]
@@ -36,7 +36,11 @@ class Wish(NamedTuple):
 BODIES = {
     "/v1/chat/completions": "CreateChatCompletionRequest",
     "/v1/completions": "CreateCompletionRequest",
+    "/v1/responses": "CreateResponse",
+    "/v1/responses/input_tokens": "TokenCountsBody",
 }
+SHARES = dict(zip(BODIES, (0.35, 0.25, 0.3, 0.1), strict=True))
+REFUSED = {page.path: frozenset(page.refused) for page in PAGES}
 
 NOTES = frozenset({"description", "title", "default", "example", "examples", "deprecated", "discriminator"})
 TOKEN = {"type": "integer", "minimum": 0, "maximum": 255}
@@ -52,12 +56,17 @@ def _or_null(schema: Node) -> Node:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
+def _one_of(*names: str) -> Node:
+    return {"oneOf": [{"$ref": REF + name} for name in names]}
+
+
 # Fields narrowed to what a small model with a small context can do in a moment.
 SMALL: Node = {
     "model": {"enum": ["echo", "echo-alias"]},
     "n": _or_null({"type": "integer", "minimum": 1, "maximum": 3}),
     "best_of": _or_null({"type": "integer", "minimum": 1, "maximum": 4}),
     "max_tokens": _or_null({"type": "integer", "minimum": 1, "maximum": 40}),
+    "max_output_tokens": _or_null({"type": "integer", "minimum": 16, "maximum": 40}),
     "max_completion_tokens": _or_null({"type": "integer", "minimum": 1, "maximum": 40}),
     "seed": _or_null({"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}),
     "logit_bias": _or_null(
@@ -94,28 +103,45 @@ SMALL: Node = {
 TEXT_ONLY: Node = {
     "ChatCompletionRequestUserMessageContentPart": {"$ref": REF + "ChatCompletionRequestMessageContentPartText"},
     "FunctionParameters": {"enum": JSON_SCHEMAS},
+    "InputItem": _one_of("EasyInputMessage", "InputMessage", "OutputMessage", "FunctionToolCall", "ReasoningItem"),
+    "InputContent": {"$ref": REF + "InputTextContent"},
+    "Tool": _one_of("FunctionTool", "CustomToolParam"),
+    "ToolChoiceParam": _one_of("ToolChoiceOptions"),
+    "ReasoningModeEnum": {"enum": ["standard"]},
+    "InputMessageContentList": {"type": "array", "items": {"$ref": REF + "InputContent"}, "minItems": 1},
     "ResponseFormatJsonSchemaSchema": {"enum": JSON_SCHEMAS},
 }
-DROPPED = {"ChatCompletionRequestAssistantMessage": ("audio",)}
+DROPPED = {
+    "ChatCompletionRequestAssistantMessage": ("audio",),
+    "CreateResponse": ("previous_response_id",),  # of a response that is not kept
+    "TokenCountsBody": ("previous_response_id",),
+    "FunctionToolCall": ("namespace",),
+    "FunctionTool": ("output_schema", "defer_loading", "allowed_callers"),
+    "CustomToolParam": ("defer_loading", "allowed_callers"),
+}
+FREE = {"FunctionTool": ("parameters",)}  # JSON Schemas
 
 
-def narrowed(name: str, *, served: bool) -> Node:
-    """The components for bodies of schema `name`, all in place of the published ones."""
+def narrowed(path: str, *, served: bool) -> Node:
+    """The components for bodies of route `path`, all in place of the published ones."""
+    name = BODIES[path]
     found = copy.deepcopy(schemas())
     body = flat(name)
     for field in [*body["properties"]]:
-        if served and field in {**NEVER, **NOT_YET}:
+        if served and field in REFUSED[path]:
             del body["properties"][field]
         elif field in SMALL:
             body["properties"][field] = copy.deepcopy(SMALL[field])
-    body["required"] = [field for field in body["required"] if field in body["properties"]]
+    needed = dict.fromkeys((*body["required"], "model", "input"))
+    body["required"] = [field for field in needed if field in body["properties"]]
     found[name] = body
     if served:
         found |= {name: copy.deepcopy(node) for name, node in TEXT_ONLY.items() if name in found}
-        for owner, fields in DROPPED.items():
-            for field in fields:
-                found[owner]["properties"].pop(field, None)
     found = reachable(found, {name})
+    for owner in found if served else ():
+        for field in DROPPED.get(owner, ()):
+            found[owner]["properties"].pop(field, None)
+        found[owner].get("properties", {}).update({field: {"enum": JSON_SCHEMAS} for field in FREE.get(owner, ())})
     open_names = {ref.removeprefix(REF) for node in found.values() for ref in _all_of_refs(node)}
     return {name: tidy(node, closed=served and name not in open_names) for name, node in found.items()}
 
@@ -167,9 +193,9 @@ def _keyword(key: str, value: Any, closed: bool) -> Any:
     return value if key in ("enum", "const", "required") else tidy(value, closed=closed and key != "allOf")
 
 
-def strategy(name: str, *, served: bool, valid: bool) -> Any:
-    """Bodies of schema `name` as schemathesis makes them: JSON values, or with valid=False sometimes bytes."""
-    content = {"application/json": {"schema": {"$ref": REF + name}}}
+def strategy(path: str, *, served: bool, valid: bool) -> Any:
+    """Bodies for route `path` as schemathesis makes them: JSON values, or with valid=False sometimes bytes."""
+    content = {"application/json": {"schema": {"$ref": REF + BODIES[path]}}}
     operation = {
         "requestBody": {"required": True, "content": content},
         "responses": {"200": {"description": "OK"}},
@@ -179,7 +205,7 @@ def strategy(name: str, *, served: bool, valid: bool) -> Any:
             "openapi": "3.1.0",
             "info": {"title": "narrowed", "version": "1"},
             "paths": {"/here": {"post": operation}},
-            "components": {"schemas": narrowed(name, served=served)},
+            "components": {"schemas": narrowed(path, served=served)},
         }
     )
     mode = GenerationMode.POSITIVE if valid else GenerationMode.NEGATIVE
@@ -252,7 +278,8 @@ ODD: tuple[Any, ...] = (
 def broken(body: Node, rng: random.Random) -> tuple[Node, str]:
     """A body with one thing changed at some depth, and the top-level field it stands in."""
     changed = copy.deepcopy(body)
-    field = rng.choice([*changed])
+    field = rng.choice([*changed] or ["model"])
+    changed.setdefault(field, None)
     place: Any = changed
     key: Any = field
     while isinstance(place[key], dict | list) and place[key] and rng.random() < 0.7:

@@ -75,7 +75,7 @@ def test_the_openapi_document_says_the_same():
 
 def test_types_and_limits_in_words():
     shown = {row.path: (type_of(row.field.type), limit_of(row.field.type)) for page in PAGES for row in rows(page.body)}
-    assert shown["temperature"] == ("number", "0..2")
+    assert shown["repetition_penalty"] == ("number", "0.01..10")
     assert shown["seed"] == ("integer", "−2^63..2^63−1")
     assert shown["logit_bias"] == ("map to number", "≤ 4096 entries, −100..100")
     assert shown["stop"] == ("string or list of string", "1..4096 characters, ≤ 32 items")

@@ -36,6 +36,10 @@ def both(text: str, default: str = "") -> Meaning:
     return Meaning(text, default, "SGLang, vLLM")
 
 
+def anthropic(text: str, default: str = "") -> Meaning:
+    return Meaning(text, default, "Anthropic")
+
+
 def ours(text: str, default: str = "") -> Meaning:
     return Meaning(text, default, "RadixMill")
 
@@ -74,7 +78,7 @@ COMMON: dict[str, Meaning] = {
     "stream_options": openai("only with `stream`"),
     "StreamOptions.include_usage": openai("a last chunk with `usage` and no choices", "false"),
     "StreamOptions.continuous_usage_stats": vllm("`usage` on every chunk", "false"),
-    "StreamOptions.include_obfuscation": openai("padding is never sent"),
+    "include_obfuscation": openai("padding is never sent"),
     "return_token_ids": vllm("choices carry `token_ids` and `prompt_token_ids`", "false"),
     "priority": both("higher runs first", "0"),
     "cache_salt": vllm("keeps the prefix cache of this request apart: only equal salts share", "none"),
@@ -114,6 +118,55 @@ CONSTRAINTS: dict[str, Meaning] = {
     "guided_choice": vllm("texts of which the answer is one"),
     "guided_grammar": vllm("a grammar that the answer matches"),
     "structured_outputs": vllm("one of `json`, `json_object`, `regex`, `choice`, `grammar`, `structural_tag`"),
+}
+
+TOOLS: dict[str, Meaning] = {
+    "ToolBody.type": openai("`function` or `custom`; others are refused by name"),
+    "ToolBody.function": openai("a tool whose arguments are JSON"),
+    "ToolBody.custom": openai("a tool whose input is text"),
+    "FunctionBody.name": openai("what calls name"),
+    "FunctionBody.description": openai("what the function does"),
+    "FunctionBody.parameters": openai("JSON Schema of the arguments", "no arguments"),
+    "FunctionBody.strict": openai("the arguments match the schema, always", "false"),
+    "CustomBody.name": openai("what calls name"),
+    "CustomBody.description": openai("what the tool does"),
+    "CustomBody.format": openai("what the input must be", "any text"),
+    "InputFormat.type": openai("any text, or text by a grammar"),
+    "InputFormat.grammar": openai("the grammar"),
+    "GrammarBody.definition": openai("the grammar itself"),
+    "GrammarBody.syntax": openai("the language it is written in"),
+    "ChoiceBody.type": openai("the kind of choice"),
+    "ChoiceBody.function": openai("the function that must be called"),
+    "ChoiceBody.custom": openai("the custom tool that must be called"),
+    "ChoiceBody.allowed_tools": openai("the tools that may be called"),
+    "AllowedTools.mode": openai("may, or must, one be called"),
+    "AllowedTools.tools": openai("the tools, by name"),
+    "AllowedTool.type": openai("the kind of tool"),
+    "AllowedTool.function": openai("the function"),
+    "AllowedTool.custom": openai("the custom tool"),
+    "Named.name": openai("its name"),
+    "ChatBody.reasoning": sglang("how long to think, as OpenRouter says it"),
+    "ReasoningOptions.effort": sglang("the same as `reasoning_effort`"),
+    "ReasoningOptions.enabled": sglang("whether to think at all; variables of the chat template", "the template's"),
+}
+
+FORMATS: dict[str, Meaning] = {
+    "ResponseFormat.type": openai("`text`, `json_object`, `json_schema`, or SGLang's `structural_tag`"),
+    "ResponseFormat.json_schema": openai("for `json_schema`"),
+    "ResponseFormat.schema": openai("older: the JSON Schema of `json_object`"),
+    "ResponseFormat.format": sglang("for `structural_tag`: its format"),
+    "ResponseFormat.structures": sglang("for `structural_tag`, the older form: what stands between which tags"),
+    "ResponseFormat.triggers": sglang("for `structural_tag`, the older form: texts at which a structure begins"),
+    "JsonSchemaFormat.name": openai("a name for the schema"),
+    "JsonSchemaFormat.description": openai("what the schema is for"),
+    "JsonSchemaFormat.schema": openai("the JSON Schema", "any object"),
+    "JsonSchemaFormat.strict": openai("a schema is always enforced"),
+    "StructuredOutputs.json": vllm("a JSON Schema"),
+    "StructuredOutputs.json_object": vllm("any JSON object", "false"),
+    "StructuredOutputs.regex": vllm("a regular expression"),
+    "StructuredOutputs.choice": vllm("texts of which the answer is one"),
+    "StructuredOutputs.grammar": vllm("a grammar"),
+    "StructuredOutputs.structural_tag": vllm("a structural tag, as JSON text"),
 }
 
 HINTED: dict[str, Meaning] = {
@@ -164,6 +217,105 @@ MESSAGES: dict[str, Meaning] = {
     "CustomCall.input": openai("text"),
 }
 
+RESPONSES: dict[str, Meaning] = {
+    "ResponseBody.input": openai(
+        "text, or items: messages, calls and their outputs, thoughts, references to earlier items"
+    ),
+    "PromptBody.input": openai(
+        "text, or items: messages, calls and their outputs, thoughts, references to earlier items"
+    ),
+    "instructions": openai("a system message before the conversation; not kept for the next response"),
+    "previous_response_id": openai("a kept response whose conversation this one goes on with"),
+    "ResponseBody.model": openai("a served name, or `default`; any other is a 404", "`default`"),
+    "PromptBody.model": openai("a served name, or `default`; any other is a 404", "`default`"),
+    "max_output_tokens": openai("the most tokens to generate, thoughts too", "to the end of the context"),
+    "truncation": openai("`auto` drops the oldest items of a conversation that is too long", "`disabled`"),
+    "text": openai("what the text must be"),
+    "TextOptions.format": openai("text, JSON, or JSON by a schema", "text"),
+    "TextFormat.type": openai("which of them"),
+    "TextFormat.name": openai("a name for the schema"),
+    "TextFormat.description": openai("what the schema is for"),
+    "TextFormat.schema": openai("the JSON Schema"),
+    "TextFormat.strict": openai("a schema is always enforced"),
+    "reasoning": openai("how to think"),
+    "ThinkingOptions.effort": openai("how long; `reasoning_effort` of the chat template"),
+    "ThinkingOptions.summary": openai("thoughts come whole"),
+    "ThinkingOptions.generate_summary": openai("deprecated: `summary`"),
+    "ThinkingOptions.context": openai("which thoughts of earlier turns the model sees", "`auto`"),
+    "ThinkingOptions.mode": openai("`standard` is the only one"),
+    "ToolChoice.type": openai("the kind of choice, or of tool"),
+    "ToolChoice.name": openai("the tool that must be called"),
+    "ToolChoice.mode": openai("of allowed tools: may, or must, one be called"),
+    "ToolChoice.tools": openai("the allowed tools"),
+    "background": openai("answer at once, and go on; the response is found under its id", "false"),
+    "include": openai(
+        "more in the answer; `message.output_text.logprobs` is honoured, the others have nothing to show"
+    ),
+    "ResponseBody.store": openai("keep the response for a while, to be retrieved by its id", "true"),
+    "request_id": vllm("the same as `rid`"),
+    "max_tool_calls": openai("counts calls of hosted tools, of which there are none"),
+    "conversation": openai("use `previous_response_id`"),
+    "personality": openai("use `instructions`"),
+    "ResponseBody.prompt": openai("a stored template of prompts; none are stored here"),
+    "ResponseBody.context_management": openai("use `truncation`"),
+}
+
+ANTHROPIC: dict[str, Meaning] = {
+    "MessagesBody.max_tokens": anthropic("the most tokens to generate"),
+    "system": anthropic("what stands before the conversation"),
+    "stop_sequences": anthropic("texts that end the answer; left out of it", "none"),
+    "thinking": anthropic("whether to think; variables of the chat template", "the template's"),
+    "Thinking.type": anthropic("think, or not"),
+    "budget_tokens": anthropic("`thinking_budget` of the chat template; less than `max_tokens`"),
+    "Thinking.display": anthropic(
+        "`omitted` leaves the text of thoughts out of the answer", "`summarized`, which is whole"
+    ),
+    "output_config": anthropic("how long to think, and what the answer must be"),
+    "OutputConfig.effort": anthropic("`reasoning_effort` of the chat template"),
+    "OutputConfig.format": anthropic("a JSON Schema that the answer matches"),
+    "output_format": anthropic("older: `output_config.format`"),
+    "JsonFormat.type": anthropic("`json_schema`"),
+    "JsonFormat.schema": anthropic("the JSON Schema"),
+    "ToolChoice.disable_parallel_tool_use": anthropic("at most one call in an answer", "false"),
+    "cache_control": anthropic("every prompt is cached here"),
+    "CacheControl.type": anthropic("every prompt is cached here"),
+    "CacheControl.ttl": anthropic("prefixes stay as long as there is room"),
+    "speed": anthropic("there is one"),
+    "user_profile_id": anthropic("who asks"),
+    "Metadata.user_id": anthropic("who asks"),
+    "inference_geo": anthropic("there is one place"),
+    "diagnostics": anthropic("the server has its own"),
+    "container": anthropic("there are no containers here"),
+    "mcp_servers": anthropic("there are no MCP servers here"),
+    "context_management": anthropic("the conversation is taken as it is"),
+    "Turn.role": anthropic("who speaks"),
+    "Turn.content": anthropic("text, or blocks"),
+    "TextBlock.type": anthropic("`text`; others are refused by name"),
+    "TextBlock.text": anthropic("the text"),
+    "citations": anthropic("ignored"),
+    "Block.type": anthropic("`text`, `thinking`, `tool_use` or `tool_result`; others are refused by name"),
+    "Block.text": anthropic("the text of a `text` block"),
+    "Block.thinking": anthropic("earlier thoughts"),
+    "Block.signature": anthropic("ignored: nothing is signed here"),
+    "Block.id": anthropic("the id of a `tool_use`"),
+    "Block.name": anthropic("the tool of a `tool_use`"),
+    "Block.input": anthropic("the arguments of a `tool_use`"),
+    "caller": anthropic("ignored"),
+    "toolset_name": anthropic("ignored"),
+    "tool_use_id": anthropic("the `tool_use` that this is the result of"),
+    "Block.content": anthropic("the result"),
+    "is_error": anthropic("the tool failed", "false"),
+    "ToolSpec.type": anthropic("`custom`; tools that run on a server are refused by name", "`custom`"),
+    "ToolSpec.name": anthropic("what calls name"),
+    "ToolSpec.description": anthropic("what the tool does"),
+    "input_schema": anthropic("JSON Schema of the arguments"),
+    "ToolSpec.strict": anthropic("the arguments match the schema, always", "false"),
+    "input_examples": anthropic("shown to the model as the schema's `examples`"),
+    "eager_input_streaming": anthropic("arguments are streamed as they come"),
+    "defer_loading": anthropic("refused if true"),
+    "allowed_callers": anthropic("ignored"),
+}
+
 TOKENS: dict[str, Meaning] = {
     "add_special_tokens": vllm("begin and end tokens are put where the model wants them"),
     "tokens": vllm("token ids, or lists of them"),
@@ -171,7 +323,20 @@ TOKENS: dict[str, Meaning] = {
     "abort_all": sglang("all requests are stopped"),
 }
 
-MEANINGS: dict[str, Meaning] = {**SAMPLING, **COMMON, **CHAT, **CONSTRAINTS, **HINTED, **REFUSED, **MESSAGES, **TOKENS}
+MEANINGS: dict[str, Meaning] = {
+    **SAMPLING,
+    **COMMON,
+    **CHAT,
+    **CONSTRAINTS,
+    **TOOLS,
+    **FORMATS,
+    **HINTED,
+    **REFUSED,
+    **MESSAGES,
+    **RESPONSES,
+    **ANTHROPIC,
+    **TOKENS,
+}
 
 
 def meaning(row: Row) -> Meaning | None:

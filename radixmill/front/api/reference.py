@@ -15,10 +15,15 @@ from msgspec import NODEFAULT, Struct
 from msgspec import inspect as t
 
 from radixmill.front.api.admin import AbortBody
+from radixmill.front.api.anthropic import body as messages
+from radixmill.front.api.anthropic.body import CountBody, MessagesBody
 from radixmill.front.api.meanings import meaning
 from radixmill.front.api.openai import fields
 from radixmill.front.api.openai.chat import ChatBody
 from radixmill.front.api.openai.completions import CompletionBody
+from radixmill.front.api.openai.responses import body as responses
+from radixmill.front.api.openai.responses.body import PromptBody, ResponseBody
+from radixmill.front.api.openai.stored import MetadataBody
 from radixmill.front.api.rows import Row, inner_structs, rows
 from radixmill.front.api.tokens import DetokenizeBody, TokenizeBody
 from radixmill.front.session.limits import RANGES, SIZES, Range
@@ -40,9 +45,29 @@ class Page(NamedTuple):
 
 
 REFUSED = {**fields.NEVER, **fields.NOT_YET}
+ANTHROPICS = frozenset(
+    [
+        "model",
+        "messages",
+        "max_tokens",
+        "stream",
+        "temperature",
+        "top_p",
+        "top_k",
+        "tools",
+        "tool_choice",
+        "metadata",
+        "service_tier",
+    ]
+)
 PAGES = (
     Page("/v1/chat/completions", ChatBody, hints=fields.HINTS, refused=REFUSED),
+    Page("/v1/chat/completions/{completion_id}", MetadataBody),
     Page("/v1/completions", CompletionBody, hints=fields.HINTS, refused=REFUSED),
+    Page("/v1/responses", ResponseBody, hints=responses.HINTS, refused=dict.fromkeys(responses.REFUSED, ())),
+    Page("/v1/responses/input_tokens", PromptBody, hints=responses.HINTS, refused=dict.fromkeys(responses.REFUSED, ())),
+    Page("/v1/messages", MessagesBody, "Anthropic", messages.HINTS, messages.REFUSED, ANTHROPICS),
+    Page("/v1/messages/count_tokens", CountBody, "Anthropic", messages.HINTS, messages.REFUSED, ANTHROPICS),
     Page("/tokenize", TokenizeBody, home="vLLM", own=frozenset(TokenizeBody.__struct_fields__) - {"parse_special"}),
     Page("/detokenize", DetokenizeBody, home="vLLM", own=frozenset(DetokenizeBody.__struct_fields__)),
     Page("/abort_request", AbortBody, home="SGLang", own=frozenset(AbortBody.__struct_fields__)),
@@ -149,8 +174,11 @@ def standing(page: Page, row: Row) -> str:
 
 
 def table(page: Page, told: Mapping[type, str]) -> str:
-    """The fields of a route; the objects that were `told` at another route are not told again."""
-    cells = (_cells(page, row, told) for row in rows(page.body) if row.owner not in told)
+    """The fields of a route. No object is told twice: neither one that was `told` at another route, nor in another
+    place of this one."""
+    first = {row.owner: row.within for row in reversed(rows(page.body))}
+    wanted = (row for row in rows(page.body) if row.owner not in told and row.within == first[row.owner])
+    cells = (_cells(page, row, told) for row in wanted)
     return "\n".join([HEAD, *("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells)])
 
 
@@ -158,12 +186,13 @@ def _cells(page: Page, row: Row, told: Mapping[type, str]) -> Sequence[str]:
     known, kind = meaning(row), standing(page, row)
     text = known.text if known else ""
     elsewhere = dict.fromkeys(told[inner.cls] for inner, _ in inner_structs(row.field.type) if inner.cls in told)
+    where = "".join(f"; as at `{path}`" for path in elsewhere)
     return (
         f"`{row.path}`",
         type_of(row.field.type),
         limit_of(row.field.type),
         default_of(row),
-        (text if kind == "honoured" else f"*{kind}*: {text}") + "".join(f"; as at `{path}`" for path in elsewhere),
+        (text if kind == "honoured" else f"*{kind}*: {text}") + where,
         origin(page, row),
     )
 
@@ -172,7 +201,7 @@ def lists(page: Page) -> str:
     """The three lists of a route."""
     found: dict[str, list[str]] = {"honoured": [], "hint": [], "refused": []}
     for row in rows(page.body):
-        if "." not in row.path or row.path in page.hints or row.path in page.refused:
+        if row.path == row.top or row.path in page.hints or row.path in page.refused:
             found[standing(page, row)].append(f"`{row.path}`")
     titles = (("honoured", "Honoured"), ("hint", "Hints, which change no output"), ("refused", "Refused"))
     said = [f"{title}: {', '.join(sorted(found[kind]))}." for kind, title in titles if found[kind]]

@@ -21,6 +21,11 @@ class Row(NamedTuple):
         """The field of the body that this one stands in."""
         return self.path.split(".", 1)[0].removesuffix("[]")
 
+    @property
+    def within(self) -> str:
+        """The path of the object that this is a field of."""
+        return self.path.rpartition(".")[0]
+
 
 def rows(body: type[Struct]) -> list[Row]:
     """The fields in their order, those of an inner object behind the field that holds it."""

@@ -77,6 +77,7 @@ def to_ask(body: CompletionBody, id: str) -> Ask:
         id=id,
         model=body.model,
         prompts=to_prompts(body.prompt, special=body.parse_special is not False, suffix=body.suffix or ""),
+        prompt_field=_field_of(body.prompt),
         n=n,
         width=_width(body, n),
         max_tokens=DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens,
@@ -92,6 +93,11 @@ def to_ask(body: CompletionBody, id: str) -> Ask:
         tenant=body.cache_salt or "",
         priority=body.priority or 0,
     )
+
+
+def _field_of(prompt: str | list[Any]) -> str:
+    """What errors name: one prompt in a list is the list's first."""
+    return "prompt[0]" if isinstance(prompt, list) and len(prompt) == 1 and type(prompt[0]) is not int else "prompt"
 
 
 def _width(body: CompletionBody, n: int) -> int:

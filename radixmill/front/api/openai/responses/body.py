@@ -209,5 +209,5 @@ def kwargs(body: PromptBody) -> dict[str, Any]:
 
 def echoed(value: Struct | None, **defaults: Any) -> dict[str, Any]:
     """An options struct as the response repeats it: what was given, over the defaults."""
-    given = {} if value is None else {k: v for k, v in msgspec.to_builtins(value).items() if v is not None}
-    return {**defaults, **given}
+    given = {} if value is None else {name: getattr(value, name) for name in value.__struct_fields__}
+    return {**defaults, **{name: msgspec.to_builtins(one) for name, one in given.items() if one is not None}}
