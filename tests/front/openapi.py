@@ -24,6 +24,8 @@ PREFIX = "/v1"  # the description's paths stand behind it
 REF = "#/components/schemas/"
 PUBLISHED = re.compile(r"/(chat/completions|completions|responses|models)(/[^?]*)?")
 
+CALLED: Schemas = {"type": "object", "additionalProperties": False}
+
 # Where the published schema contradicts what OpenAI's own servers send, as (schema, path in it, what stands there now).
 # Each was met by an answer that is right.
 FAULTS: tuple[tuple[str, tuple[str, ...], Any], ...] = (
@@ -67,6 +69,17 @@ FAULTS: tuple[tuple[str, tuple[str, ...], Any], ...] = (
             },
         },
     ),
+    # Answers may call custom tools; the chunks of such answers are not described.
+    (
+        "ChatCompletionMessageToolCallChunk",
+        ("properties", "type"),
+        {"enum": ["function", "custom"]},
+    ),
+    (
+        "ChatCompletionMessageToolCallChunk",
+        ("properties", "custom"),
+        {"type": "object", "properties": {"name": {"type": "string"}, "input": {"type": "string"}}},
+    ),
 )
 # What we add to published answers: SGLang's, vLLM's and our own.
 EXTENSIONS = frozenset(
@@ -79,6 +92,8 @@ EXTENSIONS = frozenset(
         "parent",
         "presence_penalty",
         "prompt_token_ids",
+        "reasoning",
+        "reasoning_content",
         "root",
         "seed",
         "store",
@@ -136,7 +151,7 @@ def mended(found: Schemas) -> Schemas:
         place = found[name]
         for key in path[:-1]:
             place = place[int(key)] if isinstance(place, list) else place[key]
-        assert place[path[-1]] != patch, f"{name} {path}: no fault any more"
+        assert place.get(path[-1]) != patch, f"{name} {path}: no fault any more"
         place[path[-1]] = patch
     return found
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import openai
 import pytest
 
 from tests.fakes import EchoClient
-from tests.front.kit import CHAT, HELLO, answer, call, chunks, error, make_app, says
+from tests.front.kit import CHAT, HELLO, answer, call, chunks, error, make_app, says, serving
 from tests.front.responses_kit import get
 from tests.front.test_api_fold import essence, fold_chat
 from tests.front.test_api_schema import conforms
@@ -106,3 +107,18 @@ def test_a_stored_chat_is_no_response_and_the_other_way_round():
     error(call(app, "GET", f"/v1/responses/{chat}"), 404)
     error(call(app, "GET", f"{CHAT}/{response}"), 404)
     assert len(get(app, CHAT)["data"]) == 1
+
+
+def test_the_official_client():
+    with serving(make_app()) as live, openai.OpenAI(base_url=live.url + "/v1", api_key="x", max_retries=0) as client:
+        kept = client.chat.completions
+        ids = [kept.create(model="echo", **STORED, metadata={"n": str(i)}).id for i in range(3)]
+        assert [one.id for one in kept.list(limit=2)] == ids, "the client pages by itself"
+        assert [one.id for one in kept.list(metadata={"n": "1"})] == [ids[1]]
+        assert kept.retrieve(ids[0]).choices[0].message.content == "Hello"
+        assert kept.update(ids[0], metadata={"n": "9"}).id == ids[0]
+        assert [one.id for one in kept.list(metadata={"n": "9"})] == [ids[0]]
+        assert [message.content for message in kept.messages.list(ids[0])] == ["hi"]
+        assert kept.delete(ids[0]).deleted
+        with pytest.raises(openai.NotFoundError):
+            kept.retrieve(ids[0])

@@ -1,6 +1,7 @@
 """One request's life between HTTP and the engine: render, tokenise, check, submit, decode."""
 
 from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, Sampling, TextPrompt, TokenPrompt, Tool, ToolRule
+from radixmill.front.session.batch import Batch
 from radixmill.front.session.echo import PromptText
 from radixmill.front.session.events import Arguments, Call, Content, End, Event, FinishReason, Reasoning, Token, Usage
 from radixmill.front.session.fold import Gatherer, Whole, WholeCall, gather, winners
@@ -13,6 +14,7 @@ from radixmill.front.session.text import ModelText, Text
 __all__ = [
     "Arguments",
     "Ask",
+    "Batch",
     "Call",
     "ChatPrompt",
     "Content",

@@ -13,11 +13,11 @@ from typing import Any
 
 from radixmill.engine.grammar.errors import GrammarError
 from radixmill.engine.grammar.schema.cases import CaseAnalysis
-from radixmill.engine.grammar.schema.forms import ANYTHING, ArrayForm, Form, ObjectForm, Plain, forms_of
+from radixmill.engine.grammar.schema.forms import ArrayForm, Form, ObjectForm, Plain, forms_of
 from radixmill.engine.grammar.schema.regex import write
 from radixmill.engine.grammar.schema.shapes import ARRAY, OBJECT, State
 
-MAX_STATES = 20_000
+MAX_STATES = 6_000
 MAX_INLINE = 8  # levels written in place before a definition is made of the next
 
 # NOTE: where members may have any name, the grammar library would take "\\u0061" for another name than "a", and so a
@@ -153,6 +153,3 @@ def _children(form: Form) -> Iterator[tuple[State, bool]]:
         yield from ((state, required) for _, state, required in form.members)
         yield from ((state, False) for _, state in form.patterned)
         yield form.rest, False
-
-
-__all__ = ["ANYTHING", "Writer"]

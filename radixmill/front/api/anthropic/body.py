@@ -1,6 +1,6 @@
 """Bodies of Anthropic's Messages API: their types, which fields are hints, which are refused.
 
-docs/messages.md lists the kinds; a test compares it with these tables.
+docs/api.md, which is generated, lists every field and its kind.
 """
 
 from __future__ import annotations
@@ -111,6 +111,7 @@ class CountBody(GenerateBody, kw_only=True):
     container: Any = None
     mcp_servers: Any = None
     context_management: Any = None
+    thread: Any = None
 
 
 class MessagesBody(CountBody, kw_only=True):
@@ -156,4 +157,9 @@ HINTS = frozenset(
 )
 
 # Refused with a 400, and the values (besides null) that ask for nothing and are let through.
-REFUSED: dict[str, tuple[Any, ...]] = {"container": (), "mcp_servers": ([],), "context_management": ({}, {"edits": []})}
+REFUSED: dict[str, tuple[Any, ...]] = {
+    "container": (),
+    "mcp_servers": ([],),
+    "context_management": ({}, {"edits": []}),
+    "thread": (),
+}
