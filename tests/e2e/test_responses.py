@@ -76,12 +76,9 @@ def test_parsed_and_called(client: openai.OpenAI) -> None:
     called = client.responses.create(**asked, tool_choice="required", parallel_tool_calls=False, max_output_tokens=64)
     (call,) = called.output
     assert call.name == "weather" and set(json.loads(call.arguments)) == {"place"}
-    answer = client.responses.create(
-        **asked,
-        previous_response_id=called.id,
-        max_output_tokens=16,
-        tool_choice="none",
-    )
+    told = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
+    asked |= {"input": [told], "previous_response_id": called.id, "max_output_tokens": 16}
+    answer = client.responses.create(**asked, tool_choice="none")
     assert answer.output_text
 
 
