@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import anthropic
@@ -62,6 +63,47 @@ def test_an_answer_begun_is_gone_on_with(client: anthropic.Anthropic) -> None:
     turn = {"role": "assistant", "content": begun.rstrip()}
     rest = said(client.messages.create(**{**QUESTION, "messages": [*QUESTION["messages"], turn]}))
     assert begun.rstrip() + rest == whole
+
+
+TOOL: dict[str, Any] = {
+    "name": "weather",
+    "description": "The weather of a city",
+    "input_schema": {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 20}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+}
+
+
+def test_a_tool_that_must_be_called_is(client: anthropic.Anthropic) -> None:
+    asked = {**QUESTION, "max_tokens": 100, "tools": [TOOL], "tool_choice": {"type": "tool", "name": "weather"}}
+    message = client.messages.create(**asked)
+    (use,) = message.content
+    assert isinstance(use, anthropic.types.ToolUseBlock) and message.stop_reason == "tool_use"
+    assert use.name == "weather" and list(use.input) == ["city"] and isinstance(use.input["city"], str)
+    with client.messages.stream(**asked) as stream:
+        (streamed,) = stream.get_final_message().content
+    assert isinstance(streamed, anthropic.types.ToolUseBlock) and streamed.input == use.input
+    result = {"type": "tool_result", "tool_use_id": use.id, "content": "Sunny, 20 degrees."}
+    back = [*QUESTION["messages"], message.to_param(), {"role": "user", "content": [result]}]
+    final = client.messages.create(**{**QUESTION, "messages": back}, tools=[TOOL], tool_choice={"type": "none"})
+    assert said(final)
+    with_tools = client.messages.count_tokens(model="default", messages=back, tools=[TOOL])
+    assert with_tools.input_tokens > client.messages.count_tokens(model="default", messages=back).input_tokens
+
+
+def test_an_answer_of_a_schema(client: anthropic.Anthropic) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"capital": {"type": "string", "maxLength": 20}, "rivers": {"type": "integer"}},
+        "required": ["capital", "rivers"],
+        "additionalProperties": False,
+    }
+    asked = {**QUESTION, "max_tokens": 100, "output_config": {"format": {"type": "json_schema", "schema": schema}}}
+    made = json.loads(said(client.messages.create(**asked)))
+    assert set(made) == {"capital", "rivers"} and isinstance(made["rivers"], int)
 
 
 def test_errors(client: anthropic.Anthropic) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from radixmill.engine.grammar import GrammarError
+from radixmill.engine.grammar.regex import copies, to_lexeme
 from tests.engine.grammar_kit import refusal, takes
 
 KINDS: dict[str, tuple[str, Any, list[str], list[str]]] = {
@@ -67,3 +69,30 @@ def test_a_refusal_within_a_tag_points_into_the_tag() -> None:
     tag["format"]["content"]["json_schema"] = {"properties": {"x": {"type": "nope"}}}  # type: ignore[index]
     error = refusal("structural_tag", json.dumps(tag))
     assert error is not None and error.place == "/format/content/json_schema/properties/x/type"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "atoms"),
+    [
+        ("", 0),
+        ("abc", 3),
+        ("a{3}", 3),
+        ("a{2,5}b", 6),
+        ("a{2,}", 2),
+        ("(ab){4}", 8),
+        ("(ab|c{3}){2}", 10),
+        ("((a{10}){10}){10}", 1000),
+        (r"\(a{9}\)", 11),
+        ("[(]{7}", 7),
+        ("[]a]{2}", 2),
+        ("a+?b*", 2),
+    ],
+)
+def test_copies_of_a_regular_expression(pattern, atoms):
+    assert copies(pattern) == atoms
+
+
+def test_repetitions_of_repetitions_are_refused():
+    with pytest.raises(GrammarError, match="more than 100000 copies"):
+        to_lexeme("((a{1,1000}){1,1000}){1,1000}")
+    assert to_lexeme("a{1,1000}")

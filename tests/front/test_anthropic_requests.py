@@ -13,7 +13,7 @@ from radixmill.core.request import Constraint
 from radixmill.front.api.anthropic.body import HINTS, REFUSED, MessagesBody
 from radixmill.front.session import Ask, ChatPrompt, Content, End, Sampling, ToolRule
 from tests.front.anthropic_kit import COUNT, HI, MESSAGES, TOOL, fault, telling_front
-from tests.front.kit import make_app, make_front, post
+from tests.front.kit import call, make_app, make_front, post
 
 APP, FRONT = make_front()
 SESSION = telling_front(FRONT)
@@ -195,6 +195,7 @@ def test_tools():
         True,
     )
     weather, now = ask.tools.tools
+    assert (weather.field, now.field) == ("tools[0].input_schema", "tools[1].input_schema")
     assert weather.strict and weather.parameters == TOOL["input_schema"] and weather.description
     assert (now.name, now.description, now.strict) == ("now", "", False)
     (made,) = ask.prompts
@@ -376,6 +377,12 @@ def test_server_tools_are_refused_by_their_type(kind):
     assert message.startswith("tools[1].type") and kind in message
 
 
+def test_threads_are_refused_in_the_words_that_clients_act_on():
+    body = post(APP, MESSAGES, {**HI, "thread": {"type": "create"}}).json()
+    assert body["error"]["type"] == "invalid_request_error" and body["error"]["message"].startswith("thread ")
+    assert body["error"]["details"] == {"error_code": "thread_unsupported_request"}
+
+
 def test_server_tools_can_be_dropped():
     app = make_app(unsupported_tools="drop")
     mixed = {**HI, "tools": [{"type": "web_search_20250305", "name": "web_search", "max_uses": 3}, TOOL]}
@@ -393,6 +400,24 @@ def test_what_asks_for_nothing_is_let_through():
     for name, neutral in REFUSED.items():
         for value in (None, *neutral):
             assert post(APP, MESSAGES, {**HI, name: value}).status_code == 200
+
+
+NESTS = [
+    '"output_format": {"type": "json_schema", "schema": %s}',
+    '"tools": [{"name": "x", "input_schema": {"type": "object", "properties": %s}}], "tool_choice": {"type": "any"}',
+    '"chat_template_kwargs": %s',
+]
+
+
+@pytest.mark.parametrize("nest", NESTS)
+def test_nothing_is_too_deep_for_an_answer(nest):
+    """The depth at which decoders give up differs by a few from place to place; none of them may be a 500."""
+    app, start = make_app(), json.dumps(HI)[:-1]
+    for depth in (100, *range(930, 975), 100_000):
+        inner = '{"a":' * depth + "{}" + "}" * depth
+        raw = f"{start}, {nest % inner}}}"
+        response = call(app, "POST", MESSAGES, content=raw, headers={"content-type": "application/json"})
+        assert response.status_code in (200, 400), (depth, response.text)
 
 
 def test_count_tokens():

@@ -60,10 +60,11 @@ def serve(sock: socket.socket, vocabulary: Vocabulary, bounds: Bounds | None = N
     bounds = bounds or Bounds()
     with contextlib.suppress(OSError):
         os.nice(bounds.nice)
-    sock.setblocking(False)
-    builder = _Builder(sock, vocabulary, bounds)
     try:
-        builder.run()
+        sock.setblocking(True)
+        sock.sendall(frame(Hello(vocabulary)))  # the engine says nothing before it has heard this
+        sock.setblocking(False)
+        _Builder(sock, vocabulary, bounds).run()
     except (OSError, EOFError):  # the engine is gone, and nobody waits for an answer
         return
 
@@ -78,7 +79,6 @@ class _Builder:
         self._selector = selectors.DefaultSelector()
         self._selector.register(sock, selectors.EVENT_READ, None)
         self._out = bytearray()  # the engine may be writing too: nobody waits for room
-        self._say(frame(Hello(vocabulary)))
 
     def run(self) -> None:
         """Raises EOFError when the engine is gone."""

@@ -177,9 +177,10 @@ class _Order:
 
 @dataclass(eq=False)
 class _Line:
-    """The line to a living builder."""
+    """The line to a living builder. `up`: it has said its Hello."""
 
     sock: socket.socket
+    up: bool = False
     frames: Frames = field(default_factory=Frames)
     sent: dict[int, _Order] = field(default_factory=dict)
 
@@ -225,9 +226,8 @@ class _Smith:
         """Wait for an order or an answer and deal with it. Raises where the builder is gone."""
         if self._orders and self._line is None:
             self._line = _Line(self._open())
-        if self._line:
-            while self._orders:
-                self._send(self._line, self._orders.popleft())
+        if self._line and self._line.up:
+            self._send(self._line)
         with selectors.DefaultSelector() as selector:
             selector.register(self._bell, selectors.EVENT_READ)
             if self._line:
@@ -239,9 +239,11 @@ class _Smith:
             else:
                 self._bell.recv(4096)
 
-    def _send(self, line: _Line, order: _Order) -> None:
-        line.sent[order.job.id] = order
-        line.sock.sendall(frame(order.job))
+    def _send(self, line: _Line) -> None:
+        while self._orders:
+            order = self._orders.popleft()
+            line.sent[order.job.id] = order
+            line.sock.sendall(frame(order.job))
 
     def _hear(self, line: _Line) -> None:
         data = line.sock.recv(_CHUNK)
@@ -250,6 +252,8 @@ class _Smith:
         for body in line.frames.push(data):
             match decode_answer(body):
                 case Hello(vocabulary):
+                    line.up = True
+                    self._send(line)  # it builds its own tokenizer while we build ours
                     self._learn(vocabulary)
                 case Refusal(number, reason, place):
                     self._finished(line.sent.pop(number).key, Refused(reason, place))

@@ -41,7 +41,7 @@ class Reader(Generic[Body]):
         """`strict`: unknown fields are errors."""
         self.kind, self.max_bytes, self.strict = kind, max_bytes, strict
         self._decode = msgspec.json.Decoder(kind).decode
-        self._keys = msgspec.json.Decoder(Keys).decode
+        self._decode_keys = msgspec.json.Decoder(Keys).decode
         self._info = t.type_info(kind)
         self._shape = _shape(self._info)
 
@@ -73,6 +73,12 @@ class Reader(Generic[Body]):
                 yield NAME_CHARS.sub("?", (path + key)[:80])
             elif (inner := shape[key]) is not None:
                 yield from self._unknown_within(value, inner, f"{path}{key}")
+
+    def _keys(self, raw: bytes | msgspec.Raw) -> Keys:
+        try:
+            return self._decode_keys(raw)
+        except RecursionError:  # called from deeper down than the decoder of the whole body was
+            raise BadRequest("The request body is nested too deeply.") from None
 
     def _unknown_within(self, raw: msgspec.Raw, inner: Inner, path: str) -> Iterator[str]:
         opening = bytes(raw)[:1]

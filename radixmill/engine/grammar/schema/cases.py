@@ -10,7 +10,7 @@ from __future__ import annotations
 from radixmill.engine.grammar.errors import GrammarError
 from radixmill.engine.grammar.schema.formats import KNOWN_FORMATS
 from radixmill.engine.grammar.schema.read import Reader
-from radixmill.engine.grammar.schema.regex import ANY, Expr, alt, length, literal, possible
+from radixmill.engine.grammar.schema.regex import ANY, Expr, Judge, alt, length, literal
 from radixmill.engine.grammar.schema.shapes import (
     ARRAY,
     BOOLEAN,
@@ -45,9 +45,10 @@ class CaseAnalysis:
         self.known: dict[State, list[Branch]] = {}
         self.opening: list[State] = []
         self.chain: list[Literal] = []  # what is being assumed about one and the same value
-        self.work = 0
+        self.judge, self.work = Judge(), 0
         self.conflict: Fault | None = None  # the assertion that left the first state without a branch
         self.strings_known: dict[Strings, bool] = {}
+        self.values_known: dict[Strings, list[str] | None] = {}
 
     # ── states ──
 
@@ -132,15 +133,33 @@ class CaseAnalysis:
     def members_named(self, state: State, fault: Fault) -> Members | Fault:
         """Names as `properties` or `patternProperties` would give them, with any values."""
         shapes = [branch.strings for branch in self.branches(state) if STRING in branch.types]
-        if any(shape.fault or shape.formats or shape.without for shape in shapes):
+        if any(shape.fault or shape.formats for shape in shapes):
             return fault
-        if all(shape.values is not None for shape in shapes):
-            values = [value for shape in shapes for value in shape.values or ()]
+        if all(self.values(shape) is not None for shape in shapes):
+            values = [value for shape in shapes for value in self.values(shape) or ()]
             return Members(tuple((value, ()) for value in dict.fromkeys(values)), (), self.never)
-        patterns = [_one_pattern(shape) for shape in shapes]
+        patterns = [self.one_pattern(shape) for shape in shapes]
         if None in patterns:
             return fault
         return Members((), ((alt(p for p in patterns if p is not None), ()),), self.never)
+
+    def values(self, shape: Strings) -> list[str] | None:
+        if shape not in self.values_known:
+            self.values_known[shape] = shape.values(self.judge)
+        return self.values_known[shape]
+
+    def one_pattern(self, shape: Strings) -> Expr | None:
+        """All of a string's limits but formats as one pattern, if that is small."""
+        values = self.values(shape)
+        if values is not None:
+            return alt(map(literal, values))
+        wanted, unwanted = list(shape.patterns), [pattern for pattern, _ in shape.without]
+        if (shape.low, shape.high) != (0, None):
+            wanted.append(length(shape.low, shape.high))
+        unwanted += map(literal, shape.never)
+        if not unwanted and len(wanted) < 2:
+            return wanted[0] if wanted else ANY
+        return self.judge.combine(wanted, unwanted)
 
     # ── what is possible ──
 
@@ -173,8 +192,10 @@ class CaseAnalysis:
         if shape.high is not None and shape.low > shape.high:
             return False
         covers = [KNOWN_FORMATS[name] for name in shape.formats]
-        if shape.values is not None:
-            return any(possible([literal(value), *covers]) is not False for value in shape.values)
+        if self.values(shape) is not None:
+            return any(
+                self.judge.possible([literal(value), *covers]) is not False for value in self.values(shape) or ()
+            )
         if len(covers) + len(shape.patterns) + len(shape.without) == 0:
             return True
         if shape.low <= MAX_REGEX_LENGTH and (shape.low or shape.high is not None):
@@ -182,7 +203,7 @@ class CaseAnalysis:
         wanted = [*shape.patterns, *covers]
         if len(wanted) == 1 and not shape.without:
             return True  # a pattern on its own
-        return possible(wanted, [pattern for pattern, _ in shape.without]) is not False
+        return self.judge.possible(wanted, [pattern for pattern, _ in shape.without]) is not False
 
     def _array_possible(self, shape: Arrays) -> bool:
         if shape.high is not None and shape.low > shape.high:
@@ -202,7 +223,7 @@ class CaseAnalysis:
         """What the member `name` must satisfy; what a pattern too hard to run would say is left out."""
         if name in shape.absent:
             return self.never
-        return conjunction(*(layer.at(name) or () for layer in shape.layers))
+        return conjunction(*(layer.at(self.judge, name) or () for layer in shape.layers))
 
     def optional(self, shape: Objects) -> list[str]:
         """All names that the shape speaks of and that may be there, required ones included."""
@@ -212,13 +233,3 @@ class CaseAnalysis:
         """May there be members that the shape does not name?"""
         rests = conjunction(*(layer.rest for layer in shape.layers))
         return self.alive(rests) or any(layer.patterned for layer in shape.layers)
-
-
-def _one_pattern(shape: Strings) -> Expr | None:
-    """A string's limits as one pattern, where there is one."""
-    if shape.values is not None:
-        return alt(map(literal, shape.values))
-    sized = (shape.low, shape.high) != (0, None)
-    if len(shape.patterns) + sized + bool(shape.never) > 1 or shape.never:
-        return None
-    return shape.patterns[0] if shape.patterns else length(shape.low, shape.high) if sized else ANY

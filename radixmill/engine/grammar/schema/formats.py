@@ -1,11 +1,11 @@
-"""The string formats that the grammar library enforces; all others are annotations, as the standard has it."""
+"""String formats: those that the grammar library enforces, those enforced here by a pattern; others are annotations."""
 
 from __future__ import annotations
 
 from radixmill.engine.grammar.schema.regex import Expr, parse
 
-# For each format, a pattern that all its strings match and others may: enough to see that two formats, or a format
-# and a pattern or value, have nothing in common (RFC 3339, RFC 5321, RFC 1123, RFC 4291, RFC 9562, RFC 3986).
+# For each format of the library's, a pattern that all its strings match and others may: enough to see that two
+# formats, or a format and a pattern or value, have nothing in common (RFC 3339, 5321, 1123, 4291, 9562, 3986).
 _COVERS = {
     "date-time": r"^\d{4}-\d\d-\d\d[tT]\d\d:\d\d:\d\d[0-9.zZ+:-]*$",
     "time": r"^\d\d:\d\d:\d\d[0-9.zZ+:-]*$",
@@ -19,3 +19,30 @@ _COVERS = {
     "uri": r"^[a-zA-Z][a-zA-Z0-9+.-]*:[!-~]*$",
 }
 KNOWN_FORMATS: dict[str, Expr] = {name: parse(pattern) for name, pattern in _COVERS.items()}
+
+# RFC 3986, appendix A. In a relative path's first segment no colon may stand.
+_OCTET = "%[0-9a-fA-F]{2}"
+_CHAR = rf"(?:[a-zA-Z0-9._~!$&'()*+,;=:@-]|{_OCTET})"
+_NO_COLON = rf"(?:[a-zA-Z0-9._~!$&'()*+,;=@-]|{_OCTET})"
+_USER = rf"(?:[a-zA-Z0-9._~!$&'()*+,;=:-]|{_OCTET})"
+_NAME = rf"(?:[a-zA-Z0-9._~!$&'()*+,;=-]|{_OCTET})"
+_H16 = "[0-9a-fA-F]{1,4}"
+_IPV6 = "|".join(
+    (rf"(?:{_H16}:){{7}}{_H16}", *(rf"(?:{_H16}:){{{n}}}:(?:{_H16}(?::{_H16}){{0,{6 - n}}})?" for n in range(1, 7)))
+)
+_IPV6 += rf"|::(?:{_H16}(?::{_H16}){{0,6}})?|(?:{_H16}:){{7}}:"
+_LITERAL = rf"\[(?:{_IPV6}|[vV][0-9a-fA-F]+\.{_USER}+)\]"
+_AUTHORITY = rf"//(?:{_USER}*@)?(?:{_LITERAL}|{_NAME}*)(?::\d*)?(?:/{_CHAR}*)*"
+_ABSOLUTE = rf"/(?:{_CHAR}+(?:/{_CHAR}*)*)?"
+_SCHEME = "[a-zA-Z][a-zA-Z0-9+.-]*:"
+_TAIL = rf"(?:\?(?:{_CHAR}|[/?])*)?(?:#(?:{_CHAR}|[/?])*)?"
+_FULL = rf"{_SCHEME}(?:{_AUTHORITY}|{_ABSOLUTE}|{_CHAR}+(?:/{_CHAR}*)*)?"
+_RELATIVE = rf"(?:{_AUTHORITY}|{_ABSOLUTE}|{_NO_COLON}+(?:/{_CHAR}*)*)?"
+_POINTER = r"(?:/(?:[^/~]|~[01])*)*"
+
+_PATTERNS = {
+    "uri-reference": rf"^(?:{_FULL}|{_RELATIVE}){_TAIL}$",
+    "json-pointer": rf"^{_POINTER}$",  # RFC 6901
+    "relative-json-pointer": rf"^(?:0|[1-9]\d*)(?:#|{_POINTER})$",
+}
+FORMAT_PATTERNS: dict[str, Expr] = {name: parse(pattern) for name, pattern in _PATTERNS.items()}

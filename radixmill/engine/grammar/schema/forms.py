@@ -8,7 +8,7 @@ refused with the shape's fault.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import permutations
@@ -17,9 +17,8 @@ from typing import Any
 from radixmill.engine.grammar.errors import GrammarError
 from radixmill.engine.grammar.schema.cases import CaseAnalysis
 from radixmill.engine.grammar.schema.decimals import exact_float, exact_step
-from radixmill.engine.grammar.schema.regex import Expr, alt, none_of, possible, write
+from radixmill.engine.grammar.schema.regex import ANY, Expr, alt, none_of, write
 from radixmill.engine.grammar.schema.shapes import (
-    ALL_TYPES,
     ARRAY,
     BOOLEAN,
     NULL,
@@ -33,6 +32,7 @@ from radixmill.engine.grammar.schema.shapes import (
     Members,
     Numbers,
     Objects,
+    SomeItem,
     SomeMember,
     State,
     Strings,
@@ -41,6 +41,8 @@ from radixmill.engine.grammar.schema.shapes import (
 
 MAX_SPLIT = 128  # forms that one shape may become
 MAX_POSITIONS = 32  # of the element that must be somewhere in an array
+MAX_PATTERNED = 32  # patterns of names in one object, and ways in which they overlap
+MAX_LIMITS = 8  # patterns and formats of one string
 MAX_DISTINCT = 4  # values whose orders are listed for uniqueItems
 
 Json = Any
@@ -90,7 +92,7 @@ def _forms_of_branch(cases: CaseAnalysis, branch: Branch) -> Iterator[Form]:
     if NUMBER in branch.types:
         yield from map(Plain, _numbers(branch.numbers))
     if STRING in branch.types:
-        yield Plain(_string(branch.strings))
+        yield Plain(_string(cases, branch.strings))
     if ARRAY in branch.types:
         yield from _arrays(cases, branch.arrays)
     if OBJECT in branch.types:
@@ -166,23 +168,39 @@ def _integer(shape: Numbers, step: int) -> Json:
 # ── strings ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _string(shape: Strings) -> Json:
-    if shape.values is not None:
-        return _limited({"enum": shape.values}, shape, ())
+def _string(cases: CaseAnalysis, shape: Strings) -> Json:
+    values = cases.values(shape)
+    if values is not None:
+        return _limited({"enum": values}, shape, shape.patterns)
     _refuse(shape.fault)
-    for _, fault in shape.without:
-        _refuse(fault)
     json: dict[str, Json] = {"type": STRING}
     if shape.low:
         json["minLength"] = shape.low
     if shape.high is not None:
         json["maxLength"] = shape.high
-    return _limited(json, shape, (none_of(sorted(shape.never)),) if shape.never else ())
+    patterns = [*shape.patterns, *((none_of(sorted(shape.never)),) if shape.never else ())]
+    return _limited(json, shape, _with_opposites(cases, shape, patterns))
 
 
-def _limited(json: dict[str, Json], shape: Strings, more: tuple[Expr, ...]) -> Json:
+def _with_opposites(cases: CaseAnalysis, shape: Strings, patterns: list[Expr]) -> list[Expr]:
+    """Patterns that must not match, as one that must; together with those that must, if need be."""
+    if not shape.without:
+        return patterns
+    unwanted = [pattern for pattern, _ in shape.without]
+    combined = cases.judge.combine([ANY], unwanted)
+    if combined is not None:
+        return [*patterns, combined]
+    combined = cases.judge.combine(patterns or [ANY], unwanted)
+    if combined is None:
+        _refuse(shape.without[0][1])
+    return [combined or ANY]
+
+
+def _limited(json: dict[str, Json], shape: Strings, patterns: Sequence[Expr]) -> Json:
     """With patterns and formats; those for which there is no keyword left, under allOf."""
-    limits: list[Json] = [{"type": STRING, "pattern": write(pattern)} for pattern in (*shape.patterns, *more)]
+    if len(patterns) + len(shape.formats) > MAX_LIMITS:
+        raise GrammarError(f"pattern: more than {MAX_LIMITS} patterns and formats for one string")
+    limits: list[Json] = [{"type": STRING, "pattern": write(pattern)} for pattern in patterns]
     limits += [{"type": STRING, "format": name} for name in shape.formats]
     if limits and "type" in json:
         json |= limits.pop(0)
@@ -215,6 +233,8 @@ def _with_some(cases: CaseAnalysis, shape: Arrays) -> list[Arrays]:
     if not shape.some:
         return [shape]
     some, *others = shape.some
+    if _is_every_item(cases, shape, some):
+        return _with_some(cases, replace(shape, some=tuple(others)))
     if shape.high is None or shape.high - some.start > MAX_POSITIONS:
         _refuse(Fault(f"{some.fault.reason} (without a small maxItems)", some.fault.place))
     out: list[Arrays] = []
@@ -225,6 +245,13 @@ def _with_some(cases: CaseAnalysis, shape: Arrays) -> list[Arrays]:
         if len(out) > MAX_SPLIT:
             _refuse(some.fault)
     return out
+
+
+def _is_every_item(cases: CaseAnalysis, shape: Arrays, some: SomeItem) -> bool:
+    """Where no element can be out of `some.state`, any will do; that there is one, the lower limit says."""
+    out = cases.negated(some.state)
+    indices = range(some.start, max(shape.width, some.start) + 1)
+    return not any(cases.alive(conjunction(shape.at(index), out)) for index in indices)
 
 
 def _array(shape: Arrays) -> ArrayForm:
@@ -298,7 +325,7 @@ def _with_members(cases: CaseAnalysis, shape: Objects) -> list[Objects]:
 
 
 def _place(cases: CaseAnalysis, shape: Objects, some: SomeMember, name: str) -> Objects | None:
-    speaks = some.speaks_of(name)
+    speaks = some.speaks_of(cases.judge, name)
     if speaks is None:
         _refuse(some.fault)
     if not speaks:
@@ -336,43 +363,47 @@ def _object(cases: CaseAnalysis, shape: Objects) -> ObjectForm:
 
 
 def _member(cases: CaseAnalysis, shape: Objects, name: str) -> State:
-    if any(layer.at(name) is None for layer in shape.layers):
+    if any(layer.at(cases.judge, name) is None for layer in shape.layers):
         raise GrammarError(f"patternProperties: whether a pattern matches {name!r} is too hard to see")
     return cases.member(shape, name)
 
 
 def _regions(cases: CaseAnalysis, shape: Objects) -> tuple[tuple[tuple[Expr, State], ...], State]:
     """Names that aren't declared, by the patterns they match: apart from each other, each with its state."""
-    everywhere = {p for layer in shape.layers for p, _ in layer.patterned if possible([ANY_NAME], [p]) is False}
-    patterns = dict.fromkeys(p for layer in shape.layers for p, _ in layer.patterned if p not in everywhere)
-    rest = conjunction(*(_outside(layer, everywhere) for layer in shape.layers))
+    rest = conjunction(*(layer.rest for layer in shape.layers))
+    patterns = list(dict.fromkeys(pattern for layer in shape.layers for pattern, _ in layer.patterned))
+    if not patterns:
+        return (), rest
+    if len(patterns) > MAX_PATTERNED:
+        raise GrammarError(f"patternProperties: more than {MAX_PATTERNED} patterns for one object")
     found: dict[State, list[Expr]] = {}
+    for matched, region in _overlaps(cases, patterns):
+        state = conjunction(*(_inside(layer, matched) for layer in shape.layers))
+        found.setdefault(state if cases.alive(state) else cases.never, []).append(region)
+    if not cases.alive(rest):
+        found.pop(cases.never, None)
+    return tuple((alt(regions), state) for state, regions in found.items()), rest
+
+
+def _overlaps(cases: CaseAnalysis, patterns: list[Expr]) -> Iterator[tuple[frozenset[Expr], Expr]]:
+    """Which patterns may match a name together, those alone, and the expression for such names."""
+    todo: list[tuple[tuple[Expr, ...], tuple[Expr, ...]]] = [((), ())]
     for pattern in patterns:
-        state = conjunction(*(_inside(layer, pattern, everywhere) for layer in shape.layers))
-        found.setdefault(state if cases.alive(state) else cases.never, []).append(pattern)
-    regions = tuple((alt(group), state) for state, group in found.items())
-    _check_apart(regions, [layer for layer in shape.layers if layer.patterned])
-    return tuple(region for region in regions if cases.alive(rest) or region[1] != cases.never), rest
+        split = [both for yes, no in todo for both in (((*yes, pattern), no), (yes, (*no, pattern)))]
+        todo = [(yes, no) for yes, no in split if cases.judge.possible(yes or [ANY], no) is not False]
+        if len(todo) > MAX_PATTERNED + 1:
+            raise GrammarError("patternProperties: too many patterns that may match the same name")
+    for yes, no in todo:
+        clashing = [other for other in no if cases.judge.possible((*yes, other)) is not False]
+        region = (
+            yes[0] if yes and len(yes) == 1 and not clashing else cases.judge.combine(yes, clashing) if yes else ANY
+        )
+        if region is None:
+            raise GrammarError("patternProperties: patterns that may match the same name are too hard to tell apart")
+        if yes:
+            yield frozenset(yes), region
 
 
-ANY_NAME: Expr = ("rep", ("set", ((0, 0xD7FF), (0xE000, 0x10FFFF))), 0, None)
-
-
-def _inside(layer: Members, pattern: Expr, everywhere: set[Expr]) -> State:
-    hits = [state for own, state in layer.patterned if own == pattern or own in everywhere]
+def _inside(layer: Members, matched: frozenset[Expr]) -> State:
+    hits = [state for own, state in layer.patterned if own in matched]
     return conjunction(*hits) if hits else layer.rest
-
-
-def _outside(layer: Members, everywhere: set[Expr]) -> State:
-    hits = [state for own, state in layer.patterned if own in everywhere]
-    return conjunction(*hits) if hits else layer.rest
-
-
-def _check_apart(regions: tuple[tuple[Expr, State], ...], layers: list[Members]) -> None:
-    for i, (one, _) in enumerate(regions):
-        for other, _ in regions[i + 1 :]:
-            if possible([one, other]) is not False:
-                raise GrammarError("patternProperties: patterns that may match the same name can't be expressed")
-
-
-__all__ = ["ALL_TYPES", "ANYTHING", "ArrayForm", "Form", "ObjectForm", "Plain", "forms_of"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from radixmill.engine.grammar.errors import GrammarError
 from radixmill.engine.grammar.schema import assertions as say
-from radixmill.engine.grammar.schema.formats import KNOWN_FORMATS
+from radixmill.engine.grammar.schema.formats import FORMAT_PATTERNS, KNOWN_FORMATS
 from radixmill.engine.grammar.schema.regex import Expr, PatternError, parse
 from radixmill.engine.grammar.schema.shapes import (
     ARRAY,
@@ -184,8 +184,11 @@ class Reader:
 
     def _format(self, node: Node, keyword: str) -> Assertions:
         name = expect(node, keyword, str, "a string")
+        fault = Fault(f"format {shorten(name)} can't be expressed here", node.at(keyword))
         if name in KNOWN_FORMATS:
-            yield say.Format(Fault(f"format {name!r} can't be expressed here", node.at(keyword)), name)
+            yield say.Format(fault, name)
+        elif name in FORMAT_PATTERNS:
+            yield say.Pattern(fault, FORMAT_PATTERNS[name])
 
     # ── arrays ──
 

@@ -5,7 +5,7 @@ anchors, as nested tuples that compare and hash by value:
 
     ("set", ((lo, hi), ...))   one character of these ranges, sorted, apart, both ends included
     ("cat", (e, ...))          one after another; ("cat", ()) is the empty string
-    ("alt", (e, ...))          any one of them
+    ("alt", frozenset((e,)))   any one of them
     ("rep", e, lo, hi | None)  from lo to hi times
 
 Questions are answered with Brzozowski derivatives (Derivatives of Regular Expressions, JACM 1964), with fuel: an
@@ -15,7 +15,7 @@ boundaries, escapes that ECMA-262 and Python read differently) is a `PatternErro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 Expr = tuple[Any, ...]
@@ -26,8 +26,10 @@ SURROGATES = ((0xD800, 0xDFFF),)
 MAX_PATTERN = 4096  # characters
 MAX_GROUPS = 40  # groups within groups
 MAX_SIDES = 64  # alternatives that anchors may split a pattern into
-MAX_NODES = 2000  # of one derivative
-FUEL = 4000  # derivatives taken for one question
+MAX_NODES = 1000  # of an expression made from an automaton
+MAX_STATES = 24  # of such an automaton
+FUEL = 400_000  # nodes of derivatives made for all questions of one judge
+SHARE = 40_000  # ... and for one question
 
 EMPTY: Expr = ("cat", ())
 NOTHING: Expr = ("set", ())
@@ -92,23 +94,28 @@ def cat(parts: Iterable[Expr]) -> Expr:
     for part in parts:
         if part == NOTHING:
             return NOTHING
-        flat.extend(part[1] if part[0] == "cat" else (part,))
+        more = part[1] if part[0] == "cat" else (part,)
+        flat.extend(more[1:] if flat and more and flat[-1] == more[0] == ANY else more)
     return flat[0] if len(flat) == 1 else ("cat", tuple(flat))
 
 
 def alt(parts: Iterable[Expr]) -> Expr:
-    flat: dict[Expr, None] = {}
+    flat: set[Expr] = set()
     for part in parts:
         if part != NOTHING:
-            flat.update(dict.fromkeys(part[1] if part[0] == "alt" else (part,)))
-    if not flat:
-        return NOTHING
-    return next(iter(flat)) if len(flat) == 1 else ("alt", tuple(flat))
+            flat.update(part[1] if part[0] == "alt" else (part,))
+    if ANY in flat:
+        return ANY
+    if len(flat) < 2:
+        return next(iter(flat), NOTHING)
+    return ("alt", frozenset(flat))
 
 
 def rep(expr: Expr, lo: int, hi: int | None) -> Expr:
     if hi == 0 or expr == EMPTY:
         return EMPTY
+    if expr[0] == "rep" and expr[2] == 0 and expr[3] is None:
+        return expr
     if expr == NOTHING:
         return EMPTY if lo == 0 else NOTHING
     return expr if (lo, hi) == (1, 1) else ("rep", expr, lo, hi)
@@ -395,21 +402,63 @@ def nullable(expr: Expr) -> bool:
     return expr[2] == 0 or nullable(expr[1])
 
 
-class _Solver:
-    """Derivatives with memory and fuel, for one question."""
+class Judge:
+    """Answers questions about expressions from one budget; out of fuel, or over one question's share: None."""
 
-    def __init__(self) -> None:
-        self.fuel, self.known = FUEL, dict[tuple[Expr, int], Expr]()
+    def __init__(self, fuel: int = FUEL) -> None:
+        self.fuel = fuel
+
+    def matches(self, expr: Expr, text: str) -> bool | None:
+        """Is `text` one of the strings?"""
+        with _Question(self) as question:
+            for c in text:
+                expr = question.after(expr, ord(c))
+                if expr == NOTHING:
+                    return False
+            return nullable(expr)
+        return None
+
+    def possible(self, wanted: Iterable[Expr], unwanted: Iterable[Expr] = ()) -> bool | None:
+        """Is there a string in all of `wanted` and in none of `unwanted`?"""
+        with _Question(self) as question:
+            return any(
+                all(map(nullable, yes)) and not any(map(nullable, no)) for yes, no in question.walk(wanted, unwanted)
+            )
+        return None
+
+    def combine(self, wanted: Iterable[Expr], unwanted: Iterable[Expr] = ()) -> Expr | None:
+        """One expression for the strings in all of `wanted` and in none of `unwanted`, if it is small."""
+        with _Question(self) as question:
+            return _eliminate(*question.automaton(wanted, unwanted))
+        return None
+
+
+Both = tuple[tuple[Expr, ...], tuple[Expr, ...]]  # what must match the rest of a string, what must not
+
+
+class _Question:
+    """Derivatives with memory. As a context, it swallows being out of fuel."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge, self.share, self.known = judge, min(SHARE, judge.fuel), dict[tuple[Expr, int], Expr]()
+
+    def __enter__(self) -> _Question:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        return kind is not None and issubclass(kind, _TooHard | RecursionError)
+
+    def spend(self, nodes: int) -> None:
+        self.share -= nodes
+        self.judge.fuel -= nodes
+        if self.share < 0:
+            raise _TooHard
 
     def after(self, expr: Expr, point: int) -> Expr:
         """What may follow once `expr` has begun with the character at `point`."""
         if (expr, point) not in self.known:
-            self.fuel -= 1
-            if self.fuel < 0:
-                raise _TooHard
             self.known[expr, point] = result = self._after(expr, point)
-            if _size(result) > MAX_NODES:
-                raise _TooHard
+            self.spend(size(result))
         return self.known[expr, point]
 
     def _after(self, expr: Expr, point: int) -> Expr:
@@ -432,39 +481,71 @@ class _Solver:
                 break
         return alt(options)
 
-    def search(self, wanted: tuple[Expr, ...], unwanted: tuple[Expr, ...]) -> bool:
-        """Is there a string in all of `wanted` and in none of `unwanted`?"""
-        points = _representatives((*wanted, *unwanted))
-        todo, seen = [(wanted, unwanted)], {(wanted, unwanted)}
+    def step(self, state: Both, point: int) -> Both:
+        yes, no = (tuple(self.after(expr, point) for expr in side) for side in state)
+        return yes, tuple(expr for expr in no if expr != NOTHING)
+
+    def walk(self, wanted: Iterable[Expr], unwanted: Iterable[Expr]) -> Iterator[Both]:
+        """All states that some beginning of a string leads to, and that something may follow in."""
+        start = (tuple(wanted), tuple(unwanted))
+        points = _representatives((*start[0], *start[1]))
+        todo, seen = [start], {start}
         while todo:
-            yes, no = todo.pop()
-            if all(map(nullable, yes)) and not any(map(nullable, no)):
-                return True
+            state = todo.pop()
+            yield state
             for point in points:
-                after = self.step(yes, no, point)
-                if NOTHING not in after[0] and after not in seen:
+                after = self.step(state, point)
+                if NOTHING not in after[0] and ANY not in after[1] and after not in seen:
                     seen.add(after)
                     todo.append(after)
-        return False
 
-    def step(
-        self, yes: tuple[Expr, ...], no: tuple[Expr, ...], point: int
-    ) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
-        return tuple(self.after(e, point) for e in yes), tuple(self.after(e, point) for e in no)
+    def automaton(self, wanted: Iterable[Expr], unwanted: Iterable[Expr]) -> tuple[dict[tuple[int, int], Expr], int]:
+        """Edges between numbered states, 0 the start and 1 the end, and how many states there are."""
+        start = (tuple(wanted), tuple(unwanted))
+        points = _representatives((*start[0], *start[1]))
+        states = {state: number for number, state in enumerate(self.walk(*start), 2)}
+        if len(states) > MAX_STATES:
+            raise _TooHard
+        edges: dict[tuple[int, int], Expr] = {(0, 2): EMPTY}
+        for state, number in states.items():
+            if all(map(nullable, state[0])) and not any(map(nullable, state[1])):
+                edges[number, 1] = EMPTY
+            for point, end in zip(points, (*points[1:], TOP + 1), strict=True):
+                if (to := states.get(self.step(state, point))) is not None:
+                    chars: Expr = ("set", union(edges.get((number, to), NOTHING)[1], ((point, end - 1),)))
+                    edges[number, to] = chars
+        return edges, len(states) + 2
 
 
-def _size(expr: Expr) -> int:
+def _eliminate(edges: dict[tuple[int, int], Expr], count: int) -> Expr:
+    """States out of an automaton, one by one, until the one edge left carries the whole (Kleene)."""
+    edges = {ends: ("set", inverse(inverse(e[1]))) if e[0] == "set" else e for ends, e in edges.items()}
+    for gone in range(count - 1, 1, -1):
+        loop = rep(edges.pop((gone, gone), NOTHING), 0, None)
+        into = [(a, e) for (a, b), e in edges.items() if b == gone]
+        out = [(b, e) for (a, b), e in edges.items() if a == gone]
+        edges = {ends: e for ends, e in edges.items() if gone not in ends}
+        for a, before in into:
+            for b, after in out:
+                path = alt((edges.get((a, b), NOTHING), cat((before, loop, after))))
+                if size(path) > MAX_NODES:
+                    raise _TooHard
+                edges[a, b] = path
+    return edges.get((0, 1), NOTHING)
+
+
+def size(expr: Expr) -> int:
     match expr[0]:
         case "cat" | "alt":
-            return 1 + sum(map(_size, expr[1]))
+            return 1 + sum(map(size, expr[1]))
         case "rep":
-            return 1 + _size(expr[1])
+            return 1 + size(expr[1])
     return 1
 
 
 def _representatives(exprs: Iterable[Expr]) -> tuple[int, ...]:
-    """One character of each kind that the sets in `exprs` can tell apart."""
-    edges = {0}
+    """One character of each kind that the sets in `exprs` can tell apart: the first of its run."""
+    edges = {0, 0xE000}
     todo = list(exprs)
     while todo:
         expr = todo.pop()
@@ -476,27 +557,6 @@ def _representatives(exprs: Iterable[Expr]) -> tuple[int, ...]:
             case _:
                 todo.extend(expr[1])
     return tuple(sorted(edge for edge in edges if edge <= TOP and not 0xD800 <= edge <= 0xDFFF))
-
-
-def possible(wanted: Iterable[Expr], unwanted: Iterable[Expr] = ()) -> bool | None:
-    """Is there a string in all of `wanted` and in none of `unwanted`? None: too hard to say."""
-    try:
-        return _Solver().search(tuple(wanted), tuple(unwanted))
-    except (_TooHard, RecursionError):
-        return None
-
-
-def matches(expr: Expr, text: str) -> bool | None:
-    """Is `text` one of the strings? None: too hard to say."""
-    solver = _Solver()
-    try:
-        for c in text:
-            expr = solver.after(expr, ord(c))
-            if expr == NOTHING:
-                return False
-    except (_TooHard, RecursionError):
-        return None
-    return nullable(expr)
 
 
 # ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -514,7 +574,7 @@ def _write(expr: Expr) -> str:
         case "cat":
             return "".join(_wrapped(part) if part[0] == "alt" else _write(part) for part in expr[1])
         case "alt":
-            return "|".join(map(_write, expr[1]))
+            return "|".join(sorted(map(_write, expr[1])))
     _, body, lo, hi = expr
     counts = {(0, None): "*", (1, None): "+", (0, 1): "?"}
     own = counts.get((lo, hi)) or f"{{{lo},{'' if hi is None else hi}}}"

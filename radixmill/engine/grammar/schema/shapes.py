@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import NamedTuple
 
-from radixmill.engine.grammar.schema.regex import Expr, matches
+from radixmill.engine.grammar.schema.regex import Expr, Judge
 from radixmill.engine.grammar.schema.source import Node
 
 NULL, BOOLEAN, NUMBER, STRING, ARRAY, OBJECT = "null", "boolean", "number", "string", "array", "object"
@@ -138,18 +138,17 @@ class Strings:
     def formed(self, name: str) -> Strings:
         return self if name in self.formats else replace(self, formats=(*self.formats, name))
 
-    @property
-    def values(self) -> list[str] | None:
-        return None if self.only is None else [v for v in self.only if self._allows(v)]
+    def values(self, judge: Judge) -> list[str] | None:
+        """May hold one that a pattern too hard to run excludes; the grammar library decides that one."""
+        return None if self.only is None else [value for value in self.only if self._allows(judge, value)]
 
-    def _allows(self, value: str) -> bool:
-        """May be said of a value that a pattern too hard to run excludes; the grammar library decides that one."""
+    def _allows(self, judge: Judge, value: str) -> bool:
         return (
             self.low <= len(value)
             and (self.high is None or len(value) <= self.high)
             and value not in self.never
-            and all(matches(pattern, value) is not False for pattern in self.patterns)
-            and all(matches(pattern, value) is not True for pattern, _ in self.without)
+            and all(judge.matches(pattern, value) is not False for pattern in self.patterns)
+            and all(judge.matches(pattern, value) is not True for pattern, _ in self.without)
         )
 
 
@@ -204,27 +203,27 @@ class Members:
     rest: State = ()
     _known: dict[str, State | None] = field(default_factory=dict, compare=False, repr=False)
 
-    def at(self, name: str) -> State | None:
+    def at(self, judge: Judge, name: str) -> State | None:
         """What `name`'s value must satisfy. None: a pattern is too hard to run on the name."""
         if name not in self._known:
-            self._known[name] = self._find(name)
+            self._known[name] = self._find(judge, name)
         return self._known[name]
 
-    def _find(self, name: str) -> State | None:
+    def _find(self, judge: Judge, name: str) -> State | None:
         found = [state for own, state in self.named if own == name]
         for pattern, state in self.patterned:
-            hit = matches(pattern, name)
+            hit = judge.matches(pattern, name)
             if hit is None:
                 return None
             if hit:
                 found.append(state)
         return conjunction(*found) if found else self.rest
 
-    def excludes(self, name: str) -> bool | None:
+    def excludes(self, judge: Judge, name: str) -> bool | None:
         """Is `name` one that `named` or `patterned` speak of?"""
         if any(own == name for own, _ in self.named):
             return True
-        hits = [matches(pattern, name) for pattern, _ in self.patterned]
+        hits = [judge.matches(pattern, name) for pattern, _ in self.patterned]
         return True if True in hits else None if None in hits else False
 
 
@@ -236,10 +235,10 @@ class SomeMember(NamedTuple):
     state: State
     fault: Fault
 
-    def speaks_of(self, name: str) -> bool | None:
+    def speaks_of(self, judge: Judge, name: str) -> bool | None:
         if self.pattern is not None:
-            return matches(self.pattern, name)
-        excluded = self.outside.excludes(name)
+            return judge.matches(self.pattern, name)
+        excluded = self.outside.excludes(judge, name)
         return None if excluded is None else not excluded
 
 

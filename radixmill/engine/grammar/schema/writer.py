@@ -13,7 +13,7 @@ from typing import Any
 
 from radixmill.engine.grammar.errors import GrammarError
 from radixmill.engine.grammar.schema.cases import CaseAnalysis
-from radixmill.engine.grammar.schema.forms import ANYTHING, ArrayForm, Form, ObjectForm, Plain, forms_of
+from radixmill.engine.grammar.schema.forms import ArrayForm, Form, ObjectForm, Plain, forms_of
 from radixmill.engine.grammar.schema.regex import write
 from radixmill.engine.grammar.schema.shapes import ARRAY, OBJECT, State
 
@@ -153,6 +153,3 @@ def _children(form: Form) -> Iterator[tuple[State, bool]]:
         yield from ((state, required) for _, state, required in form.members)
         yield from ((state, False) for _, state in form.patterned)
         yield form.rest, False
-
-
-__all__ = ["ANYTHING", "Writer"]

@@ -9,6 +9,7 @@ import msgspec
 from radixmill.core.errors import BadRequest
 from radixmill.core.request import Constraint
 from radixmill.front.api.anthropic.body import REFUSED, CountBody, JsonFormat, MessagesBody, Thinking
+from radixmill.front.api.anthropic.errors import NO_THREADS
 from radixmill.front.api.anthropic.history import to_history
 from radixmill.front.api.anthropic.tools import to_tools
 from radixmill.front.api.openai.fields import check_rid, template_kwargs
@@ -66,7 +67,8 @@ def refuse(body: CountBody) -> None:
     """Raise BadRequest for a field that asks for what this server does not do."""
     for name, neutral in REFUSED.items():
         if (value := getattr(body, name)) is not None and value not in neutral:
-            raise BadRequest(f"{name} is not supported.", param=name)
+            code = NO_THREADS if name == "thread" else None
+            raise BadRequest(f"{name} is not supported.", param=name, code=code)
 
 
 def _toggles(body: CountBody) -> dict[str, Any]:

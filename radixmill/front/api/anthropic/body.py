@@ -111,6 +111,7 @@ class CountBody(GenerateBody, kw_only=True):
     container: Any = None
     mcp_servers: Any = None
     context_management: Any = None
+    thread: Any = None
 
 
 class MessagesBody(CountBody, kw_only=True):
@@ -156,4 +157,9 @@ HINTS = frozenset(
 )
 
 # Refused with a 400, and the values (besides null) that ask for nothing and are let through.
-REFUSED: dict[str, tuple[Any, ...]] = {"container": (), "mcp_servers": ([],), "context_management": ({}, {"edits": []})}
+REFUSED: dict[str, tuple[Any, ...]] = {
+    "container": (),
+    "mcp_servers": ([],),
+    "context_management": ({}, {"edits": []}),
+    "thread": (),
+}

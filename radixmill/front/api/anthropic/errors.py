@@ -5,7 +5,7 @@ The shape has no place for the field at fault, so the message names it.
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from radixmill.core.errors import ServeError
 
@@ -23,9 +23,18 @@ _TYPES = {
 }
 
 
+# Of our codes those that Anthropic's clients act on: told to go on without a thread, they send the whole history.
+NO_THREADS = "thread_unsupported_request"
+
+
+class FaultDetails(Struct):
+    error_code: str
+
+
 class MessageFault(Struct, kw_only=True):
     type: str
     message: str
+    details: FaultDetails | UnsetType = UNSET
 
 
 class MessageError(Struct, kw_only=True, tag_field="type", tag="error"):
@@ -44,4 +53,5 @@ def message_error(error: ServeError, request_id: str) -> MessageError:
     kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
     named = error.param is None or error.message.startswith(error.param)
     message = error.message if named else f"{error.param}: {error.message}"
-    return MessageError(error=MessageFault(type=kind, message=message), request_id=request_id)
+    details = FaultDetails(NO_THREADS) if error.code == NO_THREADS else UNSET
+    return MessageError(error=MessageFault(type=kind, message=message, details=details), request_id=request_id)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from radixmill.core.errors import BadRequest
 from radixmill.front.api.anthropic.body import ToolChoice, ToolSpec
-from radixmill.front.session import Tool, ToolRule
+from radixmill.front.session import Tool, ToolRule, template_tools
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
@@ -31,7 +31,8 @@ def to_tools(specs: Sequence[ToolSpec] | None, choice: ToolChoice | None, *, dro
     rule = _rule(tuple(tools), choice)
     if rule is None:
         return NONE
-    return Tools(rule, tuple(_shown(spec, tool) for (_, spec), tool in zip(kept, tools, strict=True)))
+    examples = {str(spec.name): spec.input_examples for _, spec in kept if spec.input_examples}
+    return Tools(rule, tuple(_with_examples(shown, examples) for shown in template_tools(rule)))
 
 
 def server_tools(specs: Sequence[ToolSpec] | None) -> list[str]:
@@ -73,6 +74,7 @@ def _tool(spec: ToolSpec, path: str) -> Tool:
         description=spec.description or "",
         parameters=spec.input_schema,
         strict=bool(spec.strict),
+        field=f"{path}.input_schema",
     )
 
 
@@ -84,15 +86,12 @@ def _check_names(tools: Sequence[Tool], paths: Sequence[str]) -> None:
         seen.add(tool.name)
 
 
-def _shown(spec: ToolSpec, tool: Tool) -> dict[str, Any]:
-    """The examples of an input go where JSON Schema has a place for them."""
-    examples = {"examples": spec.input_examples} if spec.input_examples else {}
-    function = {
-        "name": tool.name,
-        "description": tool.description,
-        "parameters": {**(tool.parameters or {}), **examples},
-    }
-    return {"type": "function", "function": function}
+def _with_examples(shown: dict[str, Any], examples: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Examples of a tool's input go where JSON Schema has a place for them."""
+    function = shown["function"]
+    if (given := examples.get(function["name"])) is None:
+        return shown
+    return {**shown, "function": {**function, "parameters": {**function["parameters"], "examples": given}}}
 
 
 def _rule(tools: tuple[Tool, ...], choice: ToolChoice | None) -> ToolRule | None:
