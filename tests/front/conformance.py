@@ -26,13 +26,15 @@ import httpx
 from fastapi import FastAPI
 
 from radixmill.core.request import GenerateRequest
-from tests.fakes import EOS, EchoClient
+from radixmill.front.dialects import THINKING
+from tests.fakes import EOS, ByteText, EchoClient
 from tests.front import openapi, responses_kit
 from tests.front.kit import make_app, parse_sse
 from tests.front.schema_requests import BODIES, SHARES, Wish, broken, drawn, strategy
 from tests.front.test_api_fold import essence, fold_chat, fold_text
 
-TEXTS = ("Hello", "", "naïve 😀 text", "stop\n\nhere", '{"a": "b", "n": 1, "ok": true, "kind": "x"}', "a<b>c", "\n")
+TEXTS = ("Hello", "", "naïve 😀 text", "stop\n\nhere", "a<b>c <tool_call>", "\n")
+JSON = '{"a": "b", "n": 1, "ok": true, "kind": "x"}'
 RESPONSES = "/v1/responses"
 # A field that is broken may be noticed at a field that is read together with it.
 TOGETHER = {
@@ -45,11 +47,27 @@ TOGETHER = {
 }
 
 
-def scripted(request: GenerateRequest, choice: int) -> list[int]:
-    """What a choice says: the same for the same prompt, and JSON where JSON is demanded."""
-    if request.constraint is not None:
-        return [*TEXTS[4].encode(), EOS]
-    return [*TEXTS[(sum(request.prompt) + choice) % len(TEXTS)].encode(), EOS]
+class Script:
+    """What a choice says: always the same to the same prompt. Now and then it thinks first; it calls a tool where there
+    are tools, always where one must be called; and it says JSON where JSON is demanded."""
+
+    def __init__(self) -> None:
+        self.text = ByteText(THINKING)
+
+    def __call__(self, request: GenerateRequest, choice: int) -> list[int]:
+        roll = sum(request.prompt) + choice
+        said = TEXTS[roll % len(TEXTS)]
+        tools = self.text.chats[-1].tools if self.text.chats else ()
+        if request.constraint is not None:
+            said = JSON
+        if tools and (roll % 2 or request.constraint is not None):
+            said = said[: roll % 4] + call_of(tools[roll % len(tools)])
+        return [*("<think>hm, 😀</think>" * (roll % 3 == 0) + said).encode(), EOS]
+
+
+def call_of(tool: dict[str, Any]) -> str:
+    call = json.dumps({"name": tool["function"]["name"], "arguments": {"a": "é", "n": 1}}, ensure_ascii=False)
+    return f"<tool_call>\n{call}\n</tool_call>"
 
 
 @dataclass
@@ -279,7 +297,8 @@ async def tried(http: httpx.AsyncClient, wanted: Sequence[Wish]) -> Tally:
 
 def conformance(cases: int, seed: int) -> Tally:
     """The whole run, over an engine that says a few short things."""
-    app = make_app(EchoClient(scripted, cuts=(1, 3, 2)))
+    script = Script()
+    app = make_app(EchoClient(script, cuts=(1, 3, 2)), text=script.text)
     return asyncio.run(judged(app, list(wishes(cases, seed))))
 
 

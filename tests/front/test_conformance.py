@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from tests.data import shared
 from tests.fakes import EOS, EchoClient
-from tests.front.conformance import Tally, conformance, judged, report, scripted
+from tests.front.conformance import Tally, conformance, judged, report
 from tests.front.kit import CHAT, HELLO, TEXT, make_app
 from tests.front.openapi import FAULTS, FILE, faults, mended, nullable
 from tests.front.schema_requests import Wish
@@ -50,7 +50,7 @@ def run(app: FastAPI, *wishes: Wish) -> str:
 
 def spoilt(change) -> FastAPI:
     """An app that answers well, and then something else goes out: `change(status, body) -> (status, body)`."""
-    good = make_app(EchoClient(scripted))
+    good = make_app(EchoClient())
     bad = FastAPI()
 
     @bad.middleware("http")
