@@ -204,8 +204,9 @@ FOLDS: dict[str, tuple[Callable[[str], dict[str, Any]], Callable[[dict[str, Any]
 
 def ignored(path: str, response: httpx.Response) -> list[str]:
     """Published fields that are accepted and then ignored."""
-    named = {name for name in response.headers.get("x-radixmill-ignored", "").split(", ") if name}
-    return [f"published field {name} is ignored" for name in sorted(named & openapi.properties(BODIES[path]))]
+    names = response.headers.get("x-radixmill-ignored", "").split(", ")
+    known = openapi.paths(BODIES[path])
+    return [f"published field {name} is ignored" for name in names if re.sub(r"\[\d+\]", "[]", name) in known]
 
 
 def blame(wish: Wish, error: dict[str, Any], *, alone: bool) -> list[str]:
@@ -318,6 +319,25 @@ def _listed(counts: dict[Any, int]) -> str:
     return ", ".join(f"{name}: {count:,}" for name, count in counts.items())
 
 
+PAGE = """# Conformance
+
+Requests made from OpenAI's published schema, sent to the app over a scripted engine, and every answer judged:
+`python -m tests.front.conformance --cases {options.cases} --seed {options.seed} --out docs/conformance.md` wrote this page
+(`make conformance` runs the same). The schema is no part of this repository; without it the run says so and stops.
+
+- **served**: valid, without what a text server refuses by name; **published**: valid, anything, with fields that nobody
+  knows; **invalid**: made to break the schema; **broken**: a served one with one thing changed at some depth; **plain**:
+  no body.
+- No answer may be a 5xx. Answers, chunks, events and errors must be as the schema says, besides the additions that
+  [api.md](api.md) lists. An error's `param` must name a field of the request; of a broken request whose original was
+  answered, that field or one that is read with it. No published field, at any depth, may be accepted and ignored.
+- What was answered is asked again with a seed, streamed and not: the stream must fold into the answer. A response must be
+  found, listed, cancelled and deleted as it says.
+
+{table}
+"""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=5000)
@@ -329,6 +349,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tally = conformance(options.cases, options.seed)
     print("\n\n".join(tally.violations[: options.show]))
     print(report(tally), f"{time.perf_counter() - began:.0f} s.")
+    if options.out:
+        options.out.write_text(PAGE.format(options=options, table=report(tally)), encoding="utf-8")
     return 1 if tally.violations else 0
 
 
