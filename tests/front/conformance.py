@@ -345,6 +345,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="write the table to this file too")
     parser.add_argument("--show", type=int, default=20, help="violations to print")
     options = parser.parse_args(arguments)
+    if not openapi.present():
+        sys.exit("the published schema is not here: shared/data/openai/openapi.yaml, beside this repository")
     began = time.perf_counter()
     tally = conformance(options.cases, options.seed)
     print("\n\n".join(tally.violations[: options.show]))

@@ -24,6 +24,8 @@ PREFIX = "/v1"  # the description's paths stand behind it
 REF = "#/components/schemas/"
 PUBLISHED = re.compile(r"/(chat/completions|completions|responses|models)(/[^?]*)?")
 
+CALLED: Schemas = {"type": "object", "additionalProperties": False}
+
 # Where the published schema contradicts what OpenAI's own servers send, as (schema, path in it, what stands there now).
 # Each was met by an answer that is right.
 FAULTS: tuple[tuple[str, tuple[str, ...], Any], ...] = (

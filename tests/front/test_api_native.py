@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from radixmill.core.request import Constraint
 from tests.fakes import EOS, EchoClient
 from tests.front.kit import answer, call, chunks, error, install, make_app, make_front, post, says
 
@@ -325,3 +326,20 @@ def test_a_failure_in_the_midst_of_a_stream() -> None:
     client = EchoClient(says("ab", end=()), broken=True)
     text = post(make_app(client), GEN, {**HI, "stream": True}).text
     assert '"error"' in text and text.endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize(
+    ("params", "constraint"),
+    [
+        ({"regex": "a+"}, Constraint(kind="regex", text="a+")),
+        ({"ebnf": 'root ::= "a"'}, Constraint(kind="ebnf", text='root ::= "a"')),
+        ({"json_schema": '{"type": "object"}'}, Constraint(kind="json_schema", text='{"type": "object"}')),
+        ({"json_schema": {"type": "object"}}, Constraint(kind="json_schema", text='{"type": "object"}')),
+        ({"structural_tag": {"type": "x"}}, Constraint(kind="structural_tag", text='{"type": "x"}')),
+    ],
+    ids=str,
+)
+def test_constraints_reach_the_engine(params: dict[str, Any], constraint: Constraint) -> None:
+    client = EchoClient()
+    generate(client, {**HI, "sampling_params": params})
+    assert client.requests[0].constraint == constraint

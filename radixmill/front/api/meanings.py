@@ -289,6 +289,7 @@ ANTHROPIC: dict[str, Meaning] = {
     "container": anthropic("there are no containers here"),
     "mcp_servers": anthropic("there are no MCP servers here"),
     "context_management": anthropic("the conversation is taken as it is"),
+    "thread": anthropic("conversations are sent whole; the official client does so when this is refused"),
     "Turn.role": anthropic("who speaks"),
     "Turn.content": anthropic("text, or blocks"),
     "TextBlock.type": anthropic("`text`; others are refused by name"),

@@ -145,23 +145,24 @@ class OneOf:
     literals: tuple[Literal, ...]
 
     def hold(self, cases: Cases, branch: Branch) -> Branches:
+        chosen = [cases.prune(cases.assume([branch], literal)) for literal in self.literals]
+        meeting = self._meeting(cases, chosen)
         out = []
-        for literal in self.literals:
-            for alone in cases.assume([branch], literal):
-                out += self._without_others(cases, alone, literal)
+        for index, branches in enumerate(chosen):
+            for other in meeting[index]:
+                branches = cases.prune(cases.assume(branches, opposite(self.literals[other])))
+            out += branches
         return out
 
-    def _without_others(self, cases: Cases, branch: Branch, chosen: Literal) -> Branches:
-        branches = [branch]
-        for other in self.literals:
-            if other is not chosen:
-                branches = [b for one in branches for b in self._unless(cases, one, other)]
-        return branches
-
-    def _unless(self, cases: Cases, branch: Branch, other: Literal) -> Branches:
-        if not cases.prune(cases.assume([branch], other)):
-            return [branch]
-        return cases.prune(cases.assume([branch], opposite(other)))
+    def _meeting(self, cases: Cases, chosen: list[Branches]) -> list[list[int]]:
+        """For each alternative, those others that some value may satisfy with it."""
+        meeting: list[list[int]] = [[] for _ in chosen]
+        for i, branches in enumerate(chosen):
+            for j in range(i + 1, len(chosen)):
+                if chosen[j] and cases.prune(cases.assume(branches, self.literals[j])):
+                    meeting[i].append(j)
+                    meeting[j].append(i)
+        return meeting
 
     def fail(self, cases: Cases, branch: Branch) -> Branches:
         none = AllOf(self.fault, tuple(map(opposite, self.literals))).hold(cases, branch)

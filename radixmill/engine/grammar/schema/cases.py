@@ -31,8 +31,8 @@ from radixmill.engine.grammar.schema.shapes import (
 from radixmill.engine.grammar.schema.source import Document
 
 MAX_BRANCHES = 256  # of one state
-MAX_WORK = 40_000  # schemas assumed in branches, in all
-MAX_LOOK = 12  # levels of children looked into to see that something is impossible
+MAX_WORK = 25_000  # schemas assumed in branches, in all
+MAX_LOOK = 8  # levels of children looked into to see that something is impossible
 MAX_REGEX_LENGTH = 100  # lengths up to here are considered together with patterns
 
 
@@ -46,7 +46,8 @@ class CaseAnalysis:
         self.opening: list[State] = []
         self.chain: list[Literal] = []  # what is being assumed about one and the same value
         self.judge, self.work = Judge(), 0
-        self.conflict: Fault | None = None  # the assertion that left the first state without a branch
+        self.latest: Fault | None = None  # the assertion made last about a state opened on its own
+        self.conflict: Fault | None = None  # the one that left it without a branch
         self.strings_known: dict[Strings, bool] = {}
         self.values_known: dict[Strings, list[str] | None] = {}
 
@@ -65,9 +66,12 @@ class CaseAnalysis:
         branches = [Branch()]
         for one in state:
             branches = self.assume(branches, one)
+        branches = self.prune(branches)
+        if not branches and len(self.opening) == 1:
+            self.conflict = self.conflict or self.latest
         self.opening.pop()
         self.chain = chain
-        return self.prune(branches)
+        return branches
 
     def alive(self, state: State) -> bool:
         """False where no value can be in `state`. True also where that would take too long to see."""
@@ -109,8 +113,9 @@ class CaseAnalysis:
         for assertion in self.reader.read(one.node):
             before, branches = branches, [b for branch in branches for b in assertion.hold(self, branch)]
             branches = self._checked(branches, assertion.fault)
-            if before and not branches and len(self.opening) == 1:
-                self.conflict = self.conflict or assertion.fault
+            if len(self.opening) == 1:
+                self.latest = assertion.fault
+                self.conflict = self.conflict or (assertion.fault if before and not branches else None)
         return branches
 
     def _fail(self, branches: list[Branch], one: Literal) -> list[Branch]:

@@ -17,7 +17,7 @@ from typing import Any
 from radixmill.engine.grammar.errors import GrammarError
 from radixmill.engine.grammar.schema.cases import CaseAnalysis
 from radixmill.engine.grammar.schema.decimals import exact_float, exact_step
-from radixmill.engine.grammar.schema.regex import ANY, Expr, alt, none_of, write
+from radixmill.engine.grammar.schema.regex import ANY, Expr, alt, literal, none_of, write
 from radixmill.engine.grammar.schema.shapes import (
     ARRAY,
     BOOLEAN,
@@ -41,6 +41,7 @@ from radixmill.engine.grammar.schema.shapes import (
 
 MAX_SPLIT = 128  # forms that one shape may become
 MAX_POSITIONS = 32  # of the element that must be somewhere in an array
+MAX_MEMBERS = 2000  # that one object lists
 MAX_PATTERNED = 32  # patterns of names in one object, and ways in which they overlap
 MAX_LIMITS = 8  # patterns and formats of one string
 MAX_DISTINCT = 4  # values whose orders are listed for uniqueItems
@@ -304,7 +305,9 @@ def _objects(cases: CaseAnalysis, shape: Objects) -> Iterator[Form]:
             forms += 1
             if forms > MAX_SPLIT:
                 raise GrammarError("minProperties, maxProperties or oneOf make too many combinations of members")
-            yield _object(cases, one)
+            form = _object(cases, one)
+            if form is not None:
+                yield form
 
 
 def _with_members(cases: CaseAnalysis, shape: Objects) -> list[Objects]:
@@ -351,15 +354,19 @@ def _counted(cases: CaseAnalysis, shape: Objects) -> Iterator[Objects]:
     yield from _counted(cases, shape.forbid(optional[0]))
 
 
-def _object(cases: CaseAnalysis, shape: Objects) -> ObjectForm:
+def _object(cases: CaseAnalysis, shape: Objects) -> ObjectForm | None:
+    """None: so many members there can't be."""
+    if len(shape.names) > MAX_MEMBERS:
+        raise GrammarError(f"properties: more than {MAX_MEMBERS} members of one object")
     members = tuple((name, _member(cases, shape, name), name in shape.required) for name in shape.names)
     patterned, rest = _regions(cases, shape)
-    is_open = bool(patterned) or cases.alive(rest)
-    low, high = shape.low - len(shape.required), shape.high
-    if low > 1:
+    more, high = shape.low - len(shape.required), shape.high
+    if not cases.alive(rest) and not any(cases.alive(state) for _, state in patterned):
+        return ObjectForm(members, (), cases.never, 0, None) if more <= 0 else None
+    if more > 1:
         # Names that aren't declared may come twice in the grammar, and then count once.
         raise GrammarError("minProperties above 1 can't be expressed for members that properties doesn't list")
-    return ObjectForm(members, patterned, rest, shape.low if low > 0 else 0, high if is_open else None)
+    return ObjectForm(members, patterned, rest, shape.low if more > 0 else 0, high)
 
 
 def _member(cases: CaseAnalysis, shape: Objects, name: str) -> State:
@@ -382,7 +389,13 @@ def _regions(cases: CaseAnalysis, shape: Objects) -> tuple[tuple[tuple[Expr, Sta
         found.setdefault(state if cases.alive(state) else cases.never, []).append(region)
     if not cases.alive(rest):
         found.pop(cases.never, None)
-    return tuple((alt(regions), state) for state, regions in found.items()), rest
+    return tuple((_undeclared(cases, shape, alt(regions)), state) for state, regions in found.items()), rest
+
+
+def _undeclared(cases: CaseAnalysis, shape: Objects, region: Expr) -> Expr:
+    """Without the declared names, which the grammar library would join with the pattern's schema once more."""
+    names = [name for name in shape.names if cases.judge.matches(region, name) is not False]
+    return (cases.judge.combine([region], map(literal, names)) if names else None) or region
 
 
 def _overlaps(cases: CaseAnalysis, patterns: list[Expr]) -> Iterator[tuple[frozenset[Expr], Expr]]:

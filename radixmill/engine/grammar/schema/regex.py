@@ -28,7 +28,7 @@ MAX_GROUPS = 40  # groups within groups
 MAX_SIDES = 64  # alternatives that anchors may split a pattern into
 MAX_NODES = 1000  # of an expression made from an automaton
 MAX_STATES = 24  # of such an automaton
-FUEL = 400_000  # nodes of derivatives made for all questions of one judge
+FUEL = 200_000  # nodes of derivatives made for all questions of one judge
 SHARE = 40_000  # ... and for one question
 
 EMPTY: Expr = ("cat", ())

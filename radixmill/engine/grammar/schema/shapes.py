@@ -201,7 +201,11 @@ class Members:
     named: tuple[tuple[str, State], ...] = ()
     patterned: tuple[tuple[Expr, State], ...] = ()
     rest: State = ()
-    _known: dict[str, State | None] = field(default_factory=dict, compare=False, repr=False)
+    _named: dict[str, State] = field(init=False, compare=False, repr=False)
+    _known: dict[str, State | None] = field(default_factory=dict, init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_named", dict(self.named))
 
     def at(self, judge: Judge, name: str) -> State | None:
         """What `name`'s value must satisfy. None: a pattern is too hard to run on the name."""
@@ -210,7 +214,7 @@ class Members:
         return self._known[name]
 
     def _find(self, judge: Judge, name: str) -> State | None:
-        found = [state for own, state in self.named if own == name]
+        found = [self._named[name]] if name in self._named else []
         for pattern, state in self.patterned:
             hit = judge.matches(pattern, name)
             if hit is None:
@@ -221,7 +225,7 @@ class Members:
 
     def excludes(self, judge: Judge, name: str) -> bool | None:
         """Is `name` one that `named` or `patterned` speak of?"""
-        if any(own == name for own, _ in self.named):
+        if name in self._named:
             return True
         hits = [judge.matches(pattern, name) for pattern, _ in self.patterned]
         return True if True in hits else None if None in hits else False

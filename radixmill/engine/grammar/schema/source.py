@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -16,6 +17,8 @@ MAX_DEPTH = 96  # containers within containers
 MAX_VALUES = 100_000  # values in a schema, all levels
 MAX_DIGITS = 400  # of one number, written out
 
+_HALF = re.compile(r"[\ud800-\udfff]")
+_MAY_HAVE_HALF = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]")
 _OLD_DRAFTS = ("draft-03", "draft-04", "draft-06", "draft-07")
 _DATA = ("const", "enum", "default", "example", "examples")  # below these stand values, not schemas
 
@@ -33,6 +36,7 @@ def read_json(text: str) -> Any:
             f"the schema is no JSON: {error.msg}", f"line {error.lineno}, column {error.colno}"
         ) from None
     _check_size(value)
+    _check_text(text, value)
     return value
 
 
@@ -55,6 +59,18 @@ def _check_size(value: Any) -> None:
             raise GrammarError(f"the schema nests deeper than {MAX_DEPTH} levels")
         if count > MAX_VALUES:
             raise GrammarError(f"the schema has more than {MAX_VALUES} values")
+        level = [child for item in level for child in _children(item)]
+
+
+def _check_text(text: str, value: Any) -> None:
+    """Strings that UTF-8 has no bytes for can't be written; they come from half of an escaped pair."""
+    if not _MAY_HAVE_HALF.search(text):
+        return
+    level = [value]
+    while level:
+        words = [word for item in level for word in (item if isinstance(item, dict) else (item,))]
+        if any(isinstance(word, str) and _HALF.search(word) for word in words):
+            raise GrammarError("a string in the schema has half of a surrogate pair, which is no character")
         level = [child for item in level for child in _children(item)]
 
 

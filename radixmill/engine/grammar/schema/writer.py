@@ -17,7 +17,7 @@ from radixmill.engine.grammar.schema.forms import ArrayForm, Form, ObjectForm, P
 from radixmill.engine.grammar.schema.regex import write
 from radixmill.engine.grammar.schema.shapes import ARRAY, OBJECT, State
 
-MAX_STATES = 20_000
+MAX_STATES = 6_000
 MAX_INLINE = 8  # levels written in place before a definition is made of the next
 
 # NOTE: where members may have any name, the grammar library would take "\\u0061" for another name than "a", and so a
