@@ -295,6 +295,26 @@ def properties(name: str) -> frozenset[str]:
     return frozenset(_properties({"$ref": REF + name}))
 
 
+@cache
+def paths(name: str) -> frozenset[str]:
+    """The fields of an object and of what stands in it, as `messages[].content[].text`."""
+    return frozenset(_paths({"$ref": REF + name}, "", ()))
+
+
+def _paths(node: Any, path: str, above: tuple[str, ...]) -> Iterator[str]:
+    ref = node.get("$ref", "").removeprefix(REF)
+    if ref and ref not in above:
+        yield from _paths(schemas()[ref], path, (*above, ref))
+    for part in (*node.get("allOf", ()), *node.get("anyOf", ()), *node.get("oneOf", ())):
+        yield from _paths(part, path, above)
+    for key, inner in node.get("properties", {}).items():
+        here = f"{path}.{key}" if path else key
+        yield here
+        yield from _paths(inner, here, above)
+    if isinstance(node.get("items"), dict):
+        yield from _paths(node["items"], path + "[]", above)
+
+
 def _properties(node: Any) -> Iterator[str]:
     if "$ref" in node:
         yield from _properties(schemas()[node["$ref"].removeprefix(REF)])

@@ -343,6 +343,9 @@ CASES = [
     ({**HI, "text": {"verbosity": "loud"}}, "text.verbosity"),
     ({**HI, "chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs.chat_template"),
     ({**HI, "tools": [3]}, "tools[0]"),
+    ({**HI, "tools": [[]]}, "tools[0]"),
+    ({"input": [{"type": {"type": "text"}, "role": "user", "content": "a"}]}, "input[0].type"),
+    ({"input": [{"type": [], "role": "user", "content": "a"}]}, "input[0].type"),
     ({**HI, "tools": [{}]}, "tools[0].type"),
     ({**HI, "tools": [WEATHER, {"type": "web_search"}]}, "tools[1].type"),
     *(({**HI, "tools": [{"type": kind}]}, "tools[0].type") for kind in

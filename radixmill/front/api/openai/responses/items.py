@@ -200,7 +200,7 @@ def _kind(value: Any, path: str) -> type[Item] | type[Reference]:
     name = value.get("type")
     if name is None:
         name = "item_reference" if "id" in value and "role" not in value else "message"
-    if name not in KINDS:
+    if not isinstance(name, str) or name not in KINDS:
         raise BadRequest(
             f"{path}.type {str(name)[:40]!r} is not supported: this server takes {', '.join(KINDS)}.",
             param=f"{path}.type",
