@@ -7,7 +7,7 @@ A flag either *sets* one of our settings, or is *inert* (what it asks for always
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +105,7 @@ FLAGS = (
     ),
     _inert("--enable-cache-report", "cached_tokens are always reported", switch=True),
     _limited("--stream-interval", (1,), "every token is streamed as it comes", int),
+    _sets("--incremental-streaming-output", "server.incremental_streaming_output", switch=True, value=True),
     _limited("--enable-custom-logit-processor", (), "requests never carry code", switch=True, value=True),
     _inert("--mem-fraction-static", "a GPU setting; on a CPU see --kv-cache-bytes of `radixmill serve`", float),
     _sets("--max-running-requests", "schedule.max_running_requests", int),
@@ -188,7 +189,11 @@ def parser() -> argparse.ArgumentParser:
 
 def config_from(args: argparse.Namespace) -> Config:
     """Our config for these flags. Raises CannotStart for a value that we can't keep."""
-    given = vars(args)
+    return build(tree_of(vars(args)))
+
+
+def tree_of(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Our settings, by section, for these flags by their first names. Raises CannotStart for a value that we can't keep."""
     tree: dict[str, dict[str, Any]] = {}
     for flag in FLAGS:
         if flag.names[0] not in given:
@@ -203,4 +208,4 @@ def config_from(args: argparse.Namespace) -> Config:
             tree.setdefault(section, {})[key] = tuple(value) if flag.many else value
     if tree.get("schedule", {}).get("step_tokens") == -1:
         raise CannotStart("--chunked-prefill-size -1: a step's tokens are always bounded", "Leave it out")
-    return build(tree)
+    return tree

@@ -11,10 +11,10 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from tqdm import tqdm
 
@@ -28,6 +28,7 @@ from radixmill.front.session import (
     ChatPrompt,
     Content,
     End,
+    Front,
     Generation,
     Prompt,
     Sampling,
@@ -35,6 +36,7 @@ from radixmill.front.session import (
     TextPrompt,
     TokenPrompt,
 )
+from radixmill.front.session.native.items import constraint_of
 from radixmill.front.session.open import open_session
 from radixmill.front.text import load_text
 from radixmill.link.remote import RemoteEngine
@@ -63,6 +65,16 @@ class Params:
     min_tokens: int = 0
     seed: int | None = None
     logprobs: int | None = None  # None: none; k: the chosen token's, and the k most likely
+    prompt_logprobs: int | None = None  # the same for the prompt's tokens
+    # What the text must match: at most one of these. A JSON Schema as text or dict, a regular expression of the whole
+    # text, a grammar in GBNF with the start `root`, a structural tag as JSON text or dict.
+    json_schema: str | dict[str, Any] | None = None
+    regex: str | None = None
+    ebnf: str | None = None
+    structural_tag: str | dict[str, Any] | None = None
+
+
+Logprob = tuple[float, tuple[tuple[int, float], ...]]  # the token's, and (id, logprob) of the most likely
 
 
 @dataclass
@@ -71,9 +83,7 @@ class Choice:
 
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
-    logprobs: list[tuple[float, tuple[tuple[int, float], ...]]] | None = (
-        None  # chosen token's, most likely (id, logprob)s
-    )
+    logprobs: list[Logprob] | None = None
     finish_reason: str = ""
 
 
@@ -85,18 +95,26 @@ class Answer:
     choices: tuple[Choice, ...]
     cached_tokens: int
     seed: int
+    prompt_logprobs: list[Logprob | None] | None = None  # nothing is known of the first token
 
 
-class LLM:
-    """A model in an engine process of its own. Use as a context manager, or call `close`."""
+@dataclass(frozen=True)
+class Piece:
+    """More of one continuation. `finish_reason`: set on its last piece."""
 
-    def __init__(self, model: str = "smollm2-135m-instruct", **settings: Any) -> None:
-        """`settings`: fields of core.config by name, such as compute="exact" or max_total_tokens=4096.
+    choice: int
+    text: str
+    token_ids: tuple[int, ...] = ()
+    finish_reason: str | None = None
 
-        Raises CannotStart where the model can't be found or loaded.
-        """
-        config = _config(model, settings)
-        self.files = store.find(model, revision=config.model.revision)
+
+class Offline:
+    """A model in an engine process of its own, and a session with it on a thread of ours. Ends with `close`."""
+
+    def __init__(self, config: Config) -> None:
+        """Raises CannotStart where the model can't be found or loaded."""
+        self.config = config
+        self.files = store.find(config.model.model, revision=config.model.revision)
         self._text = load_text(self.files, chat_template=config.model.chat_template, tokenizer=config.model.tokenizer)
         self._loop = asyncio.new_event_loop()
         self._threads = [threading.Thread(target=self._loop.run_forever, name="radixmill-link", daemon=True)]
@@ -105,15 +123,99 @@ class LLM:
             config, self.files, started=time.monotonic(), front=False, on_event=self._on_event
         )
         self._threads.append(threading.Thread(target=self._supervise, name="radixmill-supervisor", daemon=True))
-        self._ids = itertools.count(1)
         for thread in self._threads:
             thread.start()
         try:
-            self.spec: ModelSpec = self._call(self._client.ready())
+            self.spec: ModelSpec = self.call(self._client.ready())
         except EngineFailed as error:
             self.close()
             raise CannotStart(error.message) from None
         self.session: Session = open_session(config, self.files, self._text, self._client)
+        self.front = Front(config, self._client, self.session)
+
+    @property
+    def engine_pid(self) -> int | None:
+        """The engine's process id; another one after a crash, None in between."""
+        return self._supervisor.engine_pid
+
+    def stats(self) -> dict[str, Any]:
+        """The engine's counters."""
+        return self.call(self._client.control("stats"))
+
+    def close(self) -> None:
+        """End the engine. Idempotent."""
+        if self._loop.is_closed():
+            return
+        self._loop.call_soon_threadsafe(self._client.close)
+        self._supervisor.stop()
+        self._threads[1].join(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._threads[0].join(10)
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):
+            self.close()
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on our loop and wait for it; ^C in the caller cancels it."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+
+    def iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
+        """An async generator that lives on our loop, from outside. Leaving early closes it."""
+        try:
+            while (item := self.call(anext_of(items))) is not None:
+                yield item
+        finally:
+            self.call(items.aclose())
+
+    def _supervise(self) -> None:
+        """The supervisor's thread: whatever ends it, nobody waits for an engine in vain."""
+        try:
+            self._supervisor.run()
+        finally:
+            self._on_event({"event": "failed", "detail": "the engine's supervisor has ended"})
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        """From the supervisor's thread."""
+        with suppress(RuntimeError):  # the loop has been closed: nobody is left to tell
+            match event["event"]:
+                case "engine":
+                    asyncio.run_coroutine_threadsafe(
+                        self._client.connect(event["path"], event["incarnation"]), self._loop
+                    )
+                case "failed":
+                    self._loop.call_soon_threadsafe(self._client.give_up, event["detail"])
+
+
+async def anext_of(items: AsyncGenerator[T, None]) -> T | None:
+    """The next item; None when there are no more."""
+    return await anext(items, None)
+
+
+class LLM(Offline):
+    """A model in an engine process of its own. Use as a context manager, or call `close`."""
+
+    def __init__(self, model: str = "smollm2-135m-instruct", **settings: Any) -> None:
+        """`settings`: fields of core.config by name, such as compute="exact" or max_total_tokens=4096.
+
+        Raises CannotStart where the model can't be found or loaded.
+        """
+        self._ids = itertools.count(1)
+        super().__init__(_config(model, settings))
 
     def generate(
         self,
@@ -131,42 +233,30 @@ class LLM:
             [TextPrompt(p) if isinstance(p, str) else TokenPrompt(tuple(p)) for p in texts], params, progress
         )
 
+    def stream(self, prompt: str | Sequence[int], params: Params | None = None) -> Iterator[Piece]:
+        """Continue one prompt, piece by piece as they come. Leaving the iteration stops it. Raises as `generate`."""
+        asked = TextPrompt(prompt) if isinstance(prompt, str) else TokenPrompt(tuple(prompt))
+        return self.iterate(self._pieces(self._ask(asked, params or Params())))
+
+    async def _pieces(self, ask: Ask) -> AsyncGenerator[Piece, None]:
+        generation = await self.session.start(ask)
+        try:
+            async for events in generation:
+                for event in events:
+                    match event:
+                        case Content(choice, text, tokens):
+                            yield Piece(choice, text, tuple(token.id for token in tokens))
+                        case End(choice, reason):
+                            yield Piece(choice, "", finish_reason=reason)
+        finally:
+            generation.close()
+
     def chat(
         self, conversations: Sequence[Any], params: Params | Sequence[Params] | None = None, *, progress: bool = True
     ) -> list[Answer]:
         """Answer one conversation (a list of message dicts), or several."""
         many = [conversations] if conversations and isinstance(conversations[0], dict) else list(conversations)
         return self._run([ChatPrompt(messages=tuple(messages)) for messages in many], params, progress)
-
-    @property
-    def engine_pid(self) -> int | None:
-        """The engine's process id; another one after a crash, None in between."""
-        return self._supervisor.engine_pid
-
-    def stats(self) -> dict[str, Any]:
-        """The engine's counters."""
-        return self._call(self._client.control("stats"))
-
-    def close(self) -> None:
-        """End the engine. Idempotent."""
-        if self._loop.is_closed():
-            return
-        self._loop.call_soon_threadsafe(self._client.close)
-        self._supervisor.stop()
-        self._threads[1].join(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._threads[0].join(10)
-        self._loop.close()
-
-    def __enter__(self) -> LLM:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        with suppress(AttributeError):
-            self.close()
 
     def _run(self, prompts: list[Prompt], params: Params | Sequence[Params] | None, progress: bool) -> list[Answer]:
         each = [params or Params()] * len(prompts) if params is None or isinstance(params, Params) else list(params)
@@ -175,7 +265,7 @@ class LLM:
         with tqdm(
             total=len(prompts), desc="Generating", unit="prompt", disable=not progress, dynamic_ncols=True
         ) as bar:
-            return self._call(self._gather(prompts, each, bar))
+            return self.call(self._gather(prompts, each, bar))
 
     async def _gather(self, prompts: list[Prompt], params: list[Params], bar: Any) -> list[Answer]:
         room = asyncio.Semaphore(_AT_ONCE)
@@ -204,6 +294,7 @@ class LLM:
     def _ask(self, prompt: Prompt, params: Params) -> Ask:
         names = Sampling.__struct_fields__
         sampling = Sampling(**{name: getattr(params, name) for name in names if hasattr(params, name)})
+        constraint, field_name = constraint_of(params)
         return Ask(
             id=f"llm-{next(self._ids)}",
             model="default",
@@ -215,36 +306,9 @@ class LLM:
             stop=params.stop,
             seed=params.seed,
             keep_tokens=True,
+            constraint=constraint,
+            constraint_field=field_name,
         )
-
-    def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on our loop and wait for it; ^C in the caller cancels it."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseExceptionGroup as group:
-            raise group.exceptions[0] from None
-        except KeyboardInterrupt:
-            future.cancel()
-            raise
-
-    def _supervise(self) -> None:
-        """The supervisor's thread: whatever ends it, nobody waits for an engine in vain."""
-        try:
-            self._supervisor.run()
-        finally:
-            self._on_event({"event": "failed", "detail": "the engine's supervisor has ended"})
-
-    def _on_event(self, event: dict[str, Any]) -> None:
-        """From the supervisor's thread."""
-        with suppress(RuntimeError):  # the loop has been closed: nobody is left to tell
-            match event["event"]:
-                case "engine":
-                    asyncio.run_coroutine_threadsafe(
-                        self._client.connect(event["path"], event["incarnation"]), self._loop
-                    )
-                case "failed":
-                    self._loop.call_soon_threadsafe(self._client.give_up, event["detail"])
 
 
 async def _fold(generation: Generation, params: Params) -> Answer:
@@ -260,8 +324,9 @@ async def _fold(generation: Generation, params: Params) -> Answer:
                         choice.logprobs += [(t.logprob.logprob, t.logprob.top) for t in event.tokens if t.logprob]
                 case End():
                     choice.finish_reason = event.reason
-    facts = generation.facts
-    return Answer(facts.prompts[0], choices, generation.usage().cached, facts.seed)
+    facts, scores = generation.facts, generation.scores.get(0)
+    told = None if scores is None else [None, *((score.logprob, score.top) for score in scores)]
+    return Answer(facts.prompts[0], choices, generation.usage().cached, facts.seed, told)
 
 
 def _config(model: str, settings: dict[str, Any]) -> Config:

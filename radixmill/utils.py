@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -171,6 +171,30 @@ def terminate_process(process: subprocess.Popen[Any]) -> None:
     _end(family)
     if isinstance(process, ServerProcess) and process.reservation is not None:
         release_port(process.reservation)
+
+
+def trim_overlap(existing_text: str, new_chunk: str) -> str:
+    """`new_chunk` without the part, at its beginning, with which `existing_text` ends already."""
+    longest = min(len(existing_text), len(new_chunk))
+    overlap = next((n for n in range(longest, 0, -1) if existing_text.endswith(new_chunk[:n])), 0)
+    return new_chunk[overlap:]
+
+
+def stream_and_merge(llm: Any, prompt: Any, sampling_params: Mapping[str, Any]) -> str:
+    """The text of a stream of `llm`, an Engine, whose chunks each hold all that was said so far."""
+    text = ""
+    for chunk in llm.generate(prompt, sampling_params, stream=True):
+        text += trim_overlap(text, chunk["text"])
+    return text
+
+
+async def async_stream_and_merge(llm: Any, prompt: Any, sampling_params: Mapping[str, Any]) -> AsyncIterator[str]:
+    """What each chunk of such a stream adds."""
+    text = ""
+    async for chunk in await llm.async_generate(prompt, sampling_params, stream=True):
+        new = trim_overlap(text, chunk["text"])
+        text += new
+        yield new
 
 
 class _Process(NamedTuple):

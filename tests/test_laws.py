@@ -40,11 +40,11 @@ ALLOW: dict[str, set[str]] = {
     "front": set(),
     "engine": set(),
 }
-TOP = {"__init__", "__main__", "launch", "launch_server", "llm", "cli", "compat", "doctor", "talk", "utils"}
+TOP = {"__init__", "__main__", "launch", "launch_server", "llm", "native", "cli", "compat", "doctor", "talk", "utils"}
 EVERYONE = {"__init__"}  # the version
 
 TORCH_ROOMS = ("device.kernels.cuda",)
-ASYNC_ROOMS = ("front", "link.client", "link.remote", "bench", "llm")
+ASYNC_ROOMS = ("front", "link.client", "link.remote", "bench", "llm", "native")
 HTTP = {"fastapi", "starlette", "uvicorn", "uvloop", "httptools", "httpx", "http", "aiohttp"}
 HTTP_ROOMS = ("front", "bench", "talk", "utils")
 

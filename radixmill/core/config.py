@@ -147,6 +147,9 @@ class ServerOptions:
     strict_fields: bool = option(
         False, "answer 400 to request fields we have never heard of instead of naming them in X-RadixMill-Ignored"
     )
+    incremental_streaming_output: bool = option(
+        False, "streams of /generate tell what is new, instead of all that has been said so far"
+    )
     unsupported_tools: str = option(
         "refuse",
         "tools of /v1/responses and /v1/messages that a server would have to run itself (web_search, …). refuse: 400; drop:"

@@ -26,13 +26,15 @@ import httpx
 from fastapi import FastAPI
 
 from radixmill.core.request import GenerateRequest
-from tests.fakes import EOS, EchoClient
+from radixmill.front.dialects import THINKING
+from tests.fakes import EOS, ByteText, EchoClient
 from tests.front import openapi, responses_kit
 from tests.front.kit import make_app, parse_sse
 from tests.front.schema_requests import BODIES, SHARES, Wish, broken, drawn, strategy
 from tests.front.test_api_fold import essence, fold_chat, fold_text
 
-TEXTS = ("Hello", "", "naïve 😀 text", "stop\n\nhere", '{"a": "b", "n": 1, "ok": true, "kind": "x"}', "a<b>c", "\n")
+TEXTS = ("Hello", "", "naïve 😀 text", "stop\n\nhere", "a<b>c <tool_call>", "\n")
+JSON = '{"a": "b", "n": 1, "ok": true, "kind": "x"}'
 RESPONSES = "/v1/responses"
 # A field that is broken may be noticed at a field that is read together with it.
 TOGETHER = {
@@ -45,11 +47,27 @@ TOGETHER = {
 }
 
 
-def scripted(request: GenerateRequest, choice: int) -> list[int]:
-    """What a choice says: the same for the same prompt, and JSON where JSON is demanded."""
-    if request.constraint is not None:
-        return [*TEXTS[4].encode(), EOS]
-    return [*TEXTS[(sum(request.prompt) + choice) % len(TEXTS)].encode(), EOS]
+class Script:
+    """What a choice says: always the same to the same prompt. Now and then it thinks first; it calls a tool where there
+    are tools, always where one must be called; and it says JSON where JSON is demanded."""
+
+    def __init__(self) -> None:
+        self.text = ByteText(THINKING)
+
+    def __call__(self, request: GenerateRequest, choice: int) -> list[int]:
+        roll = sum(request.prompt) + choice
+        said = TEXTS[roll % len(TEXTS)]
+        tools = self.text.chats[-1].tools if self.text.chats else ()
+        if request.constraint is not None:
+            said = JSON
+        if tools and (roll % 2 or request.constraint is not None):
+            said = said[: roll % 4] + call_of(tools[roll % len(tools)])
+        return [*("<think>hm, 😀</think>" * (roll % 3 == 0) + said).encode(), EOS]
+
+
+def call_of(tool: dict[str, Any]) -> str:
+    call = json.dumps({"name": tool["function"]["name"], "arguments": {"a": "é", "n": 1}}, ensure_ascii=False)
+    return f"<tool_call>\n{call}\n</tool_call>"
 
 
 @dataclass
@@ -186,8 +204,9 @@ FOLDS: dict[str, tuple[Callable[[str], dict[str, Any]], Callable[[dict[str, Any]
 
 def ignored(path: str, response: httpx.Response) -> list[str]:
     """Published fields that are accepted and then ignored."""
-    named = {name for name in response.headers.get("x-radixmill-ignored", "").split(", ") if name}
-    return [f"published field {name} is ignored" for name in sorted(named & openapi.properties(BODIES[path]))]
+    names = response.headers.get("x-radixmill-ignored", "").split(", ")
+    known = openapi.paths(BODIES[path])
+    return [f"published field {name} is ignored" for name in names if re.sub(r"\[\d+\]", "[]", name) in known]
 
 
 def blame(wish: Wish, error: dict[str, Any], *, alone: bool) -> list[str]:
@@ -279,7 +298,8 @@ async def tried(http: httpx.AsyncClient, wanted: Sequence[Wish]) -> Tally:
 
 def conformance(cases: int, seed: int) -> Tally:
     """The whole run, over an engine that says a few short things."""
-    app = make_app(EchoClient(scripted, cuts=(1, 3, 2)))
+    script = Script()
+    app = make_app(EchoClient(script, cuts=(1, 3, 2)), text=script.text)
     return asyncio.run(judged(app, list(wishes(cases, seed))))
 
 
@@ -299,6 +319,25 @@ def _listed(counts: dict[Any, int]) -> str:
     return ", ".join(f"{name}: {count:,}" for name, count in counts.items())
 
 
+PAGE = """# Conformance
+
+Requests made from OpenAI's published schema, sent to the app over a scripted engine, and every answer judged:
+`python -m tests.front.conformance --cases {options.cases} --seed {options.seed} --out docs/conformance.md` wrote this page
+(`make conformance` runs the same). The schema is no part of this repository; without it the run says so and stops.
+
+- **served**: valid, without what a text server refuses by name; **published**: valid, anything, with fields that nobody
+  knows; **invalid**: made to break the schema; **broken**: a served one with one thing changed at some depth; **plain**:
+  no body.
+- No answer may be a 5xx. Answers, chunks, events and errors must be as the schema says, besides the additions that
+  [api.md](api.md) lists. An error's `param` must name a field of the request; of a broken request whose original was
+  answered, that field or one that is read with it. No published field, at any depth, may be accepted and ignored.
+- What was answered is asked again with a seed, streamed and not: the stream must fold into the answer. A response must be
+  found, listed, cancelled and deleted as it says.
+
+{table}
+"""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=5000)
@@ -306,10 +345,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="write the table to this file too")
     parser.add_argument("--show", type=int, default=20, help="violations to print")
     options = parser.parse_args(arguments)
+    if not openapi.present():
+        sys.exit("the published schema is not here: shared/data/openai/openapi.yaml, beside this repository")
     began = time.perf_counter()
     tally = conformance(options.cases, options.seed)
     print("\n\n".join(tally.violations[: options.show]))
     print(report(tally), f"{time.perf_counter() - began:.0f} s.")
+    if options.out:
+        options.out.write_text(PAGE.format(options=options, table=report(tally)), encoding="utf-8")
     return 1 if tally.violations else 0
 
 

@@ -39,16 +39,21 @@ def make_front(client: EchoClient | None = None) -> tuple[FastAPI, Front]:
     return create_app(front), front
 
 
-def install(front: Front, client: EchoClient) -> None:
-    front.client, front.session = client, Session(ByteText(), client, ("echo",))
+def install(front: Front, client: EchoClient, text: ByteText | None = None) -> None:
+    front.client, front.session = client, Session(text or ByteText(), client, ("echo",))
 
 
 def make_app(
-    client: EchoClient | None = None, *, defaults: dict[str, float] | None = None, max_requests: int = 64, **server: Any
+    client: EchoClient | None = None,
+    *,
+    text: ByteText | None = None,
+    defaults: dict[str, float] | None = None,
+    max_requests: int = 64,
+    **server: Any,
 ) -> FastAPI:
     client = client or EchoClient()
     config = replace(Config(), server=ServerOptions(**server))
-    session = Session(ByteText(), client, ("echo", "echo-alias"), defaults=defaults, max_requests=max_requests)
+    session = Session(text or ByteText(), client, ("echo", "echo-alias"), defaults=defaults, max_requests=max_requests)
     return create_app(Front(config, client, session))
 
 

@@ -24,6 +24,8 @@ PREFIX = "/v1"  # the description's paths stand behind it
 REF = "#/components/schemas/"
 PUBLISHED = re.compile(r"/(chat/completions|completions|responses|models)(/[^?]*)?")
 
+CALLED: Schemas = {"type": "object", "additionalProperties": False}
+
 # Where the published schema contradicts what OpenAI's own servers send, as (schema, path in it, what stands there now).
 # Each was met by an answer that is right.
 FAULTS: tuple[tuple[str, tuple[str, ...], Any], ...] = (
@@ -50,6 +52,34 @@ FAULTS: tuple[tuple[str, tuple[str, ...], Any], ...] = (
         ("properties", "choices", "items", "properties", "logprobs", "anyOf", "0", "properties", "top_logprobs"),
         {"type": "array", "items": {"type": ["object", "null"], "additionalProperties": {"type": "number"}}},
     ),
+    # The messages of a stored request have every role; the schema takes them for answers, and knows only the assistant's.
+    (
+        "ChatCompletionMessageList",
+        ("properties", "data", "items", "allOf", "0"),
+        {
+            "type": "object",
+            "required": ["role", "content", "refusal"],
+            "properties": {
+                "role": {"enum": ["system", "developer", "user", "assistant", "tool", "function"]},
+                "content": {"type": ["string", "null"]},
+                "refusal": {"type": ["string", "null"]},
+                "name": {"type": "string"},
+                "tool_calls": {"$ref": REF + "ChatCompletionMessageToolCalls"},
+                "tool_call_id": {"type": "string"},
+            },
+        },
+    ),
+    # Answers may call custom tools; the chunks of such answers are not described.
+    (
+        "ChatCompletionMessageToolCallChunk",
+        ("properties", "type"),
+        {"enum": ["function", "custom"]},
+    ),
+    (
+        "ChatCompletionMessageToolCallChunk",
+        ("properties", "custom"),
+        {"type": "object", "properties": {"name": {"type": "string"}, "input": {"type": "string"}}},
+    ),
 )
 # What we add to published answers: SGLang's, vLLM's and our own.
 EXTENSIONS = frozenset(
@@ -62,6 +92,8 @@ EXTENSIONS = frozenset(
         "parent",
         "presence_penalty",
         "prompt_token_ids",
+        "reasoning",
+        "reasoning_content",
         "root",
         "seed",
         "store",
@@ -119,7 +151,7 @@ def mended(found: Schemas) -> Schemas:
         place = found[name]
         for key in path[:-1]:
             place = place[int(key)] if isinstance(place, list) else place[key]
-        assert place[path[-1]] != patch, f"{name} {path}: no fault any more"
+        assert place.get(path[-1]) != patch, f"{name} {path}: no fault any more"
         place[path[-1]] = patch
     return found
 
@@ -261,6 +293,26 @@ def events(text: str) -> Iterator[Any]:
 def properties(name: str) -> frozenset[str]:
     """The names of the fields of an object, through allOf."""
     return frozenset(_properties({"$ref": REF + name}))
+
+
+@cache
+def paths(name: str) -> frozenset[str]:
+    """The fields of an object and of what stands in it, as `messages[].content[].text`."""
+    return frozenset(_paths({"$ref": REF + name}, "", ()))
+
+
+def _paths(node: Any, path: str, above: tuple[str, ...]) -> Iterator[str]:
+    ref = node.get("$ref", "").removeprefix(REF)
+    if ref and ref not in above:
+        yield from _paths(schemas()[ref], path, (*above, ref))
+    for part in (*node.get("allOf", ()), *node.get("anyOf", ()), *node.get("oneOf", ())):
+        yield from _paths(part, path, above)
+    for key, inner in node.get("properties", {}).items():
+        here = f"{path}.{key}" if path else key
+        yield here
+        yield from _paths(inner, here, above)
+    if isinstance(node.get("items"), dict):
+        yield from _paths(node["items"], path + "[]", above)
 
 
 def _properties(node: Any) -> Iterator[str]:

@@ -1,23 +1,22 @@
-"""docs/messages.md lists what the code does: no more, no less."""
+"""The example of docs/messages.md runs as it stands there."""
 
 from __future__ import annotations
 
 import re
 
-from radixmill.front.api.anthropic.body import HINTS, REFUSED, MessagesBody
+import anthropic
+
 from tests.data import ROOT
+from tests.fakes import EchoClient
+from tests.front.anthropic_kit import client_of
+from tests.front.kit import make_app, says
 
 PAGE = ROOT / "docs" / "messages.md"
 
 
-def listed(start: str) -> set[str]:
-    """The `names` of the paragraph that begins with `start`."""
-    (paragraph,) = [p for p in PAGE.read_text(encoding="utf-8").split("\n\n") if p.startswith(start)]
-    return set(re.findall(r"`([^`]+)`", paragraph))
-
-
-def test_every_field_is_in_one_list():
-    fields = set(MessagesBody.__struct_fields__)
-    assert listed("Messages: ") == fields - HINTS - REFUSED.keys()
-    assert listed("`cache_control`, ") == HINTS
-    assert listed("Not supported: ") == set(REFUSED) <= fields
+def test_the_example_runs(monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    with client_of(make_app(EchoClient(says("Hello.")))) as client:
+        monkeypatch.setattr(anthropic, "Anthropic", lambda base_url, api_key: client)
+        exec(compile(code, str(PAGE), "exec"), {})
+    assert capsys.readouterr().out == "Hello.\n"

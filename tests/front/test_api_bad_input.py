@@ -98,7 +98,7 @@ CHAT_CASES = [
     ({"modalities": ["text", "audio"]}, "modalities"),
     ({"audio": {"voice": "alloy", "format": "wav"}}, "audio"),
     ({"web_search_options": {}}, "web_search_options"),
-    ({"store": True}, "store"),
+    ({"store": "yes"}, "store"),
 ]
 TEXT_CASES = [
     ({"prompt": None}, "prompt"),
@@ -176,6 +176,9 @@ WHERE = {  # name in the table → (route, field); the rest have the field's own
     "token id": [(TEXT, "prompt")],
     "temperature (messages)": [],  # of Anthropic's API: tests/front/test_anthropic_requests.py
     "budget_tokens": [],
+    "max_new_tokens": [],  # of SGLang's: tests/front/test_api_native.py
+    "top_logprobs_num": [],
+    "logprob_start_len": [],
 }
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from radixmill.front.api import meanings
 from radixmill.front.api.meanings import MEANINGS, meaning
 from radixmill.front.api.reference import MARKER, PAGES, between, limit_of, origin, renewed, type_of
 from radixmill.front.api.rows import rows
@@ -36,6 +37,11 @@ def test_every_meaning_has_a_field():
         name, owned = row.field.encode_name, f"{row.owner.__name__}.{row.field.encode_name}"
         found[owned if owned in MEANINGS else name] += 1
     assert not (unused := set(MEANINGS) - set(found)), unused
+
+
+def test_no_meaning_hides_another():
+    tables = [table for name, table in vars(meanings).items() if name.isupper() and isinstance(table, dict)]
+    assert sum(len(table) for table in tables if table is not MEANINGS) == len(MEANINGS)
 
 
 @by_path

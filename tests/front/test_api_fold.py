@@ -7,7 +7,8 @@ from typing import Any
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.fakes import EOS, EchoClient
+from radixmill.front.dialects import THINKING
+from tests.fakes import EOS, ByteText, EchoClient
 from tests.front.kit import CHAT, HELLO, TEXT, answer, chunks, install, make_app, make_front
 
 TEXTS = st.lists(st.sampled_from(["a", "b", "é", "😀", "\n", "stop", "<"]), max_size=8).map("".join)
@@ -50,12 +51,14 @@ def world(said: list[str], tails: list[bytes], cuts: list[int], cached: int) -> 
 APP, FRONT = make_front()
 
 
-def run(path: str, body: dict[str, Any], fake: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def run(
+    path: str, body: dict[str, Any], fake: dict[str, Any], text: ByteText | None = None
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """A stream's chunks, and the essence of the whole answer, which must not depend on the cuts."""
-    install(FRONT, world(**fake))
+    install(FRONT, world(**fake), text)
     parts = chunks(APP, path, {**body, "stream_options": {"include_usage": True}})
     response = essence(answer(APP, path, body))
-    install(FRONT, world(**{**fake, "cuts": [1000]}))
+    install(FRONT, world(**{**fake, "cuts": [1000]}), text)
     assert essence(answer(APP, path, body)) == response
     return parts, response
 
@@ -73,15 +76,16 @@ def fold_chat(parts: list[dict[str, Any]]) -> dict[str, Any]:
         (said,) = part["choices"]
         index, delta = said["index"], said["delta"]
         if index not in choices:
-            assert delta == {"role": "assistant", "content": "", "refusal": None} and said["finish_reason"] is None
-            message = {"role": "assistant", "content": "", "refusal": None}
+            assert delta.keys() == {"role", "content", "refusal"} and said["finish_reason"] is None
+            assert not delta["content"], "only who has nothing else to say begins with an empty text"
+            message = dict(delta)
             choices[index] = {"index": index, "message": message, "logprobs": None, "finish_reason": None}
             if "prompt_token_ids" in said:
                 choices[index] |= {"prompt_token_ids": said["prompt_token_ids"], "token_ids": []}
             continue
         choice = choices[index]
         assert choice["finish_reason"] is None, "nothing comes after the finish chunk"
-        choice["message"]["content"] += delta.get("content", "")
+        add(choice["message"], delta)
         choice.get("token_ids", []).extend(said.get("token_ids", ()))
         if said["logprobs"]:
             choice["logprobs"] = choice["logprobs"] or {"content": [], "refusal": None}
@@ -91,6 +95,28 @@ def fold_chat(parts: list[dict[str, Any]]) -> dict[str, Any]:
             choice["finish_reason"] = said["finish_reason"]
             choice |= {"matched_stop": said["matched_stop"]} if "matched_stop" in said else {}
     return whole(parts, choices)
+
+
+def add(message: dict[str, Any], delta: dict[str, Any]) -> None:
+    """Put a delta's parts to the message; asserts the shape of calls."""
+    for key in ("content", "reasoning_content", "reasoning"):
+        if key in delta:
+            message[key] = (message.get(key) or "") + delta[key]
+    for part in delta.get("tool_calls", ()):
+        calls = message.setdefault("tool_calls", [])
+        if "id" in part:
+            assert part["index"] == len(calls) and part["function"] == {
+                "name": part["function"]["name"],
+                "arguments": "",
+            }
+            calls.append({key: value for key, value in part.items() if key != "index"})
+        else:
+            assert part.keys() == {"index", "function"} and part["index"] == len(calls) - 1
+            calls[-1]["function"]["arguments"] += part["function"]["arguments"]
+    if "function_call" in delta:
+        call = message.setdefault("function_call", {"arguments": ""})
+        call |= {key: value for key, value in delta["function_call"].items() if key == "name"}
+        call["arguments"] += delta["function_call"]["arguments"]
 
 
 def fold_text(parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -143,6 +169,42 @@ def essence(response: dict[str, Any]) -> dict[str, Any]:
 def test_chat(fake, fields):
     parts, response = run(CHAT, {**HELLO, **fields}, fake)
     assert fold_chat(parts) == response
+
+
+CALLS = ['<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>', '<tool_call>{"name": "g"}</tool_call>']
+TAGGED = st.lists(
+    st.sampled_from(
+        [*CALLS, "<think>", "</think>", "\n", "a", "é", "stop", '<tool_call>{"name": "h"}</tool_call>', "<tool"]
+    ),
+    max_size=6,
+).map("".join)
+F = {"name": "f", "parameters": {"type": "object"}}
+G = {"name": "g", "description": "d", "strict": True}
+TOOLS = [{"type": "function", "function": function} for function in (F, G)]
+TAG_WORLD = WORLD | {"said": st.lists(TAGGED, min_size=3, max_size=3)}
+TAG_FIELDS = st.sampled_from([
+    {},
+    {"tools": TOOLS},
+    {"tools": TOOLS[:1]},
+    {"tools": TOOLS, "tool_choice": "required"},
+    {"tools": TOOLS, "parallel_tool_calls": False},
+    {"functions": [F, G]},
+    {"functions": [F], "function_call": {"name": "f"}},
+])  # fmt: skip
+MORE_FIELDS = CHAT_FIELDS | {
+    "separate_reasoning": st.sampled_from([None, False]),
+    "stream_reasoning": st.sampled_from([None, False]),
+    "max_completion_tokens": st.sampled_from([None, 4, 40]),
+}
+
+
+@given(st.fixed_dictionaries(TAG_WORLD), given_fields(MORE_FIELDS), TAG_FIELDS, st.sampled_from(["", "<think>\n"]))
+@settings(max_examples=150, deadline=None)
+def test_thoughts_and_calls(fake, fields, tools, begun):
+    parts, response = run(CHAT, {**HELLO, "rid": "r", **fields, **tools}, fake, ByteText(THINKING, begun))
+    assert fold_chat(parts) == response
+    counted = sum(len(choice["logprobs"]["content"]) for choice in response["choices"] if choice["logprobs"])
+    assert not counted or counted == response["usage"]["completion_tokens"], "one entry per counted token"
 
 
 @given(st.fixed_dictionaries(WORLD), given_fields(TEXT_FIELDS))

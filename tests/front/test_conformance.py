@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -13,7 +14,7 @@ from starlette.responses import Response
 
 from tests.data import shared
 from tests.fakes import EOS, EchoClient
-from tests.front.conformance import Tally, conformance, judged, report, scripted
+from tests.front.conformance import Tally, conformance, ignored, judged, main, report
 from tests.front.kit import CHAT, HELLO, TEXT, make_app
 from tests.front.openapi import FAULTS, FILE, faults, mended, nullable
 from tests.front.schema_requests import Wish
@@ -50,7 +51,7 @@ def run(app: FastAPI, *wishes: Wish) -> str:
 
 def spoilt(change) -> FastAPI:
     """An app that answers well, and then something else goes out: `change(status, body) -> (status, body)`."""
-    good = make_app(EchoClient(scripted))
+    good = make_app(EchoClient())
     bad = FastAPI()
 
     @bad.middleware("http")
@@ -133,3 +134,16 @@ def test_every_mended_fault_is_one():
     choice = {"index": 0, "text": "a", "finish_reason": None, "logprobs": logprobs}
     assert not faults("CreateCompletionResponse", {**chunk, "choices": [choice]})
     assert faults("CreateCompletionResponse", {**chunk, "choices": [{**choice, "finish_reason": "done"}]})
+
+
+def test_published_fields_that_are_ignored_are_seen():
+    shared(*FILE)
+    answer = httpx.Response(200, headers={"x-radixmill-ignored": "nobody_knows, tools[0].function.strict, messages[].mood"})
+    assert ignored(CHAT, answer) == ["published field tools[0].function.strict is ignored"]
+
+
+def test_the_page_is_written(tmp_path, capsys):
+    shared(*FILE)
+    page = tmp_path / "conformance.md"
+    assert main(["--cases", "40", "--seed", "4", "--out", str(page)]) == 0
+    assert "0 violations" in capsys.readouterr().out and "--cases 40 --seed 4" in page.read_text(encoding="utf-8")

@@ -138,7 +138,14 @@ def test_thoughts_of_earlier_turns_stay_out_where_only_the_current_turn_is_wante
 def test_the_template_hears_of_effort_and_verbosity():
     prompts = fresh()
     whole(APP, {**HI, "reasoning": {"effort": "high"}, "text": {"verbosity": "low"}, "chat_template_kwargs": {"x": 1}})
-    assert prompts.seen[-1].template_kwargs == {"reasoning_effort": "high", "verbosity": "low", "x": 1}
+    told = prompts.seen[-1].template_kwargs
+    assert {name: told[name] for name in ("reasoning_effort", "verbosity", "x")} == {
+        "reasoning_effort": "high",
+        "verbosity": "low",
+        "x": 1,
+    }
+    whole(APP, {**HI, "reasoning": {"effort": "none"}})
+    assert prompts.seen[-1].template_kwargs["enable_thinking"] is False
 
 
 LONG = [
@@ -336,6 +343,9 @@ CASES = [
     ({**HI, "text": {"verbosity": "loud"}}, "text.verbosity"),
     ({**HI, "chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs.chat_template"),
     ({**HI, "tools": [3]}, "tools[0]"),
+    ({**HI, "tools": [[]]}, "tools[0]"),
+    ({"input": [{"type": {"type": "text"}, "role": "user", "content": "a"}]}, "input[0].type"),
+    ({"input": [{"type": [], "role": "user", "content": "a"}]}, "input[0].type"),
     ({**HI, "tools": [{}]}, "tools[0].type"),
     ({**HI, "tools": [WEATHER, {"type": "web_search"}]}, "tools[1].type"),
     *(({**HI, "tools": [{"type": kind}]}, "tools[0].type") for kind in

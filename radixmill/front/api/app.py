@@ -15,6 +15,8 @@ from radixmill.front.api.anthropic.routes import add_anthropic_routes
 from radixmill.front.api.docs import describe
 from radixmill.front.api.errors import on_http_error, on_serve_error
 from radixmill.front.api.guard import Keys, RequestId
+from radixmill.front.api.native import routes as native
+from radixmill.front.api.native.routes import add_native_routes
 from radixmill.front.api.openai import routes
 from radixmill.front.api.openai.routes import add_openai_routes
 from radixmill.front.api.tokens import add_token_routes
@@ -32,12 +34,13 @@ def create_app(front: Front) -> FastAPI:
         redirect_slashes=False,
     )
     add_openai_routes(app, front)
+    add_native_routes(app, front)
     add_anthropic_routes(app, front)
     add_token_routes(app, front)
     add_health_routes(app, front)
     add_info_routes(app, front)
     add_order_routes(app, front)
-    describe(app, (*routes.KINDS, *anthropic.KINDS, *tokens.KINDS, *admin.KINDS))
+    describe(app, (*routes.KINDS, *anthropic.KINDS, *native.KINDS, *tokens.KINDS, *admin.KINDS))
     app.add_exception_handler(ServeError, on_serve_error)
     app.add_exception_handler(HTTPException, on_http_error)
     if front.config.server.api_key:

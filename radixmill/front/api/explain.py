@@ -106,7 +106,14 @@ def _struct(value: Any, kind: t.StructType, path: str) -> Fault | None:
     if not isinstance(value, dict):
         return Fault(path, f"must be an object{_got(value)}")
     faults = (_field(value, field, _dot(path, field.encode_name)) for field in kind.fields)
-    return next((fault for fault in faults if fault), None)
+    fault = next((fault for fault in faults if fault), None)
+    return fault or (_unknown(value, kind, path) if kind.forbid_unknown_fields else None)
+
+
+def _unknown(value: dict[str, Any], kind: t.StructType, path: str) -> Fault | None:
+    known = [field.encode_name for field in kind.fields]
+    odd = next((key for key in value if key not in known), None)
+    return None if odd is None else Fault(_dot(path, odd), "is unknown: known are " + ", ".join(known))
 
 
 def _field(value: dict[str, Any], field: t.Field, path: str) -> Fault | None:

@@ -285,9 +285,11 @@ ANTHROPIC: dict[str, Meaning] = {
     "Metadata.user_id": anthropic("who asks"),
     "inference_geo": anthropic("there is one place"),
     "diagnostics": anthropic("the server has its own"),
+    "thread": anthropic("conversations are not kept here"),
     "container": anthropic("there are no containers here"),
     "mcp_servers": anthropic("there are no MCP servers here"),
     "context_management": anthropic("the conversation is taken as it is"),
+    "thread": anthropic("conversations are sent whole; the official client does so when this is refused"),
     "Turn.role": anthropic("who speaks"),
     "Turn.content": anthropic("text, or blocks"),
     "TextBlock.type": anthropic("`text`; others are refused by name"),
@@ -323,6 +325,59 @@ TOKENS: dict[str, Meaning] = {
     "abort_all": sglang("all requests are stopped"),
 }
 
+NATIVE: dict[str, Meaning] = {
+    "GenerateBody.text": sglang("a prompt, or a batch of them; or `input_ids`"),
+    "input_ids": sglang("token ids, or a batch of lists of them; or `text`"),
+    "sampling_params": sglang(
+        "how to continue; in a batch one object for all, or one for each prompt. Unknown keys are 400"
+    ),
+    "max_new_tokens": sglang("the most tokens to generate; null: to the end of the context; 0: only the prompt", "128"),
+    "min_new_tokens": sglang("no end token and no stop string counts before this many tokens", "0"),
+    "sampling_seed": sglang("the same as `seed`, which wins over it", "drawn, 53 bits"),
+    "spaces_between_special_tokens": sglang("nothing to decide: no token here gets spaces put around it", "true"),
+    "SamplingBody.json_schema": sglang("a JSON Schema, as text or object, that the answer matches"),
+    "structural_tag": sglang("a structural tag, as text or object, that the answer matches"),
+    "beam_width": sglang("beam search"),
+    "stream_interval": sglang("tokens between chunks of a stream: each is sent as it comes"),
+    "custom_params": sglang("what a custom logit processor reads"),
+    "watermark": sglang("a watermark"),
+    "GenerateBody.rid": sglang(
+        "the request's id, the handle for `/abort_request`; in a batch one for each, or one that `_0` … is put behind",
+        "made",
+    ),
+    "incremental_streaming_output": ours(
+        "chunks of a stream tell what is new, instead of all so far", "`--incremental-streaming-output`, false"
+    ),
+    "return_logprob": sglang("`meta_info` has log probabilities", "false"),
+    "logprob_start_len": sglang("the first prompt token whose log probability is wanted; −1: only the output's", "−1"),
+    "top_logprobs_num": sglang("how many of the most likely tokens are told at each place", "0"),
+    "token_ids_logprob": sglang(
+        "tokens whose log probability is told at each place; in a batch perhaps a list for each"
+    ),
+    "return_text_in_logprobs": sglang("their texts too, else null", "false"),
+    "return_prompt_token_ids": sglang("the answer has `prompt_token_ids`", "false"),
+    "extra_key": sglang("as `cache_salt`; with both, both count", "none"),
+    "input_embeds": sglang("vectors in place of tokens"),
+    "image_data": sglang("images"),
+    "video_data": sglang("videos"),
+    "audio_data": sglang("sound"),
+    "session_params": sglang("a session's state"),
+    "session_id": sglang("a session"),
+    "custom_logit_processor": sglang("code; requests never carry any"),
+    "return_hidden_states": sglang("activations"),
+    "return_routed_experts": sglang("which experts were used"),
+    "return_indexer_topk": sglang("what sparse attention looked at"),
+    "return_sampling_mask": sglang("which tokens could be drawn"),
+    "return_entropy": sglang("the entropy of each distribution"),
+    "return_bytes": sglang("tokens as bytes"),
+    "sampling_logprobs_mode": sglang("which log probabilities: they are always the model's own"),
+    "require_reasoning": sglang("thinking first"),
+    "max_thinking_tokens": sglang("a limit of thinking"),
+    "bootstrap_host": sglang("another process that computed the prompt"),
+    "bootstrap_port": sglang("the same"),
+    "bootstrap_room": sglang("the same"),
+}
+
 MEANINGS: dict[str, Meaning] = {
     **SAMPLING,
     **COMMON,
@@ -336,6 +391,7 @@ MEANINGS: dict[str, Meaning] = {
     **RESPONSES,
     **ANTHROPIC,
     **TOKENS,
+    **NATIVE,
 }
 
 

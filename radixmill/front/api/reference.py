@@ -23,9 +23,12 @@ from radixmill.front.api.openai.chat import ChatBody
 from radixmill.front.api.openai.completions import CompletionBody
 from radixmill.front.api.openai.responses import body as responses
 from radixmill.front.api.openai.responses.body import PromptBody, ResponseBody
+from radixmill.front.api.openai.stored import MetadataBody
 from radixmill.front.api.rows import Row, inner_structs, rows
 from radixmill.front.api.tokens import DetokenizeBody, TokenizeBody
 from radixmill.front.session.limits import RANGES, SIZES, Range
+from radixmill.front.session.native import GenerateBody
+from radixmill.front.session.native import body as native
 
 MARKER = "<!-- What follows is generated: python -m radixmill.front.api.reference docs/api.md -->\n"
 HEAD = "| field | type | limit | default | meaning | from |\n|---|---|---|---|---|---|"
@@ -61,11 +64,13 @@ ANTHROPICS = frozenset(
 )
 PAGES = (
     Page("/v1/chat/completions", ChatBody, hints=fields.HINTS, refused=REFUSED),
+    Page("/v1/chat/completions/{completion_id}", MetadataBody),
     Page("/v1/completions", CompletionBody, hints=fields.HINTS, refused=REFUSED),
     Page("/v1/responses", ResponseBody, hints=responses.HINTS, refused=dict.fromkeys(responses.REFUSED, ())),
     Page("/v1/responses/input_tokens", PromptBody, hints=responses.HINTS, refused=dict.fromkeys(responses.REFUSED, ())),
     Page("/v1/messages", MessagesBody, "Anthropic", messages.HINTS, messages.REFUSED, ANTHROPICS),
     Page("/v1/messages/count_tokens", CountBody, "Anthropic", messages.HINTS, messages.REFUSED, ANTHROPICS),
+    Page("/generate", GenerateBody, "SGLang", refused=native.REFUSED, own=frozenset(GenerateBody.__struct_fields__)),
     Page("/tokenize", TokenizeBody, home="vLLM", own=frozenset(TokenizeBody.__struct_fields__) - {"parse_special"}),
     Page("/detokenize", DetokenizeBody, home="vLLM", own=frozenset(DetokenizeBody.__struct_fields__)),
     Page("/abort_request", AbortBody, home="SGLang", own=frozenset(AbortBody.__struct_fields__)),

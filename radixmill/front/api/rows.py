@@ -38,7 +38,10 @@ def _rows(info: t.StructType, path: str, above: tuple[type, ...]) -> Iterator[Ro
     for field in info.fields:
         here = f"{path}{field.encode_name}"
         yield Row(here, info.cls, field)
+        found: dict[type, tuple[t.StructType, str]] = {}
         for inner, suffix in inner_structs(field.type):
+            found.setdefault(inner.cls, (inner, suffix))  # one of them, or a list: told once
+        for inner, suffix in found.values():
             if inner.cls not in above:
                 yield from _rows(inner, f"{here}{suffix}.", (*above, info.cls))
 

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from radixmill.core.errors import ServeError
 from radixmill.front.api.errors import error_response, internal_error
-from radixmill.front.session import Event, Generation
+from radixmill.front.session import Batch, Event, Generation
 
 log = logging.getLogger("radixmill.front")
 T = TypeVar("T")
@@ -86,7 +86,7 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, generation: Generation, chunks: Chunks, headers: Mapping[str, str], ending: Ending = OPENAI_ENDING
+        self, generation: Generation | Batch, chunks: Chunks, headers: Mapping[str, str], ending: Ending = OPENAI_ENDING
     ) -> None:
         super().__init__(b"", headers={**headers, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
@@ -107,7 +107,7 @@ class EventStream(Response):
             await self._send(send, self.chunks.finish() + self.ending.done, more=False)
         except Exception as error:
             if not isinstance(error, ServeError):
-                log.exception("request %s failed while it was streamed", self.generation.facts.id)
+                log.exception("request %s failed while it was streamed", self.generation.id)
                 error = internal_error()
             if not self.started:
                 await error_response(error, scope)(scope, receive, send)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
+from typing import TypeVar
 
 from msgspec import Struct
 
@@ -17,6 +18,7 @@ from radixmill.front.session.events import End, Event, Usage
 from radixmill.link.client import Stream
 
 log = logging.getLogger("radixmill.front")
+T = TypeVar("T")
 
 
 class Facts(Struct, frozen=True, kw_only=True):
@@ -60,11 +62,15 @@ class Generation:
         self._held: dict[int, list[TokenDelta]] = {p: [] for p in range(len(facts.prompts))} if scored else {}
         self._on_close: Callable[[], None] | None = on_close
 
+    @property
+    def id(self) -> str:
+        return self.facts.id
+
     def __aiter__(self) -> AsyncIterator[tuple[Event, ...]]:
         return self._events() if self.streams else self._nothing_to_do()
 
     async def _events(self) -> AsyncGenerator[tuple[Event, ...], None]:
-        async with aclosing(_merged(self.streams)) as deltas:
+        async with aclosing(merged(self.streams)) as deltas:
             async for delta in deltas:
                 if events := self._push(delta):
                     yield events
@@ -132,34 +138,34 @@ class Generation:
         on_close()
 
 
-async def _merged(streams: tuple[Stream, ...]) -> AsyncGenerator[TokenDelta, None]:
-    """Deltas of several streams as they come; the first error ends it."""
-    if len(streams) == 1:
-        async for delta in streams[0]:
-            yield delta
+async def merged(sources: Sequence[AsyncIterable[T]]) -> AsyncGenerator[T, None]:
+    """Items of several sources as they come; the first error ends it."""
+    if len(sources) == 1:
+        async for item in sources[0]:
+            yield item
         return
-    queue: asyncio.Queue[TokenDelta | BaseException | None] = asyncio.Queue()
-    pumps = [asyncio.create_task(_pump(stream, queue)) for stream in streams]
+    queue: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()
+    pumps = [asyncio.create_task(_pump(source, queue)) for source in sources]
     try:
         running = len(pumps)
         while running:
-            item = await queue.get()
-            if isinstance(item, BaseException):
-                raise item
-            if item is None:
+            got = await queue.get()
+            if isinstance(got, BaseException):
+                raise got
+            if got is None:
                 running -= 1
             else:
-                yield item
+                yield got[0]
     finally:
         for pump in pumps:
             pump.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
 
 
-async def _pump(stream: Stream, queue: asyncio.Queue[TokenDelta | BaseException | None]) -> None:
+async def _pump(source: AsyncIterable[T], queue: asyncio.Queue[tuple[T] | BaseException | None]) -> None:
     try:
-        async for delta in stream:
-            queue.put_nowait(delta)
+        async for item in source:
+            queue.put_nowait((item,))
         queue.put_nowait(None)
     except Exception as error:
         queue.put_nowait(error)

@@ -31,8 +31,11 @@ RANGES: dict[str, Range] = {
     "max_completion_tokens": Range(1, None),
     "max_output_tokens": Range(16, None),  # responses
     "min_tokens": Range(0, None),
+    "max_new_tokens": Range(0, None),
     "budget_tokens": Range(1024, None),
     "top_logprobs": Range(0, 20),
+    "top_logprobs_num": Range(0, 128),
+    "logprob_start_len": Range(-1, None),
     "logprobs (completions)": Range(0, 20),
     "seed": Range(-(2**63), 2**63 - 1),
     "reasoning_effort": Range(0, 0.99),  # as a number
@@ -45,6 +48,7 @@ SIZES: dict[str, Range] = {
     "stop": Range(0, 32),  # strings
     "stop string": Range(1, 4096),  # characters
     "stop_token_ids": Range(0, 1024),
+    "token_ids_logprob": Range(0, 1024),
     "logit_bias": Range(0, 4096),  # entries
     "tools": Range(0, 1024),
     "choices": Range(1, 4096),  # of guided_choice
@@ -58,6 +62,7 @@ SIZES: dict[str, Range] = {
 }
 
 DEFAULT_COMPLETION_TOKENS = 16
+DEFAULT_NATIVE_TOKENS = 128
 THREAD_CHARS = 20_000  # texts longer than this are tokenised off the event loop
 
 

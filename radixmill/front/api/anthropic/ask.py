@@ -13,10 +13,8 @@ from radixmill.front.api.anthropic.errors import NO_THREADS
 from radixmill.front.api.anthropic.history import to_history
 from radixmill.front.api.anthropic.tools import to_tools
 from radixmill.front.api.openai.fields import check_rid, template_kwargs
+from radixmill.front.api.openai.reasoning import SWITCHES
 from radixmill.front.session import Ask, ChatPrompt, Sampling, ToolRule
-
-# The names that templates of different families give one switch.
-_SWITCHES = ("enable_thinking", "thinking")
 
 
 def to_ask(body: MessagesBody, id: str, *, drop_tools: bool = False) -> Ask:
@@ -75,7 +73,7 @@ def _toggles(body: CountBody) -> dict[str, Any]:
     """What templates know by name: whether to think, how long, how hard."""
     made: dict[str, Any] = {}
     if body.thinking is not None:
-        made = dict.fromkeys(_SWITCHES, body.thinking.type != "disabled")
+        made = dict.fromkeys(SWITCHES, body.thinking.type != "disabled")
         made["thinking_budget"] = body.thinking.budget_tokens
     if body.output_config is not None and body.output_config.effort is not None:
         made["reasoning_effort"] = "max" if body.output_config.effort == "xhigh" else body.output_config.effort

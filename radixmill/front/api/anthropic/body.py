@@ -1,6 +1,6 @@
 """Bodies of Anthropic's Messages API: their types, which fields are hints, which are refused.
 
-docs/messages.md lists the kinds; a test compares it with these tables.
+docs/api.md, which is generated, lists every field and its kind.
 """
 
 from __future__ import annotations

@@ -89,6 +89,7 @@ def to_ask(body: CompletionBody, id: str) -> Ask:
         echo=bool(body.echo),
         constraint=bound and bound.constraint,
         constraint_field=bound.field if bound else "",
+        separate_reasoning=False,
         seed=body.seed,
         tenant=body.cache_salt or "",
         priority=body.priority or 0,

@@ -200,7 +200,7 @@ def _kind(value: Any, path: str) -> type[Item] | type[Reference]:
     name = value.get("type")
     if name is None:
         name = "item_reference" if "id" in value and "role" not in value else "message"
-    if name not in KINDS:
+    if not isinstance(name, str) or name not in KINDS:
         raise BadRequest(
             f"{path}.type {str(name)[:40]!r} is not supported: this server takes {', '.join(KINDS)}.",
             param=f"{path}.type",
@@ -260,9 +260,7 @@ def _output_part(part: ItemPart, path: str) -> ItemPart:
     if part.type not in ("input_text", "output_text"):
         raise _not_text(part.type, path)
     text = _said(part, part.type, path)
-    return ItemPart(
-        type="output_text", text=text, annotations=[], logprobs=[]
-    )  # what a client made of them is not ours
+    return ItemPart(type="output_text", text=text, annotations=[], logprobs=[])  # what was sent of these is not ours
 
 
 def _said(part: ItemPart, kind: str, path: str) -> str:
