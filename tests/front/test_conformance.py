@@ -138,7 +138,9 @@ def test_every_mended_fault_is_one():
 
 def test_published_fields_that_are_ignored_are_seen():
     shared(*FILE)
-    answer = httpx.Response(200, headers={"x-radixmill-ignored": "nobody_knows, tools[0].function.strict, messages[].mood"})
+    answer = httpx.Response(
+        200, headers={"x-radixmill-ignored": "nobody_knows, tools[0].function.strict, messages[].mood"}
+    )
     assert ignored(CHAT, answer) == ["published field tools[0].function.strict is ignored"]
 
 

@@ -285,7 +285,6 @@ ANTHROPIC: dict[str, Meaning] = {
     "Metadata.user_id": anthropic("who asks"),
     "inference_geo": anthropic("there is one place"),
     "diagnostics": anthropic("the server has its own"),
-    "thread": anthropic("conversations are not kept here"),
     "container": anthropic("there are no containers here"),
     "mcp_servers": anthropic("there are no MCP servers here"),
     "context_management": anthropic("the conversation is taken as it is"),
