@@ -337,6 +337,7 @@ Requests made from OpenAI's published schema, sent to the app over a scripted en
   answered, that field or one that is read with it. No published field, at any depth, may be accepted and ignored.
 - What was answered is asked again with a seed, streamed and not: the stream must fold into the answer. A response must be
   found, listed, cancelled and deleted as it says.
+- `tests/e2e/test_conformance.py` sends 200 such requests to the embedded model.
 
 {table}
 """
