@@ -52,7 +52,7 @@ def test_a_drawn_seed_is_returned_and_repeats_the_answer(smollm2_server: Server)
 
 def test_eight_choices_of_a_long_prompt_compute_it_once(smollm2_server: Server) -> None:
     """By usage and by the device's own count of tokens."""
-    prompt = " ".join(f"word{n % 37}" for n in range(300))
+    prompt = " ".join(f"word{n % 37}" for n in range(400))
     tokens = smollm2_server.post("/tokenize", prompt=prompt).json()["tokens"][:900]
     assert len(tokens) == 900
     smollm2_server.post("/flush_cache")

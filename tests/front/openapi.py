@@ -52,6 +52,23 @@ FAULTS: tuple[tuple[str, tuple[str, ...], Any], ...] = (
         ("properties", "choices", "items", "properties", "logprobs", "anyOf", "0", "properties", "top_logprobs"),
         {"type": "array", "items": {"type": ["object", "null"], "additionalProperties": {"type": "number"}}},
     ),
+    # The messages of a stored request have every role; the schema takes them for answers, and knows only the assistant's.
+    (
+        "ChatCompletionMessageList",
+        ("properties", "data", "items", "allOf", "0"),
+        {
+            "type": "object",
+            "required": ["role", "content", "refusal"],
+            "properties": {
+                "role": {"enum": ["system", "developer", "user", "assistant", "tool", "function"]},
+                "content": {"type": ["string", "null"]},
+                "refusal": {"type": ["string", "null"]},
+                "name": {"type": "string"},
+                "tool_calls": {"$ref": REF + "ChatCompletionMessageToolCalls"},
+                "tool_call_id": {"type": "string"},
+            },
+        },
+    ),
     # Answers may call custom tools; the chunks of such answers are not described.
     (
         "ChatCompletionMessageToolCallChunk",

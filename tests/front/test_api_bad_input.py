@@ -98,7 +98,7 @@ CHAT_CASES = [
     ({"modalities": ["text", "audio"]}, "modalities"),
     ({"audio": {"voice": "alloy", "format": "wav"}}, "audio"),
     ({"web_search_options": {}}, "web_search_options"),
-    ({"store": True}, "store"),
+    ({"store": "yes"}, "store"),
 ]
 TEXT_CASES = [
     ({"prompt": None}, "prompt"),

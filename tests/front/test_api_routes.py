@@ -191,7 +191,7 @@ def test_request_ids_in_and_out():
 @pytest.mark.parametrize(
     "method, path, status, allow",
     [
-        ("GET", CHAT, 405, "POST"),
+        ("GET", TEXT, 405, "POST"),
         ("PUT", TEXT, 405, "POST"),
         ("GET", "/flush_cache", 405, "POST"),
         ("GET", "/abort_request", 405, "POST"),

@@ -75,6 +75,7 @@ F = ("call", "f", '{"a": 1}')
         (NO_ARGUMENTS, [("call", "f", "{}")]),
         ('<tool_call>{"arguments": {"z" :[ 1]}, "name":"g"}</tool_call>', [("call", "g", '{"z" :[ 1]}')]),
         ('<tool_call>{"name": "f", "arguments": null}</tool_call>', [("call", "f", "{}")]),
+        ('<tool_call>{"name": "f", "arguments": {\n }}</tool_call>', [("call", "f", "{}")]),
         ('<tool_call>{"name": "f", "arguments": {"s": "</tool_call>}{"}}</tool_call>', [("call", "f", '{"s": "</tool_call>}{"}')]),
         ('<tool_call>{"name": "\\u0066", "arguments": {}}</tool_call>', [("call", "f", "{}")]),
         ('<tool_call>{"name": "note", "arguments": {"input": "a\\n\\"b\\""}}</tool_call>', [("call", "note", 'a\n"b"')]),

@@ -138,7 +138,14 @@ def test_thoughts_of_earlier_turns_stay_out_where_only_the_current_turn_is_wante
 def test_the_template_hears_of_effort_and_verbosity():
     prompts = fresh()
     whole(APP, {**HI, "reasoning": {"effort": "high"}, "text": {"verbosity": "low"}, "chat_template_kwargs": {"x": 1}})
-    assert prompts.seen[-1].template_kwargs == {"reasoning_effort": "high", "verbosity": "low", "x": 1}
+    told = prompts.seen[-1].template_kwargs
+    assert {name: told[name] for name in ("reasoning_effort", "verbosity", "x")} == {
+        "reasoning_effort": "high",
+        "verbosity": "low",
+        "x": 1,
+    }
+    whole(APP, {**HI, "reasoning": {"effort": "none"}})
+    assert prompts.seen[-1].template_kwargs["enable_thinking"] is False
 
 
 LONG = [

@@ -23,6 +23,7 @@ from radixmill.front.api.openai.chat import ChatBody
 from radixmill.front.api.openai.completions import CompletionBody
 from radixmill.front.api.openai.responses import body as responses
 from radixmill.front.api.openai.responses.body import PromptBody, ResponseBody
+from radixmill.front.api.openai.stored import MetadataBody
 from radixmill.front.api.rows import Row, inner_structs, rows
 from radixmill.front.api.tokens import DetokenizeBody, TokenizeBody
 from radixmill.front.session.limits import RANGES, SIZES, Range
@@ -63,6 +64,7 @@ ANTHROPICS = frozenset(
 )
 PAGES = (
     Page("/v1/chat/completions", ChatBody, hints=fields.HINTS, refused=REFUSED),
+    Page("/v1/chat/completions/{completion_id}", MetadataBody),
     Page("/v1/completions", CompletionBody, hints=fields.HINTS, refused=REFUSED),
     Page("/v1/responses", ResponseBody, hints=responses.HINTS, refused=dict.fromkeys(responses.REFUSED, ())),
     Page("/v1/responses/input_tokens", PromptBody, hints=responses.HINTS, refused=dict.fromkeys(responses.REFUSED, ())),

@@ -81,7 +81,7 @@ class Written(NamedTuple):
 def read_call(text: str, name_key: str, arguments_key: str) -> Written | None:
     """The call in a whole JSON object; None where it is no JSON, has no name, or its arguments are no object.
 
-    Keys may stand in any order; others are not looked at. null as arguments means none.
+    Keys may stand in any order; others are not looked at. null as arguments, or an empty object, means none.
     """
     try:
         found = list(_members(text))
@@ -91,7 +91,7 @@ def read_call(text: str, name_key: str, arguments_key: str) -> Written | None:
     name, arguments = by_key.get(name_key), by_key.get(arguments_key)
     if len(by_key) < len(found) or name is None or not isinstance(name.value, str):
         return None
-    if arguments is None or arguments.value is None:
+    if arguments is None or arguments.value is None or arguments.value == {}:
         return Written(name.value)
     return Written(name.value, arguments.start, arguments.end) if isinstance(arguments.value, dict) else None
 

@@ -23,6 +23,7 @@ def schema(value: Any) -> Format:
     return {"type": "json_schema", "json_schema": value}
 
 
+NOTHING: Format = {"type": "const_string", "value": "{}"}  # the arguments of a tool that takes none
 INPUT = schema({
     "type": "object",
     "properties": {"input": {"type": "string"}},

@@ -125,7 +125,7 @@ class Splitter:
         """Pieces that are certain."""
         self._held += text
         pieces: _Pieces = []
-        while (more := self._state()) is not None:
+        while (self._held or self._last) and (more := self._state()) is not None:
             pieces += more
         return pieces
 
@@ -254,8 +254,7 @@ class Splitter:
         held = self._held
         if self._last:
             return len(held)
-        longest = min(max(map(len, tags)) - 1, len(held))
-        return next((i for i in range(len(held) - longest, len(held)) if self._may_become(held[i:], *tags)), len(held))
+        return min(_beginning(held, tag) for tag in tags)
 
     @staticmethod
     def _may_become(text: str, *tags: str) -> bool:
@@ -350,6 +349,14 @@ class Splitter:
         """The held text up to `end` is no call."""
         self._state = self._in_broken
         return self._said(end)
+
+
+def _beginning(text: str, tag: str) -> int:
+    """Where a part of `tag` begins that ends with the text; the text's length if none does."""
+    at = text.find(tag[0], max(len(text) - len(tag) + 1, 0))
+    while at >= 0 and not tag.startswith(text[at:]):
+        at = text.find(tag[0], at + 1)
+    return len(text) if at < 0 else at
 
 
 def _heads(dialect: Dialect, tools: Mapping[str, ToolShape]) -> dict[str, str]:

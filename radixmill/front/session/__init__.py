@@ -4,7 +4,7 @@ from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, Sampling, TextP
 from radixmill.front.session.batch import Batch
 from radixmill.front.session.echo import PromptText
 from radixmill.front.session.events import Arguments, Call, Content, End, Event, FinishReason, Reasoning, Token, Usage
-from radixmill.front.session.fold import Whole, WholeCall, gather, winners
+from radixmill.front.session.fold import Gatherer, Whole, WholeCall, gather, winners
 from radixmill.front.session.front import Front
 from radixmill.front.session.generation import Facts, Generation
 from radixmill.front.session.session import Session
@@ -23,6 +23,7 @@ __all__ = [
     "Facts",
     "FinishReason",
     "Front",
+    "Gatherer",
     "Generation",
     "ModelText",
     "Prompt",

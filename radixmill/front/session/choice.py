@@ -147,7 +147,9 @@ class Choice:
 
     def _events(self, *, flush: bool) -> tuple[Event, ...]:
         """What the pieces at hand say, each with the tokens that begin in it; `flush`: the last one with all."""
-        pieces, self._pieces = joined(self._pieces), []
+        pieces, self._pieces = self._pieces, []
+        if len(pieces) > 1:
+            pieces = joined(pieces)
         events = [self._event(piece, flush=flush and piece is pieces[-1]) for piece in pieces]
         if events:
             self._last = events[-1]

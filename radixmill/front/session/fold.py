@@ -63,13 +63,27 @@ class _Parts:
         )
 
 
+class Gatherer:
+    """Every choice of a generation, put together from events as they come."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._parts = [_Parts() for _ in generation.choices]
+
+    def push(self, events: tuple[Event, ...]) -> None:
+        for event in events:
+            self._parts[event.choice].add(event)
+
+    def wholes(self) -> list[Whole]:
+        """In order, once every choice has ended."""
+        return [part.whole() for part in self._parts]
+
+
 async def gather(generation: Generation) -> list[Whole]:
     """Every choice, in order; waits for the last end."""
-    parts = [_Parts() for _ in generation.choices]
+    gatherer = Gatherer(generation)
     async for events in generation:
-        for event in events:
-            parts[event.choice].add(event)
-    return [part.whole() for part in parts]
+        gatherer.push(events)
+    return gatherer.wholes()
 
 
 def winners(generation: Generation, n: int) -> list[int]:

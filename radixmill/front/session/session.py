@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from radixmill.core.errors import BadRequest, NotReady, Overloaded, UnknownModel
 from radixmill.core.request import Constraint, GenerateRequest, SamplingParams, choice_seed
@@ -22,6 +22,7 @@ from radixmill.front.session.sampling import check_defaults, to_params
 from radixmill.front.session.speech import Speech, speech_of
 from radixmill.front.session.text import Spelling, Text
 from radixmill.front.text import StopScanner, TextDecoder
+from radixmill.front.text.template import strings
 from radixmill.link.client import EngineClient, Stream
 
 ANY_MODEL = "default"  # accepted for whatever is served
@@ -285,16 +286,7 @@ def _chars(prompt: Prompt) -> int:
     match prompt:
         case TextPrompt(text):
             return len(text)
-        case ChatPrompt(messages=messages):
-            return sum(map(len, _texts(messages)))
+        case ChatPrompt(messages=messages, tools=tools):
+            return sum(map(len, strings((messages, tools))))
         case TokenPrompt():
             return 0
-
-
-def _texts(messages: Sequence[Mapping[str, object]]) -> Iterator[str]:
-    for message in messages:
-        content = message.get("content")
-        if isinstance(content, str):
-            yield content
-        elif isinstance(content, list):
-            yield from (part["text"] for part in content if isinstance(part.get("text"), str))

@@ -26,6 +26,7 @@ from radixmill.core.request import Constraint
 from radixmill.front.dialects import Dialect, Splitter, ToolShape
 from radixmill.front.dialects.grammar import (
     INPUT,
+    NOTHING,
     Format,
     Target,
     after_thoughts,
@@ -41,7 +42,6 @@ Thinking = Literal["opened", "may", "not"]
 """Whether the prompt ends within thoughts, leaves it to the model to begin some, or has closed them."""
 
 TAIL_TOKENS = 16  # of a prompt: enough for a tag and the space around it
-NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
 class Speech:
@@ -84,8 +84,8 @@ class Speech:
         for tool in self.tools if self.calls is not None else ():
             if tool.format is not None:
                 yield tool.field, tool.format
-            elif self._is_bound(tool) and not tool.custom:
-                yield tool.field, Constraint(kind="json_schema", text=json.dumps(_parameters(tool)))
+            elif self._is_bound(tool) and tool.parameters is not None:
+                yield tool.field, Constraint(kind="json_schema", text=json.dumps(tool.parameters))
 
     def _calls(self) -> Format | None:
         """The grammar of calls, and of the text around them; None where calls are free."""
@@ -102,7 +102,9 @@ class Speech:
     def _content(self, tool: Tool) -> Format:
         if tool.custom:
             return INPUT if tool.format is None else as_format(tool.format)
-        return schema(_parameters(tool) if self._is_bound(tool) else {"type": "object"})
+        if not self._is_bound(tool):
+            return schema({"type": "object"})
+        return NOTHING if tool.parameters is None else schema(tool.parameters)
 
     def _is_bound(self, tool: Tool) -> bool:
         return tool.strict or (self.ask.tools is not None and self.ask.tools.choice == "required")
@@ -192,10 +194,6 @@ def _thinking(text: Text, prompt: ChatPrompt, ids: Sequence[int]) -> Thinking:
 def _text_of(content: Any) -> str:
     parts = content if isinstance(content, list) else [{"text": content or ""}]
     return "".join(part.get("text") or "" for part in parts)
-
-
-def _parameters(tool: Tool) -> Any:
-    return NO_PARAMETERS if tool.parameters is None else tool.parameters
 
 
 def _shown(tool: Tool) -> dict[str, Any]:

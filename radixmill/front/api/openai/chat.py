@@ -75,10 +75,10 @@ class ChatBody(CommonBody, kw_only=True):
     functions: Functions | None = None
     function_call: FunctionChoice | None = None
     modalities: list[str] | None = None
+    store: bool | None = None
     # refused
     audio: Any = None
     web_search_options: Any = None
-    store: Any = None
     chat_template: Any = None
 
 
@@ -264,7 +264,10 @@ class ChatView:
 
 async def fold(view: ChatView) -> ChatResponse:
     """The non-streaming answer: what a client would put together from the stream."""
-    wholes = await gather(view.generation)
+    return answer(view, await gather(view.generation))
+
+
+def answer(view: ChatView, wholes: Sequence[Whole]) -> ChatResponse:
     facts = view.generation.facts
     return ChatResponse(
         id=view.id,

@@ -104,7 +104,6 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
     "lora_path": (),
     "receipt": (False,),
     "timeout": (),
-    "store": (False,),
     "chat_template": (),
 }
 

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from radixmill.core.errors import BadRequest
 from radixmill.front.api.openai.fields import StopString, TokenId, check_rid, template_kwargs
+from radixmill.front.api.openai.reasoning import reasoning_kwargs
 from radixmill.front.session import Sampling
 from radixmill.front.session.limits import bounds, size
 
@@ -26,7 +27,7 @@ LOGPROBS: Include = "message.output_text.logprobs"
 Summary = Literal["auto", "concise", "detailed"]
 
 
-class TextFormat(Struct, kw_only=True):
+class Format(Struct, kw_only=True):
     """What the text must be."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -37,11 +38,11 @@ class TextFormat(Struct, kw_only=True):
 
 
 class TextOptions(Struct, kw_only=True):
-    format: TextFormat | None = None
+    format: Format | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
-class ThinkingOptions(Struct, kw_only=True):
+class ReasoningOptions(Struct, kw_only=True):
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     summary: Summary | None = None  # a hint: thoughts come whole, never summarised
     generate_summary: Summary | None = None  # a hint
@@ -67,11 +68,11 @@ class PromptBody(Struct, kw_only=True):
     input: str | list[Any] | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
-    tools: list[Any] | None = None
+    tools: Annotated[list[Any], size("tools")] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
-    reasoning: ThinkingOptions | None = None
+    reasoning: ReasoningOptions | None = None
     truncation: Literal["auto", "disabled"] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     # refused
@@ -200,14 +201,13 @@ def stops(body: ResponseBody) -> tuple[str, ...]:
 
 def kwargs(body: PromptBody) -> dict[str, Any]:
     """What the chat template is told besides messages and tools."""
-    return template_kwargs(
-        body.chat_template_kwargs or {},
-        reasoning_effort=body.reasoning.effort if body.reasoning else None,
-        verbosity=body.text.verbosity if body.text else None,
-    )
+    given = body.chat_template_kwargs or {}
+    effort = body.reasoning.effort if body.reasoning else None
+    verbosity = body.text.verbosity if body.text else None
+    return template_kwargs(given, **reasoning_kwargs(effort, None, given), verbosity=verbosity)
 
 
 def echoed(value: Struct | None, **defaults: Any) -> dict[str, Any]:
     """An options struct as the response repeats it: what was given, over the defaults."""
-    given = {} if value is None else {k: v for k, v in msgspec.to_builtins(value).items() if v is not None}
-    return {**defaults, **given}
+    given = {} if value is None else {name: getattr(value, name) for name in value.__struct_fields__}
+    return {**defaults, **{name: msgspec.to_builtins(one) for name, one in given.items() if one is not None}}

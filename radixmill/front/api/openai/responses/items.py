@@ -260,9 +260,7 @@ def _output_part(part: ItemPart, path: str) -> ItemPart:
     if part.type not in ("input_text", "output_text"):
         raise _not_text(part.type, path)
     text = _said(part, part.type, path)
-    return ItemPart(
-        type="output_text", text=text, annotations=[], logprobs=[]
-    )  # what a client made of them is not ours
+    return ItemPart(type="output_text", text=text, annotations=[], logprobs=[])  # what was sent of these is not ours
 
 
 def _said(part: ItemPart, kind: str, path: str) -> str:

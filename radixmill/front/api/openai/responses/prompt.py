@@ -9,7 +9,7 @@ import msgspec
 
 from radixmill.core.errors import BadRequest
 from radixmill.core.request import Constraint
-from radixmill.front.api.openai.responses.body import PromptBody, ResponseBody, TextFormat, kwargs, sampling, stops
+from radixmill.front.api.openai.responses.body import Format, PromptBody, ResponseBody, kwargs, sampling, stops
 from radixmill.front.api.openai.responses.items import (
     CustomCallItem,
     CustomOutputItem,
@@ -58,7 +58,7 @@ def to_ask(body: ResponseBody, id: str, prompt: ChatPrompt, tools: Tools) -> Ask
     )
 
 
-def constraint(format: TextFormat | None) -> Constraint | None:
+def constraint(format: Format | None) -> Constraint | None:
     """What the text must match. Raises BadRequest."""
     if format is None or format.type == "text":
         return None

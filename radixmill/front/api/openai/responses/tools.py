@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from radixmill.core.errors import BadRequest
 from radixmill.core.request import Constraint, ConstraintKind
-from radixmill.front.api.openai.responses.body import PromptBody, ToolChoice
+from radixmill.front.api.openai.responses.body import PromptBody, ToolChoice, echoed
 from radixmill.front.api.openai.responses.items import Reading
 from radixmill.front.session import Tool, ToolRule
 from radixmill.front.session.speech import template_tools
@@ -82,20 +82,22 @@ class Tools(NamedTuple):
 def read_tools(body: PromptBody, reading: Reading, *, drop: bool) -> Tools:
     """Raises BadRequest naming the place. `drop`: hosted tools are left out, and noted, instead of refused."""
     given = [
-        (i, tool) for i, tool in enumerate(body.tools or ()) if not _is_dropped(tool, f"tools[{i}]", reading, drop)
+        (f"tools[{i}]", _read(tool, f"tools[{i}]", reading))
+        for i, tool in enumerate(body.tools or ())
+        if not _is_dropped(tool, f"tools[{i}]", reading, drop)
     ]
-    tools = [_tool(tool, f"tools[{i}]", reading) for i, tool in given]
+    tools = tuple(_tool(tool, path) for path, tool in given)
     names = [tool.name for tool in tools]
-    for (i, _), name in zip(given, names, strict=True):
+    for (path, _), name in zip(given, names, strict=True):
         if names.count(name) > 1:
-            raise BadRequest(f"tools[{i}].name: two tools are called {name!r}.", param=f"tools[{i}].name")
-    rule = _rule(body, tuple(tools))
+            raise BadRequest(f"{path}.name: two tools are called {name!r}.", param=f"{path}.name")
+    rule = _rule(body, tools)
     choice = body.tool_choice or "auto"
     return Tools(
         rule if tools else None,
         template_tools(rule),
-        [_echo(tool, original) for tool, (_, original) in zip(tools, given, strict=True)],
-        choice if isinstance(choice, str) else _choice_echo(choice),
+        [_echo(original, tool) for (_, original), tool in zip(given, tools, strict=True)],
+        choice if isinstance(choice, str) else echoed(choice),
     )
 
 
@@ -113,24 +115,27 @@ def _is_dropped(tool: Any, path: str, reading: Reading, drop: bool) -> bool:
     return True
 
 
-def _tool(given: dict[str, Any], path: str, reading: Reading) -> Tool:
-    if given["type"] == "custom":
-        custom = reading.typed(given, CustomTool, path)
-        _check_tool(custom, path)
+def _read(given: dict[str, Any], path: str, reading: Reading) -> FunctionTool | CustomTool:
+    kind: type[FunctionTool | CustomTool] = CustomTool if given["type"] == "custom" else FunctionTool
+    tool = reading.typed(given, kind, path)
+    _check_tool(tool, path)
+    return tool
+
+
+def _tool(given: FunctionTool | CustomTool, path: str) -> Tool:
+    if isinstance(given, CustomTool):
         return Tool(
-            name=custom.name,
-            description=custom.description or "",
+            name=given.name,
+            description=given.description or "",
             custom=True,
-            format=_format(custom.format, f"{path}.format"),
+            format=_format(given.format, f"{path}.format"),
             field=f"{path}.format",
         )
-    function = reading.typed(given, FunctionTool, path)
-    _check_tool(function, path)
     return Tool(
-        name=function.name,
-        description=function.description or "",
-        parameters=function.parameters,
-        strict=is_plain(function.parameters or {}) if function.strict is None else function.strict,
+        name=given.name,
+        description=given.description or "",
+        parameters=given.parameters,
+        strict=is_plain(given.parameters or {}) if given.strict is None else given.strict,
         field=f"{path}.parameters",
     )
 
@@ -218,12 +223,7 @@ def _known(kind: Any, name: Any, tools: Sequence[Tool], path: str) -> str:
     return str(name)
 
 
-def _echo(tool: Tool, given: dict[str, Any]) -> dict[str, Any]:
+def _echo(given: FunctionTool | CustomTool, tool: Tool) -> dict[str, Any]:
     if tool.custom:
-        return {"format": {"type": "text"}, **{k: v for k, v in given.items() if v is not None}}
-    return {**given, "parameters": tool.parameters, "strict": tool.strict}
-
-
-def _choice_echo(choice: ToolChoice) -> dict[str, Any]:
-    fields = {name: getattr(choice, name) for name in choice.__struct_fields__}
-    return {name: value for name, value in fields.items() if value is not None}
+        return {"format": {"type": "text"}, **echoed(given)}
+    return {**echoed(given), "parameters": tool.parameters, "strict": tool.strict}
