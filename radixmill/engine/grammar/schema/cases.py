@@ -198,9 +198,7 @@ class CaseAnalysis:
             return False
         covers = [KNOWN_FORMATS[name] for name in shape.formats]
         if self.values(shape) is not None:
-            return any(
-                self.judge.possible([literal(value), *covers]) is not False for value in self.values(shape) or ()
-            )
+            return any(self._formed(value, covers) for value in self.values(shape) or ())
         if len(covers) + len(shape.patterns) + len(shape.without) == 0:
             return True
         if shape.low <= MAX_REGEX_LENGTH and (shape.low or shape.high is not None):
@@ -209,6 +207,9 @@ class CaseAnalysis:
         if len(wanted) == 1 and not shape.without:
             return True  # a pattern on its own
         return self.judge.possible(wanted, [pattern for pattern, _ in shape.without]) is not False
+
+    def _formed(self, value: str, covers: list[Expr]) -> bool:
+        return all(self.judge.matches(cover, value) is not False for cover in covers)
 
     def _array_possible(self, shape: Arrays) -> bool:
         if shape.high is not None and shape.low > shape.high:

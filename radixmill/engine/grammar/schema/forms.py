@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import permutations
+from json import dumps
 from typing import Any
 
 from radixmill.engine.grammar.errors import GrammarError
@@ -274,14 +275,13 @@ def _distinct(cases: CaseAnalysis, shape: Arrays, fault: Fault) -> Iterator[Form
 
 def _values(cases: CaseAnalysis, state: State) -> list[Json] | None:
     """The values a state allows as constants, if they are a few and plain."""
-    forms = forms_of(cases, state) if state else [ANYTHING]
-    out: list[Json] = []
-    for form in forms:
+    out: dict[str, Json] = {}
+    for form in forms_of(cases, state):
         found = _constants(form.json) if isinstance(form, Plain) else None
         if found is None:
             return None
-        out += [value for value in found if value not in out]
-    return out
+        out.update({dumps(value): value for value in found})
+    return list(out.values())
 
 
 def _constants(json: Json) -> list[Json] | None:
@@ -400,6 +400,9 @@ def _undeclared(cases: CaseAnalysis, shape: Objects, region: Expr) -> Expr:
 
 def _overlaps(cases: CaseAnalysis, patterns: list[Expr]) -> Iterator[tuple[frozenset[Expr], Expr]]:
     """Which patterns may match a name together, those alone, and the expression for such names."""
+    if len(patterns) == 1:
+        yield frozenset(patterns), patterns[0]
+        return
     todo: list[tuple[tuple[Expr, ...], tuple[Expr, ...]]] = [((), ())]
     for pattern in patterns:
         split = [both for yes, no in todo for both in (((*yes, pattern), no), (yes, (*no, pattern)))]

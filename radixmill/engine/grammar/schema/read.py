@@ -26,7 +26,8 @@ from radixmill.engine.grammar.schema.source import Document, Node
 
 Assertions = Iterator[say.Assertion]
 
-MAX_COUNT = 1_000_000  # minItems, maxLength and the like: a larger lower limit is refused, a larger upper one too
+MAX_COUNT = 1_000_000  # minItems, minLength and the like
+MAX_LIMIT = 2**31 - 1  # maxItems, maxLength and the like
 
 _UNKNOWN = {
     "unevaluatedItems": ARRAY,
@@ -270,8 +271,9 @@ def size(node: Node, keyword: str) -> int:
     count = expect(node, keyword, Fraction, "a number")
     if count < 0 or count.denominator != 1:
         raise GrammarError(f"{keyword} must be an integer of at least 0", node.at(keyword))
-    if count > MAX_COUNT:
-        raise GrammarError(f"{keyword} is above the limit of {MAX_COUNT}", node.at(keyword))
+    limit = MAX_LIMIT if keyword.startswith("max") else MAX_COUNT
+    if count > limit:
+        raise GrammarError(f"{keyword} is above the limit of {limit}", node.at(keyword))
     return int(count)
 
 

@@ -7,6 +7,7 @@ member that is required and needs itself again) is found by counting up what can
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -21,8 +22,9 @@ MAX_STATES = 6_000
 MAX_INLINE = 8  # levels written in place before a definition is made of the next
 
 # NOTE: where members may have any name, the grammar library would take "\\u0061" for another name than "a", and so a
-# member could be had against its schema. Without \\u that can't be; all else can be written without.
+# member could be had against its schema. Without \\u that can't be; all but some control characters can be written.
 _NO_UNICODE_ESCAPES = {"json_allowed_escapes": 'nrbtf\\"'}
+_NEEDS_ESCAPES = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
 
 
 class Writer:
@@ -34,7 +36,7 @@ class Writer:
         self.uses: Counter[State] = Counter()
         self.ending: set[State] = {()}
         self.names: dict[State, str] = {}
-        self.open_names = False
+        self.open_names, self.needs_escapes = False, False
 
     def write(self, root: State) -> str:
         self._gather(root)
@@ -44,6 +46,8 @@ class Writer:
         schema = self._schema(root, 0)
         schema = {"anyOf": [schema]} if isinstance(schema, bool) else schema
         definitions = dict(self._definitions())
+        if self.open_names and self.needs_escapes:
+            raise GrammarError("enum or const: a control character can't be written beside members of any name")
         own = {"x-guidance": _NO_UNICODE_ESCAPES} if self.open_names else {}
         return json.dumps({**own, **({"$defs": definitions} if definitions else {}), **schema}, ensure_ascii=False)
 
@@ -109,6 +113,7 @@ class Writer:
 
     def _form(self, form: Form, level: int) -> Any:
         if isinstance(form, Plain):
+            self.needs_escapes |= _has_control(form.json)
             return form.json
         return self._array(form, level) if isinstance(form, ArrayForm) else self._object(form, level)
 
@@ -142,6 +147,11 @@ class Writer:
             out["additionalProperties"] = rest
         limits = {"minProperties": form.low or None, "maxProperties": form.high}
         return out | {keyword: limit for keyword, limit in limits.items() if limit is not None}
+
+
+def _has_control(schema: Any) -> bool:
+    values = schema.get("enum", ()) if isinstance(schema, dict) else ()
+    return any(isinstance(value, str) and _NEEDS_ESCAPES.search(value) for value in values)
 
 
 def _children(form: Form) -> Iterator[tuple[State, bool]]:
