@@ -13,16 +13,25 @@ from tests.front.conformance import Tally, report, tried, wishes
 from tests.front.openapi import FILE
 from tests.front.schema_requests import Wish
 
-CASES, TOKENS = 200, 8
+CASES = 200
+MOST = {  # the field that limits the output, and how many tokens it gets where the wish names no number
+    "/v1/chat/completions": ("max_tokens", 8),
+    "/v1/completions": ("max_tokens", 8),
+    "/v1/responses": ("max_output_tokens", 16),
+}
 
 
 def brief(wish: Wish) -> Wish:
     """The same wish for this model, with few tokens to generate where it names no number."""
     if not isinstance(wish.body, dict):
         return wish._replace(path=wish.path.replace("echo", "default"))
-    known = {"model": "default"} if wish.body.get("model") in ("echo", "echo-alias") else {}
-    most = {"max_tokens": TOKENS} if wish.body.get("max_tokens") is None and wish.field != "max_tokens" else {}
-    return wish._replace(body={**wish.body, **known, **most})
+    body = dict(wish.body)
+    if body.get("model") in ("echo", "echo-alias"):
+        body["model"] = "default"
+    field, tokens = MOST.get(wish.path, ("", 0))
+    if field and body.get(field) is None:
+        body[field] = tokens
+    return wish._replace(body=body)
 
 
 @pytest.mark.weights

@@ -148,12 +148,17 @@ def nullable(node: Any) -> Any:
 
 def mended(found: Schemas) -> Schemas:
     for name, path, patch in FAULTS:
-        place = found[name]
+        place, last = found[name], path[-1]
         for key in path[:-1]:
-            place = place[int(key)] if isinstance(place, list) else place[key]
-        assert place.get(path[-1]) != patch, f"{name} {path}: no fault any more"
-        place[path[-1]] = patch
+            place = place[_key(place, key)]
+        had = place.get(last) if isinstance(place, dict) else place[int(last)]
+        assert had != patch, f"{name} {path}: no fault any more"
+        place[_key(place, last)] = patch
     return found
+
+
+def _key(place: Any, key: str) -> str | int:
+    return int(key) if isinstance(place, list) else key
 
 
 def refs(node: Any) -> Iterator[str]:

@@ -19,7 +19,7 @@ from schemathesis import GenerationMode
 from radixmill.front.api.reference import PAGES
 from tests.front.openapi import REF, reachable, schemas
 
-Kind = Literal["served", "published", "invalid", "broken", "conflict", "plain"]
+Kind = Literal["served", "published", "invalid", "broken", "plain"]
 Node = dict[str, Any]
 
 

@@ -234,6 +234,7 @@ def test_sizes_at_their_limits():
         ({"rid": "r" * (most["rid"] + 1)}, "rid"),
         ({"stop_token_ids": [1] * (most["stop_token_ids"] + 1)}, "stop_token_ids"),
         ({"logit_bias": {str(i): 1 for i in range(most["logit_bias"] + 1)}}, "logit_bias"),
+        ({"safety_identifier": "s" * (most["safety_identifier"] + 1)}, "safety_identifier"),
         ({"metadata": {str(i): "" for i in range(most["metadata"] + 1)}}, "metadata"),
         ({"messages": HI * (most["messages"] + 1)}, "messages"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}] * (most["tools"] + 1)}, "tools"),

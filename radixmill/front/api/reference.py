@@ -162,11 +162,12 @@ def default_of(row: Row) -> str:
 
 
 def origin(page: Page, row: Row) -> str:
-    """Whose field it is: of the route's own API, or by whom that was extended."""
+    """Whose field it is: of the route's own API, or by whom that, or the field around it, was extended."""
     if row.path in page.own or row.top in page.own:
         return page.home
-    known = meaning(row)
-    return known.origin if known else ""
+    around = next(one for one in rows(page.body) if one.path == row.top)
+    known = [found.origin for one in (around, row) if (found := meaning(one))]
+    return next((name for name in known if name != "OpenAI"), "OpenAI")
 
 
 def standing(page: Page, row: Row) -> str:

@@ -56,6 +56,7 @@ SIZES: dict[str, Range] = {
     "prompts": Range(1, 2048),
     "prompts or ids": Range(1, None),
     "sequences": Range(1, 2048),  # prompts × choices of one request
+    "safety_identifier": Range(0, 64),  # characters
     "metadata": Range(0, 64),  # pairs
     "rid": Range(1, 256),  # characters
     "request id header": Range(1, 128),  # characters

@@ -68,7 +68,7 @@ class CommonBody(GenerateBody, kw_only=True):
     structured_outputs: StructuredOutputs | None = None
     # hints
     user: str | None = None
-    safety_identifier: str | None = None
+    safety_identifier: Annotated[str, size("safety_identifier")] | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
     prompt_cache_options: dict[str, Any] | None = None

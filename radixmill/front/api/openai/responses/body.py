@@ -110,7 +110,7 @@ class ResponseBody(PromptBody, kw_only=True):
     # hints
     metadata: Annotated[dict[str, str], size("metadata")] | None = None
     user: str | None = None
-    safety_identifier: str | None = None
+    safety_identifier: Annotated[str, size("safety_identifier")] | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
     prompt_cache_options: dict[str, Any] | None = None
