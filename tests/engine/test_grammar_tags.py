@@ -18,6 +18,7 @@ def tag(begin: Any, content: dict[str, Any], end: Any) -> dict[str, Any]:
 
 
 TWO = [tag("<f=a>", JSON, "</f>"), tag("<f=b>", ANY, "</f>")]
+UNTYPED = [{key: value for key, value in one.items() if key != "type"} for one in TWO]
 CALL = tag("<|tool|>\n", JSON, "\n</|tool|>")
 PARAMETERS = {
     "type": "object",
@@ -91,6 +92,12 @@ FORMATS: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
         ["hi", 'x<|tool|>\n{"a":1}\n</|tool|>y', '<|tool|>\n{"a":1}\n</|tool|>' * 2],
         ["<|tool|>", '<|tool|>{"a":1}'],
     ),
+    "triggered, without a type": (
+        {**triggered(at_least_one=True), "tags": UNTYPED},
+        ["<f=b>z</f>", '<f=a>{"a":1}</f>x'],
+        ["x", "<f=b>z"],
+    ),
+    "separated, without a type": ({**separated(), "tags": UNTYPED}, ["", "<f=b>z</f>,<f=b></f>"], ["x", "<f=b>z"]),
     "tags_with_separator": (
         separated(),
         ["", "<f=b>z</f>", '<f=b>z</f>,<f=a>{"a":1}</f>'],

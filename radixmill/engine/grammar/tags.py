@@ -443,10 +443,11 @@ def _strings(form: Format, name: str, place: str) -> list[str]:
 
 
 def _tags(form: Format, place: str) -> list[Format]:
+    """The tags of a list. There they need no type: XGrammar's own examples leave it out."""
     tags = _list(form, "tags", place)
     if not tags:
         raise GrammarError("needs at least one tag", f"{place}/tags")
-    return [tag if isinstance(tag, dict) else {} for tag in tags]
+    return [{"type": "tag", **tag} if isinstance(tag, dict) else {} for tag in tags]
 
 
 def _head(form: Any) -> str:
