@@ -245,3 +245,18 @@ def test_only_bit(bits: list[int], only: int | None) -> None:
     for bit in bits:
         row[bit // 32] |= np.uint32(1 << bit % 32)
     assert only_bit(row) == only
+
+
+def test_of_several_end_tokens_the_first_is_certain_once_nothing_else_may_follow() -> None:
+    """A sequence under a grammar needs no forward pass to end, however many end tokens its model has."""
+    vocabulary = Vocabulary(
+        tokens=VOCABULARY.tokens, control=VOCABULARY.control, eos_ids=(TOOL, EOS), size=VOCABULARY.size
+    )
+    whole = Start(vocabulary.tokenizer(), start("regex", "ab?")._text)
+    match = Matcher(vocabulary, whole, ends=frozenset({ord("z")}))
+    match.push(ord("a"))
+    assert allowed(match) == {ord("b"), EOS, TOOL, ord("z")} and match.forced() is None
+    match.push(ord("b"))
+    assert allowed(match) == {min(EOS, TOOL)} and match.forced() == min(EOS, TOOL)
+    match.push(max(EOS, TOOL))
+    assert match.ended

@@ -115,7 +115,8 @@ class Matcher:
     def fill(self, row: NDArray[np.uint32]) -> None:
         """Write the mask of the next token into `row` [⌈V/32⌉]: bit i of word w is token 32·w + i, 1 = allowed.
 
-        End tokens are allowed exactly where the grammar may end. Raises GrammarError where that takes more than LIMITS.
+        End tokens are allowed exactly where the grammar may end; where nothing else is, only the model's first. Raises
+        GrammarError where that takes more than LIMITS.
         """
         row[:] = self._mask()[: len(row)]
 
@@ -202,6 +203,9 @@ class Matcher:
                 self._ask()
             _check(self._grammar)
             self._allow_ends(row)
+            if self._eos and self._grammar.is_stopped():  # all that is left is to end: one way is enough, and certain
+                row[:] = 0
+                _set(row, (min(self._eos),))
         self._clip(row)
 
     def _ask(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from radixmill.core.errors import BadRequest, ContextTooLong
 from radixmill.core.request import SamplingParams
@@ -10,6 +11,54 @@ from radixmill.front.session.ask import Ask, Sampling
 from radixmill.front.session.limits import RANGES
 
 NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
+class Wishes(Protocol):
+    """The fields of a body that say how to draw, under the names that all routes give them. None: not given."""
+
+    @property
+    def temperature(self) -> float | None: ...
+    @property
+    def top_p(self) -> float | None: ...
+    @property
+    def top_k(self) -> int | None: ...
+    @property
+    def min_p(self) -> float | None: ...
+    @property
+    def repetition_penalty(self) -> float | None: ...
+    @property
+    def presence_penalty(self) -> float | None: ...
+    @property
+    def frequency_penalty(self) -> float | None: ...
+    @property
+    def logit_bias(self) -> Mapping[str, float] | None: ...
+    @property
+    def stop_token_ids(self) -> Sequence[int] | None: ...
+    @property
+    def ignore_eos(self) -> bool | None: ...
+
+
+def wished(body: Wishes, *, min_tokens: int | None, logprobs: int | None = None) -> Sampling:
+    """What a body says of sampling."""
+    return Sampling(
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        min_p=body.min_p,
+        repetition_penalty=body.repetition_penalty,
+        presence_penalty=body.presence_penalty or 0.0,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        logit_bias=dict(body.logit_bias or {}),
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        ignore_eos=bool(body.ignore_eos),
+        min_tokens=min_tokens or 0,
+        logprobs=logprobs,
+    )
+
+
+def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The different ones, in order."""
+    return (stop,) if isinstance(stop, str) else tuple(dict.fromkeys(stop or ()))
 
 
 def to_params(

@@ -14,7 +14,8 @@ from radixmill.front.api.anthropic.history import to_history
 from radixmill.front.api.anthropic.tools import to_tools
 from radixmill.front.api.openai.fields import check_rid, template_kwargs
 from radixmill.front.api.openai.reasoning import SWITCHES
-from radixmill.front.session import Ask, ChatPrompt, Sampling, ToolRule
+from radixmill.front.session import Ask, ChatPrompt, ToolRule
+from radixmill.front.session.sampling import wished
 
 
 def to_ask(body: MessagesBody, id: str, *, drop_tools: bool = False) -> Ask:
@@ -28,7 +29,7 @@ def to_ask(body: MessagesBody, id: str, *, drop_tools: bool = False) -> Ask:
         prompts=(prompt,),
         prompt_field="messages",
         max_tokens=body.max_tokens,
-        sampling=_sampling(body),
+        sampling=wished(body, min_tokens=body.min_tokens),
         stop=tuple(dict.fromkeys(body.stop_sequences or ())),
         keep_stop=bool(body.no_stop_trim),
         skip_special_tokens=body.skip_special_tokens is not False,
@@ -111,19 +112,3 @@ def _format(body: MessagesBody) -> _Format | None:
 
 def _schema(format: JsonFormat) -> Constraint:
     return Constraint(kind="json_schema", text=msgspec.json.encode(format.schema).decode())
-
-
-def _sampling(body: MessagesBody) -> Sampling:
-    return Sampling(
-        temperature=body.temperature,
-        top_p=body.top_p,
-        top_k=body.top_k,
-        min_p=body.min_p,
-        repetition_penalty=body.repetition_penalty,
-        presence_penalty=body.presence_penalty or 0.0,
-        frequency_penalty=body.frequency_penalty or 0.0,
-        logit_bias=body.logit_bias or {},
-        stop_token_ids=tuple(body.stop_token_ids or ()),
-        ignore_eos=bool(body.ignore_eos),
-        min_tokens=body.min_tokens or 0,
-    )

@@ -14,9 +14,7 @@ from radixmill.front.api.openai.fields import (
     check_rid,
     check_stream_options,
     refuse,
-    stops,
     template_kwargs,
-    to_sampling,
 )
 from radixmill.front.api.openai.messages import Messages, to_template
 from radixmill.front.api.openai.reasoning import Effort, ReasoningOptions, reasoning_kwargs
@@ -49,6 +47,7 @@ from radixmill.front.session import (
     template_tools,
 )
 from radixmill.front.session.limits import bounds
+from radixmill.front.session.sampling import stop_strings, wished
 
 ID_PREFIX = "chatcmpl-"
 
@@ -97,8 +96,8 @@ def to_ask(body: ChatBody, id: str) -> Ask:
         width=n,
         max_tokens=body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens,
         max_tokens_field="max_tokens" if body.max_completion_tokens is None else "max_completion_tokens",
-        sampling=to_sampling(body, (body.top_logprobs or 0) if body.logprobs else None),
-        stop=stops(body),
+        sampling=wished(body, min_tokens=body.min_tokens, logprobs=(body.top_logprobs or 0) if body.logprobs else None),
+        stop=stop_strings(body.stop),
         keep_stop=bool(body.no_stop_trim),
         skip_special_tokens=body.skip_special_tokens is not False,
         keep_tokens=bool(body.logprobs or body.return_token_ids),

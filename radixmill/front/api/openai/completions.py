@@ -16,8 +16,6 @@ from radixmill.front.api.openai.fields import (
     check_rid,
     check_stream_options,
     refuse,
-    stops,
-    to_sampling,
 )
 from radixmill.front.api.openai.wire import (
     CompletionLogprobs,
@@ -45,6 +43,7 @@ from radixmill.front.session import (
     winners,
 )
 from radixmill.front.session.limits import DEFAULT_COMPLETION_TOKENS, SIZES, bounds, size
+from radixmill.front.session.sampling import stop_strings, wished
 
 ID_PREFIX = "cmpl-"
 
@@ -71,7 +70,7 @@ def to_ask(body: CompletionBody, id: str) -> Ask:
             "echo and suffix do not go together: what is wanted is the text between the two.", param="suffix"
         )
     n = body.n or 1
-    sampling = to_sampling(body, body.logprobs)
+    sampling = wished(body, min_tokens=body.min_tokens, logprobs=body.logprobs)
     bound = to_bound(body)
     return Ask(
         id=id,
@@ -82,7 +81,7 @@ def to_ask(body: CompletionBody, id: str) -> Ask:
         width=_width(body, n),
         max_tokens=DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens,
         sampling=replace(sampling, prompt_logprobs=body.logprobs) if body.echo else sampling,
-        stop=stops(body),
+        stop=stop_strings(body.stop),
         keep_stop=bool(body.no_stop_trim),
         skip_special_tokens=body.skip_special_tokens is not False,
         keep_tokens=body.logprobs is not None or bool(body.return_token_ids),

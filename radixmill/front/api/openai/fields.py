@@ -13,7 +13,6 @@ from msgspec import Struct
 
 from radixmill.core.errors import BadRequest
 from radixmill.front.api.openai.formats import Choices, ResponseFormat, Schema, StructuredOutputs
-from radixmill.front.session import Sampling
 from radixmill.front.session.limits import bounds, size
 
 StopString = Annotated[str, size("stop string")]
@@ -122,27 +121,6 @@ def _asks_nothing(value: Any, neutral: tuple[Any, ...]) -> bool:
 
 def _instead(neutral: tuple[Any, ...]) -> str:
     return f"; the only value taken is {neutral[-1]!r}" if neutral and neutral[-1] not in ([], "") else ""
-
-
-def to_sampling(body: CommonBody, logprobs: int | None) -> Sampling:
-    return Sampling(
-        temperature=body.temperature,
-        top_p=body.top_p,
-        top_k=body.top_k,
-        min_p=body.min_p,
-        repetition_penalty=body.repetition_penalty,
-        presence_penalty=body.presence_penalty or 0.0,
-        frequency_penalty=body.frequency_penalty or 0.0,
-        logit_bias=body.logit_bias or {},
-        stop_token_ids=tuple(body.stop_token_ids or ()),
-        ignore_eos=bool(body.ignore_eos),
-        min_tokens=body.min_tokens or 0,
-        logprobs=logprobs,
-    )
-
-
-def stops(body: CommonBody) -> tuple[str, ...]:
-    return (body.stop,) if isinstance(body.stop, str) else tuple(dict.fromkeys(body.stop or ()))
 
 
 def check_stream_options(body: CommonBody) -> None:

@@ -13,11 +13,12 @@ from msgspec.structs import replace
 
 from radixmill.core.errors import BadRequest
 from radixmill.core.request import Constraint, ConstraintKind
-from radixmill.front.session.ask import Ask, Prompt, Sampling, TextPrompt, TokenPrompt
+from radixmill.front.session.ask import Ask, Prompt, TextPrompt, TokenPrompt
 from radixmill.front.session.batch import Batch
 from radixmill.front.session.generation import Generation
 from radixmill.front.session.limits import DEFAULT_NATIVE_TOKENS, SIZES
 from radixmill.front.session.native.body import REFUSED, GenerateBody, SamplingBody
+from radixmill.front.session.sampling import stop_strings, wished
 from radixmill.front.session.session import Session
 
 CONSTRAINTS: tuple[ConstraintKind, ...] = ("json_schema", "regex", "ebnf", "structural_tag")
@@ -146,7 +147,7 @@ def _item(body: GenerateBody, rows: _Rows, at: int, field: str, prompt: Prompt) 
     wanted = bool(rows.get("return_logprob", at, False))
     named, top = rows.named_ids(at), rows.get("top_logprobs_num", at, 0)
     begin = rows.get("logprob_start_len", at, -1)
-    sampling = _sampling(params)
+    sampling = wished(params, min_tokens=params.min_new_tokens)
     if wanted:
         sampling = replace(sampling, logprobs=top, logprob_ids=named)
     if wanted and begin >= 0:
@@ -163,7 +164,7 @@ def _item(body: GenerateBody, rows: _Rows, at: int, field: str, prompt: Prompt) 
         max_tokens=DEFAULT_NATIVE_TOKENS if params.max_new_tokens is UNSET else params.max_new_tokens,
         max_tokens_field=f"{place}.max_new_tokens",
         sampling=sampling,
-        stop=(params.stop,) if isinstance(params.stop, str) else tuple(dict.fromkeys(params.stop or ())),
+        stop=stop_strings(params.stop),
         keep_stop=bool(params.no_stop_trim),
         skip_special_tokens=params.skip_special_tokens is not False,
         keep_tokens=True,
@@ -183,22 +184,6 @@ def _item(body: GenerateBody, rows: _Rows, at: int, field: str, prompt: Prompt) 
         named=wanted and bool(named),
         texts=bool(body.return_text_in_logprobs),
         prompt_ids=bool(body.return_prompt_token_ids),
-    )
-
-
-def _sampling(params: SamplingBody) -> Sampling:
-    return Sampling(
-        temperature=params.temperature,
-        top_p=params.top_p,
-        top_k=params.top_k,
-        min_p=params.min_p,
-        repetition_penalty=params.repetition_penalty,
-        presence_penalty=params.presence_penalty or 0.0,
-        frequency_penalty=params.frequency_penalty or 0.0,
-        logit_bias=params.logit_bias or {},
-        stop_token_ids=tuple(params.stop_token_ids or ()),
-        ignore_eos=bool(params.ignore_eos),
-        min_tokens=params.min_new_tokens or 0,
     )
 
 

@@ -10,7 +10,6 @@ from msgspec import Struct
 from radixmill.core.errors import BadRequest
 from radixmill.front.api.openai.fields import StopString, TokenId, check_rid, template_kwargs
 from radixmill.front.api.openai.reasoning import reasoning_kwargs
-from radixmill.front.session import Sampling
 from radixmill.front.session.limits import bounds, size
 
 Include = Literal[
@@ -176,27 +175,6 @@ def check_response(body: ResponseBody) -> None:
         raise BadRequest(
             "background needs the response to be stored: leave store out, or set it to true.", param="store"
         )
-
-
-def sampling(body: ResponseBody) -> Sampling:
-    return Sampling(
-        temperature=body.temperature,
-        top_p=body.top_p,
-        top_k=body.top_k,
-        min_p=body.min_p,
-        repetition_penalty=body.repetition_penalty,
-        presence_penalty=body.presence_penalty or 0.0,
-        frequency_penalty=body.frequency_penalty or 0.0,
-        logit_bias=body.logit_bias or {},
-        stop_token_ids=tuple(body.stop_token_ids or ()),
-        ignore_eos=bool(body.ignore_eos),
-        min_tokens=body.min_tokens or 0,
-        logprobs=(body.top_logprobs or 0) if body.wants_logprobs else None,
-    )
-
-
-def stops(body: ResponseBody) -> tuple[str, ...]:
-    return (body.stop,) if isinstance(body.stop, str) else tuple(dict.fromkeys(body.stop or ()))
 
 
 def kwargs(body: PromptBody) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import msgspec
 
 from radixmill.core.errors import BadRequest
 from radixmill.core.request import Constraint
-from radixmill.front.api.openai.responses.body import Format, PromptBody, ResponseBody, kwargs, sampling, stops
+from radixmill.front.api.openai.responses.body import Format, PromptBody, ResponseBody, kwargs
 from radixmill.front.api.openai.responses.items import (
     CustomCallItem,
     CustomOutputItem,
@@ -23,6 +23,7 @@ from radixmill.front.api.openai.responses.items import (
 from radixmill.front.api.openai.responses.tools import Tools
 from radixmill.front.session import Ask, ChatPrompt, Session
 from radixmill.front.session.limits import RANGES
+from radixmill.front.session.sampling import stop_strings, wished
 
 LEAST_ANSWER = int(RANGES["max_output_tokens"].low or 0)  # tokens kept free where the client names no number
 
@@ -46,8 +47,10 @@ def to_ask(body: ResponseBody, id: str, prompt: ChatPrompt, tools: Tools) -> Ask
         prompt_field="input",
         max_tokens=body.max_output_tokens,
         max_tokens_field="max_output_tokens",
-        sampling=sampling(body),
-        stop=stops(body),
+        sampling=wished(
+            body, min_tokens=body.min_tokens, logprobs=(body.top_logprobs or 0) if body.wants_logprobs else None
+        ),
+        stop=stop_strings(body.stop),
         keep_tokens=body.wants_logprobs,
         constraint=constraint(body.text.format if body.text else None),
         constraint_field="text.format",
