@@ -465,3 +465,15 @@ def test_a_bomb_costs_little_time(bomb: str) -> None:
     else:
         assert len(out) < 4 * MAX_BYTES
     assert time.process_time() - start < 3  # about 1 s at most on a quiet machine
+
+
+def test_white_space_is_bounded() -> None:
+    """Every layout in use passes; an answer of nothing but empty lines does not."""
+    value = {"a": [1, {"b": [2, [3]]}], "c": {}}
+    grammar = Grammar(True)
+    for layout in ({}, {"separators": (",", ":")}, {"indent": 2}, {"indent": 8}, {"indent": "\t"}):
+        assert grammar.accepts_text(json.dumps(value, **layout)), layout
+        assert grammar.accepts_text(json.dumps(value, **layout).replace("\n", "\r\n")), layout
+    assert not grammar.accepts_text("[1,\n\n2]")
+    assert not grammar.accepts_text("[1," + " " * 65 + "2]")
+    assert grammar.accepts_text("[1,\n" + " " * 64 + "2]")

@@ -24,6 +24,8 @@ MAX_INLINE = 8  # levels written in place before a definition is made of the nex
 # NOTE: where members may have any name, the grammar library would take "\\u0061" for another name than "a", and so a
 # member could be had against its schema. Without \\u that can't be; all but some control characters can be written.
 _NO_UNICODE_ESCAPES = {"json_allowed_escapes": 'nrbtf\\"'}
+# Enough for any layout in use. Without a bound a model that likes line ends may write nothing else until its limit.
+_SPACE = {"whitespace_pattern": r"(\r?\n)?[ \t]{0,64}"}
 _NEEDS_ESCAPES = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
 
 
@@ -48,8 +50,9 @@ class Writer:
         definitions = dict(self._definitions())
         if self.open_names and self.needs_escapes:
             raise GrammarError("enum or const: a control character can't be written beside members of any name")
-        own = {"x-guidance": _NO_UNICODE_ESCAPES} if self.open_names else {}
-        return json.dumps({**own, **({"$defs": definitions} if definitions else {}), **schema}, ensure_ascii=False)
+        options = {**_SPACE, **(_NO_UNICODE_ESCAPES if self.open_names else {})}
+        rest = {"$defs": definitions} if definitions else {}
+        return json.dumps({"x-guidance": options, **rest, **schema}, ensure_ascii=False)
 
     def _refuse_all(self, root: State) -> None:
         conflict = self.cases.conflict
