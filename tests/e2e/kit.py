@@ -19,6 +19,8 @@ from typing import Any
 import httpx
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from tests.front import openapi
+
 READY = re.compile(r"ready to roll! (http://\S+) serves (\S+) after ([0-9.]+) s")
 
 
@@ -54,10 +56,10 @@ class Server:
         return False
 
     def post(self, route: str, **body: Any) -> httpx.Response:
-        return self.client.post(f"{self.url}{route}", json=body)
+        return judged(self.client.post(f"{self.url}{route}", json=body))
 
     def get(self, route: str) -> httpx.Response:
-        return self.client.get(f"{self.url}{route}")
+        return judged(self.client.get(f"{self.url}{route}"))
 
     def stop(self, patience: float = 20.0) -> int:
         if self.process.poll() is None:
@@ -67,6 +69,13 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
+
+
+def judged(answer: httpx.Response) -> httpx.Response:
+    """An answer that is what the published schema says, where its route is published."""
+    faults = openapi.judge(answer.request.method, answer.request.url.path, answer)
+    assert not faults, "\n".join(faults)
+    return answer
 
 
 SERVE = (sys.executable, "-m", "radixmill", "serve")
@@ -137,10 +146,13 @@ async def stream(
         if answer.status_code != 200:
             await answer.aread()
             raise AssertionError(f"{answer.status_code}: {answer.text}")
+        heard = []
         async for line in answer.aiter_lines():
+            heard.append(line)
             if line.startswith("data: {"):
                 fold_chunk(folded, json.loads(line[6:]))
                 on_chunk()
+        judged(httpx.Response(200, headers=answer.headers, text="\n".join(heard), request=answer.request))
     return folded
 
 

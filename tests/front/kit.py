@@ -102,6 +102,31 @@ def parse_sse(text: str) -> list[dict[str, Any]]:
     return [json.loads(line[6:]) for line in lines[:-2]]
 
 
+class Judged:
+    """An app whose every complete answer is held against the published schema."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.faults: list[str] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        answer: dict[str, Any] = {"content": b""}
+
+        async def heard(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                answer.update(status_code=message["status"], headers=message["headers"])
+            else:
+                answer["content"] += message.get("body", b"")
+                if not message.get("more_body"):
+                    self.faults += openapi.judge(scope["method"], scope["path"], httpx.Response(**answer))
+            await send(message)
+
+        await self.app(scope, receive, heard)
+
+
 @dataclass
 class Live:
     url: str
@@ -110,11 +135,12 @@ class Live:
 
 @contextmanager
 def serving(app: FastAPI) -> Iterator[Live]:
-    """The app on a real socket, in a thread."""
+    """The app on a real socket, in a thread. Answers are judged, as those of `call`."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+    judged = Judged(app)
+    server = uvicorn.Server(uvicorn.Config(judged, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
@@ -124,6 +150,7 @@ def serving(app: FastAPI) -> Iterator[Live]:
         server.should_exit = True
         thread.join(10)
         listener.close()
+    assert not judged.faults, "\n".join(judged.faults)
 
 
 def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:

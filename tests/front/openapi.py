@@ -105,7 +105,7 @@ MAPS = frozenset(
     {"top_logprobs", "metadata", "schema", "parameters", "tools"}
 )  # their keys are the client's own, or tokens
 # The description has no shape for these: the chunks of a stream that differ from what it says.
-CHUNKS = {"/completions": "CreateCompletionResponse"}
+CHUNKS = {"/completions": "CreateCompletionResponse", "/responses/{response_id}": "ResponseStreamEvent"}
 
 
 class Route(NamedTuple):
