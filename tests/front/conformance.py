@@ -205,6 +205,10 @@ FOLDS: dict[str, tuple[Callable[[str], dict[str, Any]], Callable[[dict[str, Any]
 }
 
 
+# They make the prompt together: where it is too long, it is the prompt that is blamed.
+IN_PROMPT = frozenset({"input", "instructions", "messages", "tools", "functions", "prompt", "suffix", "text"})
+
+
 def ignored(path: str, response: httpx.Response) -> list[str]:
     """Published fields that are accepted and then ignored."""
     names = set(response.headers.get("x-radixmill-ignored", "").split(", "))
@@ -224,7 +228,8 @@ def blame(wish: Wish, error: dict[str, Any], *, alone: bool) -> list[str]:
     if not names(wish.body, param) and not lacks(wish.path, wish.body, param):
         return [f"param {param!r} names nothing of the request: {error.get('message')}"]
     top = re.split(r"[.\[]", param, maxsplit=1)[0]
-    if alone and wish.field and top not in {wish.field, *TOGETHER.get(wish.field, ())}:
+    too_long = error.get("code") == "context_length_exceeded" and wish.field in IN_PROMPT and top in IN_PROMPT
+    if alone and wish.field and not too_long and top not in {wish.field, *TOGETHER.get(wish.field, ())}:
         return [f"{wish.field} was broken, {param} is blamed: {error.get('message')}"]
     return []
 
