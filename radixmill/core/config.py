@@ -64,6 +64,11 @@ class ComputeOptions:
         "(the embedding and the head to 8); what the file has quantised stays as it is",
         choices=("auto", "w8", "w4"),
     )
+    logprobs_mode: str = option(
+        "raw",
+        "log-probabilities of output tokens: raw: the model's own; processed: after penalties, bias, mask and temperature",
+        choices=("raw", "processed"),
+    )
     backend: str = option("auto", "who computes; reference is plain NumPy", choices=("auto", "cpu", "reference"))
     threads: int | None = option(None, "compute threads; default: the cores this process may use", low=1)
     isa: str = option(

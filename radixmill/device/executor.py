@@ -116,15 +116,21 @@ def open_executor(config: Config, files: ModelFiles, hardware: Hardware | None =
             model = Decoder(build, kind, model_config, checkpoint.names)
         with phases("allocate KV cache"):
             kv = _allocate(model, resolved, hardware.free_bytes - build.nbytes)
-        numerics = numerics_id(checkpoint, model_config, ops, resolved.config.cache.page_size, build.quantised_to)
+        processed = config.compute.logprobs_mode == "processed"
+        sampler = f"{SAMPLER} processed" if processed else SAMPLER
+        pages = resolved.config.cache.page_size
+        numerics = numerics_id(checkpoint, model_config, ops, pages, build.quantised_to, sampler)
         notes = (*resolved.reasons, *build.notes)
         spec = _spec(files, checkpoint, model, resolved, numerics, notes, tuple(phases.done))
-    runner = Runner(model, kv, Sampler(model_config.vocab, spec.slots, ops.sampling))
+    runner = Runner(model, kv, Sampler(model_config.vocab, spec.slots, ops.sampling, processed=processed))
     return LocalExecutor(runner, spec, resolved.config)
 
 
-def numerics_id(checkpoint: Checkpoint, model: DecoderConfig, ops: Ops, page_size: int, bits: int | None) -> str:
-    """A hash of everything that a token's bits depend on; equal ids promise equal bytes. `bits`: Build.quantised_to."""
+def numerics_id(
+    checkpoint: Checkpoint, model: DecoderConfig, ops: Ops, page_size: int, bits: int | None, sampler: str = SAMPLER
+) -> str:
+    """A hash of everything that an answer's bits depend on; equal ids promise equal bytes. `bits`: Build.quantised_to;
+    `sampler`: its version, and what its log-probabilities are of if not of the model's own logits."""
     facts = {
         "weights": checkpoint.fingerprint,
         "adapter": None,
@@ -135,7 +141,7 @@ def numerics_id(checkpoint: Checkpoint, model: DecoderConfig, ops: Ops, page_siz
         "kv": ops.kv_type,
         "page_size": page_size,
         "kernels": [ops.name, ops.version, ops.isa],
-        "sampler": SAMPLER,
+        "sampler": sampler,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 

@@ -357,3 +357,44 @@ def test_a_noted_token_counts_like_a_drawn_one(fields: dict[str, Any], forced: l
     position = len(PROMPT) + 1 + len(forced)
     tokens, _ = sampler.sample(ROW[None], np.array([0], np.int32), np.array([position]))
     assert tokens[0] == one(admit(output=(*OUTPUT[:1], *forced), **record), ROW)
+
+
+# --- log-probabilities
+
+
+@given(
+    temperature=st.sampled_from([0.0, 0.5, 1.0, 1.8]),
+    repetition=st.sampled_from([1.0, 1.6]),
+    allowed=st.sets(st.integers(0, VOCAB - 1), min_size=1) | st.none(),
+)
+@settings(max_examples=60, deadline=None)
+def test_processed_log_probabilities(temperature: float, repetition: float, allowed: set[int] | None) -> None:
+    """Those of the distribution after penalties, bias, mask and temperature, before top-k and the like."""
+    bias = ((2, 3.0), (9, -5.0))
+    sampler = Sampler(VOCAB, 1, processed=True)
+    sampler.admit(
+        admit(
+            prompt=PROMPT,
+            output=OUTPUT,
+            temperature=temperature,
+            top_k=3,
+            repetition_penalty=repetition,
+            logit_bias=bias,
+            logprobs=VOCAB,
+        )
+    )
+    bits = None if allowed is None else Masks({0: bits_of(allowed)})
+    position = np.array([len(PROMPT) + len(OUTPUT)])
+    tokens, (told,) = sampler.sample(ROW[None], np.array([0], np.int32), position, bits)
+    row = ROW.astype(np.float64)
+    for token in {*PROMPT, *OUTPUT}:
+        row[token] = row[token] / repetition if row[token] > 0 else row[token] * repetition
+    for token, by in bias:
+        row[token] += by
+    if allowed is not None:
+        row[list(set(range(VOCAB)) - allowed)] = -np.inf
+    row /= temperature or 1.0
+    expected = row - row.max() - math.log(np.exp(row - row.max()).sum())
+    assert told is not None and told.logprob == pytest.approx(expected[tokens[0]], abs=1e-4)
+    for token, value in told.top:
+        assert value == pytest.approx(expected[token], abs=1e-4)

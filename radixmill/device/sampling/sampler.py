@@ -19,10 +19,12 @@ from radixmill.core.messages import TokenLogprob
 from radixmill.core.plan import NO_TOKEN, Admit, Masks
 from radixmill.core.request import SamplingParams
 from radixmill.device.kernels.contract import Bits, RowOps, Rule, Shaping
+from radixmill.device.sampling.choose import Row, clean
 from radixmill.device.sampling.history import History, penalises
 from radixmill.device.sampling.logprobs import token_logprob
 from radixmill.device.sampling.philox import uniform
 from radixmill.device.sampling.rows import NumpyRows
+from radixmill.device.sampling.shape import shaped
 
 
 @dataclass(slots=True)
@@ -57,6 +59,12 @@ class _Slot:
             self.stop_ids if self.stops_masked else None,
         )
 
+    def processed(self, logits: Row, bits: Bits | None) -> Row:
+        """A row of logits as it is before top-k: shaped, and divided by the temperature where one draws."""
+        shaping = self.shaping(bits)
+        row = clean(logits) if shaping is None else clean(shaped(clean(logits), shaping))
+        return row if self.params.greedy else (row / self.params.temperature).astype(np.float32)
+
     def rule(self, position: int) -> Rule:
         """How the token at `position` is drawn from the shaped row."""
         params = self.params
@@ -78,11 +86,12 @@ class Sampler:
     """Draws the next token of each slot. One per device; `admit` and `sample` are called in the order of the plans.
 
     `last[slot]` is the token the slot drew last, or at admission the last of its output or prompt. `rows` computes on rows
-    of logits; without it NumPy does, to the same bits.
+    of logits; without it NumPy does, to the same bits. `processed`: log-probabilities of drawn tokens are those after
+    penalties, bias, mask and temperature, not the model's own.
     """
 
-    def __init__(self, vocab_size: int, slots: int, rows: RowOps | None = None) -> None:
-        self.vocab_size = vocab_size
+    def __init__(self, vocab_size: int, slots: int, rows: RowOps | None = None, *, processed: bool = False) -> None:
+        self.vocab_size, self.processed = vocab_size, processed
         self._rows = rows or NumpyRows()
         self.last = np.zeros(slots, np.int64)  # [slots]
         self._slots: list[_Slot | None] = [None] * slots
@@ -140,6 +149,7 @@ class Sampler:
         now = [row for row, state in enumerate(states) if not (behind[row] and state.remembers)]
         tokens = np.full(len(slots), NO_TOKEN, np.int64)
         tokens[now] = self._draw(logits, now, rules, [states[row].shaping(bits.get(row)) for row in now])
+        told = logits.copy() if self.processed else logits  # what log-probabilities are of
         wrong = False  # an assumption that this row stands on
         for row, (state, guess) in enumerate(zip(states, guesses, strict=True)):
             if wrong:
@@ -148,13 +158,15 @@ class Sampler:
             if tokens[row] == NO_TOKEN:
                 tokens[row] = self._draw(logits, [row], rules, [state.shaping(bits.get(row))])[0]
             token = int(tokens[row])
+            if self.processed and state.params.logprobs is not None:
+                told[row] = state.processed(logits[row], bits.get(row))
             state.note(token)
             self.last[slots[row]] = token
             wrong = guess not in (NO_TOKEN, token)
         wanted = [
             None if token == NO_TOKEN else state.params.logprobs for token, state in zip(tokens, states, strict=True)
         ]
-        return tokens, self._logprobs(logits, tokens, wanted, states)
+        return tokens, self._logprobs(told, tokens, wanted, states)
 
     def score(
         self, logits: NDArray[np.float32], slots: NDArray[np.int32], positions: NDArray[np.int64]
@@ -182,7 +194,7 @@ class Sampler:
     def _logprobs(
         self, logits: NDArray[np.float32], tokens: NDArray[np.int64], wanted: Sequence[int | None], states: list[_Slot]
     ) -> tuple[TokenLogprob | None, ...]:
-        """Of the rows that want them, of the logits as the model gave them; `wanted` [S]: how many besides the token's."""
+        """Of the rows that want them, of these logits; `wanted` [S]: how many besides the token's."""
         counts = {row: min(k, logits.shape[1]) for row, k in enumerate(wanted) if k is not None}
         if not counts:
             return ()
