@@ -61,7 +61,7 @@ class ByteText:
 class EchoClient:
     """An EngineClient in memory. `script(request, choice)` gives a sequence's tokens, EOS included or not.
 
-    A sequence ends at the first end token, or at max_tokens, or where the script ends (as failed, if `broken`).
+    A sequence ends at the first end token, or at max_tokens, or where the script ends.
     `cuts` are the sizes of its deltas, over and over. `pause` seconds, or `gate`, come before each delta.
     `refuse(kind, text)` gives its answer to a constraint: {}, or a reason and a place.
     """
@@ -71,7 +71,7 @@ class EchoClient:
     spec: ModelSpec | None = SPEC
     pause: float = 0.0
     gate: asyncio.Event | None = None
-    broken: bool = False
+    broken: Any = ""  # why it ends where its script does: failed, grammar; by itself: length
     cached: int = 0
     state: Any = "ready"
     refuse: Callable[[str, str], dict[str, str]] = lambda kind, text: {}
@@ -166,7 +166,7 @@ class EchoStream:
                 return said, self._end("stop", said, token)
             if len(said) == sampling.max_tokens:
                 return said, self._end("length", said, None)
-        return said, self._end("failed" if self.client.broken else "length", said, None)
+        return said, self._end(self.client.broken or "length", said, None)
 
     def _end(self, reason: Any, said: list[int], token: int | None) -> End:
         return End(reason, Usage(len(self.request.prompt), len(said), self.client.cached), token, "kernel 7 exploded")

@@ -16,7 +16,7 @@ from msgspec import Struct
 from radixmill.core.request import GenerateRequest
 from radixmill.core.spec import ModelSpec
 
-EndReason = Literal["stop", "length", "cancelled", "failed"]
+EndReason = Literal["stop", "length", "cancelled", "grammar", "failed"]
 
 
 class SeqStart(Struct, frozen=True, array_like=True):
@@ -64,7 +64,8 @@ class Usage(Struct, frozen=True, array_like=True):
 
 
 class End(Struct, frozen=True):
-    """Why a sequence ended. `token` is the stop token that ended it; `detail` explains a failure."""
+    """Why a sequence ended. `token` is the stop token that ended it; `detail` explains a failure, and why a grammar could not
+    go on."""
 
     reason: EndReason
     usage: Usage

@@ -209,14 +209,14 @@ def test_a_refused_grammar_fails_its_sequence() -> None:
     run.submit(submit([1, 2, 3], 0, **bound("bad")))
     run.run()
     end = run.ends["front", 0]
-    assert end.reason == "failed" and end.detail == "bad is no grammar (at line 1)"
+    assert end.reason == "grammar" and end.detail == "bad is no grammar (at line 1)"
 
 
 def test_an_engine_without_grammars_says_so() -> None:
     run = Drive(spec())
     run.submit(submit([1, 2, 3], 0, **bound("1")))
     run.run()
-    assert run.ends["front", 0].reason == "failed" and "no grammars" in run.ends["front", 0].detail
+    assert run.ends["front", 0].reason == "grammar" and "no grammars" in run.ends["front", 0].detail
 
 
 @pytest.mark.parametrize("overlap", [False, True])
@@ -225,7 +225,7 @@ def test_a_mask_beyond_its_limits_ends_one_sequence_alone(overlap: bool) -> None
     run.submit(submit([1, 2, 3], 0, max_tokens=9, **bound("1,2|3,4|sick")))
     run.submit(submit([1, 2, 3], 1, max_tokens=9, **bound("1,2|3,4|5,6|7,8")))
     run.run()
-    assert run.ends["front", 0].reason == "failed" and run.ends["front", 0].detail == "the mask takes too long"
+    assert run.ends["front", 0].reason == "grammar" and run.ends["front", 0].detail == "the mask takes too long"
     assert run.tokens["front", 0] == alone("1,2|3,4", [1, 2, 3], 7, 2)
     assert run.tokens["front", 1] == alone("1,2|3,4|5,6|7,8", [1, 2, 3], 7, 9)
 

@@ -141,7 +141,7 @@ def test_a_bug_of_ours_says_nothing_of_our_insides(monkeypatch):
 
 
 def test_an_engine_that_fails():
-    broken = EchoClient(lambda request, choice: [*b"half"], broken=True)
+    broken = EchoClient(lambda request, choice: [*b"half"], broken="failed")
     events = parse_events(post(make_app(broken), MESSAGES, {**HI, "stream": True}).text)
     assert events[-1]["type"] == "error" and events[-1]["error"]["type"] == "api_error"
     assert "kernel" not in fault(post(make_app(broken), MESSAGES, HI), 500, "api_error")

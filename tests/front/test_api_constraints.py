@@ -143,3 +143,14 @@ def test_what_the_engine_refuses(fields, param):
             assert (fault["type"], fault["param"]) == ("invalid_request_error", param)
             assert "it has no end" in fault["message"] and "line 1, column 3" in fault["message"]
     assert not client.requests
+
+
+def test_a_grammar_that_cannot_go_on_is_the_request_s_fault() -> None:
+    """Before the first byte a 400 that names the field; later an error in the stream."""
+    body = {**HELLO, "regex": "a*"}
+    early = EchoClient(lambda request, choice: [], broken="grammar")
+    fault = error(post(make_app(early), CHAT, body), 400)
+    assert fault["param"] == "regex" and fault["message"].startswith("regex can't be followed any further: kernel 7")
+    late = EchoClient(lambda request, choice: [*b"aaa"], cuts=(1,), broken="grammar")
+    told = post(make_app(late), CHAT, {**body, "stream": True}).text
+    assert '"param":"regex"' in told and told.endswith("data: [DONE]\n\n")

@@ -323,7 +323,7 @@ def test_put_is_as_good_as_post() -> None:
 
 
 def test_a_failure_in_the_midst_of_a_stream() -> None:
-    client = EchoClient(says("ab", end=()), broken=True)
+    client = EchoClient(says("ab", end=()), broken="failed")
     text = post(make_app(client), GEN, {**HI, "stream": True}).text
     assert '"error"' in text and text.endswith("data: [DONE]\n\n")
 

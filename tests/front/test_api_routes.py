@@ -95,7 +95,7 @@ def test_health_generate_really_generates():
     client = EchoClient(says("never mind"))
     assert call(make_app(client), "GET", "/health_generate").status_code == 200
     assert client.requests[0].sampling.max_tokens == 1 and not client.live
-    broken = EchoClient(lambda request, choice: [], broken=True)
+    broken = EchoClient(lambda request, choice: [], broken="failed")
     assert call(make_app(broken), "GET", "/health_generate").status_code == 500
 
 
@@ -319,11 +319,11 @@ def test_our_bugs_are_500_without_our_insides(caplog):
 
 @pytest.mark.parametrize("path, body", [(CHAT, HELLO), (TEXT, {"prompt": "x"})])
 def test_failures_before_and_after_the_first_byte(path, body):
-    early = EchoClient(lambda request, choice: [], broken=True)
+    early = EchoClient(lambda request, choice: [], broken="failed")
     for stream in (False, True):
         response = post(make_app(early), path, {**body, "stream": stream})
         assert error(response, 500)["code"] == "internal_error" and "kernel" not in response.text
-    late = EchoClient(lambda request, choice: [*b"abc"], broken=True)
+    late = EchoClient(lambda request, choice: [*b"abc"], broken="failed")
     parts = chunks(make_app(late), path, body)
     assert parts[-1]["error"]["code"] == "internal_error" and "choices" in parts[0] and len(parts) >= 3
     assert not late.live

@@ -149,7 +149,7 @@ def test_the_official_client():
 
 
 def test_the_official_client_hears_of_late_failures():
-    client = EchoClient(lambda request, choice: [*b"abc"], broken=True)
+    client = EchoClient(lambda request, choice: [*b"abc"], broken="failed")
     with serving(make_app(client)) as live:
         api = openai.OpenAI(base_url=live.url + "/v1", api_key="x", max_retries=0)
         with (

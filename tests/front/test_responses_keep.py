@@ -80,7 +80,7 @@ def test_a_key_never_sees_another_keys_responses():
 
 
 def test_a_failed_response_is_kept_if_it_was_streamed():
-    app = make_app(EchoClient(says("abc", end=()), broken=True))
+    app = make_app(EchoClient(says("abc", end=()), broken="failed"))
     failed = parse(post(app, PATH, {**HI, "stream": True}).text)[-1]["response"]
     assert get(app, f"{PATH}/{failed['id']}") == failed
     assert error(post(app, PATH, HI), 500)["code"] == "internal_error"
@@ -142,7 +142,7 @@ def test_a_deleted_background_response_stops_and_stays_deleted():
 
 
 def test_a_background_failure_is_found_in_the_response():
-    app = make_app(EchoClient(says("abc", end=()), broken=True))
+    app = make_app(EchoClient(says("abc", end=()), broken="failed"))
 
     async def go(http):
         id = (await http.post(PATH, json={**HI, "background": True})).json()["id"]

@@ -88,7 +88,7 @@ def test_an_answer_of_nothing_is_an_empty_message():
 
 
 def test_an_engine_that_fails():
-    app = make_app(EchoClient(says("abc", end=()), broken=True))
+    app = make_app(EchoClient(says("abc", end=()), broken="failed"))
     stream = events(app, HI)
     assert kinds(stream)[-2:] == ["error", "failed"]
     assert stream[-2]["code"] == "internal_error" and "kernel" not in stream[-2]["message"]

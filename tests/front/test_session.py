@@ -205,7 +205,7 @@ def test_closing_early_cancels_everything(stop_at):
 
 
 def test_a_failed_sequence_fails_the_request_and_stops_the_others():
-    client = EchoClient(lambda request, choice: [65] * (3 + choice), broken=True)
+    client = EchoClient(lambda request, choice: [65] * (3 + choice), broken="failed")
     with pytest.raises(EngineFailed) as caught:
         run(session(client), ask(n=2, width=2))
     assert "kernel" not in caught.value.message, "no internals"

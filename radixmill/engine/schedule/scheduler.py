@@ -92,7 +92,7 @@ class Scheduler:
             if self.constrained.bind(seq):
                 self._enter(seq)
         except GrammarError as error:
-            self._finish(seq, "failed", detail=str(error))
+            self._finish(seq, "grammar", detail=str(error))
 
     def _enter(self, seq: Sequence) -> None:
         """Into the queue, unless it has nothing left to say or its grammar says it all."""
@@ -134,7 +134,7 @@ class Scheduler:
         no row has a grammar."""
         masks, failed = self.constrained.masks(plan.step)
         for seq, error in failed.items():
-            self._finish(seq, "failed", detail=str(error))
+            self._finish(seq, "grammar", detail=str(error))
         return masks
 
     def commit(self, plan: StepPlan, result: StepResult) -> list[Sent]:
@@ -347,7 +347,7 @@ class Scheduler:
                 seq.forced.append(forced)
                 self.counters.forced += 1
         except GrammarError as error:
-            return "failed", str(error)
+            return "grammar", str(error)
         return reason, ""
 
     def _told(

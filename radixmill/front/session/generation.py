@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from radixmill.core.errors import EngineFailed
+from radixmill.core.errors import BadRequest, EngineFailed
 from radixmill.core.messages import TokenDelta, TokenLogprob
 from radixmill.front.session.choice import Choice
 from radixmill.front.session.echo import PromptText
@@ -31,6 +31,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     fingerprint: str
     prompts: tuple[tuple[int, ...], ...]
     width: int  # choices per prompt
+    constraint_field: str = "response_format"  # what an error of the constraint names
     texts: tuple[PromptText, ...] = ()  # the prompts', if the Ask wants them echoed
 
 
@@ -102,6 +103,9 @@ class Generation:
         if delta.end is not None and delta.end.reason == "failed":
             log.error("request %s: sequence %d failed: %s", self.facts.id, delta.seq, delta.end.detail)
             raise EngineFailed("The engine failed while it was generating this answer.")
+        if delta.end is not None and delta.end.reason == "grammar":
+            field = self.facts.constraint_field
+            raise BadRequest(f"{field} can't be followed any further: {delta.end.detail}.", param=field)
         events = choice.push(delta)
         if choice.ended:
             self._left -= 1

@@ -200,6 +200,7 @@ class Session:
             fingerprint=spec.numerics,
             prompts=prompts,
             width=ask.width,
+            constraint_field="tools" if ask.constraint is None else ask.constraint_field,
             texts=self._texts(ask, prompts),
         )
         choices = self._choices(speech, len(prompts))
