@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +12,10 @@ import llguidance
 import numpy as np
 import pytest
 
+from radixmill.core.request import Constraint
 from radixmill.engine.grammar import GrammarError, Matcher, Vocabulary
 from radixmill.engine.grammar import matcher as module
+from radixmill.engine.grammar.compile import to_grammar
 from radixmill.engine.grammar.matcher import Start, only_bit
 from tests.engine.grammar_kit import (
     CONTROL,
@@ -181,6 +185,7 @@ def test_a_mask_beyond_its_limits_is_an_error_of_its_sequence_alone(
 ) -> None:
     tight = llguidance.LLParserLimits(verbose_errors=False, **{limit: value})
     monkeypatch.setattr(module, "LIMITS", tight)
+    monkeypatch.setattr(module, "SCHEMA_LIMITS", tight)
     grammar = 'root ::= "b" root | a | "q"\na ::= [a-z] a | "x" b\nb ::= [a-z] b | "y"'
     many = Start(TOKENIZER, start("ebnf", grammar)._text)
     other, match = Matcher(VOCABULARY, many), Matcher(VOCABULARY, many)
@@ -193,10 +198,34 @@ def test_a_mask_beyond_its_limits_is_an_error_of_its_sequence_alone(
     assert EOS in allowed(other)
 
 
+@pytest.mark.parametrize("grammar", ['root ::= x x\nx ::= "a" | x x', "root ::= x x\nx ::= [a-z] | x x | x x x"])
+@pytest.mark.parametrize("tagged", [False, True])
+def test_an_ambiguous_grammar_ends_before_it_gets_slow(grammar: str, tagged: bool) -> None:
+    """With the limits as they are, and tokens of up to 32 of its letters."""
+    tokens = VOCABULARY.tokens + tuple(b"a" * n for n in range(2, 33))
+    vocabulary = Vocabulary(tokens=tokens, control=VOCABULARY.control, eos_ids=(EOS,), size=len(tokens))
+    text = grammar
+    if tagged:  # beside a schema, whose limits are wider
+        schema = {"type": "json_schema", "json_schema": {"type": "boolean"}}
+        parts = [{"type": "const_string", "value": "a"}, {"type": "grammar", "grammar": grammar}]
+        text = json.dumps({"format": {"type": "or", "elements": [schema, {"type": "sequence", "elements": parts}]}})
+    kind: Any = "structural_tag" if tagged else "ebnf"
+    begun = Start(vocabulary.tokenizer(), to_grammar(Constraint(kind=kind, text=text), vocabulary))
+    match, row, spent = Matcher(vocabulary, begun), np.zeros(vocabulary.words, np.uint32), [0.0]
+    with pytest.raises(GrammarError, match=r"[iI]tems"):
+        for _ in range(300):
+            began = time.thread_time()
+            match.fill(row)
+            match.push(ord("a"))
+            spent.append(time.thread_time() - began)
+    assert float(np.median(sorted(spent)[-5:])) < 0.04
+
+
 def test_a_full_lexer_is_replaced_and_the_place_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies share the lexer: what some have made it learn must not end the others."""
     tight = llguidance.LLParserLimits(max_lexer_states=600, verbose_errors=False)
     monkeypatch.setattr(module, "LIMITS", tight)
+    monkeypatch.setattr(module, "SCHEMA_LIMITS", tight)
     shared = Start(TOKENIZER, start("regex", "(a|b)*a(a|b){9}")._text)
     first = shared.matcher
     for seed in range(12):

@@ -16,24 +16,36 @@ from numpy.typing import NDArray
 from radixmill.engine.grammar.errors import GrammarError
 from radixmill.engine.grammar.vocabulary import Vocabulary
 
-# What the library may spend; its own speeds in comments. Beyond it a mask is an error, and its sequence ends.
-LIMITS = llguidance.LLParserLimits(
-    max_items_in_row=2_000,
-    initial_lexer_fuel=2_000_000,  # building; some 50,000 a millisecond
-    step_lexer_fuel=300_000,  # one mask; some 14,000 a millisecond
-    step_max_items=100_000,  # one mask; some 20,000 a millisecond
-    max_lexer_states=50_000,  # 1 to 2 kB each
-    max_grammar_size=500_000,
-    verbose_errors=False,
-)
+RULES = "g"  # and a number and "_": how names of a caller's rules begin
 
+
+# What the library may spend; its own speeds in comments. Beyond it a mask is an error, and its sequence ends.
+def _limits(max_items_in_row: int) -> llguidance.LLParserLimits:
+    return llguidance.LLParserLimits(
+        max_items_in_row=max_items_in_row,
+        initial_lexer_fuel=2_000_000,  # building; some 50,000 a millisecond
+        step_lexer_fuel=300_000,  # one mask; some 14,000 a millisecond
+        step_max_items=50_000,  # one mask; some 20,000 a millisecond, but the fewer the longer its rows are
+        max_lexer_states=50_000,  # 1 to 2 kB each
+        max_grammar_size=500_000,
+        verbose_errors=False,
+    )
+
+
+# A row of a grammar that is ambiguous without end (`x ::= [a-z] | x x`) holds two items for each token before it, and
+# each item costs a look at the whole row: 10 ms a mask at 250 items with 150,000 tokens, 94 ms at 600. A schema's rows
+# are long only where many members may be left out: such masks take 2 ms at 600, and schemas in use need that many.
+LIMITS = _limits(250)
+SCHEMA_LIMITS = _limits(600)  # without rules of a caller's making
+_RULES = re.compile(rf"^{RULES}\d+_", re.MULTILINE)
 
 _FULL = "too many states"  # of the lexer, as the library says it
 
 
 def compiled(tokenizer: llguidance.LLTokenizer, grammar: str) -> llguidance.LLMatcher:
     """A matcher of the library at the grammar's start. Raises GrammarError where the text is none, or too large."""
-    matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
+    limits = LIMITS if _RULES.search(grammar) else SCHEMA_LIMITS
+    matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
     _check(matcher)
     return matcher
 
@@ -41,7 +53,7 @@ def compiled(tokenizer: llguidance.LLTokenizer, grammar: str) -> llguidance.LLMa
 class Start:
     """A grammar at its start, from which matchers are copied.
 
-    Copies share what the library's lexer has learned of the grammar. It learns at most LIMITS.max_lexer_states; a full
+    Copies share what the library's lexer has learned of the grammar. It learns at most `max_lexer_states` of its limits; a full
     one is of no use to anybody and is replaced.
     """
 
@@ -116,7 +128,7 @@ class Matcher:
         """Write the mask of the next token into `row` [⌈V/32⌉]: bit i of word w is token 32·w + i, 1 = allowed.
 
         End tokens are allowed exactly where the grammar may end; where nothing else is, only the model's first. Raises
-        GrammarError where that takes more than LIMITS.
+        GrammarError where that takes more than its limits.
         """
         row[:] = self._mask()[: len(row)]
 
