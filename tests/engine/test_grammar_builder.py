@@ -15,12 +15,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import pytest
 
 from radixmill.core.request import Constraint
-from radixmill.engine.grammar import Built, GrammarError, Grammars, Refused, Vocabulary
+from radixmill.engine.grammar import Built, GrammarError, Grammars, Refused, Vocabulary, service
 from radixmill.engine.grammar.frames import Frames, Job, Tried, frame, is_whole
 from radixmill.engine.grammar.service import Keep
 from tests.engine.grammar_kit import EOS, VOCABULARY, allowed
@@ -257,6 +258,37 @@ def test_a_builder_that_cannot_be_started_refuses() -> None:
     bench.grammars = Grammars(fail)
     assert isinstance(bench.wait("regex", "a"), Refused)
     bench.close()
+
+
+class Panic(BaseException):
+    """As the library's panics are: no Exception."""
+
+
+@pytest.mark.parametrize("error", [Panic, MemoryError, ValueError])
+def test_what_fails_here_though_its_trial_went_well_is_refused(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "Start", Mock(side_effect=error))
+        assert bench.wait("regex", "a") == Refused(f"building the grammar fails ({error.__name__})")
+    assert isinstance(bench.wait("regex", "b"), Built)
+
+
+def test_the_thread_survives_what_nobody_expects(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(bench.wait("regex", "a"), Built)
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "decode_answer", Mock(side_effect=KeyError("who")))
+        assert isinstance(bench.wait("regex", "b"), Refused)
+    assert isinstance(bench.wait("regex", "c"), Built)
+
+
+def test_orders_are_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_MOST_ORDERS", 2)
+    full = Refused("too many grammars are being built; try again")
+    assert [bench.begin("regex", text) for text in "abca"] == [None, None, full, None]
+    assert isinstance(bench.wait("regex", "a"), Built)
+    assert isinstance(bench.wait("regex", "b"), Built)
+    assert isinstance(bench.wait("regex", "c"), Built), "it is not kept that there was no room"
 
 
 def wait_for_children(pid: int, limit: float = 10.0) -> list[int]:

@@ -28,6 +28,7 @@ from tests.engine.grammar_kit import (
     allowed,
     encode,
     matcher,
+    refusal,
     start,
 )
 
@@ -84,6 +85,29 @@ def test_a_token_of_several_bytes_keeps_its_first_byte_from_being_forced() -> No
     match = matcher("regex", "abx")
     assert allowed(match) == {ord("a"), AB}
     assert match.forced() is None
+
+
+def test_asking_for_what_is_forced_does_not_get_slower_with_the_output() -> None:
+    match = matcher("json_schema", {"type": "array", "items": {"type": "integer"}})
+    row, spent = np.zeros(VOCABULARY.words, np.uint32), []
+    match.push(ord("["))
+    for i in range(6_000):
+        match.push(ord("1,"[i % 2]))
+        began = time.thread_time()
+        assert match.forced() is None
+        match.fill(row)
+        spent.append(time.thread_time() - began)
+    assert np.median(spent[-100:]) < 10 * np.median(spent[100:200]), "a copy of the parser: 40 times"
+
+
+def test_forced_is_as_sure_behind_a_long_output() -> None:
+    match = matcher("structural_tag", CALL)
+    match.push(TOOL)
+    for _ in range(1_000):
+        match.push(ord("x"))
+    assert match.forced() is None
+    match.push(UNTOOL)
+    assert match.forced() == EOS
 
 
 @pytest.mark.parametrize("kind, text", GRAMMARS, ids=[kind for kind, _ in GRAMMARS])
@@ -289,3 +313,10 @@ def test_of_several_end_tokens_the_first_is_certain_once_nothing_else_may_follow
     assert allowed(match) == {min(EOS, TOOL)} and match.forced() == min(EOS, TOOL)
     match.push(max(EOS, TOOL))
     assert match.ended
+
+
+def test_reasons_are_short_and_ours() -> None:
+    patterns = [{"pattern": f"(a|b)*a(a|b){{{n}}}"} for n in range(8, 14)]
+    error = refusal("json_schema", {"type": "string", "allOf": patterns})
+    assert error is not None and error.reason == "the patterns together are too complex"
+    assert len(module.told("something new: " + "(And " * 1_000)[0]) == 200

@@ -39,6 +39,7 @@ LIMITS = _limits(250)
 SCHEMA_LIMITS = _limits(600)  # without rules of a caller's making
 _RULES = re.compile(rf"^{RULES}\d+_", re.MULTILINE)
 
+_COPYABLE = 200  # tokens; then a copy costs what a mask does
 _FULL = "too many states"  # of the lexer, as the library says it
 
 
@@ -139,7 +140,7 @@ class Matcher:
 
     def forced(self) -> int | None:
         """The one token that the mask leaves; None where there are more."""
-        if self._waiting or not (self._ended or self._grammar.is_stopped() or self._certain()):
+        if self._waiting or not (self._fresh or self._ended or self._grammar.is_stopped() or self._certain()):
             return None
         try:
             return only_bit(self._mask())
@@ -147,10 +148,13 @@ class Matcher:
             return None
 
     def _certain(self) -> bool:
-        """Whether the next byte is certain: so it is wherever one token is, and to ask is cheaper than a mask.
+        """Whether the next byte may be certain: so it is wherever one token is, and to ask is cheaper than a mask.
 
-        A copy is asked: where a control token is certain, the library's own state is of no use afterwards.
+        A copy is asked: where a control token is certain, the library's own state is of no use afterwards. The copy
+        grows with the output, some 50 ns a token; behind _COPYABLE tokens the mask is asked for at once, and kept for `fill`.
         """
+        if len(self._fed) > _COPYABLE:
+            return True
         return bool(self._grammar.deep_copy().compute_ff_bytes())
 
     def _wait(self, token: int) -> None:
@@ -272,12 +276,12 @@ def told(error: str) -> tuple[str, str]:
     """The library's message as reason and place. It may hold a dump of its state, and places in text of our making."""
     lines = error.split("\n<state>")[0].strip().splitlines() or [""]
     if said := next((line for line in lines if line.startswith("error: ")), None):  # the reader of regular expressions
-        return f"invalid regular expression: {said[len('error: ') :]}", _underlined(lines)
+        return f"invalid regular expression: {said[len('error: ') :]}"[:_LONGEST], _underlined(lines)
     reason = _OURS.sub("", lines[0])
     for start, better in _BETTER.items():
         if start in reason:
             return better, ""
-    return reason or "the grammar cannot be built", ""
+    return reason[:_LONGEST] or "the grammar cannot be built", ""
 
 
 def _underlined(lines: list[str]) -> str:
@@ -290,7 +294,9 @@ def _underlined(lines: list[str]) -> str:
 
 
 _OURS = re.compile(r"^(at \d+\(\d+\): |failed to compile JSON schema: )+")
+_LONGEST = 200  # characters of a reason
 _BETTER = {
+    "Unable to determine if regex is empty": "the patterns together are too complex",
     "doesn't satisfy the grammar": "the output does not match the grammar",
     "NoExtension": "no text matches",
     "lookarounds not supported": r"invalid regular expression: `\b`, and `^` and `$` within it, are not supported",

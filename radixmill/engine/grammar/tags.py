@@ -23,9 +23,9 @@ import msgspec
 from radixmill.engine.grammar.errors import GrammarError
 from radixmill.engine.grammar.gbnf import MAX_TIMES, Alt, Ref, Seq, Text, parse
 from radixmill.engine.grammar.lexemes import quoted, times, to_lark
+from radixmill.engine.grammar.matcher import RULES
 from radixmill.engine.grammar.regex import to_lexeme
 from radixmill.engine.grammar.schema import normalise
-from radixmill.engine.grammar.matcher import RULES
 from radixmill.engine.grammar.vocabulary import Vocabulary
 
 MAX_DEPTH = 64  # formats within formats
