@@ -164,7 +164,7 @@ def test_what_the_grammar_does_not_take_is_an_error() -> None:
 
 def test_until_the_text_has_come_everything_but_an_end_is_allowed() -> None:
     match = matcher("regex", "yes", after="</think>", ends=frozenset({TOOL}))
-    everything = set(range(VOCABULARY.size)) - {EOS, TOOL}
+    everything = set(range(VOCABULARY.size)) - {EOS, TOOL, VOCABULARY.tokens.index(b"</think>\n")}
     for token in encode("some </thin thought </think>"):
         assert allowed(match) == everything
         assert match.forced() is None and not match.finished
@@ -190,6 +190,23 @@ def test_what_the_completing_token_has_behind_the_text_goes_to_the_grammar_if_it
     assert match.forced() == ord("y")
     match = matcher("regex", "[^y]*yes", [*b"<", ABC], after="<a")
     assert allowed(match) == allowed(matcher("regex", "[^y]*yes", list(b"bc")))
+
+
+def test_a_token_that_goes_on_behind_the_text_with_what_the_grammar_does_not_take_is_not_allowed() -> None:
+    token = VOCABULARY.tokens.index(b"</think>\n")
+    assert token not in allowed(matcher("regex", "yes", after="</think>"))
+    assert token in allowed(matcher("regex", r"\nyes", after="</think>"))
+    assert token in allowed(matcher("regex", "yes", after="</think>!")), "it doesn't complete it"
+    for text, free in [("yes", False), ("bc", True), ("bx", False), ("[^y]*yes", True)]:
+        match = matcher("regex", text, after="<a")
+        assert {AB, ABC} <= allowed(match), "nothing of it has come"
+        match.push(ord("<"))
+        assert (ABC in allowed(match)) == free and ord("a") in allowed(match)
+        match.push(ord("<"))
+        match.push(ord("x"))
+        assert {AB, ABC} <= allowed(match)
+    match = matcher("regex", "yes", list(b"xaa"), after="aab")
+    assert AB in allowed(match) and ABC not in allowed(match)
 
 
 def test_the_text_may_overlap_itself() -> None:

@@ -6,6 +6,7 @@ The state is a function of the grammar's text and the tokens pushed, so it is re
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
 
@@ -62,6 +63,7 @@ class Start:
         """`text`: what `to_grammar` gives. Raises GrammarError where it is none, or too large."""
         self.tokenizer, self._text = tokenizer, text
         self.matcher = compiled(tokenizer, text)
+        self._straying: dict[bytes, dict[bytes, tuple[int, ...]]] = {}
         self.matcher.compute_bitmask()  # every copy will need the first mask: learn it once
         _check(self.matcher)
 
@@ -71,12 +73,33 @@ class Start:
             self.matcher = compiled(self.tokenizer, self._text)
         return self.matcher
 
+    def straying(self, vocabulary: Vocabulary, after: bytes) -> dict[bytes, tuple[int, ...]]:
+        """Tokens that complete `after` and go on with what the grammar doesn't begin with, by what stands before them.
+
+        All tokens are looked through, once for each `after`.
+        """
+        if after not in self._straying:
+            known = vocabulary.tokens[: vocabulary.size]
+            self._straying[after] = {
+                before: tuple(token for token, rest in found if self.spelled(self.matcher, rest) is None)
+                for before, found in _completing(known, after).items()
+            }
+        return self._straying[after]
+
+    def spelled(self, grammar: llguidance.LLMatcher, text: bytes) -> list[int] | None:
+        """Tokens that spell `text` if `grammar` takes it where it is; else None."""
+        try:
+            tokens: list[int] = self.tokenizer.greedy_tokenize(text.decode())
+        except UnicodeDecodeError:
+            return None
+        return tokens if grammar.validate_tokens(tokens) == len(tokens) else None
+
 
 class Matcher:
     """The next tokens that the constraint allows. Not for several threads at once.
 
-    Until the output holds the text `after`, everything but an end is allowed and nothing is forced; the grammar's
-    match begins behind it. `ends` are the tokens that end the sequence, besides the model's own end tokens.
+    Until the output holds the text `after`, everything is allowed but an end, and a token that completes it and goes on
+    with what the grammar doesn't take; nothing is forced. The grammar's match begins behind it. `ends` are the tokens that end the sequence, besides the model's own end tokens.
     """
 
     def __init__(
@@ -173,13 +196,8 @@ class Matcher:
 
     def _take(self, rest: bytes) -> None:
         """Feed bytes, as whatever tokens spell them."""
-        try:
-            tokens = self._start.tokenizer.greedy_tokenize(rest.decode())
-        except UnicodeDecodeError:
-            return
-        if self._grammar.validate_tokens(tokens) == len(tokens):
-            for token in tokens:
-                self._feed(token)
+        for token in self._start.spelled(self._grammar, rest) or ():
+            self._feed(token)
 
     def _feed(self, token: int) -> None:
         """The grammar takes `token`. Raises GrammarError where it doesn't."""
@@ -210,6 +228,9 @@ class Matcher:
         if self._waiting:
             row[:] = 0xFFFFFFFF
             _clear(row, self._ends)
+            for before, tokens in self._start.straying(self._vocabulary, self._after).items():
+                if self._seen.endswith(before):
+                    _clear(row, tokens)
         elif self._ended:
             row[:] = 0
             _set(row, self._ends)
@@ -245,6 +266,19 @@ class Matcher:
         row[words:] = 0
         if rest:
             row[words - 1] &= np.uint32((1 << rest) - 1)
+
+
+def _completing(tokens: Iterable[bytes], after: bytes) -> dict[bytes, list[tuple[int, bytes]]]:
+    """The tokens that complete `after` and go on, each with what it goes on with, by the part of `after` before them."""
+    found: defaultdict[bytes, list[tuple[int, bytes]]] = defaultdict(list)
+    last = after[-1:]
+    for token, text in enumerate(tokens):
+        end = text.find(last) + 1
+        while 0 < end < len(text):
+            if text[:end].endswith(after[-end:]):
+                found[after[:-end]].append((token, text[end:]))
+            end = text.find(last, end) + 1
+    return found
 
 
 def only_bit(row: NDArray[np.uint32]) -> int | None:
