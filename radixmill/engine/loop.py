@@ -151,7 +151,8 @@ class Engine:
         return Reply(question.id, True, verb(**question.args))
 
     def _stats(self) -> dict[str, Any]:
-        return {**self.scheduler.stats(), **self.executor.stats()}
+        grammars = self._grammars.stats() if self._grammars else {}
+        return {**self.scheduler.stats(), **self.executor.stats(), **grammars}
 
     def _flush_cache(self) -> dict[str, Any]:
         return {"freed_pages": self.scheduler.flush_cache()}

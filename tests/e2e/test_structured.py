@@ -107,6 +107,25 @@ def test_forced_tokens_take_no_forward_pass_and_change_nothing(tiny_server: Serv
     assert after["device_steps"] - between["device_steps"] == len(plain["tokens"][0]) == 30
 
 
+def test_a_mask_beyond_its_limits_ends_its_sequence_alone(tiny_server: Server) -> None:
+    """An ambiguous grammar's masks grow with the output until they are too large; a neighbour notices nothing."""
+    calm = {"prompt": "x", "regex": "[a-z]{150}", "seed": 3, "max_tokens": 200}
+    bomb = {"model": "default", "prompt": "x", "ebnf": "root ::= x x\nx ::= [a-z] | x x", "max_tokens": 200}
+    bomb |= {"min_tokens": 199, "seed": 1}
+    alone = asyncio.run(stream(tiny_server.url, calm))
+    before = stats(tiny_server)
+    answers: list[httpx.Response] = []
+    thread = threading.Thread(target=lambda: answers.append(tiny_server.post("/v1/completions", **bomb)))
+    thread.start()
+    beside = asyncio.run(stream(tiny_server.url, calm))
+    thread.join()
+    assert answers[0].status_code == 500, answers[0].text
+    assert same(alone, beside) and re.fullmatch("[a-z]{150}", beside["text"][0])
+    after = stats(tiny_server)
+    assert after["device_steps"] > before["device_steps"] + 150, "it is the same engine"
+    assert after["grammars"] >= 2 and after["building"] == 0
+
+
 def stats(server: Server) -> dict[str, Any]:
     return server.get("/server_info").json()["internal_states"][0]
 

@@ -15,12 +15,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import pytest
 
 from radixmill.core.request import Constraint
-from radixmill.engine.grammar import Built, GrammarError, Grammars, Refused, Vocabulary
+from radixmill.engine.grammar import Built, GrammarError, Grammars, Refused, Vocabulary, service
 from radixmill.engine.grammar.frames import Frames, Job, Tried, frame, is_whole
 from radixmill.engine.grammar.service import Keep
 from tests.engine.grammar_kit import EOS, VOCABULARY, allowed
@@ -196,6 +197,50 @@ def test_a_grammar_that_takes_too_long_does_not_delay_others(warm: Bench) -> Non
         assert warm.wait(*bomb) == Refused("the grammar takes more than 1.5 seconds to build")
 
 
+SLEEPY = """
+import time
+from radixmill.engine.grammar import builder
+
+def sleepy(constraint, vocabulary, really=builder.to_grammar):
+    time.sleep(SECONDS)
+    return really(constraint, vocabulary)
+
+builder.to_grammar = sleepy
+"""
+
+
+@pytest.mark.slow
+def test_what_waits_for_a_core_is_not_refused(bench: Bench) -> None:
+    """It is CPU time that counts: on a busy machine everything takes longer."""
+    bench.code = SLEEPY.replace("SECONDS", "2.0") + BUILDER
+    assert isinstance(bench.wait("regex", "a"), Built)
+
+
+def test_what_does_nothing_at_all_is_refused_too(bench: Bench) -> None:
+    bounds = "type=Vocabulary), builder.Bounds(patience=0.3))"
+    bench.code = SLEEPY.replace("SECONDS", "60") + BUILDER.replace("type=Vocabulary))", bounds)
+    assert bench.wait("regex", "a") == Refused("the grammar cannot be built within 0.3 seconds")
+
+
+def test_bombs_at_once_beside_a_good_one(warm: Bench) -> None:
+    """Thirteen together; a core's time is shared, and each is answered by itself."""
+    bombs = [("ebnf", f"{REFUSED[name][1]} # {i}") for i, name in enumerate(["cycle", "empty loops"] * 6)]
+    assert [warm.begin(*bomb) for bomb in bombs] == [None] * len(bombs)
+    assert isinstance(warm.wait("regex", "good"), Built)
+    assert all(isinstance(warm.wait(*bomb), Refused) for bomb in bombs)
+
+
+@pytest.mark.slow
+def test_slow_bombs_at_once_beside_a_good_one(warm: Bench) -> None:
+    """Thirteen that take all their time: a good one behind them waits, and is built."""
+    bombs = [(SLOW[0], f"{SLOW[1]} # at once {i}") for i in range(13)]
+    assert [warm.begin(*bomb) for bomb in bombs] == [None] * len(bombs)
+    assert isinstance(warm.wait("regex", "good behind them", 60), Built)
+    refused = Refused("the grammar takes more than 1.5 seconds to build")
+    assert [warm.wait(*bomb, 60) for bomb in bombs] == [refused] * len(bombs)  # kept, or once more
+    assert isinstance(warm.wait("regex", "afterwards"), Built)
+
+
 def test_a_grammar_that_takes_too_much_memory(bench: Bench) -> None:
     code = BUILDER.replace("import msgspec", "import msgspec\nfrom radixmill.engine.grammar.builder import Bounds", 1)
     bench.code = code.replace("type=Vocabulary))", "type=Vocabulary), Bounds(memory=8 << 20))")
@@ -257,6 +302,37 @@ def test_a_builder_that_cannot_be_started_refuses() -> None:
     bench.grammars = Grammars(fail)
     assert isinstance(bench.wait("regex", "a"), Refused)
     bench.close()
+
+
+class Panic(BaseException):
+    """As the library's panics are: no Exception."""
+
+
+@pytest.mark.parametrize("error", [Panic, MemoryError, ValueError])
+def test_what_fails_here_though_its_trial_went_well_is_refused(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "Start", Mock(side_effect=error))
+        assert bench.wait("regex", "a") == Refused(f"building the grammar fails ({error.__name__})")
+    assert isinstance(bench.wait("regex", "b"), Built)
+
+
+def test_the_thread_survives_what_nobody_expects(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(bench.wait("regex", "a"), Built)
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "decode_answer", Mock(side_effect=KeyError("who")))
+        assert isinstance(bench.wait("regex", "b"), Refused)
+    assert isinstance(bench.wait("regex", "c"), Built)
+
+
+def test_orders_are_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_MOST_ORDERS", 2)
+    full = Refused("too many grammars are being built; try again")
+    assert [bench.begin("regex", text) for text in "abca"] == [None, None, full, None]
+    assert isinstance(bench.wait("regex", "a"), Built)
+    assert isinstance(bench.wait("regex", "b"), Built)
+    assert isinstance(bench.wait("regex", "c"), Built), "it is not kept that there was no room"
 
 
 def wait_for_children(pid: int, limit: float = 10.0) -> list[int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +12,10 @@ import llguidance
 import numpy as np
 import pytest
 
+from radixmill.core.request import Constraint
 from radixmill.engine.grammar import GrammarError, Matcher, Vocabulary
 from radixmill.engine.grammar import matcher as module
+from radixmill.engine.grammar.compile import to_grammar
 from radixmill.engine.grammar.matcher import Start, only_bit
 from tests.engine.grammar_kit import (
     CONTROL,
@@ -24,6 +28,7 @@ from tests.engine.grammar_kit import (
     allowed,
     encode,
     matcher,
+    refusal,
     start,
 )
 
@@ -82,6 +87,29 @@ def test_a_token_of_several_bytes_keeps_its_first_byte_from_being_forced() -> No
     assert match.forced() is None
 
 
+def test_asking_for_what_is_forced_does_not_get_slower_with_the_output() -> None:
+    match = matcher("json_schema", {"type": "array", "items": {"type": "integer"}})
+    row, spent = np.zeros(VOCABULARY.words, np.uint32), []
+    match.push(ord("["))
+    for i in range(6_000):
+        match.push(ord("1,"[i % 2]))
+        began = time.thread_time()
+        assert match.forced() is None
+        match.fill(row)
+        spent.append(time.thread_time() - began)
+    assert np.median(spent[-100:]) < 10 * np.median(spent[100:200]), "a copy of the parser: 40 times"
+
+
+def test_forced_is_as_sure_behind_a_long_output() -> None:
+    match = matcher("structural_tag", CALL)
+    match.push(TOOL)
+    for _ in range(1_000):
+        match.push(ord("x"))
+    assert match.forced() is None
+    match.push(UNTOOL)
+    assert match.forced() == EOS
+
+
 @pytest.mark.parametrize("kind, text", GRAMMARS, ids=[kind for kind, _ in GRAMMARS])
 def test_a_matcher_rebuilt_from_the_record_has_the_same_masks(kind: str, text: Any) -> None:
     match, output = matcher(kind, text), []
@@ -136,7 +164,7 @@ def test_what_the_grammar_does_not_take_is_an_error() -> None:
 
 def test_until_the_text_has_come_everything_but_an_end_is_allowed() -> None:
     match = matcher("regex", "yes", after="</think>", ends=frozenset({TOOL}))
-    everything = set(range(VOCABULARY.size)) - {EOS, TOOL}
+    everything = set(range(VOCABULARY.size)) - {EOS, TOOL, VOCABULARY.tokens.index(b"</think>\n")}
     for token in encode("some </thin thought </think>"):
         assert allowed(match) == everything
         assert match.forced() is None and not match.finished
@@ -164,6 +192,23 @@ def test_what_the_completing_token_has_behind_the_text_goes_to_the_grammar_if_it
     assert allowed(match) == allowed(matcher("regex", "[^y]*yes", list(b"bc")))
 
 
+def test_a_token_that_goes_on_behind_the_text_with_what_the_grammar_does_not_take_is_not_allowed() -> None:
+    token = VOCABULARY.tokens.index(b"</think>\n")
+    assert token not in allowed(matcher("regex", "yes", after="</think>"))
+    assert token in allowed(matcher("regex", r"\nyes", after="</think>"))
+    assert token in allowed(matcher("regex", "yes", after="</think>!")), "it doesn't complete it"
+    for text, free in [("yes", False), ("bc", True), ("bx", False), ("[^y]*yes", True)]:
+        match = matcher("regex", text, after="<a")
+        assert {AB, ABC} <= allowed(match), "nothing of it has come"
+        match.push(ord("<"))
+        assert (ABC in allowed(match)) == free and ord("a") in allowed(match)
+        match.push(ord("<"))
+        match.push(ord("x"))
+        assert {AB, ABC} <= allowed(match)
+    match = matcher("regex", "yes", list(b"xaa"), after="aab")
+    assert AB in allowed(match) and ABC not in allowed(match)
+
+
 def test_the_text_may_overlap_itself() -> None:
     match = matcher("regex", "yes", after="aab")
     for token in b"aaab":
@@ -181,6 +226,7 @@ def test_a_mask_beyond_its_limits_is_an_error_of_its_sequence_alone(
 ) -> None:
     tight = llguidance.LLParserLimits(verbose_errors=False, **{limit: value})
     monkeypatch.setattr(module, "LIMITS", tight)
+    monkeypatch.setattr(module, "SCHEMA_LIMITS", tight)
     grammar = 'root ::= "b" root | a | "q"\na ::= [a-z] a | "x" b\nb ::= [a-z] b | "y"'
     many = Start(TOKENIZER, start("ebnf", grammar)._text)
     other, match = Matcher(VOCABULARY, many), Matcher(VOCABULARY, many)
@@ -193,10 +239,34 @@ def test_a_mask_beyond_its_limits_is_an_error_of_its_sequence_alone(
     assert EOS in allowed(other)
 
 
+@pytest.mark.parametrize("grammar", ['root ::= x x\nx ::= "a" | x x', "root ::= x x\nx ::= [a-z] | x x | x x x"])
+@pytest.mark.parametrize("tagged", [False, True])
+def test_an_ambiguous_grammar_ends_before_it_gets_slow(grammar: str, tagged: bool) -> None:
+    """With the limits as they are, and tokens of up to 32 of its letters."""
+    tokens = VOCABULARY.tokens + tuple(b"a" * n for n in range(2, 33))
+    vocabulary = Vocabulary(tokens=tokens, control=VOCABULARY.control, eos_ids=(EOS,), size=len(tokens))
+    text = grammar
+    if tagged:  # beside a schema, whose limits are wider
+        schema = {"type": "json_schema", "json_schema": {"type": "boolean"}}
+        parts = [{"type": "const_string", "value": "a"}, {"type": "grammar", "grammar": grammar}]
+        text = json.dumps({"format": {"type": "or", "elements": [schema, {"type": "sequence", "elements": parts}]}})
+    kind: Any = "structural_tag" if tagged else "ebnf"
+    begun = Start(vocabulary.tokenizer(), to_grammar(Constraint(kind=kind, text=text), vocabulary))
+    match, row, spent = Matcher(vocabulary, begun), np.zeros(vocabulary.words, np.uint32), [0.0]
+    with pytest.raises(GrammarError, match=r"[iI]tems"):
+        for _ in range(300):
+            began = time.thread_time()
+            match.fill(row)
+            match.push(ord("a"))
+            spent.append(time.thread_time() - began)
+    assert float(np.median(sorted(spent)[-5:])) < 0.04
+
+
 def test_a_full_lexer_is_replaced_and_the_place_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies share the lexer: what some have made it learn must not end the others."""
     tight = llguidance.LLParserLimits(max_lexer_states=600, verbose_errors=False)
     monkeypatch.setattr(module, "LIMITS", tight)
+    monkeypatch.setattr(module, "SCHEMA_LIMITS", tight)
     shared = Start(TOKENIZER, start("regex", "(a|b)*a(a|b){9}")._text)
     first = shared.matcher
     for seed in range(12):
@@ -260,3 +330,10 @@ def test_of_several_end_tokens_the_first_is_certain_once_nothing_else_may_follow
     assert allowed(match) == {min(EOS, TOOL)} and match.forced() == min(EOS, TOOL)
     match.push(max(EOS, TOOL))
     assert match.ended
+
+
+def test_reasons_are_short_and_ours() -> None:
+    patterns = [{"pattern": f"(a|b)*a(a|b){{{n}}}"} for n in range(8, 14)]
+    error = refusal("json_schema", {"type": "string", "allOf": patterns})
+    assert error is not None and error.reason == "the patterns together are too complex"
+    assert len(module.told("something new: " + "(And " * 1_000)[0]) == 200

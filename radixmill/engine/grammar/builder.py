@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import resource
 import selectors
@@ -36,10 +37,10 @@ _CHUNK = 1 << 20
 class Bounds:
     """What one grammar may take, and how many are tried at once."""
 
-    seconds: float = 1.5  # of wall time, from the fork on
-    cpu_seconds: int = 2  # whole seconds, for when the clock is ours no more
+    seconds: float = 1.5  # of CPU time: others' load refuses nobody
+    patience: float = 6.0  # seconds of wall time, for what doesn't even compute
     memory: int = 512 << 20  # bytes of address space beyond the builder's own
-    at_once: int = 4
+    at_once: int = 4  # more than there may be cores: a few that take all their time must not delay the quick ones
     nice: int = 5  # below the engine, whose steps must not wait for grammars
 
 
@@ -126,7 +127,7 @@ class _Builder:
             self._sock.close()
             _child(job, self._vocabulary, self._tokenizer, self._bounds, theirs)
         os.close(theirs)
-        trial = _Trial(job, pid, ours, time.monotonic() + self._bounds.seconds)
+        trial = _Trial(job, pid, ours, time.monotonic() + self._bounds.patience)
         self._trials.append(trial)
         self._selector.register(ours, selectors.EVENT_READ, trial)
 
@@ -146,7 +147,9 @@ class _Builder:
 
     def _verdict(self, status: int, late: bool) -> str:
         """Why a child ended without an answer."""
-        if late or status == -signal.SIGXCPU:
+        if late:
+            return f"the grammar cannot be built within {self._bounds.patience:g} seconds"
+        if status in (-signal.SIGPROF, -signal.SIGXCPU):
             return f"the grammar takes more than {self._bounds.seconds:g} seconds to build"
         if status == -signal.SIGSEGV:  # the stack
             return "the grammar is nested too deeply to build"
@@ -191,7 +194,10 @@ def _limit(bounds: Bounds) -> None:
     with open("/proc/self/statm", "rb") as file:
         size = int(file.read().split()[0]) * resource.getpagesize() + bounds.memory
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
-    resource.setrlimit(resource.RLIMIT_CPU, (bounds.cpu_seconds, bounds.cpu_seconds + 1))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # what it does: end the process
+    signal.setitimer(signal.ITIMER_PROF, bounds.seconds)  # CPU time in fractions of a second, which RLIMIT_CPU lacks
+    whole = math.ceil(bounds.seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (whole, whole + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from radixmill.core.request import Constraint
 from radixmill.engine.grammar.gbnf import parse
 from radixmill.engine.grammar.lexemes import to_lark
+from radixmill.engine.grammar.matcher import RULES
 from radixmill.engine.grammar.regex import to_lexeme
 from radixmill.engine.grammar.schema import normalise
 from radixmill.engine.grammar.tags import tags_to_lark
@@ -28,7 +29,7 @@ def to_grammar(constraint: Constraint, vocabulary: Vocabulary) -> str:
         case "regex":
             body = f"start: {to_lexeme(text)}\n"
         case "ebnf":
-            lark = to_lark(parse(text))
+            lark = to_lark(parse(text), prefix=f"{RULES}0_")
             body = "\n".join([f"start: {lark.name}", *lark.lines, ""])
         case "structural_tag":
             body = tags_to_lark(text, vocabulary)

@@ -6,6 +6,7 @@ The state is a function of the grammar's text and the tokens pushed, so it is re
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
 
@@ -16,24 +17,37 @@ from numpy.typing import NDArray
 from radixmill.engine.grammar.errors import GrammarError
 from radixmill.engine.grammar.vocabulary import Vocabulary
 
+RULES = "g"  # and a number and "_": how names of a caller's rules begin
+
+
 # What the library may spend; its own speeds in comments. Beyond it a mask is an error, and its sequence ends.
-LIMITS = llguidance.LLParserLimits(
-    max_items_in_row=2_000,
-    initial_lexer_fuel=2_000_000,  # building; some 50,000 a millisecond
-    step_lexer_fuel=300_000,  # one mask; some 14,000 a millisecond
-    step_max_items=100_000,  # one mask; some 20,000 a millisecond
-    max_lexer_states=50_000,  # 1 to 2 kB each
-    max_grammar_size=500_000,
-    verbose_errors=False,
-)
+def _limits(max_items_in_row: int) -> llguidance.LLParserLimits:
+    return llguidance.LLParserLimits(
+        max_items_in_row=max_items_in_row,
+        initial_lexer_fuel=2_000_000,  # building; some 50,000 a millisecond
+        step_lexer_fuel=300_000,  # one mask; some 14,000 a millisecond
+        step_max_items=50_000,  # one mask; some 20,000 a millisecond, but the fewer the longer its rows are
+        max_lexer_states=50_000,  # 1 to 2 kB each
+        max_grammar_size=500_000,
+        verbose_errors=False,
+    )
 
 
+# A row of a grammar that is ambiguous without end (`x ::= [a-z] | x x`) holds two items for each token before it, and
+# each item costs a look at the whole row: 10 ms a mask at 250 items with 150,000 tokens, 94 ms at 600. A schema's rows
+# are long only where many members may be left out: such masks take 2 ms at 600, and schemas in use need that many.
+LIMITS = _limits(250)
+SCHEMA_LIMITS = _limits(600)  # without rules of a caller's making
+_RULES = re.compile(rf"^{RULES}\d+_", re.MULTILINE)
+
+_COPYABLE = 200  # tokens; then a copy costs what a mask does
 _FULL = "too many states"  # of the lexer, as the library says it
 
 
 def compiled(tokenizer: llguidance.LLTokenizer, grammar: str) -> llguidance.LLMatcher:
     """A matcher of the library at the grammar's start. Raises GrammarError where the text is none, or too large."""
-    matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
+    limits = LIMITS if _RULES.search(grammar) else SCHEMA_LIMITS
+    matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
     _check(matcher)
     return matcher
 
@@ -41,7 +55,7 @@ def compiled(tokenizer: llguidance.LLTokenizer, grammar: str) -> llguidance.LLMa
 class Start:
     """A grammar at its start, from which matchers are copied.
 
-    Copies share what the library's lexer has learned of the grammar. It learns at most LIMITS.max_lexer_states; a full
+    Copies share what the library's lexer has learned of the grammar. It learns at most `max_lexer_states` of its limits; a full
     one is of no use to anybody and is replaced.
     """
 
@@ -49,6 +63,7 @@ class Start:
         """`text`: what `to_grammar` gives. Raises GrammarError where it is none, or too large."""
         self.tokenizer, self._text = tokenizer, text
         self.matcher = compiled(tokenizer, text)
+        self._straying: dict[bytes, dict[bytes, tuple[int, ...]]] = {}
         self.matcher.compute_bitmask()  # every copy will need the first mask: learn it once
         _check(self.matcher)
 
@@ -58,12 +73,33 @@ class Start:
             self.matcher = compiled(self.tokenizer, self._text)
         return self.matcher
 
+    def straying(self, vocabulary: Vocabulary, after: bytes) -> dict[bytes, tuple[int, ...]]:
+        """Tokens that complete `after` and go on with what the grammar doesn't begin with, by what stands before them.
+
+        All tokens are looked through, once for each `after`.
+        """
+        if after not in self._straying:
+            known = vocabulary.tokens[: vocabulary.size]
+            self._straying[after] = {
+                before: tuple(token for token, rest in found if self.spelled(self.matcher, rest) is None)
+                for before, found in _completing(known, after).items()
+            }
+        return self._straying[after]
+
+    def spelled(self, grammar: llguidance.LLMatcher, text: bytes) -> list[int] | None:
+        """Tokens that spell `text` if `grammar` takes it where it is; else None."""
+        try:
+            tokens: list[int] = self.tokenizer.greedy_tokenize(text.decode())
+        except UnicodeDecodeError:
+            return None
+        return tokens if grammar.validate_tokens(tokens) == len(tokens) else None
+
 
 class Matcher:
     """The next tokens that the constraint allows. Not for several threads at once.
 
-    Until the output holds the text `after`, everything but an end is allowed and nothing is forced; the grammar's
-    match begins behind it. `ends` are the tokens that end the sequence, besides the model's own end tokens.
+    Until the output holds the text `after`, everything is allowed but an end, and a token that completes it and goes on
+    with what the grammar doesn't take; nothing is forced. The grammar's match begins behind it. `ends` are the tokens that end the sequence, besides the model's own end tokens.
     """
 
     def __init__(
@@ -116,7 +152,7 @@ class Matcher:
         """Write the mask of the next token into `row` [⌈V/32⌉]: bit i of word w is token 32·w + i, 1 = allowed.
 
         End tokens are allowed exactly where the grammar may end; where nothing else is, only the model's first. Raises
-        GrammarError where that takes more than LIMITS.
+        GrammarError where that takes more than its limits.
         """
         row[:] = self._mask()[: len(row)]
 
@@ -127,7 +163,7 @@ class Matcher:
 
     def forced(self) -> int | None:
         """The one token that the mask leaves; None where there are more."""
-        if self._waiting or not (self._ended or self._grammar.is_stopped() or self._certain()):
+        if self._waiting or not (self._fresh or self._ended or self._grammar.is_stopped() or self._certain()):
             return None
         try:
             return only_bit(self._mask())
@@ -135,10 +171,13 @@ class Matcher:
             return None
 
     def _certain(self) -> bool:
-        """Whether the next byte is certain: so it is wherever one token is, and to ask is cheaper than a mask.
+        """Whether the next byte may be certain: so it is wherever one token is, and to ask is cheaper than a mask.
 
-        A copy is asked: where a control token is certain, the library's own state is of no use afterwards.
+        A copy is asked: where a control token is certain, the library's own state is of no use afterwards. The copy
+        grows with the output, some 50 ns a token; behind _COPYABLE tokens the mask is asked for at once, and kept for `fill`.
         """
+        if len(self._fed) > _COPYABLE:
+            return True
         return bool(self._grammar.deep_copy().compute_ff_bytes())
 
     def _wait(self, token: int) -> None:
@@ -157,13 +196,8 @@ class Matcher:
 
     def _take(self, rest: bytes) -> None:
         """Feed bytes, as whatever tokens spell them."""
-        try:
-            tokens = self._start.tokenizer.greedy_tokenize(rest.decode())
-        except UnicodeDecodeError:
-            return
-        if self._grammar.validate_tokens(tokens) == len(tokens):
-            for token in tokens:
-                self._feed(token)
+        for token in self._start.spelled(self._grammar, rest) or ():
+            self._feed(token)
 
     def _feed(self, token: int) -> None:
         """The grammar takes `token`. Raises GrammarError where it doesn't."""
@@ -194,6 +228,9 @@ class Matcher:
         if self._waiting:
             row[:] = 0xFFFFFFFF
             _clear(row, self._ends)
+            for before, tokens in self._start.straying(self._vocabulary, self._after).items():
+                if self._seen.endswith(before):
+                    _clear(row, tokens)
         elif self._ended:
             row[:] = 0
             _set(row, self._ends)
@@ -231,6 +268,19 @@ class Matcher:
             row[words - 1] &= np.uint32((1 << rest) - 1)
 
 
+def _completing(tokens: Iterable[bytes], after: bytes) -> dict[bytes, list[tuple[int, bytes]]]:
+    """The tokens that complete `after` and go on, each with what it goes on with, by the part of `after` before them."""
+    found: defaultdict[bytes, list[tuple[int, bytes]]] = defaultdict(list)
+    last = after[-1:]
+    for token, text in enumerate(tokens):
+        end = text.find(last) + 1
+        while 0 < end < len(text):
+            if text[:end].endswith(after[-end:]):
+                found[after[:-end]].append((token, text[end:]))
+            end = text.find(last, end) + 1
+    return found
+
+
 def only_bit(row: NDArray[np.uint32]) -> int | None:
     """The index of the one bit that is set; None where there are more, or none."""
     words = np.flatnonzero(row)
@@ -260,12 +310,12 @@ def told(error: str) -> tuple[str, str]:
     """The library's message as reason and place. It may hold a dump of its state, and places in text of our making."""
     lines = error.split("\n<state>")[0].strip().splitlines() or [""]
     if said := next((line for line in lines if line.startswith("error: ")), None):  # the reader of regular expressions
-        return f"invalid regular expression: {said[len('error: ') :]}", _underlined(lines)
+        return f"invalid regular expression: {said[len('error: ') :]}"[:_LONGEST], _underlined(lines)
     reason = _OURS.sub("", lines[0])
     for start, better in _BETTER.items():
         if start in reason:
             return better, ""
-    return reason or "the grammar cannot be built", ""
+    return reason[:_LONGEST] or "the grammar cannot be built", ""
 
 
 def _underlined(lines: list[str]) -> str:
@@ -278,7 +328,9 @@ def _underlined(lines: list[str]) -> str:
 
 
 _OURS = re.compile(r"^(at \d+\(\d+\): |failed to compile JSON schema: )+")
+_LONGEST = 200  # characters of a reason
 _BETTER = {
+    "Unable to determine if regex is empty": "the patterns together are too complex",
     "doesn't satisfy the grammar": "the output does not match the grammar",
     "NoExtension": "no text matches",
     "lookarounds not supported": r"invalid regular expression: `\b`, and `^` and `$` within it, are not supported",

@@ -35,6 +35,7 @@ OpenBuilder = Callable[[], socket.socket]
 
 _CHUNK = 1 << 20
 _TRIES = 2  # builders that may die over one job
+_MOST_ORDERS = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,6 +88,8 @@ class Grammars:
         key = (constraint.kind, constraint.text)
         found = self._cache.get(key)
         if found is None and key not in self._ordered:
+            if len(self._ordered) >= _MOST_ORDERS:
+                return Refused("too many grammars are being built; try again")
             self._ordered.add(key)
             self._order(key)
         return found
@@ -219,7 +222,10 @@ class _Smith:
         while not self._stopping:
             try:
                 self._turn()
-            except (OSError, EOFError, ValueError) as error:
+            except (OSError, EOFError) as error:
+                self._bury(error)
+            except Exception as error:  # whatever it is, others wait for this thread
+                log.exception("the thread that builds grammars stumbled")
                 self._bury(error)
 
     def _turn(self) -> None:
@@ -270,6 +276,9 @@ class _Smith:
             return Built(self._vocabulary, self._tokenizer, Start(self._tokenizer, grammar), cost + len(grammar))
         except GrammarError as error:
             return Refused(error.reason, error.place)
+        except BaseException as error:  # the library's panics are no Exceptions, and whoever waits must hear of them
+            log.warning("building a grammar failed", exc_info=error)
+            return Refused(f"building the grammar fails ({type(error).__name__})")
 
     def _bury(self, error: Exception) -> None:
         """The builder is gone: its jobs go to another, except those over which two have died."""

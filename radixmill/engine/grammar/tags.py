@@ -23,6 +23,7 @@ import msgspec
 from radixmill.engine.grammar.errors import GrammarError
 from radixmill.engine.grammar.gbnf import MAX_TIMES, Alt, Ref, Seq, Text, parse
 from radixmill.engine.grammar.lexemes import quoted, times, to_lark
+from radixmill.engine.grammar.matcher import RULES
 from radixmill.engine.grammar.regex import to_lexeme
 from radixmill.engine.grammar.schema import normalise
 from radixmill.engine.grammar.vocabulary import Vocabulary
@@ -333,7 +334,7 @@ class _Writer:
             raise GrammarError(error.reason, f"{place}: {error.place}" if error.place else place) from None
         tail = Alt(tuple(map(Text, tails))) if tails else Text("")
         whole = {**rules, "root'": Seq((Ref("root"), tail))}
-        lark = to_lark(whole, "root'", prefix=f"g{next(self._numbers)}_", open_end=not tails)
+        lark = to_lark(whole, "root'", prefix=f"{RULES}{next(self._numbers)}_", open_end=not tails)
         self.lines += lark.lines
         return Piece(lark.name, lark.terminal)
 
