@@ -258,6 +258,10 @@ def with_format(syntax: str, definition: str) -> dict[str, Any]:
     return {"tools": [{"type": "custom", "custom": {"name": "n", "format": format}}]}
 
 
+def with_parameters(parameters: Any) -> dict[str, Any]:
+    return {"tools": [{"type": "function", "function": {"name": "f", "parameters": parameters}}]}
+
+
 def choosing(choice: Any) -> dict[str, Any]:
     return {"tools": [WEATHER], "tool_choice": choice}
 
@@ -277,6 +281,10 @@ def choosing(choice: Any) -> dict[str, Any]:
         ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
         ({"tools": [WEATHER, WEATHER]}, "tools[1].function.name"),
         ({"tools": [{"type": "function", "function": {"name": "f", "parameters": []}}]}, "tools[0].function.parameters"),
+        (with_parameters({"type": "array", "items": {}}), "tools[0].function.parameters.type"),
+        (with_parameters({"type": None}), "tools[0].function.parameters.type"),
+        (with_parameters({"type": ["object", "null"]}), "tools[0].function.parameters.type"),
+        ({"functions": [{"name": "f", "parameters": {"type": "string"}}]}, "functions[0].parameters.type"),
         ({"tools": "all"}, "tools"),
         (with_format("lark", "start: x"), "tools[0].custom.format.grammar.syntax"),
         (with_format("regex", ""), "tools[0].custom.format.grammar.definition"),

@@ -228,6 +228,8 @@ def test_where_strict_is_not_said_a_plain_schema_is_followed():
         {"properties": {"a": {"oneOf": []}}},
         {"items": {"pattern": "a"}},
         {"anyOf": [{"if": 1}]},
+        {"anyOf": 5},
+        {"properties": []},
     ):
         assert not is_plain(other)
     tools = [
@@ -355,6 +357,8 @@ CASES = [
     ({**HI, "tools": [{"type": "function", "name": "a b"}]}, "tools[0].name"),
     ({**HI, "tools": [TOOL, TOOL]}, "tools[0].name"),
     ({**HI, "tools": [{**TOOL, "parameters": []}]}, "tools[0].parameters"),
+    *(({**HI, "tools": [{**TOOL, "parameters": {"type": kind}}]}, "tools[0].parameters.type") for kind in
+      ("array", "string", None, ["object", "null"], 3)),
     ({**HI, "tools": [{**TOOL, "defer_loading": True}]}, "tools[0].defer_loading"),
     ({**HI, "tools": [{**TOOL, "allowed_callers": ["programmatic"]}]}, "tools[0].allowed_callers"),
     ({**HI, "tools": [{**NOTE, "format": {"type": "grammar", "syntax": "lark"}}]}, "tools[0].format.definition"),
