@@ -75,6 +75,7 @@ class Speech:
             separate=self.ask.separate_reasoning,
             whole_thoughts=not self.ask.stream_reasoning,
             guaranteed=self.calls is not None,
+            only_calls=self.ask.tools is not None and self.ask.tools.choice == "required",
         )
 
     def sources(self) -> Iterator[tuple[str, Constraint]]:
