@@ -143,3 +143,21 @@ def test_what_the_engine_refuses(fields, param):
             assert (fault["type"], fault["param"]) == ("invalid_request_error", param)
             assert "it has no end" in fault["message"] and "line 1, column 3" in fault["message"]
     assert not client.requests
+
+
+@pytest.mark.parametrize(
+    "format, param",
+    [
+        ({"json_schema": {"name": "n", "schema": SCHEMA}}, "response_format.json_schema.schema"),
+        ({"schema": SCHEMA}, "response_format.schema"),
+    ],
+)
+def test_a_refused_schema_is_named_where_it_stands(format, param):
+    app = make_app(EchoClient(refuse=lambda kind, text: {"reason": "no", "place": "/x"}))
+    fault = error(post(app, CHAT, {**HELLO, "response_format": {"type": "json_schema", **format}}), 400)
+    assert fault["param"] == param and fault["message"].startswith(param)
+
+
+def test_an_empty_list_is_called_one():
+    fault = error(post(make_app(), CHAT, {**HELLO, "guided_choice": []}), 400)
+    assert "not an empty list" in fault["message"]

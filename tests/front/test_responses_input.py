@@ -170,6 +170,7 @@ def test_what_does_not_fit_is_refused_or_the_oldest_turns_are_left_out():
     assert fault["code"] == "context_length_exceeded"
     fault = error(post(APP, PATH, {**HI, "max_output_tokens": 510}), 400)
     assert (fault["code"], fault["param"]) == ("context_length_exceeded", "max_output_tokens")
+    assert "lower max_output_tokens." in fault["message"]
 
 
 def test_an_output_whose_call_was_cut_goes_with_it():
