@@ -92,8 +92,16 @@ FLAGS = (
     _sets("--served-model-name", "model.served_model_name", many=True),
     _inert("--skip-server-warmup", "there is no warm-up request", switch=True),
     _sets("--chat-template", "model.chat_template"),
-    _limited("--reasoning-parser", (), "reasoning parsers are not built"),
-    _limited("--tool-call-parser", (), "tool-call parsers are not built"),
+    _limited(
+        "--reasoning-parser",
+        ("auto", "qwen3"),
+        "thoughts are what stands in <think> tags, where the chat template knows them",
+    ),
+    _limited(
+        "--tool-call-parser",
+        ("auto", "hermes", "qwen", "qwen25"),
+        "calls are JSON in <tool_call> tags, as Hermes has them",
+    ),
     _limited(
         "--default-chat-template-kwargs", ("{}",), "default template arguments are not built; send chat_template_kwargs"
     ),
@@ -134,7 +142,11 @@ FLAGS = (
     _limited("--dist-init-addr --nccl-init-addr", (), _ONE),
     _limited("--device", ("auto", "cpu"), "kernels exist for CPUs only"),
     _limited("--attention-backend", ("auto", "torch_native", "intel_amx"), "there is one attention kernel per backend"),
-    _inert("--grammar-backend", "structured output is not built; requests that ask for it are refused"),
+    _limited(
+        "--grammar-backend",
+        ("auto", "llguidance", "xgrammar", "outlines"),
+        "grammars are built by llguidance here, whichever is named, and can't be switched off",
+    ),
     _inert("--moe-runner-backend", "no model of this server has experts"),
     _inert("--enable-deterministic-inference", "results never depend on the batch", switch=True),
     _inert("--cuda-graph-max-bs-decode", "no CUDA graphs on a CPU", int),

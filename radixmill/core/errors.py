@@ -63,12 +63,17 @@ class BadRequest(ServeError):
 class ContextTooLong(BadRequest):
     code = "context_length_exceeded"
 
-    def __init__(self, prompt: int, wanted: int, limit: int, *, param: str = "messages") -> None:
-        """`prompt` tokens in the prompt, `wanted` more to generate, `limit` what the server's context holds."""
+    def __init__(
+        self, prompt: int, wanted: int, limit: int, *, param: str = "messages", limited_by: str = "max_tokens"
+    ) -> None:
+        """`prompt` tokens in the prompt, `wanted` more to generate, `limit` what the server's context holds.
+
+        `limited_by`: the request's field that says how many are wanted.
+        """
         asked = f" and {wanted} more were requested" if wanted else ""
         super().__init__(
             f"This model's maximum context length is {limit} tokens, but the prompt has {prompt} tokens{asked} "
-            f"({prompt + wanted} in all). Shorten the prompt or lower max_tokens.",
+            f"({prompt + wanted} in all). Shorten the prompt or lower {limited_by}.",
             param=param,
         )
 

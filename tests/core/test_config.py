@@ -248,11 +248,31 @@ def test_quantisation_is_the_files_own_or_asked_for() -> None:
         ("--device", "cuda"),
         ("--dtype", "float16"),
         ("--kv-cache-dtype", "fp8_e5m2"),
+        ("--grammar-backend", "none"),
+        ("--tool-call-parser", "mistral"),
+        ("--reasoning-parser", "gpt-oss"),
     ],
 )
 def test_what_we_cannot_keep_is_refused_with_a_reason(argv: tuple[str, ...]) -> None:
     with pytest.raises(CannotStart, match=argv[0]):
         sglang(*argv)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        *(("--grammar-backend", name) for name in ("auto", "llguidance", "xgrammar", "outlines")),
+        ("--tool-call-parser", "qwen25"),
+        ("--reasoning-parser", "qwen3"),
+    ],
+)
+def test_what_holds_anyway_may_be_asked_for(argv: tuple[str, ...]) -> None:
+    assert sglang(*argv) == Config()
+
+
+def test_no_flag_denies_what_is_there() -> None:
+    reasons = [flag.why for flag in compat.FLAGS if "grammar" in flag.names[0] or "parser" in flag.names[0]]
+    assert len(reasons) == 3 and not any("not built" in reason for reason in reasons)
 
 
 def test_what_keys_and_values_are_kept_as() -> None:

@@ -477,3 +477,10 @@ def test_white_space_is_bounded() -> None:
     assert not grammar.accepts_text("[1,\n\n2]")
     assert not grammar.accepts_text("[1," + " " * 65 + "2]")
     assert grammar.accepts_text("[1,\n" + " " * 64 + "2]")
+
+
+@pytest.mark.parametrize(("pattern", "what"), [(r"^\p{L}+$", r"\p{L}"), (r"\Px", r"\P"), (r"\k", r"\k")])
+def test_an_escape_that_is_not_there_is_named(pattern: str, what: str) -> None:
+    with pytest.raises(GrammarError) as caught:
+        normalise(json.dumps({"pattern": pattern}))
+    assert f": {what} is not supported" in str(caught.value)

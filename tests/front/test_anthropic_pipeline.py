@@ -178,3 +178,20 @@ def test_the_official_client_runs_tools_by_itself():
 
 def bytes_of(ids: tuple[int, ...]) -> bytes:
     return bytes(i for i in ids if i < 256)
+
+
+@pytest.mark.parametrize("most", range(1, len(CALL), 3))
+def test_an_answer_cut_by_length_is_accepted_as_history(most):
+    front_app, front = make_front()
+    front.session = Session(ByteText(), EchoClient(says(CALL)), ("echo",))
+    body = {**HI, "tools": [TOOL], "tool_choice": {"type": "any"}, "max_tokens": most}
+    content = post(front_app, MESSAGES, body).json()["content"]
+    results = [
+        {"type": "tool_result", "tool_use_id": block["id"], "content": "4"}
+        for block in content
+        if block["type"] == "tool_use"
+    ]
+    said = {"role": "assistant", "content": content}
+    on = {"role": "user", "content": [*results, {"type": "text", "text": "go on"}]}
+    again = post(front_app, MESSAGES, {**HI, "tools": [TOOL], "messages": [*HI["messages"], said, on]})
+    assert again.status_code == 200, again.text

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jiter import from_json
 
 from radixmill.core.errors import EngineFailed
-from radixmill.front.api.anthropic.partial import whole_object
+from radixmill.front.api.partial import whole_object
 from radixmill.front.session import Arguments, Call, Content, End, Event, Reasoning
 from tests.front.anthropic_kit import HI, MESSAGES, client_of, fault, parse_events, telling_front
 from tests.front.kit import make_front, post

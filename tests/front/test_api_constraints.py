@@ -154,3 +154,21 @@ def test_a_grammar_that_cannot_go_on_is_the_request_s_fault() -> None:
     late = EchoClient(lambda request, choice: [*b"aaa"], cuts=(1,), broken="grammar")
     told = post(make_app(late), CHAT, {**body, "stream": True}).text
     assert '"param":"regex"' in told and told.endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize(
+    "format, param",
+    [
+        ({"json_schema": {"name": "n", "schema": SCHEMA}}, "response_format.json_schema.schema"),
+        ({"schema": SCHEMA}, "response_format.schema"),
+    ],
+)
+def test_a_refused_schema_is_named_where_it_stands(format, param):
+    app = make_app(EchoClient(refuse=lambda kind, text: {"reason": "no", "place": "/x"}))
+    fault = error(post(app, CHAT, {**HELLO, "response_format": {"type": "json_schema", **format}}), 400)
+    assert fault["param"] == param and fault["message"].startswith(param)
+
+
+def test_an_empty_list_is_called_one():
+    fault = error(post(make_app(), CHAT, {**HELLO, "guided_choice": []}), 400)
+    assert "not an empty list" in fault["message"]

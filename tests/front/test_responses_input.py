@@ -170,6 +170,7 @@ def test_what_does_not_fit_is_refused_or_the_oldest_turns_are_left_out():
     assert fault["code"] == "context_length_exceeded"
     fault = error(post(APP, PATH, {**HI, "max_output_tokens": 510}), 400)
     assert (fault["code"], fault["param"]) == ("context_length_exceeded", "max_output_tokens")
+    assert "lower max_output_tokens." in fault["message"]
 
 
 def test_an_output_whose_call_was_cut_goes_with_it():
@@ -228,6 +229,8 @@ def test_where_strict_is_not_said_a_plain_schema_is_followed():
         {"properties": {"a": {"oneOf": []}}},
         {"items": {"pattern": "a"}},
         {"anyOf": [{"if": 1}]},
+        {"anyOf": 5},
+        {"properties": []},
     ):
         assert not is_plain(other)
     tools = [
@@ -355,6 +358,8 @@ CASES = [
     ({**HI, "tools": [{"type": "function", "name": "a b"}]}, "tools[0].name"),
     ({**HI, "tools": [TOOL, TOOL]}, "tools[0].name"),
     ({**HI, "tools": [{**TOOL, "parameters": []}]}, "tools[0].parameters"),
+    *(({**HI, "tools": [{**TOOL, "parameters": {"type": kind}}]}, "tools[0].parameters.type") for kind in
+      ("array", "string", None, ["object", "null"], 3)),
     ({**HI, "tools": [{**TOOL, "defer_loading": True}]}, "tools[0].defer_loading"),
     ({**HI, "tools": [{**TOOL, "allowed_callers": ["programmatic"]}]}, "tools[0].allowed_callers"),
     ({**HI, "tools": [{**NOTE, "format": {"type": "grammar", "syntax": "lark"}}]}, "tools[0].format.definition"),

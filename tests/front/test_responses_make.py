@@ -278,3 +278,21 @@ def test_how_events_come_together_changes_nothing(cuts, upto):
     for response in (answer, one_by_one):
         assert essence(response["output"]) == essence(fold(stream))
         assert response["status"] == stream[-1]["response"]["status"]
+
+
+@pytest.mark.parametrize("most", range(16, 81, 3))
+def test_an_answer_cut_by_length_is_accepted_as_history(most):
+    """Responses ask for at least 16 tokens."""
+    said = '<tool_call>\n{"name": "weather", "arguments": {"place": "Rome", "n": [1, 2]}}\n</tool_call>'
+    install(FRONT, EchoClient(says(said)))
+    body = {**HI, "tools": [WEATHER], "tool_choice": "required", "max_output_tokens": most}
+    output = whole(APP, body)["output"]
+    results = [
+        {"type": "function_call_output", "call_id": item["call_id"], "output": "4"}
+        for item in output
+        if item["type"] == "function_call"
+    ]
+    whole(APP, {"input": [{"role": "user", "content": "hi"}, *output, *results, {"role": "user", "content": "on"}]})
+    for message in FRONT.session.text.chats[-1].messages:
+        for call in message.get("tool_calls", ()):
+            assert isinstance(json.loads(call["function"]["arguments"]), dict)

@@ -97,7 +97,7 @@ def test_defaults_fill_what_the_client_left_open():
 )
 def test_prompt_and_output_share_the_context(prompt, wanted, fits):
     client = EchoClient()
-    a = ask(prompts=(TokenPrompt((1,) * prompt),), max_tokens=wanted)
+    a = ask(prompts=(TokenPrompt((1,) * prompt),), max_tokens=wanted, max_tokens_field="most")
     if fits:
         run(session(client), a)
         assert client.requests[0].sampling.max_tokens == (512 - prompt if wanted is None else wanted)
@@ -105,6 +105,7 @@ def test_prompt_and_output_share_the_context(prompt, wanted, fits):
     with pytest.raises(ContextTooLong) as caught:
         run(session(client), a)
     assert str(prompt) in caught.value.message and "512" in caught.value.message
+    assert "lower most." in caught.value.message
     assert not client.requests
 
 

@@ -40,6 +40,7 @@ from tests.front.kit import says
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 F, G = Tool(name="f", parameters=SCHEMA, field="tools[0]"), Tool(name="g", field="tools[1]")
 STRICT = Tool(name="f", parameters=SCHEMA, strict=True, field="tools[0].function.parameters")
+NOTE = Tool(name="note", custom=True)
 CALL = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
 CALL_G = '<tool_call>\n{"name": "g"}\n</tool_call>'
 HI = ChatPrompt(messages=({"role": "user", "content": "hi"},))
@@ -155,6 +156,24 @@ def test_a_call_cut_off_by_a_stop_string():
     assert (one.end.reason, one.end.matched, len(one.calls)) == ("tool_calls", "\nUser", 1)
 
 
+@pytest.mark.parametrize("thoughts", ["", "<think>hm</think>"])
+def test_what_is_cut_before_a_guaranteed_call_begins_is_left_out(thoughts):
+    head = CALL.index('{"a"')
+    for most in range(1, len(CALL)):
+        asked = ask(
+            tools=ToolRule(tools=(F, NOTE), choice="required"), max_tokens=len(thoughts) + most, keep_tokens=True
+        )
+        one, usage = whole(session(thoughts + CALL), asked)
+        assert (one.text, len(one.calls), one.end.reason) == ("", most >= head, "length"), most
+        assert len(one.tokens) == usage.completion == len(thoughts) + most
+        one, _ = whole(session(thoughts + CALL), ask(tools=ToolRule(tools=(STRICT,)), max_tokens=len(thoughts) + most))
+        said = CALL[:most] if most < len("<tool_call>") else ""  # it may be the text's own
+        assert (one.text, len(one.calls)) == (said, most >= head), most
+    custom = '<tool_call>\n{"name": "note", "arguments": '
+    one, _ = whole(session(custom), ask(tools=ToolRule(tools=(NOTE,), choice="required"), max_tokens=len(custom) - 1))
+    assert one.text == ""
+
+
 def test_one_call_is_enough_where_more_are_not_wanted():
     for cuts in ((1,), (1000,)):
         made = session(f"{CALL}\n{CALL_G}", cuts=cuts)
@@ -176,7 +195,7 @@ def test_streamed_arguments():
 PIECES = ["<think>", "</think>", CALL, CALL_G, "é", "a", "\n", "stop", '<tool_call>{"x"', "</tool_call>", "<"]
 TEXTS = st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
 ASKS = st.fixed_dictionaries({
-    "tools": st.sampled_from([None, ToolRule(tools=(F, G)), ToolRule(tools=(F, G), parallel=False), ToolRule(tools=(STRICT,))]),
+    "tools": st.sampled_from([None, ToolRule(tools=(F, G)), ToolRule(tools=(F, G), parallel=False), ToolRule(tools=(STRICT,)), ToolRule(tools=(F, NOTE), choice="required")]),
     "separate_reasoning": st.booleans(),
     "stream_reasoning": st.booleans(),
     "stop": st.sampled_from([(), ("stop",), ("</tool_call>",), ("think",)]),

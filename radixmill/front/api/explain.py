@@ -124,7 +124,7 @@ def _field(value: dict[str, Any], field: t.Field, path: str) -> Fault | None:
 
 def _list(value: Any, kind: t.ListType | t.VarTupleType, path: str) -> Fault | None:
     if not isinstance(value, list) or not _within(len(value), kind.min_length, kind.max_length):
-        got = f", not {len(value)}" if isinstance(value, list) else _got(value)
+        got = f", not {len(value) or 'an empty list'}" if isinstance(value, list) else _got(value)
         return Fault(path, f"must be {name(kind)}{got}")
     return _first(explain(item, kind.item_type, f"{path}[{i}]") for i, item in enumerate(value))
 

@@ -134,7 +134,7 @@ TOOLS: dict[str, Meaning] = {
     "InputFormat.type": openai("any text, or text by a grammar"),
     "InputFormat.grammar": openai("the grammar"),
     "GrammarBody.definition": openai("the grammar itself"),
-    "GrammarBody.syntax": openai("the language it is written in"),
+    "GrammarBody.syntax": openai("the language it is written in; `lark` is refused"),
     "ChoiceBody.type": openai("the kind of choice"),
     "ChoiceBody.function": openai("the function that must be called"),
     "ChoiceBody.custom": openai("the custom tool that must be called"),

@@ -11,7 +11,8 @@
   stands before it, and once; a repeated one at the head of thoughts is dropped.
 - A call counts if it is JSON with the name of a known tool and, as far as it says, an object as arguments. It is given
   when it is whole. Everything else in tags is content, exactly as it was written.
-- Where a grammar guarantees calls (`guaranteed`), arguments are given while they come.
+- Where a grammar guarantees calls (`guaranteed`), arguments are given while they come, and a call that is cut off before
+  they begin is left out. Where it allows nothing else (`only_calls`), so is an opener that is cut off.
 - White space inside the tags, and between them and the next tag or the end, goes with them; all other stays.
 
 What comes out does not depend on the portions that go in, but for where one kind of piece is cut.
@@ -96,6 +97,7 @@ class Splitter:
         separate: bool = True,
         whole_thoughts: bool = False,
         guaranteed: bool = False,
+        only_calls: bool = False,
     ) -> None:
         self.dialect, self.tools = dialect, dict(tools or {})
         self.calls = 0  # begun
@@ -106,6 +108,8 @@ class Splitter:
         self._separate, self._whole_thoughts = separate, whole_thoughts and separate
         self._thoughts: list[str] = []  # kept until they are whole
         self._heads = _heads(dialect, self.tools) if guaranteed else {}
+        self._begun = [dialect.head(name, shape) for name, shape in self.tools.items()] if guaranteed else []
+        self._only_calls = guaranteed and only_calls
         self._held, self._at = "", 0  # text not yet given, and where it begins in the raw text
         self._draft, self._extent = Draft(0), Extent()
         self._last = False
@@ -149,6 +153,8 @@ class Splitter:
             return self._open_call()
         if not self._last and (body == "" or self._may_become(body, self._opener, self._call_open)):
             return None if self._opener or self._call_open else self._go(self._in_content)
+        if self._last and self._only_calls and self._may_become(body, self._opener, self._call_open):
+            return self._leave_out()
         if body == "" and self.calls:
             self._skip(space)
         return self._go(self._in_content)
@@ -194,6 +200,8 @@ class Splitter:
                     return self._begin(name, head)
             if not self._last and self._may_become(self._held, *self._heads):
                 return None
+        if self._last and self._may_become(self._held, *self._begun):
+            return self._leave_out()
         return self._whole_call()
 
     def _in_object(self) -> _Pieces | None:
@@ -243,6 +251,11 @@ class Splitter:
 
     def _skip(self, length: int) -> None:
         self._held, self._at = self._held[length:], self._at + length
+
+    def _leave_out(self) -> _Pieces:
+        """All that is held, at the end: the beginning of a call that never came."""
+        self._skip(len(self._held))
+        return self._go(self._in_content)
 
     def _take(self, length: int) -> str:
         text = self._held[:length]

@@ -106,11 +106,12 @@ def output_limit(ask: Ask, prompt_tokens: int, context: int) -> int:
     wanted = ask.max_tokens
     if wanted is None:
         if prompt_tokens >= context:
-            raise ContextTooLong(prompt_tokens, 0 if prompt_tokens > context else 1, context, param=ask.prompt_field)
+            least = 0 if prompt_tokens > context else 1
+            raise ContextTooLong(prompt_tokens, least, context, param=ask.prompt_field, limited_by=ask.max_tokens_field)
         return context - prompt_tokens
     if prompt_tokens + wanted > context:
         at_fault = ask.max_tokens_field if prompt_tokens < context else ask.prompt_field
-        raise ContextTooLong(prompt_tokens, wanted, context, param=at_fault)
+        raise ContextTooLong(prompt_tokens, wanted, context, param=at_fault, limited_by=ask.max_tokens_field)
     return wanted
 
 

@@ -15,7 +15,7 @@ allows where a call is required.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace as replace_fields
 from typing import Any, Literal
 
@@ -75,6 +75,7 @@ class Speech:
             separate=self.ask.separate_reasoning,
             whole_thoughts=not self.ask.stream_reasoning,
             guaranteed=self.calls is not None,
+            only_calls=self.ask.tools is not None and self.ask.tools.choice == "required",
         )
 
     def sources(self) -> Iterator[tuple[str, Constraint]]:
@@ -85,7 +86,7 @@ class Speech:
             if tool.format is not None:
                 yield tool.field, tool.format
             elif self._is_bound(tool) and tool.parameters is not None:
-                yield tool.field, Constraint(kind="json_schema", text=json.dumps(tool.parameters))
+                yield tool.field, Constraint(kind="json_schema", text=json.dumps(of_object(tool.parameters)))
 
     def _calls(self) -> Format | None:
         """The grammar of calls, and of the text around them; None where calls are free."""
@@ -104,7 +105,7 @@ class Speech:
             return INPUT if tool.format is None else as_format(tool.format)
         if not self._is_bound(tool):
             return schema({"type": "object"})
-        return NOTHING if tool.parameters is None else schema(tool.parameters)
+        return NOTHING if tool.parameters is None else schema(of_object(tool.parameters))
 
     def _is_bound(self, tool: Tool) -> bool:
         return tool.strict or (self.ask.tools is not None and self.ask.tools.choice == "required")
@@ -144,6 +145,18 @@ def template_tools(rule: ToolRule | None) -> tuple[dict[str, Any], ...]:
     may = callable_tools(rule)
     shown = may if rule is None or len(may) < 2 else rule.tools
     return tuple(_shown(tool) for tool in shown)
+
+
+def of_object(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema of arguments that takes objects only, whatever else it says.
+
+    It stays the root, to which its references may point. Beside $ref older drafts look at nothing, so that moves down.
+    """
+    bound = {"type": "object", **parameters}
+    if "$ref" in bound:
+        moved = [{key: bound.pop(key)} for key in ("$ref", "allOf") if key in bound]
+        bound["allOf"] = moved
+    return bound
 
 
 def shape_of(tool: Tool) -> ToolShape:

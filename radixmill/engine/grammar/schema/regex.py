@@ -319,6 +319,11 @@ class _Parser:
                 return
         raise PatternError("a group of a kind that ECMA-262 doesn't have")
 
+    def property(self) -> str:
+        """The braces behind `\\p`, if any stand here."""
+        body, closed, _ = self.text[self.at :].partition("}")
+        return f"{body}}}"[:40] if closed and body.startswith("{") else ""
+
     def char_class(self) -> Ranges:
         inverted = self.skip("^")
         if self.peek() == "]":
@@ -359,7 +364,7 @@ class _Parser:
         if c == "0" and not self.peek().isdigit():
             return ((0, 0),)
         if c.isalnum():
-            raise PatternError(f"\\{c}")
+            raise PatternError(f"\\{c}{self.property()} is not supported")
         return _chars(c)
 
     def code(self, digits: int) -> Ranges:

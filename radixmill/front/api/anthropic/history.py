@@ -140,7 +140,7 @@ def _items(messages: Sequence[Turn]) -> Iterator[Item]:
         if isinstance(message.content, str):
             yield Said(message.role, message.content)
             continue
-        if not message.content:
+        if not message.content and message.role != "assistant":  # an answer cut at once has no blocks
             raise BadRequest(f"{path} must not be an empty list.", param=path)
         for j, block in enumerate(message.content):
             item = _item(message.role, block, names, f"{path}[{j}]")

@@ -9,7 +9,6 @@ from starlette.types import Scope
 from radixmill.core.errors import ServeError
 from radixmill.front.api.anthropic.body import MessagesBody
 from radixmill.front.api.anthropic.errors import message_error
-from radixmill.front.api.anthropic.partial import whole_object
 from radixmill.front.api.anthropic.wire import (
     EMPTY,
     BlockDelta,
@@ -35,6 +34,7 @@ from radixmill.front.api.anthropic.wire import (
     usage_of,
 )
 from radixmill.front.api.errors import ID_KEY
+from radixmill.front.api.partial import whole_object
 from radixmill.front.api.sse import Ending, named_sse
 from radixmill.front.session import Arguments, Call, Content, End, Event, FinishReason, Generation, Reasoning
 

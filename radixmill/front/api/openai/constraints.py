@@ -40,7 +40,7 @@ def to_bound(body: CommonBody) -> Bound | None:
 
 def _given(body: CommonBody) -> Iterator[Bound]:
     if (found := body.response_format) is not None and (made := _of_response_format(found)):
-        yield Bound("response_format", made)
+        yield Bound(_place(found, made), made)
     yield from _texts("", {"regex": body.regex, "ebnf": body.ebnf})
     yield from _schemas({"json_schema": body.json_schema, "guided_json": body.guided_json})
     yield from _texts("guided_", {"regex": body.guided_regex})
@@ -48,6 +48,14 @@ def _given(body: CommonBody) -> Iterator[Bound]:
     yield from _texts("guided_", {"grammar": body.guided_grammar})
     if body.structured_outputs is not None:
         yield from _of_structured_outputs(body.structured_outputs)
+
+
+def _place(given: ResponseFormat, made: Constraint) -> str:
+    """Where what can be wrong with it stands."""
+    if made.kind != "json_schema":
+        return "response_format"
+    inner = given.json_schema
+    return "response_format.schema" if inner is None or inner.schema is None else "response_format.json_schema.schema"
 
 
 def _of_structured_outputs(given: StructuredOutputs) -> Iterator[Bound]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Struct
 
 from radixmill.core.errors import BadRequest
+from radixmill.front.api.partial import told_again
 from radixmill.front.session.limits import size
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
@@ -119,7 +119,7 @@ def _calls(message: Message, path: str) -> list[dict[str, Any]]:
     """Earlier calls in the shape templates read; the deprecated `function_call` counts as one."""
     calls = [_call(call, f"{path}.tool_calls[{i}]") for i, call in enumerate(message.tool_calls or ())]
     if message.function_call is not None:
-        calls.append({"type": "function", "function": _function(message.function_call, f"{path}.function_call")})
+        calls.append({"type": "function", "function": _function(message.function_call)})
     if calls and message.role != "assistant":
         raise BadRequest(f"{path}.tool_calls is only for messages of the assistant.", param=f"{path}.tool_calls")
     return calls
@@ -137,17 +137,8 @@ def _called(call: ToolCall, path: str) -> dict[str, Any]:
         return {"name": call.custom.name, "arguments": msgspec.json.encode({"input": call.custom.input}).decode()}
     if call.function is None:
         raise BadRequest(f"{path}.function is required: it must be an object.", param=f"{path}.function")
-    return _function(call.function, f"{path}.function")
+    return _function(call.function)
 
 
-def _function(call: FunctionCall, path: str) -> dict[str, Any]:
-    if call.arguments and not _is_object(call.arguments):
-        raise BadRequest(f"{path}.arguments must be a JSON object, written as a string.", param=f"{path}.arguments")
-    return {"name": call.name, "arguments": call.arguments or "{}"}
-
-
-def _is_object(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False
+def _function(call: FunctionCall) -> dict[str, Any]:
+    return {"name": call.name, "arguments": told_again(call.arguments)}

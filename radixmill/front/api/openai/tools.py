@@ -118,10 +118,17 @@ def _function(given: FunctionBody, path: str) -> Tool:
     return Tool(
         name=given.name,
         description=given.description or "",
-        parameters=given.parameters,
+        parameters=checked_parameters(given.parameters, f"{path}.parameters"),
         strict=bool(given.strict),
         field=f"{path}.parameters",
     )
+
+
+def checked_parameters(parameters: dict[str, Any] | None, path: str) -> dict[str, Any] | None:
+    """Arguments are objects: raises BadRequest for a schema that names another type."""
+    if parameters is not None and parameters.get("type", "object") != "object":
+        raise BadRequest(f'{path}.type must be "object".', param=f"{path}.type")
+    return parameters
 
 
 def _custom(given: CustomBody, path: str) -> Tool:

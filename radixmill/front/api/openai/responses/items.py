@@ -16,6 +16,7 @@ from msgspec import inspect as t
 
 from radixmill.core.errors import BadRequest
 from radixmill.front.api.explain import explain
+from radixmill.front.api.partial import told_again
 from radixmill.front.session.limits import SIZES
 
 Status = Literal["in_progress", "completed", "incomplete"]
@@ -337,7 +338,7 @@ def _say(turn: dict[str, Any], item: Item) -> None:
         case MessageItem(content=content):
             turn["content"] = _words(content)
         case FunctionCallItem():
-            turn.setdefault("tool_calls", []).append(_call(item.call_id, item.name, item.arguments))
+            turn.setdefault("tool_calls", []).append(_call(item.call_id, item.name, told_again(item.arguments)))
         case CustomCallItem():
             arguments = msgspec.json.encode({"input": item.input}).decode()
             turn.setdefault("tool_calls", []).append(_call(item.call_id, item.name, arguments))

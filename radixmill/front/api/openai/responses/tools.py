@@ -15,6 +15,7 @@ from radixmill.core.errors import BadRequest
 from radixmill.core.request import Constraint, ConstraintKind
 from radixmill.front.api.openai.responses.body import PromptBody, ToolChoice, echoed
 from radixmill.front.api.openai.responses.items import Reading
+from radixmill.front.api.openai.tools import checked_parameters
 from radixmill.front.session import Tool, ToolRule
 from radixmill.front.session.speech import template_tools
 
@@ -134,7 +135,7 @@ def _tool(given: FunctionTool | CustomTool, path: str) -> Tool:
     return Tool(
         name=given.name,
         description=given.description or "",
-        parameters=given.parameters,
+        parameters=checked_parameters(given.parameters, f"{path}.parameters"),
         strict=is_plain(given.parameters or {}) if given.strict is None else given.strict,
         field=f"{path}.parameters",
     )
@@ -174,12 +175,17 @@ def is_plain(schema: Any) -> bool:
     """Whether a JSON Schema has only keywords of PLAIN, at every depth."""
     if not isinstance(schema, dict):
         return isinstance(schema, bool)
-    if not PLAIN.issuperset(schema):
+    lists, named = ([schema[name] for name in names if name in schema] for names in (BRANCHES, NAMED))
+    if not PLAIN.issuperset(schema) or not _are(list, lists) or not _are(dict, named):
         return False
     below = [schema[name] for name in ("items", "additionalProperties") if name in schema]
-    below += [inner for name in BRANCHES for inner in schema.get(name, ())]
-    below += [inner for name in NAMED for inner in schema.get(name, {}).values()]
+    below += [inner for one in lists for inner in one]
+    below += [inner for one in named for inner in one.values()]
     return all(map(is_plain, below))
+
+
+def _are(kind: type, values: Sequence[Any]) -> bool:
+    return all(isinstance(value, kind) for value in values)
 
 
 def _rule(body: PromptBody, tools: tuple[Tool, ...]) -> ToolRule:

@@ -26,6 +26,16 @@ def whole_object(text: str) -> msgspec.Raw:
     return msgspec.Raw(next(filter(_is_object, closed), "{}").encode())
 
 
+def told_again(arguments: str) -> str:
+    """The arguments of an earlier call for a chat template: an answer cut by its length is history too.
+
+    None are `{}`; an object that breaks off is closed as in whole_object; what begins no object stays as it is.
+    """
+    if not arguments.lstrip().startswith("{"):
+        return arguments or "{}"
+    return bytes(whole_object(arguments)).decode()
+
+
 def _is_object(text: str) -> bool:
     try:
         _decode(text)
