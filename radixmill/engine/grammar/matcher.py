@@ -336,4 +336,5 @@ _BETTER = {
     "lookarounds not supported": r"invalid regular expression: `\b`, and `^` and `$` within it, are not supported",
     "initial lexer configuration": "the grammar is too large",
     "schema too large": "the schema is too large",
+    "Current row has": "too many ways of reading the output so far; a rule that begins with itself, not ends, may have fewer",
 }
