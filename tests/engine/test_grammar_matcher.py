@@ -230,7 +230,7 @@ def test_a_mask_beyond_its_limits_is_an_error_of_its_sequence_alone(
     grammar = 'root ::= "b" root | a | "q"\na ::= [a-z] a | "x" b\nb ::= [a-z] b | "y"'
     many = Start(TOKENIZER, start("ebnf", grammar)._text)
     other, match = Matcher(VOCABULARY, many), Matcher(VOCABULARY, many)
-    with pytest.raises(GrammarError, match=r"[iI]tems"):
+    with pytest.raises(GrammarError, match=r"too many ways|[iI]tems"):
         for token in b"abx" * 40:
             assert token in allowed(match)
             match.push(token)
@@ -253,7 +253,7 @@ def test_an_ambiguous_grammar_ends_before_it_gets_slow(grammar: str, tagged: boo
     kind: Any = "structural_tag" if tagged else "ebnf"
     begun = Start(vocabulary.tokenizer(), to_grammar(Constraint(kind=kind, text=text), vocabulary))
     match, row, spent = Matcher(vocabulary, begun), np.zeros(vocabulary.words, np.uint32), [0.0]
-    with pytest.raises(GrammarError, match=r"[iI]tems"):
+    with pytest.raises(GrammarError, match=r"too many ways|[iI]tems"):
         for _ in range(300):
             began = time.thread_time()
             match.fill(row)
