@@ -31,6 +31,7 @@ class ByteText:
     """Token i < 256 is byte i; the others are control tokens. `begun`: what the prompt of a chat ends with."""
 
     special_ids = frozenset(CONTROL)
+    control = {literal.decode(): id for id, literal in CONTROL.items()}
     fill_ends: tuple[int, ...] | None = None  # some tests give it marks of a gap
 
     def encode_fill(self, before: str, after: str, *, parse_special: bool = True) -> list[int]:

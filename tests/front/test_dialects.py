@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from radixmill.front.dialects import GENERIC, THINKING, Called, Passed, Piece, Said, Splitter, Thought, joined
-from radixmill.front.dialects.call import MAX_DEPTH
+from radixmill.front.dialects import GENERIC, THINKING, Called, Callee, Passed, Piece, Said, Splitter, Thought, joined
+from radixmill.front.dialects.extent import MAX_DEPTH
 
-TOOLS = {"f": "object", "g": "object", "note": "input", "sql": "text"}
+TOOLS = {"f": Callee(), "g": Callee(), "note": Callee("input"), "sql": Callee("text")}
 CALL = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
 NO_ARGUMENTS = '<tool_call>\n{"name": "f"}\n</tool_call>'
 
@@ -107,7 +107,7 @@ BROKEN = [
     '<tool_call>{"name": "f", "arguments": {"s": "\n"}}</tool_call>',
     '<tool_call>{"name": "note", "arguments": {"text": "a"}}</tool_call>',
     '<tool_call>{"name": "note"}</tool_call>',
-    '<tool_call>{"name": "f", "arguments": ' + '{"a":' * MAX_DEPTH + "1" + "}" * MAX_DEPTH + "}</tool_call>",
+    '<tool_call>{"name": "f", "arguments": ' + '{"a":' * (MAX_DEPTH + 1) + "1" + "}" * (MAX_DEPTH + 1) + "}</tool_call>",
     "<tool_call></tool_call>",
     "<tool_call>}</tool_call>",
 ]  # fmt: skip
@@ -167,7 +167,7 @@ def test_guaranteed_arguments_come_while_they_are_written():
     splitter = Splitter(THINKING, TOOLS, guaranteed=True)
     pieces = [piece for char in CALL for piece in splitter.push(char)]
     assert pieces[0][:3] == (0, "f", False)
-    assert [p.text for p in pieces[1:]] == list('{"a": 1}')
+    assert [p.text for p in pieces[1:]] == ['{"', *'a": 1}']
     assert not splitter.inside_call and splitter.between_calls and splitter.finish() == []
 
 
@@ -182,7 +182,7 @@ def test_where_thoughts_end():
         splitter = Splitter(THINKING, TOOLS)
         splitter.push(text)
         splitter.finish()
-        assert splitter.thoughts_end == end
+        assert splitter.thought_spans() == ([(0, end)] if end else [])
 
 
 FRAGMENTS = [
@@ -195,7 +195,7 @@ RULES = st.fixed_dictionaries({
     "separate": st.booleans(),
     "whole_thoughts": st.booleans(),
     "guaranteed": st.booleans(),
-    "tools": st.sampled_from([TOOLS, {}, {"f": "object"}]),
+    "tools": st.sampled_from([TOOLS, {}, {"f": Callee()}]),
 })  # fmt: skip
 
 
@@ -233,10 +233,11 @@ def is_frame(text: str) -> bool:
     for tag in sorted(THINKING.tags):
         text = text.replace(tag, "")
     heads = (
-        '{"name": "f", "arguments":',
-        '{"name": "f"}',
+        '{"name": "f"',
         '{"name": "sql"}',
-        '{"name": "note", "arguments":',
+        '{"name": "note"',
+        ', "arguments": {"input": "x\\n"}',
+        ', "arguments":',
         "}",
         "</tool",
     )

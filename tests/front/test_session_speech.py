@@ -158,7 +158,7 @@ def test_a_call_cut_off_by_a_stop_string():
 
 @pytest.mark.parametrize("thoughts", ["", "<think>hm</think>"])
 def test_what_is_cut_before_a_guaranteed_call_begins_is_left_out(thoughts):
-    head = CALL.index('{"a"')
+    head = CALL.index('"f"') + 3
     for most in range(1, len(CALL)):
         asked = ask(
             tools=ToolRule(tools=(F, NOTE), choice="required"), max_tokens=len(thoughts) + most, keep_tokens=True
@@ -221,7 +221,7 @@ def test_tokens_ride_on_the_event_that_they_begin_in():
     asked = ask(keep_tokens=True, tools=ToolRule(tools=(F,)))
     events, _ = run(session(f"<think>w</think>a{CALL}"), asked)
     kinds = [(type(event), bytes(token.id for token in event.tokens)) for event in events[:-2]]
-    head, rest = b'<tool_call>\n{"name": "f", "arguments": ', b'{"a": 1}'
+    head, rest = b'<tool_call>\n{"name": "f"', b', "arguments": {"a": 1}'
     assert kinds == [(Reasoning, b"<think>w"), (Content, b"</think>a"), (Call, head), (Arguments, rest)]
     assert events[-2].text == "" and isinstance(events[-2], Arguments)
     assert [token.id for token in events[-2].tokens] == [*b"}\n</tool_call>", EOS]
@@ -232,6 +232,7 @@ def test_special_tokens_that_are_tags_stay_in_sight():
         """Byte 1 is the token `<think>`, byte 2 its end, byte 3 an ordinary control token."""
 
         special_ids = ByteText.special_ids | {1, 2, 3}
+        control = {**ByteText.control, "<think>": 1, "</think>": 2, "<|x|>": 3}
 
         def token_bytes(self, token: int) -> bytes:
             return {1: b"<think>", 2: b"</think>", 3: b"<|x|>"}.get(token) or super().token_bytes(token)
@@ -239,6 +240,9 @@ def test_special_tokens_that_are_tags_stay_in_sight():
     made = Session(Special(THINKING), EchoClient(says(b"\x01why\x02so\x03")), ("echo",))
     one, usage = whole(made, ask())
     assert (one.reasoning, one.text, usage.reasoning) == ("why", "so", 5)
+    said = b"\x01a</think>b\x02<think>so</think>"  # only the tokens are tags
+    one, usage = whole(Session(Special(THINKING), EchoClient(says(said)), ("echo",)), ask(stop=("ink>x", "</t!")))
+    assert (one.reasoning, one.text, usage.reasoning) == ("a</think>b", "<think>so</think>", 12)
 
 
 def test_custom_tools():

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from radixmill.front.dialects import GENERIC, THINKING, Splitter
-from radixmill.front.dialects.writer import call_text, with_tools
+from radixmill.front.dialects import GENERIC, THINKING, Callee, Splitter
+from radixmill.front.dialects.writer import HERMES, call_text, with_tools
 from radixmill.front.session import Ask, ChatPrompt, ModelText, Tool, ToolRule, template_tools
 from radixmill.front.session.speech import speech_of
 from radixmill.front.text import ChatTemplate, TextStack, load_text
@@ -113,15 +113,15 @@ def test_a_template_of_smollm3_without_tools(vocabulary):
 
 def test_calls_are_read_as_they_are_written():
     for arguments in ('{"city": "Jülich", "n": [1.0, null]}', "{}", '{"s": "</tool_call>\\n"}'):
-        splitter = Splitter(GENERIC, {"f": "object"})
-        called, *passed = splitter.push(call_text(GENERIC, "f", arguments)) + splitter.finish()
+        splitter = Splitter(GENERIC, {"f": Callee()})
+        called, *passed = splitter.push(call_text(HERMES, "f", arguments)) + splitter.finish()
         assert called.name == "f" and "".join(piece.text for piece in passed) == arguments
-    assert call_text(GENERIC, "f", {"a": "é"}) == call_text(GENERIC, "f", '{"a": "é"}')
+    assert call_text(HERMES, "f", {"a": "é"}) == call_text(HERMES, "f", '{"a": "é"}')
 
 
 def test_messages_without_tools_are_left_alone():
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "name": "c"}]
-    assert with_tools(GENERIC, messages, []) == messages
+    assert with_tools(HERMES, messages, []) == messages
 
 
 # Thoughts.

@@ -96,7 +96,7 @@ def test_ids_and_text_as_in_transformers(kind: str, text: str) -> None:
     ids = theirs.encode(text, add_special_tokens=False)
     assert ours.encode(text, add_special=False) == ids
     assert ours.encode(text) == theirs.encode(text)
-    unmarked = text.replace("<｜User｜>", "")  # control to us, not special to transformers
+    unmarked = text.replace("<｜User｜>", "").replace("<think>", "")  # control to us, not special to transformers
     splitting = _once(PreTrainedTokenizerFast, str(root / "tokenizer.json"), True)
     plain = ours.encode(unmarked, parse_special=False, add_special=False)
     assert plain == splitting.encode(unmarked, add_special_tokens=False)
@@ -132,7 +132,7 @@ def test_marked_control_tokens_in_gguf_vocabularies(text: str) -> None:
 def test_named_tokens_and_role_marks() -> None:
     tokenizer = stack("bytes").tokenizer
     assert (tokenizer.bos_id, tokenizer.eos_id) == (tokenizer.control["<s>"], tokenizer.control["</s>"])
-    assert set(tokenizer.control) == {*SPECIAL, "<｜User｜>"}
+    assert set(tokenizer.control) == {*SPECIAL, "<｜User｜>", "<think>"}
     ids = tokenizer.encode("<|im_end|><｜User｜><think>", add_special=False)
     assert tokenizer.decode(ids) == "<｜User｜><think>"  # a mark that is not called special is shown
 

@@ -2,54 +2,65 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Literal
 
-ToolShape = Literal["object", "input", "text"]
-"""How a call passes its input on.
+from radixmill.front.dialects.calls.base import Calls
+from radixmill.front.dialects.calls.json_object import JsonObject
 
-object   JSON arguments
-input    free text, wrapped as `{"input": "…"}`
-text     free text as it is, behind the call's head, to the closing tag: a grammar of the text can bind it there
+CallIds = Literal["ours", "nine", "indexed"]
+"""What ids of calls look like.
+
+ours      `call_` and 24 hexadecimal digits
+nine      nine letters and digits, all that Mistral's templates take
+indexed   `functions.NAME:INDEX`, counted through the conversation, as Kimi K2 writes them itself
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """The tags of one family; "" where it has none.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thoughts:
+    """The tags of thoughts, and what a family does with them beyond that."""
 
-    <think>…</think> content <tool_call>
-    {"name": "f", "arguments": {…}}
-    </tool_call>
+    open: str = "<think>"
+    close: str = "</think>"
+    switch: str = ""  # the argument of its chat templates that turns them on and off; "": nothing does
+    default: bool = True  # whether they are on where the switch is not set
+    assumed: bool = False  # an answer begins with them even where neither prompt nor model opened them
+    interleaved: bool = False  # an opening tag behind content begins others
+    ended_by_call: bool = False  # a call within them ends them, as if it stood behind the closing tag
+
+
+class Dialect:
+    """One family: a subclass with its constants. Registered in families.py.
+
+        <think>why</think>so<tool_call>
+        {"name": "f", "arguments": {"a": 1}}
+        </tool_call>
+
+    `Dialect(think, calls)` is a pair of two families.
     """
 
-    think_open: str = ""
-    think_close: str = ""
-    call_open: str = "<tool_call>"
-    call_close: str = "</tool_call>"
-    gap: str = "\n"  # between a tag and what it holds, and between calls, as the family's models write it
-    name_key: str = "name"
-    arguments_key: str = "arguments"
-    tools_open: str = "<tools>"
-    tools_close: str = "</tools>"
-    result_open: str = "<tool_response>"
-    result_close: str = "</tool_response>"
+    reasoning_parsers: tuple[str, ...] = ()  # what users call it: --reasoning-parser
+    tool_call_parsers: tuple[str, ...] = ()  # and --tool-call-parser
+    think: Thoughts | None = None
+    calls: Calls = JsonObject()
+    answer_opens: tuple[str, ...] = ()  # before content, where a family marks it; the first is the one of answers
+    answer_close: str = ""  # behind it
+    turn: str = ""  # between the parts of one answer: thoughts, content and calls
+    call_ids: CallIds = "ours"
+    example: str = ""  # an answer in the words of the vendor's documentation: see proof.py
+
+    def __init__(self, think: Thoughts | Literal["own"] | None = "own", calls: Calls | None = None) -> None:
+        if think != "own":
+            self.think = think
+        if calls is not None:
+            self.calls = calls
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(think={self.think}, calls={self.calls})"
 
     @property
     def tags(self) -> frozenset[str]:
         """What the model writes that splits its text."""
-        return frozenset((self.think_open, self.think_close, self.call_open, self.call_close)) - {""}
-
-    def head(self, name: str, shape: ToolShape = "object") -> str:
-        """A call up to where its input begins, as the family writes it."""
-        begun = f'{self.call_open}{self.gap}{{"{self.name_key}": {json.dumps(name, ensure_ascii=False)}'
-        return f"{begun}}}{self.gap}" if shape == "text" else f'{begun}, "{self.arguments_key}": '
-
-    def tail(self, shape: ToolShape = "object") -> str:
-        """A call from where its input ends."""
-        return f"{'' if shape == 'text' else '}'}{self.gap}{self.call_close}"
-
-
-GENERIC = Dialect()
-THINKING = Dialect(think_open="<think>", think_close="</think>")
+        thoughts = {self.think.open, self.think.close} if self.think else set()
+        return frozenset(thoughts | self.calls.tags | {*self.answer_opens, self.answer_close, self.turn}) - {""}

@@ -1,78 +1,53 @@
-"""Tool calls as a grammar: the formats of structural tags that XGrammar reads (https://xgrammar.mlc.ai/docs), as JSON."""
+"""What may stand in an answer, as formats of structural tags that XGrammar reads (https://xgrammar.mlc.ai/docs).
+
+What calls look like there is their form's to say (`calls/`); here is what stands around them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
-from radixmill.front.dialects.dialect import Dialect, ToolShape
+from radixmill.front.dialects.calls.base import Format, Target, constant, sequence
+from radixmill.front.dialects.dialect import Dialect
 
-Format = dict[str, Any]
-
-
-class Target(NamedTuple):
-    """A tool that may be called, and the format of its input."""
-
-    name: str
-    shape: ToolShape
-    content: Format
-
-
-def schema(value: Any) -> Format:
-    """JSON that matches a JSON Schema."""
-    return {"type": "json_schema", "json_schema": value}
-
-
-NOTHING: Format = {"type": "const_string", "value": "{}"}  # the arguments of a tool that takes none
-INPUT = schema({
+INPUT = {
     "type": "object",
     "properties": {"input": {"type": "string"}},
     "required": ["input"],
     "additionalProperties": False,
-})  # fmt: skip
+}
+ANY_ARGUMENTS = {"type": "object"}
 
 
 def only_calls(dialect: Dialect, targets: Sequence[Target], *, parallel: bool) -> Format:
     """One call or, with `parallel`, more, and nothing else."""
-    return {
-        "type": "tags_with_separator",
-        "tags": [_tag(dialect, target) for target in targets],
-        "separator": dialect.gap,
-        "at_least_one": True,
-        "stop_after_first": not parallel,
-    }
+    return dialect.calls.only(targets, parallel=parallel)
 
 
 def text_and_calls(dialect: Dialect, targets: Sequence[Target], *, parallel: bool) -> Format:
-    """Free text, in which the opening tag begins a call."""
-    return {
-        "type": "triggered_tags",
-        "triggers": [dialect.call_open],
-        "tags": [_tag(dialect, target) for target in targets],
-        "at_least_one": False,
-        "stop_after_first": not parallel,
-    }
+    """Free text, in which calls may begin; where the family marks content: a text or calls."""
+    if dialect.answer_opens:
+        return either(answer(dialect, {"type": "any_text"}), only_calls(dialect, targets, parallel=parallel))
+    return dialect.calls.among_text(targets, parallel=parallel)
+
+
+def answer(dialect: Dialect, content: Format) -> Format:
+    """Content as the family marks it. What closes it may be a token that ends the answer: it is left to the model."""
+    return sequence(constant("".join(dialect.answer_opens[:1])), content)
 
 
 def after_thoughts(dialect: Dialect, then: Format) -> Format:
     """`then`, perhaps behind thoughts."""
+    if dialect.think is None:
+        return then
     thoughts = {
         "type": "tag",
-        "begin": dialect.think_open,
+        "begin": dialect.think.open,
         "content": {"type": "any_text"},
-        "end": dialect.think_close,
+        "end": dialect.think.close + dialect.turn,
     }
     return {"type": "sequence", "elements": [{"type": "optional", "content": thoughts}, then]}
 
 
 def either(*formats: Format) -> Format:
     return {"type": "or", "elements": list(formats)}
-
-
-def _tag(dialect: Dialect, target: Target) -> Format:
-    return {
-        "type": "tag",
-        "begin": dialect.head(target.name, target.shape),
-        "content": target.content,
-        "end": dialect.tail(target.shape),
-    }

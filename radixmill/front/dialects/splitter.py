@@ -1,18 +1,20 @@
 """Raw text of a model → content, thoughts and tool calls, in any portions. Knows nothing of tokens or requests.
 
-            ┌──────── think ◀── head ◀─┐ (opener)
-            ▼                          │
+            ┌────────── thoughts ◀─┐ (opening tag)
+            ▼                      │
     gap: nothing visible since the beginning, the thoughts or a call ──▶ content: the rest
-            ▲                          │ (opener)                           │ (opener)
-            └─ tail ◀─ object | text ◀─┴───────────── call ◀────────────────┘
-                                                       └──▶ broken: raw text, to the closing tag or the next opener
+            ▲                      │ (opening tag)                        │ (opening tag)
+            └───────── calls ◀─────┴──────────────────────────────────────┘
+                         └──▶ broken: raw text, to the closing tag or the next opening tag
 
 - Thoughts end at the first closing tag; without one all is thought. Their opener counts only while nothing visible
-  stands before it, and once; a repeated one at the head of thoughts is dropped.
-- A call counts if it is JSON with the name of a known tool and, as far as it says, an object as arguments. It is given
-  when it is whole. Everything else in tags is content, exactly as it was written.
+  stands before it, and once, unless the family interleaves thoughts and content; a repeated one at the head of thoughts
+  is dropped. A whole call within thoughts ends them where the family says so.
+- A call counts if its form is right, its tool known, and its arguments an object. It is given when it is whole.
+  Everything else in tags is content, exactly as it was written.
 - Where a grammar guarantees calls (`guaranteed`), arguments are given while they come, and a call that is cut off before
-  they begin is left out. Where it allows nothing else (`only_calls`), so is an opener that is cut off.
+  its name is whole is left out. Where it allows nothing else (`only_calls`), so is an opener that is cut off.
+- Tags that a family puts around content are dropped.
 - White space inside the tags, and between them and the next tag or the end, goes with them; all other stays.
 
 What comes out does not depend on the portions that go in, but for where one kind of piece is cut.
@@ -20,358 +22,387 @@ What comes out does not depend on the portions that go in, but for where one kin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from typing import NamedTuple
 
-from radixmill.front.dialects.call import SPACE, Draft, Extent, Written, read_call, read_input
-from radixmill.front.dialects.dialect import Dialect, ToolShape
-
-
-class Said(NamedTuple):
-    """Content. `end`, as of every piece: characters of the raw text up to here."""
-
-    text: str
-    end: int
-
-
-class Thought(NamedTuple):
-    """Thoughts, without their tags."""
-
-    text: str
-    end: int
-
-
-class Called(NamedTuple):
-    """Call number `call` begins. `custom`: its input is text, not JSON."""
-
-    call: int
-    name: str
-    custom: bool
-    end: int
-
-
-class Passed(NamedTuple):
-    """More of the input of that call."""
-
-    call: int
-    text: str
-    end: int
-
-
-Piece = Said | Thought | Called | Passed
-
-
-def joined(pieces: Iterable[Piece]) -> list[Piece]:
-    """Pieces of one kind that follow each other put together."""
-    out: list[Piece] = []
-    for piece in pieces:
-        last = out[-1] if out else None
-        match last, piece:
-            case (Said(text), Said(more, end)):
-                out[-1] = Said(text + more, end)
-            case (Thought(text), Thought(more, end)):
-                out[-1] = Thought(text + more, end)
-            case (Passed(call, text), Passed(same, more, end)) if call == same:
-                out[-1] = Passed(call, text + more, end)
-            case _:
-                out.append(piece)
-    return out
-
+from radixmill.front.dialects.calls.base import Begun, Callee, Found, Given, Whole
+from radixmill.front.dialects.dialect import Dialect
+from radixmill.front.dialects.extent import SPACE, read_input
+from radixmill.front.dialects.pieces import Called, Passed, Piece, Said, Thought
+from radixmill.front.dialects.scan import Malformed, Scan, Steps
 
 _Pieces = list[Piece]
+_Kept = list[tuple[Found, int]]  # what a reader found, and where the raw text stood then
 
 
 class Splitter:
     """Cuts one raw text. `push` every portion, then `finish` once.
 
-    `tools`: the names that may be called, and how each takes its input; none: calls are text. `opened`: the prompt
-    ended within thoughts. `separate=False`: thoughts are content, tags and all. `whole_thoughts`: they come in one piece.
+    `tools`: the names that may be called; none: calls are text. `opened`: the prompt ended within thoughts.
+    `separate=False`: thoughts are content, tags and all. `whole_thoughts`: they come in one piece. `one_call`: nothing
+    comes behind the first call. `exact`: literals of control tokens; tags that begin with one are found only where such
+    a token was marked.
     """
 
     def __init__(
         self,
         dialect: Dialect,
-        tools: Mapping[str, ToolShape] | None = None,
+        tools: Mapping[str, Callee] | None = None,
         *,
         opened: bool = False,
         separate: bool = True,
         whole_thoughts: bool = False,
         guaranteed: bool = False,
         only_calls: bool = False,
+        one_call: bool = False,
+        exact: Iterable[str] = (),
     ) -> None:
         self.dialect, self.tools = dialect, dict(tools or {})
         self.calls = 0  # begun
-        self.thinking = opened
-        self.thoughts_end: int | None = None if dialect.think_close else 0  # raw characters, closing tag included
-        self._opener = dialect.think_open
-        self._call_open = dialect.call_open if self.tools else ""
-        self._separate, self._whole_thoughts = separate, whole_thoughts and separate
+        self.over = False  # nothing more will be given
+        self.inside_call = False  # one was begun, and its input is not all there
+        self.spans: list[tuple[int, int]] = []  # of thoughts in the raw text, tags included
+        self.thinking = False
+        self.scan = Scan(exact)
+        self.mark = self.scan.mark
+        self._opened, self._separate, self._whole_thoughts = opened, separate, whole_thoughts and separate
+        self._guaranteed, self._only_calls, self._one_call = guaranteed, guaranteed and only_calls, one_call
+        self._begun = _heads(dialect, self.tools) if guaranteed else []
+        self._since = 0  # where the thoughts at hand begin
+        self._pieces: _Pieces = []
         self._thoughts: list[str] = []  # kept until they are whole
-        self._heads = _heads(dialect, self.tools) if guaranteed else {}
-        self._begun = [dialect.head(name, shape) for name, shape in self.tools.items()] if guaranteed else []
-        self._only_calls = guaranteed and only_calls
-        self._held, self._at = "", 0  # text not yet given, and where it begins in the raw text
-        self._draft, self._extent = Draft(0), Extent()
-        self._last = False
-        self._state: Callable[[], _Pieces | None] = self._in_head if opened else self._in_gap
+        self._thought_at = 0  # where the last of them ends
+        self._parts = self._answer()
 
     @property
     def between_calls(self) -> bool:
-        """Whether a call has ended and nothing stands behind it yet."""
-        return self.calls > 0 and self._state == self._in_gap
+        """Whether a call has ended and nothing else was begun."""
+        return self.calls > 0 and not self.inside_call
 
-    @property
-    def inside_call(self) -> bool:
-        """Whether a call was begun and its input is not all there."""
-        return self._state in (self._in_object, self._in_text)
+    def thought_spans(self) -> list[tuple[int, int]]:
+        """Where thoughts stand in the raw text, those at hand included."""
+        end = self.scan.base + len(self.scan.text)
+        return [*self.spans, (self._since, end)] if self.thinking else self.spans
 
     def push(self, text: str) -> _Pieces:
         """Pieces that are certain."""
-        self._held += text
-        pieces: _Pieces = []
-        while (self._held or self._last) and (more := self._state()) is not None:
-            pieces += more
+        if not self.over:
+            self.scan.text += text
+            next(self._parts, None)
+        pieces, self._pieces = self._pieces, []
         return pieces
 
     def finish(self) -> _Pieces:
         """What is left when no more comes."""
-        self._last = True
-        pieces = self.push("")
-        if self.thoughts_end is None:
-            self.thoughts_end = self._at if self.thinking else 0
-        return pieces
+        self.scan.last = True
+        return self.push("")
 
-    # Each state gives pieces and has moved on, or None: it needs more text.
+    # --- the parts of an answer
 
-    def _in_gap(self) -> _Pieces | None:
-        body = self._held.lstrip(SPACE)
-        space = len(self._held) - len(body)
-        if self._opener and body.startswith(self._opener):
-            return self._open_thoughts(space)
-        if self._call_open and body.startswith(self._call_open):
-            self._skip(space)
-            return self._open_call()
-        if not self._last and (body == "" or self._may_become(body, self._opener, self._call_open)):
-            return None if self._opener or self._call_open else self._go(self._in_content)
-        if self._last and self._only_calls and self._may_become(body, self._opener, self._call_open):
-            return self._leave_out()
-        if body == "" and self.calls:
-            self._skip(space)
-        return self._go(self._in_content)
-
-    def _in_head(self) -> _Pieces | None:
-        if not self._separate or not self._opener:
-            return self._go(self._in_thoughts)
-        body = self._held.lstrip(SPACE)
-        if body.startswith(self._opener):
-            self._skip(len(self._held) - len(body) + len(self._opener))
-            return []
-        if not self._last and (body == "" or self._may_become(body, self._opener)):
-            return None
-        return self._go(self._in_thoughts)
-
-    def _in_thoughts(self) -> _Pieces | None:
-        close = self.dialect.think_close
-        at = self._held.find(close)
-        if at < 0:
-            return self._thought(self._free(close))
-        pieces = (self._thought(at) or []) + self._thoughts_kept()
-        if self._separate:
-            self._skip(len(close))
+    def _answer(self) -> Generator[None, None, None]:
+        if self._opened and self.dialect.think:
+            yield from self._think()
+            yield from self._gap(again=True)
         else:
-            pieces += self._said(len(close))
-        self._end_thoughts(self._at)
-        return pieces
+            yield from self._gap(again=False)
+        while not self._at_end:
+            yield from self._content()
+            yield from self._gap(again=True)
 
-    def _in_content(self) -> _Pieces | None:
-        if self.thoughts_end is None:
-            self._end_thoughts(0)
-        if not self._call_open:
-            return self._said(len(self._held)) or None
-        at = self._held.find(self._call_open)
-        if at < 0:
-            return self._said(self._free(self._call_open)) or None
-        return self._said(at) + self._open_call()
+    @property
+    def _at_end(self) -> bool:
+        return self.over or (self.scan.last and self.scan.at == len(self.scan.text))
 
-    def _in_call(self) -> _Pieces | None:
-        if self._heads:
-            for head, name in self._heads.items():
-                if self._held.startswith(head):
-                    return self._begin(name, head)
-            if not self._last and self._may_become(self._held, *self._heads):
+    def _gap(self, *, again: bool) -> Steps[None]:
+        """Thoughts and calls that nothing visible stands before; to where content begins."""
+        opener = self._reopener if again else self._opener
+        frames = {*self.dialect.answer_opens, self.dialect.turn}
+        while not self.over:
+            at, tag = yield from self._behind_space((opener, *frames, *self._call_openers(start=True)))
+            if not tag:
+                return
+            if tag == opener:
+                yield from self._open_thoughts(at)
+            elif tag in frames:
+                self._skip(at + len(tag) - self.scan.at)
+                if tag != self.dialect.turn:
+                    return
+            else:
+                self._skip(at - self.scan.at)
+                if not (yield from self._calls(tag)):
+                    return
+            opener = self._reopener
+
+    def _content(self) -> Steps[None]:
+        close = self.dialect.answer_close
+        openers = [tag for tag in (close, self._reopener, *self._call_openers()) if tag]
+        while not self.over:
+            at, tag = self.scan.seek(openers, self.scan.at)
+            self._said(at - self.scan.at)
+            if tag == close and tag:
+                return self._skip(len(tag))
+            if tag == self._reopener and tag:
+                return (yield from self._open_thoughts(self.scan.at))
+            if tag and (yield from self._calls(tag)):
                 return None
-        if self._last and self._may_become(self._held, *self._begun):
-            return self._leave_out()
-        return self._whole_call()
+            if not tag and self.scan.last:
+                return None
+            if not tag:
+                yield
+        return None
 
-    def _in_object(self) -> _Pieces | None:
-        if not self._extent.depth:
-            self._skip(len(self._held) - len(self._held.lstrip(SPACE)))
-        at, verdict = self._extent.feed(self._held)
-        pieces = self._passed(at)
-        if verdict == "more":
-            return pieces or None
-        return pieces + self._go(self._in_tail if verdict == "done" else self._in_content)
+    # --- thoughts
 
-    def _in_text(self) -> _Pieces | None:
-        close = self.dialect.tail("text")
-        at = self._held.find(close)
-        if at < 0:
-            return self._passed(self._free(close)) or None
-        pieces = self._passed(at)
-        self._skip(len(close))
-        return pieces + self._go(self._in_gap)
+    @property
+    def _opener(self) -> str:
+        return self.dialect.think.open if self.dialect.think else ""
 
-    def _in_tail(self) -> _Pieces | None:
-        """Behind arguments that were given while they came: the rest of the call's JSON and its closing tag."""
-        rest, close = self._held.lstrip(SPACE), self.dialect.call_close
-        if rest.startswith("}"):
-            rest = rest[1:].lstrip(SPACE)
-        if not self._last and (rest == "" or self._may_become(rest, close)):
-            return None
-        if rest.startswith(close) or (self._last and close.startswith(rest)):
-            self._skip(len(self._held) - len(rest[len(close) :]))
-            return self._go(self._in_gap)
-        return self._go(self._in_content)
+    @property
+    def _reopener(self) -> str:
+        """What begins thoughts behind something else."""
+        return self.dialect.think.open if self.dialect.think and self.dialect.think.interleaved else ""
 
-    def _in_broken(self) -> _Pieces | None:
-        opener, close = self.dialect.call_open, self.dialect.call_close
-        at, end = (self._held.find(tag) for tag in (opener, close))
-        if end >= 0 and not 0 <= at < end:
-            return self._said(end + len(close)) + self._go(self._in_content)
-        if at >= 0:
-            return self._said(at) + self._open_call()
-        return self._said(self._free(opener, close)) or None
+    def _open_thoughts(self, at: int) -> Steps[None]:
+        """Their opening tag stands at `at`, behind white space."""
+        self._since = self.scan.position
+        length = at + len(self._opener) - self.scan.at
+        if self._separate:
+            self._skip(length)
+        else:
+            self._said(length)
+        yield from self._think()
 
-    # What the states do.
+    def _think(self) -> Steps[None]:
+        """Behind their opening tag, to behind what ends them."""
+        think = self.dialect.think
+        assert think is not None
+        self.thinking = True
+        if self._separate:
+            yield from self._skip_openers(think.open)
+        enders = self._call_openers() if think.ended_by_call and self._separate and not self._guaranteed else ()
+        while self.thinking:
+            at, tag = self.scan.seek((think.close, *enders), self.scan.at)
+            self._thought(at - self.scan.at)
+            if tag == think.close:
+                self._close_thoughts(len(tag))
+            elif tag:
+                yield from self._call_within(tag)
+            elif self.scan.last:
+                self._thoughts_kept()
+                return
+            else:
+                yield
 
-    def _go(self, state: Callable[[], _Pieces | None]) -> _Pieces:
-        self._state = state
-        return []
+    def _skip_openers(self, opener: str) -> Steps[None]:
+        """Behind opening tags that repeat the first."""
+        while True:
+            at, tag = yield from self._behind_space((opener,))
+            if not tag:
+                return
+            self._skip(at + len(tag) - self.scan.at)
+
+    def _close_thoughts(self, length: int) -> None:
+        """Their closing tag, `length` characters of the text, or what else ends them, is next."""
+        self._thoughts_kept()
+        if self._separate:
+            self._skip(length)
+        else:
+            self._said(length)
+        self.thinking = False
+        self.spans.append((self._since, self.scan.position))
+
+    def _call_within(self, tag: str) -> Steps[None]:
+        """What begins like a call ends the thoughts if it is one; else it is of them."""
+        end, begun = self.scan.position, self.calls
+        if (yield from self._calls(tag, within=True)) or self.calls > begun:
+            self.thinking = False
+            self.spans.append((self._since, end))
+        else:
+            self._thought(len(tag))
+
+    def _thought(self, length: int) -> None:
+        if not self._separate:
+            return self._said(length)
+        text, self._thought_at = self._take(length), self.scan.position
+        if self._whole_thoughts:
+            self._thoughts.append(text)
+        elif text:
+            self._pieces.append(Thought(text, self.scan.position))
+        return None
+
+    def _thoughts_kept(self) -> None:
+        kept, self._thoughts = "".join(self._thoughts), []
+        if kept:
+            self._pieces.append(Thought(kept, self._thought_at))
+
+    # --- calls
+
+    def _call_openers(self, *, start: bool = False) -> tuple[str, ...]:
+        """What begins calls; `start`: where nothing visible stands before."""
+        calls = self.dialect.calls
+        return () if not self.tools else (*calls.openers, *calls.first_openers) if start else calls.openers
+
+    def _calls(self, tag: str, *, within: bool = False) -> Steps[bool]:
+        """The calls that begin here with `tag`; whether what follows stands behind calls, not behind text.
+
+        `within` thoughts: if the first is none, nothing is given and the scan has not moved.
+        """
+        inside = False
+        while True:
+            begun, before = self.calls, self.scan.position
+            broken = yield from self._run(inside)
+            if broken is None:
+                return not inside or self.scan.position > before
+            if within and begun == self.calls:
+                return False
+            if self._leaves_out():
+                return False
+            moved = inside or begun < self.calls
+            self._said(broken.length if moved else max(broken.length, len(tag)))
+            if not broken.whole:
+                yield from self._broken()
+            inside = moved
+            if not inside or not self.dialect.calls.section.close:
+                return False
+
+    def _run(self, inside: bool) -> Steps[_Broken | None]:
+        """Read calls and give those that are whole. The scan stands behind the last of them."""
+        kept: _Kept = []
+        start = self.scan.at
+        try:
+            for found in self.dialect.calls.read(self.scan, self.tools, inside=inside):
+                if found is None:
+                    yield
+                    continue
+                whole = isinstance(found, Whole)
+                _keep(kept, found, self.scan.position)
+                if whole or self._streams(kept):
+                    if not self._give(kept):
+                        return self._back_to(start, whole=True)
+                    start, kept, self.inside_call = self.scan.at, [], not whole
+                if whole and self._one_call:
+                    self.over = True
+                    break
+        except Malformed:
+            return self._back_to(start, whole=False)
+        return None
+
+    def _back_to(self, start: int, *, whole: bool) -> _Broken:
+        length, self.scan.at = self.scan.at - start, start
+        return _Broken(length, whole)
+
+    def _streams(self, kept: _Kept) -> bool:
+        """Whether this part of a call can be given before it is whole."""
+        if not self._guaranteed:
+            return False
+        match kept[0][0]:
+            case Begun(name):
+                return name in self.tools and self.tools[name].shape != "input"
+            case _:
+                return True
+
+    def _give(self, kept: _Kept) -> bool:
+        """Give calls, or a part of one; False, and nothing is given, where one is none of ours."""
+        pieces: list[Called | Passed] = []
+        call, shape = self.calls - 1, ""
+        for found, end in kept:
+            match found:
+                case Begun(name, id):
+                    if name not in self.tools:
+                        return False
+                    call, shape = call + 1, self.tools[name].shape
+                    pieces.append(Called(call, name, shape != "object", end, id))
+                case Given(text):
+                    given = read_input(text) if shape == "input" else text
+                    if given is None:
+                        return False
+                    pieces += [Passed(call, given, end)] if given else []
+        if self._one_call:
+            pieces, call = [piece for piece in pieces if piece.call == 0], 0
+        self._thoughts_kept()
+        self._pieces += pieces
+        self.calls = call + 1
+        return True
+
+    def _leaves_out(self) -> bool:
+        """At the end, where a grammar guaranteed calls: drop what was begun of one and never came."""
+        if not (self._guaranteed and self.scan.last):
+            return False
+        rest = self.scan.text[self.scan.at :]
+        if not self.inside_call and not any(head.startswith(rest) for head in self._begun):
+            return False
+        self._skip(len(rest))
+        return True
+
+    def _broken(self) -> Steps[None]:
+        """Raw text of what is no call: to behind its closing tag, or to where another begins."""
+        calls = self.dialect.calls
+        if not calls.closer:
+            return
+        openers = {*calls.openers, calls.call.open or calls.closer}
+        while True:
+            at, tag = self.scan.seek((calls.closer, *openers), self.scan.at)
+            self._said(at - self.scan.at)
+            if tag == calls.closer:
+                self._said(len(tag))
+            if tag or self.scan.last:
+                return
+            yield
+
+    # --- the text
+
+    def _behind_space(self, tags: Iterable[str]) -> Steps[tuple[int, str]]:
+        """Where the white space here ends, and which of the tags stands there; "": none, the scan has not moved."""
+        tags = [tag for tag in tags if tag]
+        while tags:
+            text = self.scan.text
+            at = len(text) - len(text[self.scan.at :].lstrip(SPACE))
+            if not any(self.scan.may_stand(tag, at) for tag in tags):
+                tag = max((tag for tag in tags if self.scan.stands(tag, at)), key=len, default="")
+                if not tag and self.scan.last:
+                    self._skip_rest(text[at:], tags)
+                return at, tag
+            yield
+        return self.scan.at, ""
+
+    def _skip_rest(self, rest: str, tags: list[str]) -> None:
+        """At the end: white space behind calls, and where nothing but calls may stand the beginning of one."""
+        begun = self._only_calls and any(tag.startswith(rest) for tag in tags)
+        if (not rest and self.calls) or begun:
+            self._skip(len(self.scan.text) - self.scan.at)
 
     def _skip(self, length: int) -> None:
-        self._held, self._at = self._held[length:], self._at + length
-
-    def _leave_out(self) -> _Pieces:
-        """All that is held, at the end: the beginning of a call that never came."""
-        self._skip(len(self._held))
-        return self._go(self._in_content)
+        self.scan.at += length
+        self.scan.drop()
 
     def _take(self, length: int) -> str:
-        text = self._held[:length]
+        text = self.scan.text[self.scan.at : self.scan.at + length]
         self._skip(length)
         return text
 
-    def _free(self, *tags: str) -> int:
-        """How much of the held text can't be the beginning of a tag."""
-        held = self._held
-        if self._last:
-            return len(held)
-        return min(_beginning(held, tag) for tag in tags)
-
-    @staticmethod
-    def _may_become(text: str, *tags: str) -> bool:
-        return any(len(text) < len(tag) and tag.startswith(text) for tag in tags)
-
-    def _said(self, length: int) -> _Pieces:
-        return [Said(self._take(length), self._at)] if length else []
-
-    def _passed(self, length: int) -> _Pieces:
-        return [Passed(self.calls - 1, self._take(length), self._at)] if length else []
-
-    def _thought(self, length: int) -> _Pieces | None:
-        if not self._separate:
-            return self._said(length) or None
-        if self._whole_thoughts:
-            self._thoughts.append(self._take(length))
-            return self._thoughts_kept() or None if self._last else None
-        return [Thought(self._take(length), self._at)] if length else None
-
-    def _thoughts_kept(self) -> _Pieces:
-        kept, self._thoughts = "".join(self._thoughts), []
-        return [Thought(kept, self._at)] if kept else []
-
-    def _open_thoughts(self, space: int) -> _Pieces:
-        self.thinking = True
-        self._state = self._in_head
-        if not self._separate:
-            return self._said(space + len(self._opener))
-        self._skip(space + len(self._opener))
-        return []
-
-    def _end_thoughts(self, end: int) -> None:
-        self.thinking, self.thoughts_end, self._opener = False, end, ""
-        if end:
-            self._state = self._in_gap
-
-    def _open_call(self) -> _Pieces:
-        if self.thoughts_end is None:
-            self._end_thoughts(0)
-        self._draft = Draft(len(self._call_open))
-        return self._go(self._in_call)
-
-    def _begin(self, name: str, head: str) -> _Pieces:
-        self._skip(len(head))
-        self._extent = Extent()
-        self._state = self._in_text if self.tools[name] == "text" else self._in_object
-        return [self._called(name, self._at)]
-
-    def _called(self, name: str, end: int) -> Called:
-        self.calls += 1
-        return Called(self.calls - 1, name, self.tools[name] != "object", end)
-
-    def _whole_call(self) -> _Pieces | None:
-        """A call that is given when all of it is there."""
-        verdict = self._draft.read(self._held)
-        if verdict == "more":
-            return self._break(len(self._held)) if self._last else None
-        end = self._draft.at
-        written = None
-        if verdict == "done":
-            names = self.dialect.name_key, self.dialect.arguments_key
-            written = read_call(self._held[self._draft.start : end], *names)
-        if written is None or (shape := self.tools.get(written.name)) is None:
-            return self._break(end)
-        if shape == "text" and written.start is None:
-            return self._open_text(written.name, end)
-        return self._close_call(written, shape, end)
-
-    def _open_text(self, name: str, end: int) -> _Pieces | None:
-        gap = self.dialect.gap
-        if self._held.startswith(gap, end):
-            return self._begin(name, self._held[: end + len(gap)])
-        return None if self._may_become(self._held[end:], gap) and not self._last else self._break(end)
-
-    def _close_call(self, written: Written, shape: ToolShape, end: int) -> _Pieces | None:
-        rest, close = self._held[end:].lstrip(SPACE), self.dialect.call_close
-        if not rest.startswith(close) and not (self._last and close.startswith(rest)):
-            return None if not rest or self._may_become(rest, close) else self._break(end)
-        start = end if written.start is None else self._draft.start + written.start
-        stop = end if written.end is None else self._draft.start + written.end
-        given = self._held[start:stop] or "{}"
-        text = given if shape == "object" else read_input(given)
-        if text is None:
-            return self._break(end)
-        pieces: _Pieces = [self._called(written.name, self._at + start)]
-        if text:
-            pieces.append(Passed(self.calls - 1, text, self._at + stop))
-        self._skip(len(self._held) - len(rest[len(close) :]))
-        return pieces + self._go(self._in_gap)
-
-    def _break(self, end: int) -> _Pieces:
-        """The held text up to `end` is no call."""
-        self._state = self._in_broken
-        return self._said(end)
+    def _said(self, length: int) -> None:
+        if length:
+            text = self._take(length)
+            self._pieces.append(Said(text, self.scan.position))
 
 
-def _beginning(text: str, tag: str) -> int:
-    """Where a part of `tag` begins that ends with the text; the text's length if none does."""
-    at = text.find(tag[0], max(len(text) - len(tag) + 1, 0))
-    while at >= 0 and not tag.startswith(text[at:]):
-        at = text.find(tag[0], at + 1)
-    return len(text) if at < 0 else at
+class _Broken(NamedTuple):
+    """The text from here is no call. `length`: characters up to what was wrong; `whole`: they are a call, but not ours."""
+
+    length: int
+    whole: bool
 
 
-def _heads(dialect: Dialect, tools: Mapping[str, ToolShape]) -> dict[str, str]:
-    """What begins a call whose input can be given while it comes → its name."""
-    return {dialect.head(name, shape): name for name, shape in tools.items() if shape != "input"}
+def _keep(kept: _Kept, found: Found, end: int) -> None:
+    """Texts of one call are put together."""
+    match kept[-1][0] if kept else None, found:
+        case Given(text), Given(more):
+            kept[-1] = Given(text + more), end
+        case _, (Begun() | Given()):
+            kept.append((found, end))
+
+
+def _heads(dialect: Dialect, tools: Mapping[str, Callee]) -> list[str]:
+    """What begins a call, up to its input."""
+    heads = [dialect.calls.head(name, tool.shape) for name, tool in tools.items()]
+    return heads + [dialect.calls.section.open + head for head in heads]

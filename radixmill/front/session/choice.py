@@ -12,10 +12,12 @@ import hashlib
 import math
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from radixmill.core.messages import End as EngineEnd
 from radixmill.core.messages import TokenDelta, TokenLogprob
-from radixmill.front.dialects import Called, Passed, Piece, Said, Splitter, Thought, joined
+from radixmill.front.dialects import Called, CallIds, Passed, Piece, Said, Splitter, Thought, joined
 from radixmill.front.session.events import Arguments, Call, Content, End, Event, FinishReason, Reasoning, Token
 from radixmill.front.text import StopScanner, TextDecoder
 
@@ -30,17 +32,17 @@ class Choice:
         scanner: StopScanner | None,
         splitter: Splitter | None = None,
         *,
+        tags: Mapping[int, str] = MappingProxyType({}),
         request: str = "",
-        one_call: bool = False,
         scan_after: int = 0,
         keep_stop: bool = False,
         keep_tokens: bool = False,
     ) -> None:
-        """`request`: what ids of calls are made from. `one_call`: the first call ends the sequence. `scan_after`:
+        """`tags`: control tokens that begin tags of the splitter → their literals. `request`: what ids of calls are made from. `scan_after`:
         output tokens whose text is not searched for stop strings (min_tokens). `keep_stop`: a token that ends the
         sequence is shown; whether a stop string is, the scanner knows."""
         self.index, self.decoder, self.scanner, self.splitter = index, decoder, scanner, splitter
-        self.request, self.one_call = request, one_call
+        self.request, self.tags = request, tags
         self.scan_after, self.keep_stop, self.keep_tokens = scan_after, keep_stop, keep_tokens
         self.counted = 0  # output tokens, those that ended the text included
         self.cached: int | None = None  # prompt tokens found in the cache at the first admission
@@ -51,7 +53,7 @@ class Choice:
         self.held: deque[Token] = deque()
         self._pieces: list[Piece] = []  # of the delta at hand
         self._last: Event = Content(index, "")
-        self._begins: list[int] = []  # where tokens begin, as long as they may be of thoughts
+        self._begins: list[int] = []  # where tokens begin, if they may be of thoughts
 
     @property
     def mean_logprob(self) -> float:
@@ -63,10 +65,8 @@ class Choice:
         """Counted tokens of thoughts, their closing tag included."""
         if self.splitter is None:
             return 0
-        end = self.splitter.thoughts_end
-        if end is None:
-            return len(self._begins) if self.splitter.thinking else 0
-        return bisect_left(self._begins, end)
+        spans = self.splitter.thought_spans()
+        return sum(bisect_left(self._begins, end) - bisect_left(self._begins, start) for start, end in spans)
 
     def push(self, delta: TokenDelta) -> tuple[Event, ...]:
         """Events of one delta; the last of all is an End."""
@@ -97,7 +97,7 @@ class Choice:
         return end is not None and end.token == token and not self.keep_stop
 
     def _has_called(self) -> bool:
-        return self.one_call and self.splitter is not None and self.splitter.between_calls
+        return self.splitter is not None and self.splitter.over
 
     def _count(self, token: int, logprob: TokenLogprob | None) -> None:
         self.counted += 1
@@ -105,12 +105,14 @@ class Choice:
             self.logprob_sum += logprob.logprob
         if self.keep_tokens:
             self.held.append(Token(token, self.decoded, logprob))
-        if self.splitter is not None and self.splitter.thoughts_end is None:
+        if self.splitter is not None and self.splitter.dialect.think:
             self._begins.append(self.decoded)
 
     def _decode(self, token: int) -> str:
         text = self.decoder.push((token,))
         self.decoded += len(text)
+        if self.splitter is not None and (literal := self.tags.get(token)):
+            self.splitter.mark(self.decoded - len(literal))
         return text
 
     def _scan(self, text: str) -> tuple[str, str | None]:
@@ -164,10 +166,14 @@ class Choice:
                 return Content(self.index, text, tokens)
             case Thought(text):
                 return Reasoning(self.index, text, tokens)
-            case Called(call, name, custom):
-                return Call(self.index, call, call_id(self.request, self.index, call), name, custom, tokens)
+            case Called(call, name, custom, _, id):
+                return Call(self.index, call, id or self._call_id(name, call), name, custom, tokens)
             case Passed(call, text):
                 return Arguments(self.index, call, text, tokens)
+
+    def _call_id(self, name: str, call: int) -> str:
+        style = self.splitter.dialect.call_ids if self.splitter else "ours"
+        return call_id(self.request, self.index, call, style, name)
 
     def _tokens(self, end: int, *, flush: bool) -> tuple[Token, ...]:
         tokens: list[Token] = []
@@ -180,9 +186,12 @@ class Choice:
         return token if token.offset <= self.released else Token(token.id, self.released, token.logprob)
 
 
-def call_id(request: str, choice: int, call: int) -> str:
+def call_id(request: str, choice: int, call: int, style: CallIds = "ours", name: str = "") -> str:
     """The same for the same call, streamed or not, before and after a resume."""
-    return "call_" + hashlib.sha256(f"{request}/{choice}/{call}".encode()).hexdigest()[:24]
+    if style == "indexed":
+        return f"functions.{name}:{call}"
+    digits = hashlib.sha256(f"{request}/{choice}/{call}".encode()).hexdigest()
+    return digits[:9] if style == "nine" else f"call_{digits[:24]}"
 
 
 def _silent(last: Event, tokens: tuple[Token, ...]) -> Event:

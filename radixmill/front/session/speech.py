@@ -15,24 +15,22 @@ allows where a call is required.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace as replace_fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec.structs import replace
 
 from radixmill.core.errors import BadRequest
 from radixmill.core.request import Constraint
-from radixmill.front.dialects import Dialect, Splitter, ToolShape
+from radixmill.front.dialects import Callee, Dialect, Splitter, Thoughts, ToolShape
+from radixmill.front.dialects.calls.base import NO_ARGUMENTS, Format, Target, json_schema
 from radixmill.front.dialects.grammar import (
+    ANY_ARGUMENTS,
     INPUT,
-    NOTHING,
-    Format,
-    Target,
     after_thoughts,
+    answer,
     either,
     only_calls,
-    schema,
     text_and_calls,
 )
 from radixmill.front.session.ask import Ask, ChatPrompt, Tool, ToolRule
@@ -56,26 +54,27 @@ class Speech:
 
     @property
     def splits(self) -> bool:
-        return bool(self.tools or self.dialect.think_close)
+        return bool(self.tools or self.dialect.think or self.dialect.answer_opens)
 
     @property
     def tags(self) -> frozenset[str]:
         """What must stay in the text to be read, even where the tokenizer takes it for control tokens."""
-        thoughts = {self.dialect.think_open, self.dialect.think_close}
-        return self.dialect.tags if self.tools else self.dialect.tags & thoughts
+        return self.dialect.tags if self.tools else self.dialect.tags - self.dialect.calls.tags
 
-    def splitter(self) -> Splitter | None:
-        """None where nothing is to be split."""
+    def splitter(self, exact: Iterable[str] = ()) -> Splitter | None:
+        """None where nothing is to be split. `exact`: literals of control tokens."""
         if not self.splits:
             return None
         return Splitter(
             self.dialect,
-            {tool.name: shape_of(tool) for tool in self.tools},
+            {tool.name: Callee(shape_of(tool), tool.parameters) for tool in self.tools},
             opened=self.thinking == "opened",
             separate=self.ask.separate_reasoning,
             whole_thoughts=not self.ask.stream_reasoning,
             guaranteed=self.calls is not None,
             only_calls=self.ask.tools is not None and self.ask.tools.choice == "required",
+            one_call=self.ask.tools is not None and not self.ask.tools.parallel,
+            exact=exact,
         )
 
     def sources(self) -> Iterator[tuple[str, Constraint]]:
@@ -93,34 +92,39 @@ class Speech:
         rule = self.ask.tools
         if rule is None or not self.tools:
             return None
-        targets = [Target(tool.name, shape_of(tool), self._content(tool)) for tool in self.tools]
+        targets = [self._target(tool) for tool in self.tools]
         if rule.choice == "required" or self.ask.constraint is not None:
             return only_calls(self.dialect, targets, parallel=rule.parallel)
         if any(tool.strict or tool.format for tool in self.tools):
             return text_and_calls(self.dialect, targets, parallel=rule.parallel)
         return None
 
-    def _content(self, tool: Tool) -> Format:
+    def _target(self, tool: Tool) -> Target:
+        shape = shape_of(tool)
+        if tool.format is not None:
+            return Target(tool.name, shape, text=as_format(tool.format))
         if tool.custom:
-            return INPUT if tool.format is None else as_format(tool.format)
+            return Target(tool.name, shape, INPUT)
         if not self._is_bound(tool):
-            return schema({"type": "object"})
-        return NOTHING if tool.parameters is None else schema(of_object(tool.parameters))
+            return Target(tool.name, shape, ANY_ARGUMENTS)
+        return Target(tool.name, shape, NO_ARGUMENTS if tool.parameters is None else of_object(tool.parameters))
 
     def _is_bound(self, tool: Tool) -> bool:
         return tool.strict or (self.ask.tools is not None and self.ask.tools.choice == "required")
 
     def _constraint(self) -> Constraint | None:
-        bound = self._answer()
-        if bound is None or self.thinking == "not":
+        bound, think = self._answer(), self.dialect.think
+        if bound is None or think is None or self.thinking == "not":
             return bound
         if self.thinking == "opened":
-            return replace(bound, after=self.dialect.think_close)
+            return replace(bound, after=think.close)
         return structural(after_thoughts(self.dialect, as_format(bound)))
 
     def _answer(self) -> Constraint | None:
         """What binds the answer behind its thoughts."""
         own, rule = self.ask.constraint, self.ask.tools
+        if own is not None and self.dialect.answer_opens:
+            own = structural(answer(self.dialect, as_format(own)))
         if self.calls is None:
             return own
         if own is None:
@@ -169,9 +173,9 @@ def as_format(constraint: Constraint) -> Format:
     """Any constraint as a part of a structural tag."""
     match constraint.kind:
         case "json_schema":
-            return schema(json.loads(constraint.text))
+            return json_schema(json.loads(constraint.text))
         case "json_object":
-            return schema({"type": "object"})
+            return json_schema({"type": "object"})
         case "regex":
             return {"type": "regex", "pattern": constraint.text}
         case "ebnf":
@@ -191,17 +195,18 @@ def speech_of(text: Text, ask: Ask, prompts: Sequence[Sequence[int]]) -> Speech:
     so is what follows them."""
     dialect, prompt = text.dialect, ask.prompts[0]
     if not isinstance(prompt, ChatPrompt):
-        return Speech(ask, replace_fields(dialect, think_open="", think_close=""), "not")
-    return Speech(ask, dialect, _thinking(text, prompt, prompts[0]) if dialect.think_close else "not")
+        return Speech(ask, Dialect(think=None, calls=dialect.calls), "not")
+    return Speech(ask, dialect, _thinking(text, dialect.think, prompt, prompts[0]) if dialect.think else "not")
 
 
-def _thinking(text: Text, prompt: ChatPrompt, ids: Sequence[int]) -> Thinking:
-    opener, close = text.dialect.think_open, text.dialect.think_close
+def _thinking(text: Text, think: Thoughts, prompt: ChatPrompt, ids: Sequence[int]) -> Thinking:
     if prompt.continue_final_message:
         said = _text_of(prompt.messages[-1].get("content"))
-        return "opened" if said.rfind(opener) > said.rfind(close) else "not" if said.strip() else "may"
+        return "opened" if said.rfind(think.open) > said.rfind(think.close) else "not" if said.strip() else "may"
     tail = text.decode(ids[-TAIL_TOKENS:], skip_special=False).rstrip() if prompt.add_generation_prompt else ""
-    return "opened" if tail.endswith(opener) else "not" if tail.endswith(close) else "may"
+    if tail.endswith(think.close):
+        return "not"
+    return "opened" if tail.endswith(think.open.rstrip()) or think.assumed else "may"
 
 
 def _text_of(content: Any) -> str:
@@ -222,14 +227,14 @@ def _described(tool: Tool) -> str:
 
 def _shown_parameters(tool: Tool) -> Any:
     if tool.custom:
-        return INPUT["json_schema"]
+        return INPUT
     return {"type": "object", "properties": {}} if tool.parameters is None else tool.parameters
 
 
 def _triggered(tag: dict[str, Any]) -> Format:
     """The older form of structural tags in the newer."""
     tags = [
-        {"type": "tag", "begin": one["begin"], "content": schema(one["schema"]), "end": one["end"]}
+        {"type": "tag", "begin": one["begin"], "content": json_schema(one["schema"]), "end": one["end"]}
         for one in tag["structures"]
     ]
     return {"type": "triggered_tags", "triggers": tag["triggers"], "tags": tags}

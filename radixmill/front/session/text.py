@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
 from radixmill.core.errors import BadRequest
 from radixmill.front.dialects import GENERIC, THINKING, Dialect
-from radixmill.front.dialects.writer import tells_of_tools, with_tools
+from radixmill.front.dialects.writer import HERMES, tells_of_tools, with_tools
 from radixmill.front.session.ask import ChatPrompt
 from radixmill.front.text import ChatTemplate, TemplateError, TextStack, encode_chat
 
@@ -19,6 +19,10 @@ class Text(Protocol):
     @property
     def special_ids(self) -> frozenset[int]:
         """Tokens that skip_special_tokens leaves out."""
+
+    @property
+    def control(self) -> Mapping[str, int]:
+        """Literals of control tokens, which are never made of a user's text → their ids."""
 
     @property
     def dialect(self) -> Dialect:
@@ -43,12 +47,18 @@ class Text(Protocol):
 
 
 class Spelling:
-    """A model's tokens as text, with `tags` in sight even where its tokenizer takes them for control tokens."""
+    """A model's tokens as text, with `tags` in sight even where its tokenizer takes parts of them for control tokens.
+
+    `beginnings`: control tokens that begin a tag → their literals.
+    """
 
     def __init__(self, text: Text, tags: frozenset[str]) -> None:
         self.token_bytes = text.token_bytes
-        kept = {tag.encode() for tag in tags}
-        self.special_ids = frozenset(i for i in text.special_ids if text.token_bytes(i) not in kept)
+        kept = {id for literal, id in text.control.items() if any(literal in tag for tag in tags)}
+        self.special_ids = frozenset(text.special_ids - kept)
+        self.beginnings = {
+            id: literal for literal, id in text.control.items() if any(tag.startswith(literal) for tag in tags)
+        }
 
 
 class ModelText:
@@ -58,6 +68,7 @@ class ModelText:
         self.stack = stack
         self.dialect = THINKING if _thinks(stack) else GENERIC
         self.special_ids = stack.tokenizer.special_ids
+        self.control = stack.tokenizer.control
         self.fill_ends = stack.tokenizer.fill.ends if stack.tokenizer.fill else None
         self.encode_fill = stack.tokenizer.encode_fill
         self.encode = stack.tokenizer.encode
@@ -90,7 +101,7 @@ class ModelText:
         knows_roles = any("tool" in source for source in template.sources.values())
         if template.takes_tools or not (tools or (tells_of_tools(messages) and not knows_roles)):
             return messages, tools
-        return with_tools(self.dialect, messages, tools, system=self._takes_system), []
+        return with_tools(HERMES, messages, tools, system=self._takes_system), []
 
     @cached_property
     def _takes_system(self) -> bool:
@@ -106,11 +117,14 @@ class ModelText:
         return {**message, "role": self._renames.get(role, role)}
 
 
+OPEN, CLOSE = "<think>", "</think>"
+
+
 def _thinks(stack: TextStack) -> bool:
     """Whether the template or the vocabulary has the tags of thoughts."""
     sources = stack.template.sources.values() if stack.template else ()
     literals = {added.literal for added in stack.tokenizer.added}
-    return THINKING.think_open in literals or any(THINKING.think_close in source for source in sources)
+    return OPEN in literals or any(CLOSE in source for source in sources)
 
 
 def _renames(template: ChatTemplate | None) -> dict[str, str]:

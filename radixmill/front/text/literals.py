@@ -6,9 +6,15 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-# Added tokens that mark roles and turns, whatever their vocabulary calls them.
+# Added tokens that mark roles and turns, thoughts and calls, whatever their vocabulary calls them. Others, the tags of
+# HTML among them, are text like any.
 _ROLE_MARK = re.compile(
-    r"<[|｜].*[|｜]>|<(?:start|end)_of_\w+>|</?s>|\[/?(?:INST|SYSTEM_PROMPT)\]|<</?SYS>>", re.DOTALL
+    r"""<[|｜].*[|｜]>|<\|\w+>|<\w+\|>|｜DSML｜
+    |<(?:start|end)_of_\w+>|</?s>|<</?SYS>>
+    |</?(?:\w+:)?(?:think|tools?|tool_calls?|tool_responses?|function_calls?|arg_key|arg_value|answer|response)>
+    |\[/?(?:INST|SYSTEM_PROMPT|THINK|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|AVAILABLE_TOOLS|ARGS|CALL_ID)\]
+    |◁/?\w+▷""",
+    re.DOTALL | re.VERBOSE,
 )
 # What a GGUF file calls [PAD151646] fills up the vocabulary: nobody means it.
 _FILLER = re.compile(r"\[PAD(\d+)\]")

@@ -1,0 +1,223 @@
+"""What is common to all forms of tool calls: sections, one call behind the other, the grammar around them.
+
+A form is a frozen dataclass: its fields are what differs between families. It says three things: how one call is read
+(`call`), how it is written (`head`, `tail`, `written`), and what a grammar lets stand in between (`content`).
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from radixmill.front.dialects.scan import Scan, Steps
+
+ToolShape = Literal["object", "input", "text"]
+"""How a call passes its input on.
+
+object   JSON arguments
+input    free text, wrapped as `{"input": "…"}`
+text     free text as it is, behind the call's head, to its tail: a grammar of the text can bind it there
+"""
+
+Format = dict[str, Any]
+"""A format of structural tags, as XGrammar describes them (https://xgrammar.mlc.ai/docs): JSON."""
+
+Schema = dict[str, Any]
+NO_ARGUMENTS: Schema = {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+class Callee(NamedTuple):
+    """A tool that may be called, as a reader knows it. `parameters`: the JSON Schema of its arguments; None: unknown."""
+
+    shape: ToolShape = "object"
+    parameters: Schema | None = None
+
+
+class Target(NamedTuple):
+    """A tool that may be called, as a grammar knows it.
+
+    `schema`: what binds its arguments, of shape "object" and "input"; `text`: what binds the text, of shape "text".
+    """
+
+    name: str
+    shape: ToolShape = "object"
+    schema: Schema = {"type": "object"}
+    text: Format = {}
+
+
+class Begun(NamedTuple):
+    """A call was begun. `id`: as the model wrote it, where it does."""
+
+    name: str
+    id: str = ""
+
+
+class Given(NamedTuple):
+    """More of its arguments' JSON, or of its text."""
+
+    text: str
+
+
+class Whole(NamedTuple):
+    """All calls so far are whole."""
+
+
+Found = Begun | Given | Whole
+Reader = Steps[None]
+"""Yields None for more text, else a Found; raises Malformed where there is no call."""
+
+
+class Tags(NamedTuple):
+    open: str = ""
+    close: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calls(ABC):
+    """A form of calls.
+
+        section.open  call.open … call.close  gap  call.open … call.close  section.close
+
+    `gap`: white space and the like that the family's models write between two calls; any white space is read there.
+    """
+
+    section: Tags = Tags()
+    call: Tags = Tags()
+    gap: str = "\n"
+    between: str = ""  # characters that may stand between calls, besides white space
+    bare: bool = False  # calls count outside a section, too
+    first_openers: tuple[str, ...] = ()  # what begins calls, besides, where nothing visible stands before
+
+    # --- tags
+
+    @property
+    def openers(self) -> tuple[str, ...]:
+        """What begins calls."""
+        if not self.section.open:
+            return (self.call.open,)
+        return (self.section.open, self.call.open) if self.bare else (self.section.open,)
+
+    @property
+    def tags(self) -> set[str]:
+        """What must be seen in the text."""
+        return {*self.section, *self.call}
+
+    @property
+    def closer(self) -> str:
+        """How far a call that is none reaches; "": no farther than what was wrong."""
+        return self.call.close or self.section.close
+
+    # --- reading
+
+    def read(self, scan: Scan, tools: Mapping[str, Callee], *, inside: bool = False) -> Reader:
+        """The calls that begin here: a whole section, or one call. `inside`: behind a call of a section."""
+        if not inside:
+            if not self.section.open or not (yield from scan.takes(self.section.open)):
+                yield from self._one(scan, tools)
+                return
+            yield from scan.space()
+            yield from self._one(scan, tools)
+        while (yield from self._goes_on(scan)):
+            yield from self._one(scan, tools)
+
+    def _goes_on(self, scan: Scan) -> Steps[bool]:
+        """Whether another call of the section follows. If its end does, the scan is behind that; else it stays."""
+        start = scan.at
+        yield from scan.space(also=self.between)
+        if (yield from scan.takes(self.section.close)):
+            return False
+        if (yield from scan.which(self.call.open)):
+            return True
+        scan.at = start
+        return False
+
+    def _one(self, scan: Scan, tools: Mapping[str, Callee]) -> Reader:
+        yield from scan.expect(self.call.open)
+        yield from self.body(scan, tools)
+        yield from scan.space()
+        yield from scan.close(self.call.close)
+        yield Whole()
+
+    @abstractmethod
+    def body(self, scan: Scan, tools: Mapping[str, Callee]) -> Reader:
+        """One call between its tags."""
+
+    def free_text(self, scan: Scan) -> Reader:
+        """Input of shape "text", up to where the tail begins."""
+        yield Given((yield from scan.until(self.tail("text"))))
+        scan.at += len(self.tail("text")) - len(self.call.close)
+
+    # --- writing
+
+    @abstractmethod
+    def head(self, name: str, shape: ToolShape = "object") -> str:
+        """A call, its opening tag included, up to where its input begins."""
+
+    @abstractmethod
+    def tail(self, shape: ToolShape = "object") -> str:
+        """A call from where its input ends."""
+
+    def written(self, name: str, arguments: Mapping[str, Any]) -> str:
+        """An earlier call as the model would have written it."""
+        return f"{self.head(name)}{json.dumps(arguments, ensure_ascii=False)}{self.tail()}"
+
+    def all_written(self, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+        """All calls of an answer."""
+        return f"{self.section.open}{self.gap.join(self.written(*call) for call in calls)}{self.section.close}"
+
+    # --- grammar
+
+    def content(self, target: Target) -> Format:
+        """What stands between head and tail."""
+        if target.shape == "text":
+            return target.text
+        return constant("{}") if target.schema == NO_ARGUMENTS else json_schema(target.schema)
+
+    def only(self, targets: Sequence[Target], *, parallel: bool) -> Format:
+        """One call or, with `parallel`, more, and nothing else."""
+        return sequence(constant(self.section.open), self._run(targets, parallel), constant(self.section.close))
+
+    def among_text(self, targets: Sequence[Target], *, parallel: bool) -> Format:
+        """Free text, in which the opening tag begins calls."""
+        tags, once = [self.tag(target) for target in targets], not parallel
+        if self.section.open:
+            run = self._run(targets, parallel)
+            tags, once = [{"type": "tag", "begin": self.section.open, "content": run, "end": self.section.close}], True
+        return {
+            "type": "triggered_tags",
+            "triggers": [self.openers[0]],
+            "tags": tags,
+            "at_least_one": False,
+            "stop_after_first": once,
+        }
+
+    def _run(self, targets: Sequence[Target], parallel: bool) -> Format:
+        return {
+            "type": "tags_with_separator",
+            "tags": [self.tag(target) for target in targets],
+            "separator": self.gap,
+            "at_least_one": True,
+            "stop_after_first": not parallel,
+        }
+
+    def tag(self, target: Target) -> Format:
+        begin, end = self.head(target.name, target.shape), self.tail(target.shape)
+        return {"type": "tag", "begin": begin, "content": self.content(target), "end": end}
+
+
+def json_schema(schema: Any) -> Format:
+    """JSON that matches a JSON Schema."""
+    return {"type": "json_schema", "json_schema": schema}
+
+
+def constant(text: str) -> Format:
+    return {"type": "const_string", "value": text}
+
+
+def sequence(*elements: Format) -> Format:
+    """One behind the other; empty texts are left out."""
+    kept = [element for element in elements if element != constant("")]
+    return kept[0] if len(kept) == 1 else {"type": "sequence", "elements": kept}

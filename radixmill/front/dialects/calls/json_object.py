@@ -1,0 +1,152 @@
+"""A call as one JSON object: `{"name": "f", "arguments": {…}}`, in tags."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from radixmill.front.dialects.calls.base import Begun, Callee, Calls, Given, Reader, Tags, ToolShape
+from radixmill.front.dialects.extent import read
+from radixmill.front.dialects.scan import Malformed, Scan, Steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JsonObject(Calls):
+    """Members may come in any order; those beside name and arguments are not looked at. Arguments that are left out,
+    null or empty are `{}`. `pad`: white space between a tag and the object, as the family's models write it."""
+
+    call: Tags = Tags("<tool_call>", "</tool_call>")
+    pad: str = "\n"
+    name_key: str = "name"
+    arguments_keys: tuple[str, ...] = ("arguments",)  # the first is the one that is written
+
+    def body(self, scan: Scan, tools: Mapping[str, Callee]) -> Reader:
+        yield from scan.space()
+        name, arguments = yield from self._members(scan)
+        if name is None:
+            raise Malformed
+        if arguments is None:
+            if name in tools and tools[name].shape == "text":
+                yield from scan.expect(self.pad)
+                yield from self.free_text(scan)
+            else:
+                yield Given("{}")
+
+    def _members(self, scan: Scan) -> Steps[tuple[str | None, str | None]]:
+        """Name and arguments; both are told as soon as they are there, the name first."""
+        name: str | None = None
+        arguments: str | None = None
+        seen: set[str] = set()
+        yield from scan.expect("{")
+        yield from scan.space()
+        while not (not seen and (yield from scan.takes("}"))):
+            key = yield from self._key(scan, seen)
+            if key == self.name_key:
+                name = _text((yield from _string(scan)))
+                yield Begun(name)
+                if arguments is not None:
+                    yield Given(arguments)
+            elif key in self.arguments_keys:
+                arguments = yield from self._arguments(scan, name is not None)
+            else:
+                yield from _value(scan)
+            yield from scan.space()
+            if (yield from scan.expect(",", "}")) == "}":
+                break
+            yield from scan.space()
+        return name, arguments
+
+    def _key(self, scan: Scan, seen: set[str]) -> Steps[str]:
+        key = _text((yield from _string(scan)))
+        if key in seen:
+            raise Malformed
+        seen.add(key)
+        yield from scan.space()
+        yield from scan.expect(":")
+        yield from scan.space()
+        return key
+
+    def _arguments(self, scan: Scan, told: bool) -> Steps[str | None]:
+        """An object, given while it comes if the name is `told`; None for null, and for none."""
+        if (yield from scan.takes("null")):
+            return None
+        if not (yield from scan.which("{")):
+            raise Malformed
+        return (yield from object_given(scan, told))
+
+    def head(self, name: str, shape: ToolShape = "object") -> str:
+        begun = f'{self.call.open}{self.pad}{{"{self.name_key}": {json.dumps(name, ensure_ascii=False)}'
+        return f"{begun}}}{self.pad}" if shape == "text" else f'{begun}, "{self.arguments_keys[0]}": '
+
+    def tail(self, shape: ToolShape = "object") -> str:
+        return f"{'' if shape == 'text' else '}'}{self.pad}{self.call.close}"
+
+
+def object_given(scan: Scan, told: bool) -> Steps[str]:
+    """A JSON object, its text given while it comes if `told`; an empty one as `{}`. Raises Malformed."""
+    start, given, found = scan.at, scan.at, scan.json()
+    while True:
+        try:
+            next(found)
+        except StopIteration as end:
+            text = _read_object(end.value)
+            if told:
+                yield Given(text if text is not None and given == start else scan.text[given : scan.at])
+            if text is None:
+                raise Malformed from None
+            return text
+        except Malformed:
+            if told:
+                yield Given(scan.text[given : scan.at])
+            raise
+        if told and scan.text[start : scan.at].strip("{ \t\r\n"):  # else it may still be an empty one
+            yield Given(scan.text[given : scan.at])
+            given = scan.at
+        yield
+
+
+def _read_object(text: str) -> str | None:
+    """The text of a JSON object, an empty one as `{}`; None for anything else."""
+    try:
+        value = read(text)
+    except ValueError:
+        return None
+    return None if not isinstance(value, dict) else text if value else "{}"
+
+
+def _string(scan: Scan) -> Steps[str]:
+    """A JSON string, quotes included."""
+    start, escaped = scan.at, False
+    yield from scan.expect('"')
+    while (char := (yield from scan.peek())) >= " ":
+        scan.at += 1
+        if char == '"' and not escaped:
+            return scan.text[start : scan.at]
+        escaped = char == "\\" and not escaped
+    raise Malformed
+
+
+def _value(scan: Scan) -> Steps[None]:
+    """Any JSON value."""
+    char = yield from scan.peek()
+    if char and char in "{[":
+        _checked((yield from scan.json()))
+    elif char == '"':
+        _checked((yield from _string(scan)))
+    else:
+        start = scan.at
+        while (char := (yield from scan.peek())) and char not in ",}] \t\r\n":
+            scan.at += 1
+        _checked(scan.text[start : scan.at])
+
+
+def _text(string: str) -> str:
+    return str(_checked(string))
+
+
+def _checked(text: str) -> object:
+    try:
+        return read(text)
+    except ValueError:
+        raise Malformed from None

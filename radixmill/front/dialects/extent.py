@@ -1,0 +1,73 @@
+"""JSON within a text that is still being written: where it ends, and what it says. Knows nothing of tags."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal, NoReturn
+
+Verdict = Literal["more", "done", "bad"]
+
+SPACE = " \t\r\n"  # JSON's
+MAX_DEPTH = 200  # of nested values; deeper calls are taken for text
+_OUTSIDE = frozenset(SPACE + "0123456789+-.,:eEtrufalsn")  # of strings and brackets: what JSON may hold there
+
+
+class Extent:
+    """Finds where a JSON object or array ends, in any portions; says so early where it can't be JSON."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self._quoted = self._escaped = False
+
+    def feed(self, text: str, start: int = 0) -> tuple[int, Verdict]:
+        """Go on with `text[start:]`. Where it stopped: behind it, or at the character that can't be."""
+        for at in range(start, len(text)):
+            if not self._takes(text[at]):
+                return at, "bad"
+            if not self.depth:
+                return at + 1, "done"
+        return len(text), "more"
+
+    def _takes(self, char: str) -> bool:
+        if self._quoted:
+            return self._takes_quoted(char)
+        if char == '"':
+            self._quoted = True
+        elif char in "{[":
+            self.depth += 1
+        elif char in "]}":
+            self.depth -= 1
+        elif char not in _OUTSIDE:
+            return False
+        return 0 < self.depth <= MAX_DEPTH or (self.depth == 0 and char in "]}")
+
+    def _takes_quoted(self, char: str) -> bool:
+        if self._escaped:
+            self._escaped = False
+        elif char == "\\":
+            self._escaped = True
+        elif char == '"':
+            self._quoted = False
+        return char >= " "
+
+
+def read_input(arguments: str) -> str | None:
+    """The text in `{"input": "…"}`, and nothing else in it; None for other arguments."""
+    value = read(arguments)
+    text = value.get("input") if isinstance(value, dict) and len(value) == 1 else None
+    return text if isinstance(text, str) else None
+
+
+def read(text: str) -> Any:
+    """What JSON says. Raises ValueError where it is none; NaN and its like are none."""
+    try:
+        return _decoder.decode(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_decoder = json.JSONDecoder(parse_constant=_no_constant)
