@@ -13,6 +13,7 @@ import jinja2
 from jinja2 import meta
 
 from radixmill.core.errors import BadModel
+from radixmill.front.text.budget import OutOfTime, OverBudget
 from radixmill.front.text.sandbox import CHANGES, Sandbox
 
 Message = dict[str, Any]
@@ -39,6 +40,10 @@ class TemplateError(ValueError):
     """The template refused the conversation, or failed on it. The message is for the client."""
 
 
+class TooSlow(TemplateError):
+    """The template took too long. Another try would take as long."""
+
+
 class ChatTemplate:
     """A model's chat template, or its set of named ones: "tool_use" serves requests with tools, "default" the others.
 
@@ -56,6 +61,7 @@ class ChatTemplate:
         self.sources = {"default": source} if isinstance(source, str) else dict(source)
         self.variables, self.origin = dict(variables or {}), origin
         environment = Sandbox()
+        self._budget = environment.budget
         self.reserved = _OURS | _TOKENS | environment.globals.keys()
         self._templates = {name: _compile(environment, text, origin) for name, text in self.sources.items()}
         self.takes_tools = any("tools" in _free_names(environment, text) for text in self.sources.values())
@@ -98,7 +104,12 @@ class ChatTemplate:
         try:
             if any(f".{change}(" in self.sources[name] for change in CHANGES):
                 messages = copy.deepcopy(messages)
-            return self._templates[name].render({**self.variables, **fixed, "messages": messages})
+            with self._budget.limited():
+                return self._templates[name].render({**self.variables, **fixed, "messages": messages})
+        except OutOfTime as error:
+            raise TooSlow(str(error)) from None
+        except OverBudget as error:
+            raise TemplateError(str(error)) from None
         except jinja2.TemplateError as error:
             raise TemplateError(str(error.message or error)) from error
         except Exception as error:  # a template is a program: on data it does not expect, it can fail in any way
@@ -111,6 +122,8 @@ class ChatTemplate:
         filled = [{**m, "content": ""} if m.get("content", "") is None else m for m in messages]
         try:
             text = self._render(name, messages, fixed)
+        except TooSlow:
+            raise
         except TemplateError:
             return self._render(name, filled, fixed)
         if "None" not in text:
@@ -149,6 +162,8 @@ class ChatTemplate:
         probe = [{"type": "text", "text": "PROBE"}]
         try:
             text = self._render(name, _about(role, {"content": probe}), {"tools": None, "add_generation_prompt": True})
+        except TooSlow:
+            raise
         except TemplateError:
             return False
         return "PROBE" in text and "'PROBE'" not in text and '"PROBE"' not in text
@@ -161,6 +176,8 @@ class ChatTemplate:
             conversation = _about("assistant", {"content": content, "tool_calls": calls})
             try:
                 text = self._render(name, conversation, {"tools": tools, "add_generation_prompt": False})
+            except TooSlow:
+                raise
             except TemplateError:
                 continue
             if "probe" in text:
