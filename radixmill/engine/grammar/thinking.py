@@ -142,6 +142,7 @@ class Thinking:
     def _go_on(self) -> None:
         """Thoughts as they are: ended by the model, at their limit, or neither."""
         if any(end in self._seen for end in self._ends):
+            self._left += 1  # their closing tag, one token nearly everywhere, is none of theirs
             self._leave()
         elif self._left <= 0:
             self._place, self._at = "closing", _begun(self._recent, self._budget.close)

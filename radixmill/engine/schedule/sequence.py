@@ -124,8 +124,11 @@ class Sequence:
     def guessable(self) -> bool:
         """Whether its next step may check guesses: all its tokens are certain, its prefill has entered the tree, and the
         token after a guess needs no mask of its own."""
-        return self.behind == 1 and self.certain_tokens and self.computed >= self.goal and (
-            self.match is None or self.match.free > 1
+        return (
+            self.behind == 1
+            and self.certain_tokens
+            and self.computed >= self.goal
+            and (self.match is None or self.match.free > 1)
         )
 
     @property
