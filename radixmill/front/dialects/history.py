@@ -44,13 +44,13 @@ def _led(messages: Sequence[Message]) -> list[Message]:
 def _one_call_each(messages: Iterable[Message]) -> Iterator[Message]:
     calls: list[Message] = []  # of the model's turn before, one in each
     rest: list[Message] = []
-    for role, run in groupby(messages, key=lambda message: message["role"]):
+    for role, run in [(role, list(run)) for role, run in groupby(messages, key=lambda message: message["role"])]:
         if role == "tool" and calls:
-            yield from (*_answered(calls, list(run)), *rest)
+            yield from (*_answered(calls, run), *rest)
             calls, rest = [], []
         else:
             yield from (*calls, *rest)
-            calls, rest = _turn(run) if role == "assistant" else ([], list(run))
+            calls, rest = _turn(run) if role == "assistant" else ([], run)
     yield from (*calls, *rest)
 
 
