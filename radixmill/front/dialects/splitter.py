@@ -128,10 +128,8 @@ class Splitter:
                 self._frame(at + len(tag) - self.scan.at)
                 if tag != self.dialect.turn:
                     return
-            else:
-                self._skip(at - self.scan.at)
-                if not (yield from self._calls(tag)):
-                    return
+            elif not (yield from self._calls(tag, gap=at - self.scan.at)):
+                return
             opener = self._reopener
 
     def _content(self) -> Steps[None]:
@@ -237,11 +235,13 @@ class Splitter:
         calls = self.dialect.calls
         return () if not self.tools else (*calls.openers, *calls.first_openers) if start else calls.openers
 
-    def _calls(self, tag: str, *, within: bool = False) -> Steps[bool]:
+    def _calls(self, tag: str, *, gap: int = 0, within: bool = False) -> Steps[bool]:
         """The calls that begin here with `tag`; whether what follows stands behind calls, not behind text.
 
-        `within` thoughts: if the first is none, nothing is given and the scan has not moved.
+        `gap`: white space before them, which goes with them; it is text if the first is none. `within` thoughts: if the
+        first is none, nothing is given and the scan has not moved.
         """
+        self.scan.at += gap
         inside = False
         while True:
             begun, before = self.calls, self.scan.position
@@ -253,7 +253,9 @@ class Splitter:
             if self._leaves_out():
                 return False
             moved = inside or begun < self.calls
-            self._said(broken.length if moved else max(broken.length, len(tag)))
+            if not moved:
+                self.scan.at -= gap
+            self._said(broken.length if moved else gap + max(broken.length, len(tag)))
             if not broken.whole:
                 yield from self._broken()
             inside = moved
