@@ -11,6 +11,7 @@ from radixmill.core.messages import End, TokenDelta, TokenLogprob, Usage
 from radixmill.core.request import GenerateRequest
 from radixmill.core.spec import ModelSpec
 from radixmill.front.dialects import GENERIC, Dialect
+from radixmill.front.session.detect import Detected
 from radixmill.front.session.ask import ChatPrompt
 from radixmill.link.client import Health
 
@@ -39,6 +40,7 @@ class ByteText:
 
     def __init__(self, dialect: Dialect = GENERIC, begun: str = "") -> None:
         self.dialect, self.begun = dialect, begun
+        self.detected = Detected(dialect, "qwen3" if dialect.think else "none", "hermes")
         self.chats: list[ChatPrompt] = []
 
     def encode(self, text: str, *, parse_special: bool = True, add_special: bool = True) -> list[int]:
