@@ -176,10 +176,15 @@ def joined(messages: Sequence[Message]) -> list[Message]:
     out: list[Message] = []
     for message in messages:
         if out and out[-1]["role"] == message["role"] != "tool" and not out[-1].get("tool_calls"):
-            out[-1] = {**out[-1], **message, "content": _both(out[-1].get("content"), message.get("content"))}
+            out[-1] = _one(out[-1], message)
         else:
             out.append(message)
     return out
+
+
+def _one(first: Message, second: Message) -> Message:
+    kept = {name: _both(first.get(name), second.get(name)) for name in ("content", *THOUGHTS)}
+    return {**first, **second, **{name: value for name, value in kept.items() if name == "content" or value}}
 
 
 def folded(messages: Sequence[Message]) -> list[Message]:
@@ -212,10 +217,14 @@ def _as_parts(content: Any) -> list[Any]:
 STEPS: tuple[Step, ...] = (nine_ids, one_call, joined, folded)
 
 
-def ways(messages: Sequence[Message]) -> Iterator[Step]:
-    """Ways to tell a conversation, the least changed first; each does something that those before it don't."""
+def ways(told: Callable[[], Sequence[Message]]) -> Iterator[Step]:
+    """Ways to tell a conversation, the least changed first; each does something that those before it don't.
+
+    `told`: the conversation as it was told the first time; asked only where that was not enough.
+    """
     yield list
-    useful = [step for step in STEPS if step(messages) != list(messages)]
+    messages = list(told())
+    useful = [step for step in STEPS if step(messages) != messages]
     if folded in useful and joined not in useful:
         useful.insert(useful.index(folded), joined)  # folding may leave messages of one role side by side
     for size in range(1, len(useful) + 1):

@@ -34,6 +34,8 @@ from radixmill.front.dialects.grammar import (
     only_calls,
     text_and_calls,
 )
+from radixmill.front.dialects.history import THOUGHTS
+from radixmill.front.dialects.turns import thoughts_apart
 from radixmill.front.session.ask import Ask, ChatPrompt, Tool, ToolRule
 from radixmill.front.session.text import Text
 
@@ -213,8 +215,10 @@ def speech_of(text: Text, ask: Ask, prompts: Sequence[Sequence[int]]) -> Speech:
 
 def _thinking(text: Text, think: Thoughts, prompt: ChatPrompt, ids: Sequence[int]) -> Thinking:
     if prompt.continue_final_message:
-        said = _text_of(prompt.messages[-1].get("content"))
-        return "opened" if said.rfind(think.open) > said.rfind(think.close) else "not" if said.strip() else "may"
+        last = thoughts_apart(text.dialect, prompt.messages[-1])
+        if _text_of(last.get("content")).strip():
+            return "not"
+        return "opened" if any(last.get(name) for name in THOUGHTS) else "may"
     tail = text.decode(ids[-TAIL_TOKENS:], skip_special=False).rstrip() if prompt.add_generation_prompt else ""
     if tail.endswith(think.close):
         return "not"

@@ -47,7 +47,11 @@ def encode_chat(
         raise TemplateError("this model has no chat template")
     template, tokenizer, guard = stack.template, stack.tokenizer, _guard(stack.tokenizer)
     template.check_kwargs(kwargs)
-    ends = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message, "tags": tags}
+    ends = {
+        "add_generation_prompt": add_generation_prompt,
+        "continue_final_message": continue_final_message,
+        "tags": tags,
+    }
     prepare = prepare or _as_they_are
     messages = _with_objects(messages, guard)
     asked = (messages, tools, kwargs)
@@ -78,7 +82,9 @@ def _with_objects(messages: list[Message], guard: Guard) -> list[Message]:
 
 def _with_object(call: Any, guard: Guard) -> Any:
     function = call.get("function") if isinstance(call, dict) else None
-    arguments = function.get("arguments") if isinstance(function, dict) else None
+    if not isinstance(function, dict):
+        return call
+    arguments = function.get("arguments")
     if not isinstance(arguments, str) or "\\" not in arguments:
         return call
     try:

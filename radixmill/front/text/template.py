@@ -52,8 +52,9 @@ class ChatTemplate:
     """A model's chat template, or its set of named ones: "tool_use" serves requests with tools, "rag" those with
     documents, "default" the others.
 
-    `variables` (bos_token, …) are visible to the template. `origin` says where it comes from. `takes_tools`,
-    `takes_documents`: whether the template has a place for them. Raises BadModel where the source is no Jinja.
+    `variables` (bos_token, …) are visible to the template. `origin` says where it comes from. `names`: what it reads besides
+    what it sets itself. `takes_tools`, `takes_documents`: whether it has a place for them. Raises BadModel where the
+    source is no Jinja.
 
     A message's content is a string, null, or a list of parts `{"type": "text", "text": …}`. A template that knows only
     strings gets the parts joined by line ends; one that prints null as a word, or fails on it, gets "". Arguments
@@ -70,8 +71,8 @@ class ChatTemplate:
         self._budget = environment.budget
         self.reserved = _OURS | _TOKENS | environment.globals.keys()
         self._templates = {name: _compile(environment, text, origin) for name, text in self.sources.items()}
-        free = set().union(*(_free_names(environment, text) for text in self.sources.values()))
-        self.takes_tools, self.takes_documents = "tools" in free, "documents" in free
+        self.names = frozenset(name for text in self.sources.values() for name in _free_names(environment, text))
+        self.takes_tools, self.takes_documents = "tools" in self.names, "documents" in self.names
         self._knows_parts = lru_cache(maxsize=64)(self._probe_parts)
         self._knows_objects = lru_cache(maxsize=8)(self._probe_objects)
         self._thoughts_as_part = lru_cache(maxsize=8)(self._probe_thoughts)
@@ -193,7 +194,9 @@ class ChatTemplate:
         ways = (lambda text: None), (lambda text: text), (lambda text: [{"type": "text", "text": text}])
         for way in ways:
             thoughts = way("PROBE")
-            message = {"content": _with_part(thoughts, "hi")} if thoughts else _with_thoughts({"content": "hi"}, "PROBE")
+            message = (
+                {"content": _with_part(thoughts, "hi")} if thoughts else _with_thoughts({"content": "hi"}, "PROBE")
+            )
             try:
                 text = self._render(name, _about("assistant", message), {"tools": None, "add_generation_prompt": False})
             except TooSlow:
