@@ -122,11 +122,9 @@ class Rehearsal:
     def _render(self, answer: Message | None, switch: str, on: bool = True) -> str:
         if self.template is None:
             return ""
+        switches: dict[str, Any] = {switch: on} if switch else {}
         return self.template.render(
-            [USER, answer] if answer else [USER],
-            tools=TOOLS,
-            add_generation_prompt=answer is None,
-            **({switch: on} if switch else {}),
+            [USER, answer] if answer else [USER], tools=TOOLS, add_generation_prompt=answer is None, **switches
         )
 
     def _tokens(self, text: str) -> Iterator[Token]:

@@ -47,7 +47,7 @@ def encode_chat(
         raise TemplateError("this model has no chat template")
     template, tokenizer, guard = stack.template, stack.tokenizer, _guard(stack.tokenizer)
     template.check_kwargs(kwargs)
-    ends = {
+    ends: dict[str, Any] = {
         "add_generation_prompt": add_generation_prompt,
         "continue_final_message": continue_final_message,
         "tags": tags,
