@@ -102,9 +102,7 @@ FLAGS = (
         ("auto", "hermes", "qwen", "qwen25"),
         "calls are JSON in <tool_call> tags, as Hermes has them",
     ),
-    _limited(
-        "--default-chat-template-kwargs", ("{}",), "default template arguments are not built; send chat_template_kwargs"
-    ),
+    _sets("--default-chat-template-kwargs", "model.default_chat_template_kwargs"),
     _limited("--sampling-defaults", ("model", "openai"), "model or openai", sets="server.sampling_defaults"),
     _limited(
         "--preferred-sampling-params",

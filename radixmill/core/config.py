@@ -46,6 +46,9 @@ class ModelOptions:
         low=2,
     )
     chat_template: str | None = option(None, "a .jinja file to use instead of the model's own chat template")
+    default_chat_template_kwargs: str = option(
+        "{}", "JSON: what the chat template is told where a request's own chat_template_kwargs do not say otherwise"
+    )
     allow_unknown_config: bool = option(False, "load although config.json has keys that we do not know")
 
 
