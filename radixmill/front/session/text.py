@@ -49,16 +49,13 @@ class Text(Protocol):
 class Spelling:
     """A model's tokens as text, with `tags` in sight even where its tokenizer takes parts of them for control tokens.
 
-    `beginnings`: control tokens that begin a tag → their literals.
+    `marks`: control tokens that tags have in them → their literals.
     """
 
     def __init__(self, text: Text, tags: frozenset[str]) -> None:
         self.token_bytes = text.token_bytes
-        kept = {id for literal, id in text.control.items() if any(literal in tag for tag in tags)}
-        self.special_ids = frozenset(text.special_ids - kept)
-        self.beginnings = {
-            id: literal for literal, id in text.control.items() if any(tag.startswith(literal) for tag in tags)
-        }
+        self.marks = {id: literal for literal, id in text.control.items() if any(literal in tag for tag in tags)}
+        self.special_ids = frozenset(text.special_ids - self.marks.keys())
 
 
 class ModelText:
