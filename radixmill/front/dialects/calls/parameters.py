@@ -129,8 +129,8 @@ class Parameters(Calls):
             yield from scan.space()
         else:
             arguments = yield from self._members(scan, parameters, told)
-            if not (yield from scan.peek()):
-                raise Malformed  # the text ends where another parameter might have come
+            if not (yield from self._ends_here(scan)):
+                raise Malformed
         yield from scan.close(self.end)
         return arguments
 
@@ -207,9 +207,9 @@ class Parameters(Calls):
         yield from scan.space()
         if (yield from scan.which(self.key.open)):
             return True
+        if not (yield from self._ends_here(scan)):
+            return False
         try:
-            if not (yield from scan.peek()):
-                raise Malformed
             if self.end:
                 yield from scan.close(self.end)
                 yield from scan.space()
@@ -217,6 +217,14 @@ class Parameters(Calls):
         except Malformed:
             return False
         return True
+
+    def _ends_here(self, scan: Scan) -> Steps[bool]:
+        """Whether the parameters end. At the end of the text a part of the tag will do that begins no parameter."""
+        tag = self.end or self.call.close
+        if (yield from scan.which(tag)):
+            return True
+        rest = scan.text[scan.at :]
+        return scan.last and tag.startswith(rest) and not self.key.open.startswith(rest)
 
     # --- writing
 
