@@ -136,7 +136,9 @@ def test_the_vendors_template_is_read_back(family, name, begin, end, thought):
         pieces = plain(split(said, cuts, dialect=dialect, tools=TOOLS))
         kept = [piece for piece in pieces if piece[0] == "call"]
         assert [(name, json.loads(given)) for _, name, given in kept] == calls
-        assert [text.strip() for kind, text in pieces[: -len(kept)] if kind == "thought"] == ([thought] if thought else [])
+        assert [text.strip() for kind, text in pieces[: -len(kept)] if kind == "thought"] == (
+            [thought] if thought else []
+        )
         assert len(pieces) == len(kept) + bool(thought)
 
 
@@ -302,7 +304,10 @@ def test_types_said_in_several_places_and_nowhere():
 
 def test_a_schema_that_doubles_with_every_reference_is_given_up():
     defs = {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(60)}
-    assert kinds_of({"properties": {"a": {"$ref": "#/$defs/d0"}}, "$defs": {**defs, "d60": {"type": "string"}}}, "a") == ANY
+    assert (
+        kinds_of({"properties": {"a": {"$ref": "#/$defs/d0"}}, "$defs": {**defs, "d60": {"type": "string"}}}, "a")
+        == ANY
+    )
 
 
 @pytest.mark.parametrize(
@@ -322,10 +327,21 @@ def test_what_a_text_is_under_types(text, kinds, value):
 TEXTS = st.one_of(
     st.text(max_size=8),
     st.sampled_from(
-        ["</parameter>", "</arg_value>", "</｜DSML｜parameter>", "<parameter=x>", "</function>", "</tool_call>", "\n", "<"]
+        [
+            "</parameter>",
+            "</arg_value>",
+            "</｜DSML｜parameter>",
+            "<parameter=x>",
+            "</function>",
+            "</tool_call>",
+            "\n",
+            "<",
+        ]
     ),
 )
-VALUES = st.recursive(st.none() | st.booleans() | st.integers() | TEXTS, lambda below: st.lists(below, max_size=2), max_leaves=4)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | TEXTS, lambda below: st.lists(below, max_size=2), max_leaves=4
+)
 
 
 @given(st.sampled_from(FAMILIES), TEXTS, VALUES, st.lists(st.integers(0, 400)))
@@ -350,7 +366,11 @@ FRAGMENTS = [
 ]  # fmt: skip
 
 
-@given(st.sampled_from(FAMILIES), st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join), st.lists(st.integers(0, 200)))
+@given(
+    st.sampled_from(FAMILIES),
+    st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join),
+    st.lists(st.integers(0, 200)),
+)
 @settings(max_examples=400, deadline=None)
 def test_any_cut_gives_the_same_pieces(family, text, cuts):
     whole = split(text, [], dialect=family(), tools=TOOLS)

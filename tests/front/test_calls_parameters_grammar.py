@@ -7,7 +7,6 @@ import random
 from typing import Any
 
 import jsonschema
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -115,11 +114,11 @@ def test_free_input_and_odd_schemas(family):
     calls, text = family.calls, made.constraint.text
     section = calls._around
     for said, call in (
-        (f"{calls.head('sql', 'text')}SELECT \"x\"{calls.tail('text')}", ("sql", 'SELECT "x"')),
+        (f'{calls.head("sql", "text")}SELECT "x"{calls.tail("text")}', ("sql", 'SELECT "x"')),
         (calls.written("note", {"input": 'a\n"b"'}), ("note", 'a\n"b"')),
         (calls.written("free", {}), ("free", "{}")),
         (calls.written("free", {"a": "x", "b": "1"}), None),
-        (f"{calls.head('odd')}{{\"a\": null}}{calls.line}{calls.tail()}", ("odd", '{"a": null}')),
+        (f'{calls.head("odd")}{{"a": null}}{calls.line}{calls.tail()}', ("odd", '{"a": null}')),
     ):
         whole = f"{section.open}{said}{section.close}"
         assert takes("structural_tag", text, whole), whole
@@ -185,8 +184,8 @@ def test_what_the_grammar_leads_to_is_read_and_valid(family, schema, seed):
         return
     calls = read(made, text)
     assert read(made, text, 1) == calls and calls
-    for _, given in calls:
-        jsonschema.Draft202012Validator(schema).validate(json.loads(given))
+    for _, passed in calls:
+        jsonschema.Draft202012Validator(schema).validate(json.loads(passed))
 
 
 def written(grammar: str, random: random.Random, most: int = 1500) -> tuple[str, bool]:

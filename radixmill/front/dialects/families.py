@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from radixmill.front.dialects.calls.base import Tags
+from radixmill.front.dialects.calls.harmony import Harmony
 from radixmill.front.dialects.calls.parameters import Parameters
 from radixmill.front.dialects.dialect import Dialect, Thoughts
 
@@ -53,6 +54,34 @@ class Glm47(Dialect):
     example = (
         "<think>why</think><tool_call>get_weather<arg_key>city</arg_key><arg_value>Paris</arg_value>"
         "<arg_key>days</arg_key><arg_value>3</arg_value></tool_call><tool_call>now</tool_call>"
+    )
+
+
+class GptOss(Dialect):
+    """gpt-oss: messages in channels. Thoughts can't be turned off, and an answer has one call at most."""
+
+    reasoning_parsers = ("gpt-oss",)
+    tool_call_parsers = ("gpt-oss",)
+    think = Thoughts(open="<|channel|>analysis<|message|>", close="<|end|>", interleaved=True, ended_by_call=True)
+    calls = Harmony()
+    answer_opens = (
+        "<|channel|>final<|message|>",
+        "<|channel|>commentary<|message|>",
+        "<|channel|>final <|constrain|>json<|message|>",
+        "<|channel|>final json<|message|>",
+        "<|channel|>commentary <|constrain|>json<|message|>",
+        "<|channel|>commentary json<|message|>",
+    )
+    aside = "<|channel|>commentary<|message|>"
+    answer_close = "<|end|>"
+    answer_end = "<|return|>"
+    turn = "<|start|>assistant"
+    efforts = ("low", "medium", "high")
+    one_call = True
+    example = (
+        "<|channel|>analysis<|message|>why<|end|><|start|>assistant<|channel|>commentary to=functions.get_weather "
+        '<|constrain|>json<|message|>{"city": "Paris", "days": 3}<|call|><|start|>assistant<|channel|>commentary '
+        "to=functions.now <|constrain|>json<|message|>{}<|call|>"
     )
 
 
@@ -150,6 +179,7 @@ FAMILIES: tuple[type[Dialect], ...] = (
     DeepSeekV32,
     Glm45,
     Glm47,
+    GptOss,
     Hermes,
     Hunyuan,
     MiniMaxM2,
