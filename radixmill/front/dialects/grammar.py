@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from radixmill.front.dialects.calls.base import Format, Target, constant, sequence
+from radixmill.front.dialects.calls.base import Format, Target, constant, either, sequence
 from radixmill.front.dialects.dialect import Dialect
 
 INPUT = {
@@ -47,7 +47,3 @@ def after_thoughts(dialect: Dialect, then: Format) -> Format:
         "end": dialect.think.close + dialect.turn,
     }
     return {"type": "sequence", "elements": [{"type": "optional", "content": thoughts}, then]}
-
-
-def either(*formats: Format) -> Format:
-    return {"type": "or", "elements": list(formats)}

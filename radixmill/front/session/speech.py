@@ -23,13 +23,12 @@ from msgspec.structs import replace
 from radixmill.core.errors import BadRequest
 from radixmill.core.request import Constraint
 from radixmill.front.dialects import Callee, Dialect, Splitter, Thoughts, ToolShape
-from radixmill.front.dialects.calls.base import NO_ARGUMENTS, Format, Target, json_schema
+from radixmill.front.dialects.calls.base import NO_ARGUMENTS, Format, Target, either, json_schema
 from radixmill.front.dialects.grammar import (
     ANY_ARGUMENTS,
     INPUT,
     after_thoughts,
     answer,
-    either,
     only_calls,
     text_and_calls,
 )
