@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from radixmill.front.dialects.calls.base import Calls, Tags
 from radixmill.front.dialects.calls.gemma import GemmaObject
+from radixmill.front.dialects.calls.harmony import Harmony
 from radixmill.front.dialects.calls.json_array import JsonArray, JsonRun
 from radixmill.front.dialects.calls.json_object import JsonObject
 from radixmill.front.dialects.calls.mistral import MistralArray, MistralNamed
@@ -43,6 +44,34 @@ class Gemma4(Dialect):
     example = (
         "<|channel>thought\nwhy<channel|>"
         '<|tool_call>call:get_weather{city:<|"|>Paris<|"|>,days:3}<tool_call|><|tool_call>call:now{}<tool_call|>'
+    )
+
+
+class GptOss(Dialect):
+    """gpt-oss: messages in channels. Thoughts can't be turned off, and an answer has one call at most."""
+
+    reasoning_parsers = ("gpt-oss",)
+    tool_call_parsers = ("gpt-oss",)
+    think = Thoughts(open="<|channel|>analysis<|message|>", close="<|end|>", interleaved=True, ended_by_call=True)
+    calls = Harmony()
+    answer_opens = (
+        "<|channel|>final<|message|>",
+        "<|channel|>commentary<|message|>",
+        "<|channel|>final <|constrain|>json<|message|>",
+        "<|channel|>final json<|message|>",
+        "<|channel|>commentary <|constrain|>json<|message|>",
+        "<|channel|>commentary json<|message|>",
+    )
+    aside = "<|channel|>commentary<|message|>"
+    answer_close = "<|end|>"
+    answer_end = "<|return|>"
+    turn = "<|start|>assistant"
+    efforts = ("low", "medium", "high")
+    one_call = True
+    example = (
+        "<|channel|>analysis<|message|>why<|end|><|start|>assistant<|channel|>commentary to=functions.get_weather "
+        '<|constrain|>json<|message|>{"city": "Paris", "days": 3}<|call|><|start|>assistant<|channel|>commentary '
+        "to=functions.now <|constrain|>json<|message|>{}<|call|>"
     )
 
 
@@ -169,6 +198,7 @@ FAMILIES: tuple[type[Dialect], ...] = (
     DeepSeekR1,
     DeepSeekV31,
     Gemma4,
+    GptOss,
     Granite,
     Hermes,
     InternS1,
