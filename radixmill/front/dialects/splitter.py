@@ -246,6 +246,8 @@ class Splitter:
             begun, before = self.calls, self.scan.position
             broken = yield from self._run(inside)
             if broken is None:
+                if self._only_calls and self.scan.last:
+                    self._leaves_out()
                 return not inside or self.scan.position > before
             if within and begun == self.calls:
                 return False

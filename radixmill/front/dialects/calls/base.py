@@ -150,8 +150,9 @@ class Calls(ABC):
     def _one(self, scan: Scan, tools: Mapping[str, Callee]) -> Reader:
         yield from scan.expect(self.call.open, *(() if self.section.open else self.also))
         yield from self.body(scan, tools)
-        yield from scan.space()
-        yield from scan.close(self.call.close)
+        if self.call.close:
+            yield from scan.space()
+            yield from scan.close(self.call.close)
         yield Whole()
 
     @abstractmethod
@@ -164,9 +165,15 @@ class Calls(ABC):
         scan.at += len(self.tail("text")) - len(self.call.close)
 
     def is_begun(self, rest: str, name: str, shape: ToolShape) -> bool:
-        """Whether this is how a call of that tool begins, as far as up to its input."""
+        """Whether this is how a call of that tool begins, up to its input, or how a section ends."""
         head = self.head(name, shape)
-        return any(f"{before}{head}".startswith(rest) for before in ("", self.section.open, self.gap))
+        ways = (
+            head,
+            self.gap + head,
+            self.section.close,
+            *(before + head for before in (self.section.open, *self.openers)),
+        )
+        return any(way.startswith(rest) for way in ways)
 
     # --- writing
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from radixmill.front.dialects.calls.base import (
     FENCE,
@@ -112,6 +113,10 @@ class JsonRun(JsonObject):
                 return True
         scan.at = start
         return False
+
+    def all_written(self, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+        """With the mark: so they are calls behind text, too."""
+        return f"{self.mark}{JsonObject.all_written(self, calls)}"
 
     def among_text(self, targets: Sequence[Target], *, parallel: bool) -> Format:
         """An answer that begins with a brace is calls; in one that does not, the mark begins some."""

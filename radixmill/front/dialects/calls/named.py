@@ -25,7 +25,7 @@ from radixmill.front.dialects.calls.base import (
     word,
 )
 from radixmill.front.dialects.calls.json_object import object_given
-from radixmill.front.dialects.scan import Scan, Steps
+from radixmill.front.dialects.scan import Malformed, Scan, Steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +66,9 @@ class NamedJson(Calls):
             return
         yield from scan.space()
         yield from self._arguments(scan)
-        yield from scan.space()
-        yield from scan.expect(self.end.strip())
+        if self.end:
+            yield from scan.space()
+            yield from scan.expect(self.end.strip())
 
     def _begun(self, scan: Scan, tools: Mapping[str, Callee]) -> Steps[Begun]:
         ends = (self.mark.strip(), *([self.id_mark] if self.id_mark else []))
@@ -81,9 +82,15 @@ class NamedJson(Calls):
     def _arguments(self, scan: Scan) -> Reader:
         if (yield from scan.which("{")):
             yield from object_given(scan, told=True)
-        else:
-            yield from scan.takes("null")
+        elif (yield from scan.takes("null")) or (yield from self._ends(scan)):
             yield Given("{}")
+        else:
+            raise Malformed
+
+    def _ends(self, scan: Scan) -> Steps[bool]:
+        """Whether what stands behind the arguments comes here; nothing need."""
+        tags = [tag for tag in (self.end.strip(), self.call.close) if tag]
+        return bool(tags) and bool((yield from scan.which(*tags)))
 
     # --- writing
 

@@ -79,14 +79,14 @@ def _string(scan: Scan) -> Steps[str]:
     start, quote = scan.at, (yield from scan.expect('"""', "'''", '"', "'"))
     while not (yield from scan.which(quote)):
         char = yield from scan.peek()
-        scan.at += 1
         if char == "\\":
-            char = yield from scan.peek()
             scan.at += 1
-        elif char in "\r\n" and len(quote) == 1:  # "", the end, too
+            char = yield from scan.peek()
+        elif char in "\r\n" and len(quote) == 1:
             raise Malformed
         if not char:
             raise Malformed
+        scan.at += 1
     scan.at += len(quote)
     written = scan.text[start : scan.at]
     return written if _is_json(written) else _dumped(unescaped(written[len(quote) : -len(quote)]))
