@@ -16,7 +16,6 @@ from radixmill.store.files import ModelFiles
 from radixmill.store.gguf import GGUFFile
 from radixmill.store.side import read_json
 
-
 BUILT_IN = {"chatml": CHATML, "lines": LINES}
 """Templates that any model can be given by name."""
 
@@ -143,7 +142,7 @@ def _chosen(chosen: str, own: Mapping[str, str]) -> str:
     path = Path(chosen).expanduser()
     if path.is_file():
         return _read(path)
-    mine = f"the model's own are {', '.join(sorted(own))}" if own else "the model has none of its own"
+    mine = f"The model's own are {', '.join(sorted(own))}" if own else "The model has none of its own"
     raise CannotStart(
         f"--chat-template {chosen}: there is no such file, and no template of that name",
         f"{mine}; built in are {', '.join(sorted(BUILT_IN))}",
