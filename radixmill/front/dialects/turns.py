@@ -51,7 +51,8 @@ def _split(dialect: Dialect, text: str, *, opened: bool) -> tuple[str, str]:
     pieces = [*splitter.push(text), *splitter.finish()]
     thoughts = "".join(piece.text for piece in pieces if isinstance(piece, Thought))
     said = "".join(piece.text for piece in pieces if isinstance(piece, Said))
-    return thoughts, said if said.strip() else ""
+    # Line ends around them are the templates' to write.
+    return (thoughts.strip("\n"), said.lstrip("\n")) if said.strip() else (thoughts.lstrip("\n"), "")
 
 
 def _first_text(content: Any) -> str:

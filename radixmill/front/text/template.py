@@ -154,7 +154,8 @@ class ChatTemplate:
         if not (thoughts and tags):
             raise TemplateError("the chat template drops the message that continue_final_message is to continue")
         prompt = self._with_nulls(name, messages[:-1], fixed | {"add_generation_prompt": True})
-        return _gone_on(prompt, tags, thoughts, content)
+        line = "" if "".join(tags) in self.sources[name] else "\n"
+        return _gone_on(prompt, tags, thoughts, content, line)
 
     def _cut(self, name: str, messages: list[Message], fixed: dict[str, Any]) -> tuple[str | None, bool]:
         """Mark the end of the last message, render, and cut there; None where that does not come out. And whether
@@ -268,18 +269,19 @@ def _is_inside(text: str, tags: Tags) -> bool:
     return text.rfind(tags[0]) > text.rfind(tags[1])
 
 
-def _gone_on(prompt: str, tags: Tags, thoughts: str, content: str) -> str:
+def _gone_on(prompt: str, tags: Tags, thoughts: str, content: str, line: str) -> str:
     """A generation prompt and thoughts, with a content behind them if there is one: as the model would have written it.
 
-    Whether it writes thoughts on lines of their own is seen where the prompt opens thoughts, or opens and closes them.
+    `line`: a line end, if it writes thoughts on lines of their own. A prompt that opens thoughts, or opens and closes
+    them, shows it better.
     """
     opener, closer = tags[0].rstrip(), tags[1]
     at = prompt.rfind(opener)
     behind = prompt[at + len(opener) :] if at >= 0 else ""
-    line = "\n" if "\n" in behind else ""
-    if at < 0 or behind.strip() not in ("", closer):
-        closed = prompt.rstrip().endswith(closer)
-        at, line = (prompt.rfind(closer), "") if closed else (len(prompt), "\n")
+    if at >= 0 and behind.strip() in ("", closer):
+        line = "\n" if "\n" in behind else ""
+    else:
+        at = prompt.rfind(closer) if prompt.rstrip().endswith(closer) else len(prompt)
     begun = f"{prompt[:at]}{opener}{line}{thoughts.lstrip()}"
     return f"{begun.rstrip()}{line}{closer}{line * 2}{content.lstrip()}" if content else begun
 
