@@ -47,14 +47,23 @@ class Case:
         return Splitter(self.dialect, self.tools, exact=self.exact, **self.rules)
 
     def read(self, cuts: Iterable[int] = ()) -> tuple[list[Piece], Splitter]:
-        """Its pieces, pushed in parts that end at `cuts`, those of one kind joined."""
+        """Its pieces, pushed in parts that end at `cuts`, those of one kind joined where nothing is between them."""
         splitter, pieces = self.splitter(), list[Piece]()
         for start, stop in pairwise(sorted({0, *cuts, len(self.text)})):
             for mark in self.marks:
                 if start <= mark < stop:
                     splitter.mark(mark)
             pieces += splitter.push(self.text[start:stop])
-        return joined([*pieces, *splitter.finish()]), splitter
+        return touching([*pieces, *splitter.finish()]), splitter
+
+
+def touching(pieces: Iterable[Piece]) -> list[Piece]:
+    """Pieces of one kind joined where the second begins where the first ends."""
+    out: list[Piece] = []
+    for piece in pieces:
+        apart = isinstance(piece, (Said, Thought)) and bool(out) and out[-1].end < piece.end - len(piece.text)
+        out[-1:] = [*out[-1:], piece] if apart else joined([*out[-1:], piece])
+    return out
 
 
 def every_char(text: str) -> range:
