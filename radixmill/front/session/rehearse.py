@@ -44,7 +44,9 @@ class Rehearsal:
     def where(self, tag: str) -> str:
         """Where a tag stands: "vocabulary" (there perhaps only its beginning), "chat template", or ""."""
         tag = tag.strip()
-        if any(added.literal == tag for added in self.tokenizer.added) or any(map(tag.startswith, self.tokenizer.control)):
+        if any(added.literal == tag for added in self.tokenizer.added) or any(
+            map(tag.startswith, self.tokenizer.control)
+        ):
             return "vocabulary"
         return "chat template" if tag in self.sources else ""
 
@@ -133,7 +135,11 @@ class Rehearsal:
 
 def _called(content: str | None, calls: Sequence[Call], ids: CallIds) -> Message:
     made = [
-        {"id": IDS[ids].format(i, name=name), "type": "function", "function": {"name": name, "arguments": dict(arguments)}}
+        {
+            "id": IDS[ids].format(i, name=name),
+            "type": "function",
+            "function": {"name": name, "arguments": dict(arguments)},
+        }
         for i, (name, arguments) in enumerate(calls)
     ]
     return {"role": "assistant", "content": content, "tool_calls": made}
