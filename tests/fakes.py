@@ -13,6 +13,7 @@ from radixmill.core.request import GenerateRequest
 from radixmill.core.spec import ModelSpec
 from radixmill.front.dialects import GENERIC, Dialect
 from radixmill.front.session.ask import ChatPrompt
+from radixmill.front.session.detect import Detected
 from radixmill.link.client import Health
 
 EOS, BOS, USER, REPLY = 256, 257, 258, 259
@@ -43,6 +44,7 @@ class ByteText:
         self.control |= {literal: SPEC.vocab_size + i for i, literal in enumerate(marks)}
         self.special_ids = frozenset(self.control.values())
         self._literals = {id: literal.encode() for literal, id in self.control.items()}
+        self.detected = Detected(dialect, "qwen3" if dialect.think else "none", "hermes")
         self.chats: list[ChatPrompt] = []
 
     def encode(self, text: str, *, parse_special: bool = True, add_special: bool = True) -> list[int]:
