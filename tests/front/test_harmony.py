@@ -35,6 +35,7 @@ from radixmill.front.session import (
     gather,
     template_tools,
 )
+from radixmill.front.session.detect import Detected
 from radixmill.front.session.speech import Speech
 from radixmill.front.text import ChatTemplate, TextStack, Tokenizer
 from radixmill.front.text.gguf import gguf_vocabulary
@@ -217,10 +218,7 @@ def template() -> ChatTemplate:
 
 @pytest.fixture(scope="module")
 def model(template) -> ModelText:
-    stack = TextStack(Tokenizer(gguf_vocabulary(byte_level(control=(*CONTROL, *MARKS)))), template)
-    made = ModelText(stack)
-    made.dialect = GptOss()
-    return made
+    return ModelText(TextStack(Tokenizer(gguf_vocabulary(byte_level(control=(*CONTROL, *MARKS)))), template))
 
 
 RULE = ToolRule(
@@ -252,6 +250,15 @@ def prompt(model: ModelText, *messages: dict[str, Any], **more: Any) -> str:
 def turns(text: str) -> str:
     """What stands behind the first message of the user."""
     return text.split("<|start|>user<|message|>do it<|end|>")[1].removesuffix(TURN)
+
+
+def test_it_is_known_by_its_template(model):
+    found = model.detected
+    assert isinstance(model.dialect, GptOss) and (found.reasoning_parser, found.tool_call_parser) == (
+        "gpt-oss",
+        "gpt-oss",
+    )
+    assert [found.basis(subject) for subject in ("thoughts", "calls")] == ["template", "template"]
 
 
 def test_the_template_writes_what_is_read(model):
@@ -343,8 +350,7 @@ def test_other_efforts_are_refused(model, effort):
 
 
 def test_efforts_are_each_family_s_own(model):
-    other = ModelText(model.stack)
-    other.dialect = Hermes()
+    other = ModelText(model.stack, Detected(Hermes(), "none", "hermes"))
     assert "Reasoning: none" in prompt(other, USER, template_kwargs={"reasoning_effort": "none"})
     assert "Reasoning: medium" in prompt(model, USER)
 
