@@ -449,6 +449,13 @@ def test_a_prompt_within_the_answer(fields, good, bad):
         assert text in bad or reads_back(made, text), text
 
 
+def test_a_raw_prompt_is_bound_as_it_is():
+    raw = Ask(id="q", model="m", prompts=(TextPrompt("do"),), constraint=JSON)
+    assert Speech(raw, GptOss(), "not").constraint == JSON
+    opened = Speech(raw, GptOss(), "opened").constraint
+    assert takes("structural_tag", opened.text, f'y{END}{TURN}{FINAL}{{"a": 1}}', HARMONY, after=END)
+
+
 # --- whole answers
 
 ENDS = (SPEC.vocab_size + MARKS.index("<|return|>"), SPEC.vocab_size + MARKS.index("<|call|>"))
@@ -521,6 +528,8 @@ def test_stop_strings_match_the_raw_text():
 def test_other_prompts_have_no_channels():
     whole, _ = whole_of(f"{THOUGHT}{FINAL}so", tools=None, prompts=(TextPrompt("do"),))
     assert whole.reasoning is None and "why" in whole.text and "so" in whole.text
+    whole, _ = whole_of(f"{THOUGHT}{FINAL}so", tools=None, prompts=(TextPrompt("do"),), raw_thoughts="may")
+    assert (whole.reasoning, whole.text) == ("why", "so")
 
 
 TOOL_BODIES = [
