@@ -71,6 +71,7 @@ class Splitter:
         self._guaranteed, self._only_calls, self._one_call = guaranteed, guaranteed and only_calls, one_call
         self._since = 0  # where the thoughts at hand begin
         self._pieces: _Pieces = []
+        self._said_to = 0  # where the last content ends
         self._thoughts: list[str] = []  # kept until they are whole
         self._thought_at = 0  # where the last of them ends
         self._parts = self._answer()
@@ -367,7 +368,8 @@ class Splitter:
     def _skip_rest(self, rest: str, tags: list[str]) -> None:
         """At the end: white space behind calls, and where nothing but calls may stand the beginning of one."""
         begun = self._only_calls and any(tag.startswith(rest) for tag in tags)
-        if (not rest and self.calls) or begun:
+        behind_text = self._said_to == self.scan.position
+        if (not rest and self.calls and not behind_text) or begun:
             self._skip(len(self.scan.text) - self.scan.at)
 
     def _frame(self, length: int) -> None:
@@ -388,8 +390,8 @@ class Splitter:
 
     def _said(self, length: int) -> None:
         if length:
-            text = self._take(length)
-            self._pieces.append(Said(text, self.scan.position))
+            text, self._said_to = self._take(length), self.scan.position
+            self._pieces.append(Said(text, self._said_to))
 
 
 class _Broken(NamedTuple):
