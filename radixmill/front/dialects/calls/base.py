@@ -37,7 +37,7 @@ INPUT: Schema = {
 
 class Callee(NamedTuple):
     """A tool that may be called, as a reader knows it. `parameters`: the JSON Schema of its arguments; None: unknown.
-    `bound`: a grammar lets them be written as that says only."""
+    `bound`: a grammar sees to it that they are written, and as that says."""
 
     shape: ToolShape = "object"
     parameters: Schema | None = None
@@ -169,6 +169,17 @@ class Calls(ABC):
     @abstractmethod
     def tail(self, shape: ToolShape = "object") -> str:
         """A call from where its input ends."""
+
+    def is_begun(self, rest: str, name: str, shape: ToolShape) -> bool:
+        """Whether this is how a call of that tool begins, up to its input, or how a section ends."""
+        head = self.head(name, shape)
+        ways = (
+            head,
+            self.gap + head,
+            self._around.close,
+            *(before + head for before in (self._around.open, *self.openers)),
+        )
+        return any(way.startswith(rest) for way in ways)
 
     def written(self, name: str, arguments: Mapping[str, Any]) -> str:
         """An earlier call as the model would have written it."""
