@@ -110,10 +110,23 @@ FORMATS: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
         tag(
             "(",
             {**separated(at_least_one=True), "separator": "\n", "tags": [*TWO, tag("<f=c>", text(""), "</f>")]},
-            "\n)",
+            "\n</>",
         ),
-        ["(<f=b>z</f>\n)", "(<f=b>z</f>\n<f=c></f>\n<f=b></f>\n)", '(<f=a>{"a":1}</f>\n<f=a>{"a":1}</f>\n)'],
-        ["(<f=c></f>)", "(<f=c></f>\n\n)"],
+        ["(<f=b>z</f>\n</>", "(<f=b>z</f>\n<f=c></f>\n<f=b></f>\n</>", '(<f=a>{"a":1}</f>\n<f=a>{"a":1}</f>\n</>'],
+        ["(<f=c></f></>", "(<f=c></f>\n\n</>"],
+    ),
+    "qwen_xml_parameter, some left out": (
+        {
+            "type": "qwen_xml_parameter",
+            "json_schema": {"properties": {"s": {"type": "string"}, "t": {"type": "string"}, "n": {"type": "integer"}}},
+        },
+        [
+            "",
+            "<parameter=n>\n1\n</parameter>",
+            "<parameter=s>\nx\n</parameter><parameter=n>\n1\n</parameter>",
+            "<parameter=s>\nx\n</parameter><parameter=t>\n1\n</parameter>\n<parameter=n>\n1\n</parameter>",
+        ],
+        ["<parameter=n>\n1\n</parameter><parameter=s>\nx\n</parameter>"],
     ),
     "tags_in_order": (
         tag(

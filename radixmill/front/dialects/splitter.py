@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Mapping
 from typing import NamedTuple
 
-from radixmill.front.dialects.calls.base import Begun, Callee, Found, Given, Whole
+from radixmill.front.dialects.calls.base import Begun, Callee, Found, Given, Known, Whole
 from radixmill.front.dialects.dialect import Dialect
 from radixmill.front.dialects.extent import SPACE, read_input
 from radixmill.front.dialects.pieces import Called, Passed, Piece, Said, Thought
@@ -406,3 +406,13 @@ def _keep(kept: _Kept, found: Found, end: int) -> None:
             kept[-1] = Given(text + more), end
         case _, (Begun() | Given()):
             kept.append((found, end))
+        case _, Known(id):
+            _know(kept, id)
+
+
+def _know(kept: _Kept, id: str) -> None:
+    """The last call that was begun has this id; if it was given already, the one that it has stays."""
+    for i, (found, end) in reversed(list(enumerate(kept))):
+        if isinstance(found, Begun):
+            kept[i] = found._replace(id=id), end
+            return
