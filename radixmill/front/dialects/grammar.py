@@ -7,15 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from radixmill.front.dialects.calls.base import Format, Target, constant, sequence
+from radixmill.front.dialects.calls.base import Format, Target, constant, either, sequence
 from radixmill.front.dialects.dialect import Dialect
 
-INPUT = {
-    "type": "object",
-    "properties": {"input": {"type": "string"}},
-    "required": ["input"],
-    "additionalProperties": False,
-}
 ANY_ARGUMENTS = {"type": "object"}
 ANY_TEXT = {"type": "any_text"}
 
@@ -63,7 +57,3 @@ def after_thoughts(dialect: Dialect, then: Format) -> Format:
 def part(open: str, close: str) -> Format:
     """Any text in tags."""
     return {"type": "tag", "begin": open, "content": ANY_TEXT, "end": close}
-
-
-def either(*formats: Format) -> Format:
-    return {"type": "or", "elements": list(formats)}

@@ -23,14 +23,21 @@ from msgspec.structs import replace
 from radixmill.core.errors import BadRequest
 from radixmill.core.request import Constraint, ThinkingBudget
 from radixmill.front.dialects import Callee, Dialect, Splitter, Thoughts, ToolShape
-from radixmill.front.dialects.calls.base import NO_ARGUMENTS, Format, Target, constant, json_schema, sequence
+from radixmill.front.dialects.calls.base import (
+    INPUT,
+    NO_ARGUMENTS,
+    Format,
+    Target,
+    constant,
+    either,
+    json_schema,
+    sequence,
+)
 from radixmill.front.dialects.grammar import (
     ANY_ARGUMENTS,
-    INPUT,
     after_thoughts,
     answer,
     behind_content,
-    either,
     only_calls,
     text_and_calls,
 )
@@ -68,7 +75,7 @@ class Speech:
             return None
         return Splitter(
             self.dialect,
-            {tool.name: Callee(shape_of(tool), tool.parameters) for tool in self.tools},
+            {tool.name: self._callee(tool) for tool in self.tools},
             opened=self.thinking == "opened",
             separate=self.ask.separate_reasoning,
             whole_thoughts=not self.ask.stream_reasoning,
@@ -133,6 +140,11 @@ class Speech:
         if not self._is_bound(tool):
             return Target(tool.name, shape, ANY_ARGUMENTS)
         return Target(tool.name, shape, NO_ARGUMENTS if tool.parameters is None else of_object(tool.parameters))
+
+    def _callee(self, tool: Tool) -> Callee:
+        """NOTE: its parameters are those of `_target`: a reader must know how the grammar had them written."""
+        bound = self.calls is not None and self._is_bound(tool)
+        return Callee(shape_of(tool), NO_ARGUMENTS if bound and tool.parameters is None else tool.parameters, bound)
 
     def _is_bound(self, tool: Tool) -> bool:
         return tool.strict or (self.ask.tools is not None and self.ask.tools.choice == "required")
