@@ -224,7 +224,7 @@ def test_usage_counts_what_the_budget_lets_through(
     text = (TagText if exact else ByteText)(THINKING, begun)
     free, before = run(made(text, said, cuts)[0], ask())
     whole, after = run(made(text, said, cuts)[0], ask(max_thinking_tokens=tokens))
-    tag = 0 if begun else len(spelled(text, "<think>"))
+    tag = 0 if begun else len(spelled(text, "<think>")) + len(said) - len(said.lstrip())  # space before it counts, too
     close = len(spelled(text, "</think>"))
     if before.reasoning < tokens + tag:
         assert after == before and whole == free
