@@ -11,8 +11,8 @@ from radixmill.core.messages import End, TokenDelta, TokenLogprob, Usage
 from radixmill.core.request import GenerateRequest
 from radixmill.core.spec import ModelSpec
 from radixmill.front.dialects import GENERIC, Dialect
-from radixmill.front.session.detect import Detected
 from radixmill.front.session.ask import ChatPrompt
+from radixmill.front.session.detect import Detected
 from radixmill.link.client import Health
 
 EOS, BOS, USER, REPLY = 256, 257, 258, 259

@@ -12,8 +12,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from radixmill.front.dialects.calls.base import Begun, Callee, Calls, Format, Given, Reader, Tags, Target, ToolShape
-from radixmill.front.dialects.calls.base import Whole
+from radixmill.front.dialects.calls.base import (
+    Begun,
+    Callee,
+    Calls,
+    Format,
+    Given,
+    Reader,
+    Tags,
+    Target,
+    ToolShape,
+    Whole,
+)
 from radixmill.front.dialects.calls.json_object import object_given
 from radixmill.front.dialects.extent import SPACE
 from radixmill.front.dialects.scan import Malformed, Scan, Steps
