@@ -34,6 +34,7 @@ class Detected:
     tool_call_parser: str
     proofs: tuple[Proof, ...] = ()
     fits: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())  # of thoughts, of calls
+    families: tuple[str, str] = ("", "")  # theirs, as the code calls them; "": none
     generic: bool = False
     warnings: tuple[str, ...] = ()
 
@@ -62,7 +63,7 @@ _WHY = {
 }
 
 
-def detect(
+def detect_dialect(
     stack: TextStack, reasoning_parser: str = AUTO, tool_call_parser: str = AUTO, *, trust: bool = False
 ) -> Detected:
     """The dialect of a model. Parsers: a name that a family has, "auto" or "none".
@@ -164,12 +165,14 @@ class _Detection:
     # --- calls
 
     def _reads(self, family: Family) -> bool:
-        """Whether calls are read as the template writes them; where it writes none, whether the family's tags are known."""
+        """Whether calls are read as the template writes them; where it writes none, whether they look as it is told, by
+        us, or as far as is known by the template."""
         if samples := self._written(family):
             return reads(self._pair(family), samples, "calls")
         template = self.made.template
-        takes = template is not None and template.takes_tools
-        return takes and bool(family.calls.tags - {""}) and not self._unknown(family.calls.tags)
+        if template is None or not template.takes_tools:
+            return family.calls == GENERIC.calls
+        return bool(family.calls.tags - {""}) and not self._unknown(family.calls.tags)
 
     def _written(self, family: Family | None) -> tuple[Sample, ...]:
         """The two calls as the template writes them; for a family whose ids it refuses, with others. Empty: it does not."""
@@ -192,6 +195,7 @@ class _Detection:
             tool_call_parser=_name(family, "calls", self.calls_asked) if family else NONE,
             proofs=self._proofs(dialect, family, thinker),
             fits=(_names(self.fitting, "thoughts"), _names(self.readers, "calls")),
+            families=(thinker.__name__ if thinker else "", family.__name__ if family else ""),
             generic=family is not None and not self._written(family),
         )
 
@@ -229,8 +233,8 @@ class _Detection:
         return prove(dialect, [stated(family)], {"calls": "text"})[0]
 
 
-def _lost(tags: Sequence[str]) -> str:
-    return f"{' and '.join(map(repr, tags))} stand{'s' * (len(tags) == 1)} neither in the vocabulary nor in the chat template"
+def _lost(tags: Iterable[str]) -> str:
+    return f"{', '.join(map(repr, sorted(tags)))}: not in the vocabulary, and not in the chat template"
 
 
 def _own(family: Family) -> Family | None:

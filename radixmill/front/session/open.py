@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from radixmill.core.config import Config
-from radixmill.front.session.detect import detect
+from radixmill.front.session.detect import detect_dialect
 from radixmill.front.session.session import Session
 from radixmill.front.session.text import ModelText
 from radixmill.front.text import load_text
@@ -16,7 +16,7 @@ def open_text(config: Config, files: ModelFiles) -> ModelText:
     options = config.model
     stack = load_text(files, chat_template=options.chat_template, tokenizer=options.tokenizer)
     return ModelText(
-        stack, detect(stack, options.reasoning_parser, options.tool_call_parser, trust=options.trust_parsers)
+        stack, detect_dialect(stack, options.reasoning_parser, options.tool_call_parser, trust=options.trust_parsers)
     )
 
 

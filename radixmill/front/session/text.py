@@ -11,7 +11,7 @@ from radixmill.front.dialects import Dialect
 from radixmill.front.dialects.calls.unread import Unread
 from radixmill.front.dialects.writer import HERMES, tells_of_tools, told_of, with_tools
 from radixmill.front.session.ask import ChatPrompt
-from radixmill.front.session.detect import Detected, detect
+from radixmill.front.session.detect import Detected, detect_dialect
 from radixmill.front.text import ChatTemplate, TemplateError, TextStack, encode_chat
 
 
@@ -68,7 +68,7 @@ class ModelText:
     """A model's own tokenizer and chat template, and the dialect that was found for them."""
 
     def __init__(self, stack: TextStack, detected: Detected | None = None) -> None:
-        self.stack, self.detected = stack, detected or detect(stack)
+        self.stack, self.detected = stack, detected or detect_dialect(stack)
         self.dialect = self.detected.dialect
         self.special_ids = stack.tokenizer.special_ids
         self.control = stack.tokenizer.control
