@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from radixmill.core.errors import BadRequest
 from radixmill.front.dialects import Dialect
 from radixmill.front.dialects.calls.unread import Unread
+from radixmill.front.dialects.history import fitted
 from radixmill.front.dialects.writer import HERMES, tells_of_tools, told_of, with_tools
 from radixmill.front.session.ask import ChatPrompt
 from radixmill.front.session.detect import Detected, detect_dialect
@@ -87,6 +88,7 @@ class ModelText:
             template.check_kwargs(chat.template_kwargs)
         except ValueError as error:
             raise BadRequest(f"{error}.", param="chat_template_kwargs") from None
+        _check_effort(self.dialect, chat.template_kwargs.get("reasoning_effort"))
         messages, tools = self._told(template, chat)
         return encode_chat(
             self.stack,
@@ -100,7 +102,8 @@ class ModelText:
     def _told(self, template: ChatTemplate, chat: ChatPrompt) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Messages and tools for the template; all in the messages where it has no place for tools.
         A template that knows the roles of earlier calls keeps them if no tools are given now, or if it writes calls."""
-        messages, tools = [self._renamed(message) for message in chat.messages], list(chat.tools)
+        messages = fitted(self.dialect, [self._renamed(message) for message in chat.messages])
+        tools = list(chat.tools)
         knows_roles = any("tool" in source for source in template.sources.values())
         if template.takes_tools or not (tools or (tells_of_tools(messages) and not knows_roles)):
             return messages, tools
@@ -120,6 +123,16 @@ class ModelText:
     def _renamed(self, message: dict[str, Any]) -> dict[str, Any]:
         role = message["role"]
         return {**message, "role": self._renames.get(role, role)}
+
+
+def _check_effort(dialect: Dialect, effort: Any) -> None:
+    """Raise BadRequest for an effort that the family's templates don't know."""
+    if dialect.efforts and effort is not None and effort not in dialect.efforts:
+        known = f"{', '.join(dialect.efforts[:-1])} or {dialect.efforts[-1]}"
+        raise BadRequest(
+            f"reasoning_effort must be {known}: this model always thinks, and knows no other efforts than these.",
+            param="reasoning_effort",
+        )
 
 
 def _renames(template: ChatTemplate | None) -> dict[str, str]:
