@@ -21,7 +21,8 @@ from radixmill.front.text import TextStack
 AUTO, NONE = "auto", "none"
 Family = type[Dialect]
 GENERIC: Family = Dialect
-FLAGS: dict[Subject, str] = {"thoughts": "--reasoning-parser", "calls": "--tool-call-parser"}
+FIELDS: dict[Subject, str] = {"thoughts": "reasoning_parser", "calls": "tool_call_parser"}
+FLAGS: dict[Subject, str] = {subject: "--" + field.replace("_", "-") for subject, field in FIELDS.items()}
 
 
 @dataclass(frozen=True, slots=True)
