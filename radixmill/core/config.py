@@ -59,6 +59,9 @@ class ModelOptions:
         metavar="NAME",
     )
     trust_parsers: bool = option(False, "start although a named parser does not read what the chat template writes")
+    default_chat_template_kwargs: str = option(
+        "{}", "JSON: what the chat template is told where a request's own chat_template_kwargs do not say otherwise"
+    )
     allow_unknown_config: bool = option(False, "load although config.json has keys that we do not know")
 
 

@@ -110,7 +110,7 @@ class Alphabet:
             tuple(sorted(dialect.tags)),
             tuple(sections + [calls.written(*call) for call in CALLS]),
             tuple([calls.head(name) for name in ("now", "get_weather", "unknown")] + [calls.tail()]),
-            tuple([dialect.example or "so", *answers]),
+            (dialect.example or "so", *answers),
         )
 
     def fragments(self, dice: random.Random) -> list[Part]:
@@ -220,7 +220,7 @@ def _less(parts: list[Part], fails: Callable[[Sequence[Part]], bool]) -> list[Pa
 def promised(alphabet: Alphabet, dice: random.Random) -> str:
     """What is wrong with how a text is read that a grammar allows; it is cut off anywhere. "": nothing."""
     dialect, only = alphabet.dialect, dice.random() < 0.5
-    calls = [call for call in dice.choices(CALLS[:-1], k=dice.randint(1, 3))]
+    calls = list(dice.choices(CALLS[:-1], k=dice.randint(1, 3)))
     text = answered(
         dialect, dice.choice(("", "why")), "" if only else dice.choice(("", "so ")), dialect.calls.all_written(calls)
     )

@@ -10,12 +10,6 @@ from collections.abc import Sequence
 from radixmill.front.dialects.calls.base import Format, Target, constant, sequence
 from radixmill.front.dialects.dialect import Dialect
 
-INPUT = {
-    "type": "object",
-    "properties": {"input": {"type": "string"}},
-    "required": ["input"],
-    "additionalProperties": False,
-}
 ANY_ARGUMENTS = {"type": "object"}
 ANY_TEXT = {"type": "any_text"}
 

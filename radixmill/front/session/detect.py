@@ -136,10 +136,11 @@ class _Detection:
             raise CannotStart(f"{FLAGS[subject]} {name}: there is no such parser", f"There are: {known}")
         return [family for family in fitting if family in named] or named[:1]
 
-    def _unlike(self, family: Family) -> tuple[bool, bool]:
-        """How little a family's thoughts look like the model's: families that fit are tried in this order."""
-        think = family.think or Thoughts()
-        return (think.switch not in self.made.switches if self.made.switches else bool(think.switch)), think.assumed
+    def _unlike(self, family: Family) -> tuple[bool, bool, bool]:
+        """How little a family's thoughts look like the model's: families that fit are tried in this order, and of those
+        that look as much like it the one with the form of calls that all models get first."""
+        think, switches = family.think or Thoughts(), self.made.switches
+        return bool(switches) and think.switch not in switches, think.assumed, family.calls != GENERIC.calls
 
     def _thinks(self, family: Family) -> bool:
         """Whether the template's thought is read by this family's tags; where it writes none, whether they are known."""

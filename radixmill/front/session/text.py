@@ -68,9 +68,15 @@ class Spelling:
 class ModelText:
     """A model's own tokenizer and chat template, and the dialect that was found for them."""
 
-    def __init__(self, stack: TextStack, detected: Detected | None = None) -> None:
+    def __init__(
+        self, stack: TextStack, detected: Detected | None = None, template_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
+        """`template_kwargs`: what its chat template is told where a request does not say otherwise. Raises ValueError
+        where that is not for anybody to set."""
         self.stack, self.detected = stack, detected or detect_dialect(stack)
-        self.dialect = self.detected.dialect
+        self.dialect, self.template_kwargs = self.detected.dialect, dict(template_kwargs or {})
+        if stack.template is not None:
+            stack.template.check_kwargs(self.template_kwargs)
         self.special_ids = stack.tokenizer.special_ids
         self.control = stack.tokenizer.control
         self.fill_ends = stack.tokenizer.fill.ends if stack.tokenizer.fill else None
@@ -96,8 +102,17 @@ class ModelText:
             tools=tools or None,
             add_generation_prompt=chat.add_generation_prompt,
             continue_final_message=chat.continue_final_message,
-            **chat.template_kwargs,
+            **self._kwargs(chat),
         )
+
+    def _kwargs(self, chat: ChatPrompt) -> dict[str, Any]:
+        """The template's arguments: the server's, over them what the request says of thoughts, over that its own."""
+        given = chat.template_kwargs
+        own = self.dialect.think.switch if self.dialect.think else ""
+        switches = (own,) if own else SWITCHES
+        if chat.thinks is None or given.keys() & {*switches, *SWITCHES}:
+            return {**self.template_kwargs, **given}
+        return {**self.template_kwargs, **dict.fromkeys(switches, chat.thinks), **given}
 
     def _told(self, template: ChatTemplate, chat: ChatPrompt) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Messages and tools for the template; all in the messages where it has no place for tools.
@@ -123,6 +138,9 @@ class ModelText:
     def _renamed(self, message: dict[str, Any]) -> dict[str, Any]:
         role = message["role"]
         return {**message, "role": self._renames.get(role, role)}
+
+
+SWITCHES = ("enable_thinking", "thinking")  # what templates call it; all are set where the family's is not known
 
 
 def _check_effort(dialect: Dialect, effort: Any) -> None:

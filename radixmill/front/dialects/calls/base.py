@@ -27,13 +27,21 @@ Format = dict[str, Any]
 
 Schema = dict[str, Any]
 NO_ARGUMENTS: Schema = {"type": "object", "properties": {}, "additionalProperties": False}
+INPUT: Schema = {
+    "type": "object",
+    "properties": {"input": {"type": "string"}},
+    "required": ["input"],
+    "additionalProperties": False,
+}
 
 
 class Callee(NamedTuple):
-    """A tool that may be called, as a reader knows it. `parameters`: the JSON Schema of its arguments; None: unknown."""
+    """A tool that may be called, as a reader knows it. `parameters`: the JSON Schema of its arguments; None: unknown.
+    `bound`: a grammar lets them be written as that says only."""
 
     shape: ToolShape = "object"
     parameters: Schema | None = None
+    bound: bool = False
 
 
 class Target(NamedTuple):
@@ -81,12 +89,14 @@ class Calls(ABC):
 
         section.open  call.open … call.close  gap  call.open … call.close  section.close
 
-    `gap`: white space and the like that the family's models write between two calls; any white space is read there.
+    `gap`: white space and the like that the family's models write between two calls, `inset` within the tags of a
+    section; any white space is read there.
     """
 
     section: Tags = Tags()
     call: Tags = Tags()
     gap: str = "\n"
+    inset: str = ""
     between: str = ""  # characters that may stand between calls, besides white space
     bare: bool = False  # calls count outside a section, too
     first_openers: tuple[str, ...] = ()  # what begins calls, besides, where nothing visible stands before
@@ -166,7 +176,12 @@ class Calls(ABC):
 
     def all_written(self, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
         """All calls of an answer."""
-        return f"{self.section.open}{self.gap.join(self.written(*call) for call in calls)}{self.section.close}"
+        around = self._around
+        return f"{around.open}{self.gap.join(self.written(*call) for call in calls)}{around.close}"
+
+    @property
+    def _around(self) -> Tags:
+        return Tags(self.section.open + self.inset, self.inset + self.section.close)
 
     # --- grammar
 
@@ -178,14 +193,14 @@ class Calls(ABC):
 
     def only(self, targets: Sequence[Target], *, parallel: bool) -> Format:
         """One call or, with `parallel`, more, and nothing else."""
-        return sequence(constant(self.section.open), self._run(targets, parallel), constant(self.section.close))
+        return sequence(constant(self._around.open), self._run(targets, parallel), constant(self._around.close))
 
     def among_text(self, targets: Sequence[Target], *, parallel: bool) -> Format:
         """Free text, in which the opening tag begins calls."""
         tags, once = [self.tag(target) for target in targets], not parallel
         if self.section.open:
-            run = self._run(targets, parallel)
-            tags, once = [{"type": "tag", "begin": self.section.open, "content": run, "end": self.section.close}], True
+            run, around = self._run(targets, parallel), self._around
+            tags, once = [{"type": "tag", "begin": around.open, "content": run, "end": around.close}], True
         return {
             "type": "triggered_tags",
             "triggers": [self.openers[0]],

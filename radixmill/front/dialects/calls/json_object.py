@@ -43,7 +43,7 @@ class JsonObject(Calls):
         while not (not seen and (yield from scan.takes("}"))):
             key = yield from self._key(scan, seen)
             if key == self.name_key:
-                name = _text((yield from _string(scan)))
+                name = _text((yield from string(scan)))
                 yield Begun(name)
                 if arguments is not None:
                     yield Given(arguments)
@@ -58,7 +58,7 @@ class JsonObject(Calls):
         return name, arguments
 
     def _key(self, scan: Scan, seen: set[str]) -> Steps[str]:
-        key = _text((yield from _string(scan)))
+        key = _text((yield from string(scan)))
         if key in seen:
             raise Malformed
         seen.add(key)
@@ -115,7 +115,7 @@ def _read_object(text: str) -> str | None:
     return None if not isinstance(value, dict) else text if value else "{}"
 
 
-def _string(scan: Scan) -> Steps[str]:
+def string(scan: Scan) -> Steps[str]:
     """A JSON string, quotes included."""
     start, escaped = scan.at, False
     yield from scan.expect('"')
@@ -133,7 +133,7 @@ def _value(scan: Scan) -> Steps[None]:
     if char and char in "{[":
         _checked((yield from scan.json()))
     elif char == '"':
-        _checked((yield from _string(scan)))
+        _checked((yield from string(scan)))
     else:
         start = scan.at
         while (char := (yield from scan.peek())) and char not in ",}] \t\r\n":
