@@ -68,8 +68,8 @@ class Sample:
     exact: frozenset[str] = frozenset()
 
     def opens(self, dialect: Dialect) -> bool:
-        """Whether the prompt ended within thoughts."""
-        if (think := dialect.think) is None:
+        """Whether the prompt ended within thoughts. Where there are none, they were closed before."""
+        if (think := dialect.think) is None or not self.thought:
             return False
         end = self.prompt.rstrip()
         return end.endswith(think.open.rstrip()) or (think.assumed and not end.endswith(think.close.rstrip()))

@@ -190,15 +190,15 @@ class _Detection:
     # --- proofs
 
     def _detected(self, family: Family | None) -> Detected:
-        dialect, thinker = self._pair(family), self._thinker(family)
+        dialect, thinker, generic = self._pair(family), self._thinker(family), not self._written(family)
         return Detected(
             dialect,
             reasoning_parser=_name(thinker, "thoughts", self.thoughts_asked) if thinker else NONE,
-            tool_call_parser=_name(family, "calls", self.calls_asked) if family else NONE,
+            tool_call_parser=_name(GENERIC if generic else family, "calls", self.calls_asked) if family else NONE,
             proofs=self._proofs(dialect, family, thinker),
             fits=(_names(self.fitting, "thoughts"), _names(self.readers, "calls")),
             families=(thinker.__name__ if thinker else "", family.__name__ if family else ""),
-            generic=family is not None and not self._written(family),
+            generic=generic and family is not None,
         )
 
     def _proofs(self, dialect: Dialect, family: Family | None, thinker: Family | None) -> tuple[Proof, ...]:
