@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from radixmill.front.dialects import THINKING, Dialect
+from radixmill.front.dialects import FAMILIES, THINKING, Dialect
 from radixmill.front.dialects.calls.unread import Unread
 from radixmill.front.dialects.families import GptOss, Qwen3
 from radixmill.front.dialects.proof import CALLS, PARAMETERS
@@ -81,6 +81,21 @@ def test_calls_of_a_text():
     assert parsed("no call") == {"normal_text": "no call", "calls": []}
     assert parsed("<think>why</think>" + HERMES, tool_call_parser="qwen25")["calls"] == CALLED
     assert parsed(GptOss.example, tool_call_parser="gpt-oss")["calls"] == CALLED
+
+
+@pytest.mark.parametrize("family", [one for one in FAMILIES if one.tool_call_parsers], ids=lambda one: one.__name__)
+def test_calls_of_every_parser(family):
+    for name in family.tool_call_parsers:
+        for text in {family.calls.all_written(CALLS), family.example} - {""}:
+            made = parsed(text, tool_call_parser=name)["calls"]
+            assert [(call["name"], json.loads(call["parameters"])) for call in made] == list(CALLS), text
+
+
+@pytest.mark.parametrize("family", [one for one in FAMILIES if one.reasoning_parsers], ids=lambda one: one.__name__)
+def test_thoughts_of_every_parser(family):
+    for name in family.reasoning_parsers:
+        one = separated(f"{family.think.open}why{family.think.close}so", reasoning_parser=name)
+        assert one == {"reasoning_text": "why", "text": "so"}
 
 
 def test_what_is_no_call_of_these_tools_stays_text():

@@ -79,15 +79,6 @@ def test_every_template_is_in_the_table():
     assert {path.stem for path in shared("templates").glob("*.jinja")} == set(TABLE)
 
 
-@pytest.fixture(autouse=True)
-def known(request):
-    names = TABLE.get(
-        getattr(request.node, "callspec", None) and request.node.callspec.params.get("name"), ("none",) * 4
-    )
-    if not {names[0], names[2]} <= {"none", *known_names("thoughts"), *known_names("calls")}:
-        pytest.skip("family not there")
-
-
 @by_template
 def test_what_is_found_for_a_template(name):
     one = found(named(name))

@@ -91,7 +91,7 @@ def add_parser_routes(app: FastAPI, front: Front) -> None:
 
 async def separated(session: Session, body: SeparateBody) -> Separated:
     """Raises BadRequest."""
-    dialect = parse.dialect_named(session.text, body.reasoning_parser, "thoughts")
+    dialect = parse.dialects_named(session.text, body.reasoning_parser, "thoughts")[0]
     blocks = await _aside(body.text, lambda: parse.blocks(dialect, body.text))
     thoughts = [block.text for block in blocks if block.type == "reasoning"]
     said = [block.text for block in blocks if block.type == "text"]
@@ -104,10 +104,10 @@ async def separated(session: Session, body: SeparateBody) -> Separated:
 
 async def function_calls(session: Session, body: ParseBody) -> ParsedCalls:
     """Raises BadRequest."""
-    dialect = parse.dialect_named(session.text, body.tool_call_parser, "calls")
+    dialects = parse.dialects_named(session.text, body.tool_call_parser, "calls")
     rule = to_rule(body.tools, None, None)
     tools = rule.tools if rule else ()
-    found = await _aside(body.text, lambda: parse.calls(dialect, tools, body.text))
+    found = await _aside(body.text, lambda: parse.calls(dialects, tools, body.text))
     custom = {tool.name for tool in tools if tool.custom}
     made = [
         ParsedCall(i, name, json.dumps({"input": given}) if name in custom else given)

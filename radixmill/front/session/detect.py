@@ -15,7 +15,7 @@ from radixmill.core.errors import CannotStart
 from radixmill.front.dialects import FAMILIES, Dialect, Thoughts
 from radixmill.front.dialects.calls.unread import Unread
 from radixmill.front.dialects.proof import ANSWER, THOUGHT, Proof, Sample, Subject, prove, reads, stated
-from radixmill.front.session.rehearse import Rehearsal
+from radixmill.front.session.rehearse import EFFORT, Rehearsal
 from radixmill.front.text import TextStack
 
 AUTO, NONE = "auto", "none"
@@ -116,11 +116,13 @@ class _Detection:
         if self.calls_asked == NONE:
             return self._detected(None)
         tried = [*self.callers, GENERIC] if self.calls_asked == AUTO else self.callers
-        made = (self._detected(family) for family in tried)
-        first = next(made)
-        for detected in (first, *made):
+        first: Detected | None = None
+        for family in tried:
+            detected = self._detected(family)
             if all(proof.passed for proof in detected.proofs if proof.subject == "calls"):
                 return detected
+            first = first or detected
+        assert first is not None, "a name without families is refused before"
         return first
 
     def _asked(self, subject: Subject, fitting: Sequence[Family]) -> list[Family]:
@@ -136,11 +138,12 @@ class _Detection:
             raise CannotStart(f"{FLAGS[subject]} {name}: there is no such parser", f"There are: {known}")
         return [family for family in fitting if family in named] or named[:1]
 
-    def _unlike(self, family: Family) -> tuple[bool, bool, bool]:
+    def _unlike(self, family: Family) -> tuple[bool, ...]:
         """How little a family's thoughts look like the model's: families that fit are tried in this order, and of those
-        that look as much like it the one with the form of calls that all models get first."""
+        that look as much like it the one with the form of calls that all models get, and with names for both, first."""
         think, switches = family.think or Thoughts(), self.made.switches
-        return bool(switches) and think.switch not in switches, think.assumed, family.calls != GENERIC.calls
+        strange = bool(switches) and think.switch not in switches
+        return strange, think.assumed, family.calls != GENERIC.calls, not family.tool_call_parsers
 
     def _thinks(self, family: Family) -> bool:
         """Whether the template's thought is read by this family's tags; where it writes none, whether they are known."""
@@ -160,7 +163,7 @@ class _Detection:
         if thinker is None or thinker.think is None:
             return None
         switches, own = self.made.switches, thinker.think.switch
-        switch = own if own in switches else next(iter(switches), "")
+        switch = own if own in switches else next((one for one in switches if one != EFFORT), "")
         unset, on, off = self.made.prompt(""), self.made.prompt(switch), self.made.prompt(switch, False)
         return replace(thinker.think, switch=switch, default=thinker.think.default if on == off else unset == on)
 

@@ -29,14 +29,14 @@ class Parsed(NamedTuple):
     calls: list[tuple[str, str]]
 
 
-def dialect_named(text: Text, name: str | None, subject: Subject) -> Dialect:
-    """The dialect of a parser; without a name, or for "auto", that of the served model. Raises BadRequest."""
+def dialects_named(text: Text, name: str | None, subject: Subject) -> list[Dialect]:
+    """The dialects of a parser; without a name, or for "auto", that of the served model. Raises BadRequest."""
     if name in (None, AUTO):
-        return text.dialect
+        return [text.dialect]
     if not (named := families_named(str(name), subject)):
         field, known = FIELDS[subject], ", ".join((AUTO, *known_names(subject)))
         raise BadRequest(f"{field} must be one of {known}.", param=field)
-    return named[0]()
+    return [family() for family in named]
 
 
 def blocks(dialect: Dialect, text: str) -> list[Block]:
@@ -50,8 +50,16 @@ def blocks(dialect: Dialect, text: str) -> list[Block]:
     return [Block(kind, "".join(words)) for kind, words in _grouped(pieces)]
 
 
-def calls(dialect: Dialect, tools: Sequence[Tool], text: str) -> Parsed:
-    """Calls of these tools, and the rest of the text, thoughts included."""
+def calls(dialects: Sequence[Dialect], tools: Sequence[Tool], text: str) -> Parsed:
+    """Calls of these tools, and the rest of the text, thoughts included; by the first of the dialects that finds any."""
+    read = [_calls(dialects[0], tools, text)]
+    for dialect in dialects[1:]:
+        if not read[-1].calls:
+            read.append(_calls(dialect, tools, text))
+    return read[-1] if read[-1].calls else read[0]
+
+
+def _calls(dialect: Dialect, tools: Sequence[Tool], text: str) -> Parsed:
     splitter = Splitter(dialect, {tool.name: Callee(shape_of(tool), tool.parameters) for tool in tools}, separate=False)
     said: list[str] = []
     made: list[tuple[str, str]] = []
