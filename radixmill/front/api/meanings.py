@@ -327,6 +327,12 @@ ANTHROPIC: dict[str, Meaning] = {
 TOKENS: dict[str, Meaning] = {
     "add_special_tokens": vllm("begin and end tokens are put where the model wants them"),
     "tokens": vllm("token ids, or lists of them"),
+    "SeparateBody.text": sglang("a model's raw text; it begins within thoughts if they close before they open"),
+    "reasoning_parser": sglang("who reads it: a name of `--reasoning-parser`, or `auto`", "the served model's"),
+    "return_blocks": sglang("also list each thought and each text, apart and in their order"),
+    "ParseBody.text": sglang("a model's raw text, thoughts included"),
+    "ParseBody.tools": sglang("the tools that may be called; what is no call of theirs stays text"),
+    "tool_call_parser": sglang("who reads it: a name of `--tool-call-parser`, or `auto`", "the served model's"),
     "AbortBody.rid": sglang("requests whose id begins so are stopped"),
     "abort_all": sglang("all requests are stopped"),
 }

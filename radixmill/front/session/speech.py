@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from msgspec.structs import replace
 
@@ -33,6 +33,7 @@ from radixmill.front.dialects.calls.base import (
     json_schema,
     sequence,
 )
+from radixmill.front.dialects.calls.unread import Unread
 from radixmill.front.dialects.grammar import (
     ANY_ARGUMENTS,
     after_thoughts,
@@ -116,8 +117,13 @@ class Speech:
         if rule is None or not self.tools:
             return None
         targets = [self._target(tool) for tool in self.tools]
+        bound = any(tool.strict or tool.format for tool in self.tools)
+        if isinstance(self.dialect.calls, Unread):
+            return (
+                _refuse_calls("tool_choice") if rule.choice == "required" else _refuse_calls("tools") if bound else None
+            )
         only = rule.choice == "required" or self.ask.constraint is not None
-        if not only and not any(tool.strict or tool.format for tool in self.tools):
+        if not only and not bound:
             return None
         if only or self._goes_on:
             calls = only_calls(self.dialect, targets, parallel=rule.parallel)
@@ -175,6 +181,13 @@ class Speech:
                 f"{field} binds the answer, but tool_choice asks for a tool call: choose one.", param=field
             )
         return structural(either(self.calls, as_format(own)))
+
+
+def _refuse_calls(field: str) -> NoReturn:
+    raise BadRequest(
+        f"{field} asks for tool calls of a certain form, but this server was told to read none (--tool-call-parser none).",
+        param=field,
+    )
 
 
 def callable_tools(rule: ToolRule | None) -> tuple[Tool, ...]:

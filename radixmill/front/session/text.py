@@ -12,7 +12,7 @@ from radixmill.front.dialects.calls.unread import Unread
 from radixmill.front.dialects.history import fitted
 from radixmill.front.dialects.writer import HERMES, tells_of_tools, told_of, with_tools
 from radixmill.front.session.ask import ChatPrompt
-from radixmill.front.session.detect import Detected, detect
+from radixmill.front.session.detect import Detected, detect_dialect
 from radixmill.front.text import ChatTemplate, TemplateError, TextStack, encode_chat
 
 
@@ -73,7 +73,7 @@ class ModelText:
     ) -> None:
         """`template_kwargs`: what its chat template is told where a request does not say otherwise. Raises ValueError
         where that is not for anybody to set."""
-        self.stack, self.detected = stack, detected or detect(stack)
+        self.stack, self.detected = stack, detected or detect_dialect(stack)
         self.dialect, self.template_kwargs = self.detected.dialect, dict(template_kwargs or {})
         if stack.template is not None:
             stack.template.check_kwargs(self.template_kwargs)
