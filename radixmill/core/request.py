@@ -56,6 +56,25 @@ class Constraint(Struct, frozen=True, kw_only=True):
     after: str = ""  # the match begins behind the first occurrence of this text in the output; "": at once
 
 
+class ThinkingBudget(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How many tokens of thoughts the output may have; behind the last of them their closing tag is forced.
+
+    They are counted from behind the opening tag, or from the output's beginning where the prompt `opened` them. An
+    opening tag counts where only white space stands before it; with `again` also later, and `tokens` is for all thoughts
+    together. Where the model ends them earlier, or never begins any, nothing happens. If the last tokens have begun the
+    closing tag already, it is completed.
+
+    Part of the record, as constraints are. A tag in `open` or `ends` that is a control token is found by its id alone.
+    """
+
+    tokens: int
+    close: tuple[int, ...]  # the closing tag as it is forced
+    open: str = "<think>"
+    ends: tuple[str, ...] = ("</think>",)  # what ends thoughts where the model writes it
+    opened: bool = False
+    again: bool = False
+
+
 class GenerateRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One prompt and how to continue it; the constant half of a record."""
 
@@ -63,6 +82,7 @@ class GenerateRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     prompt: tuple[int, ...]
     sampling: SamplingParams
     constraint: Constraint | None = None
+    thinking: ThinkingBudget | None = None  # None: thoughts may be as long as they like
     tenant: str = ""  # salts the cache namespace: tenants can't probe each other's prompts
     priority: int = 0  # higher runs first
     deadline: float | None = None  # seconds since the epoch

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from radixmill.core.messages import SeqStart, Submit, TokenLogprob
 from radixmill.core.plan import Masks, StepPlan, StepResult
-from radixmill.core.request import Constraint, GenerateRequest, SamplingParams
+from radixmill.core.request import Constraint, GenerateRequest, SamplingParams, ThinkingBudget
 from radixmill.core.spec import KVGroup, ModelSpec
 from radixmill.engine.schedule.guess import Guesser, Memory, Offer
 
@@ -65,12 +65,19 @@ def submit(
     tenant: str = "",
     priority: int = 0,
     constraint: Constraint | None = None,
+    thinking: ThinkingBudget | None = None,
     **more: Any,
 ) -> Submit:
     """Sequences `ids` of one prompt; choice i has seed + i."""
     sampling = SamplingParams(max_tokens=max_tokens, **more)
     request = GenerateRequest(
-        id="r", prompt=tuple(prompt), sampling=sampling, constraint=constraint, tenant=tenant, priority=priority
+        id="r",
+        prompt=tuple(prompt),
+        sampling=sampling,
+        constraint=constraint,
+        thinking=thinking,
+        tenant=tenant,
+        priority=priority,
     )
     scores = sampling.prompt_logprobs is not None
     return Submit(request, tuple(SeqStart(i, seed + n, output, scores and n == 0) for n, i in enumerate(ids)))

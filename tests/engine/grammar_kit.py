@@ -18,34 +18,54 @@ from radixmill.engine.grammar.matcher import Start
 EOS, TOOL, UNTOOL, THINK = 256, 257, 258, 259
 CONTROL = {"<eos>": EOS, "<|tool|>": TOOL, "</|tool|>": UNTOOL, "<think>": THINK}
 LONGER = (b"ab", b"abc", b'{"', b'":', b"</", b"\n\n", b"</think>\n")  # tokens of several bytes, from 260 on
-VOCABULARY = Vocabulary(
-    tokens=tuple([bytes((i,)) for i in range(256)] + [text.encode() for text in CONTROL] + list(LONGER)),
-    control=frozenset(CONTROL.values()),
-    eos_ids=(EOS,),
-    size=300,  # padded, and not to whole words
+
+
+def vocabulary_of(control: Sequence[str], *ends: str) -> Vocabulary:
+    """Bytes, then control tokens, of which `ends` end the text, then the longer ones."""
+    ids = {literal: 256 + i for i, literal in enumerate(control)}
+    return Vocabulary(
+        tokens=tuple([bytes((i,)) for i in range(256)] + [text.encode() for text in control] + list(LONGER)),
+        control=frozenset(ids.values()),
+        eos_ids=tuple(ids[end] for end in ends),
+        size=300,  # padded, and not to whole words
+    )
+
+
+VOCABULARY = vocabulary_of(list(CONTROL), "<eos>")
+HARMONY = vocabulary_of(
+    ["<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|return|>", "<|call|>"],
+    "<|return|>",
+    "<|call|>",
 )
-TOKENIZER = VOCABULARY.tokenizer()
-
-_CUT = re.compile("|".join(map(re.escape, CONTROL)).encode())
 
 
-def encode(text: str) -> list[int]:
+@cache
+def tokenizer_of(vocabulary: Vocabulary) -> Any:
+    return vocabulary.tokenizer()
+
+
+TOKENIZER = tokenizer_of(VOCABULARY)
+
+
+def encode(text: str, vocabulary: Vocabulary = VOCABULARY) -> list[int]:
     """Control tokens where their literals stand, else bytes."""
     raw, tokens, done = text.encode(), [], 0
-    for match in _CUT.finditer(raw):
-        tokens += [*raw[done : match.start()], CONTROL[match[0].decode()]]
+    for match in re.finditer("|".join(map(re.escape, vocabulary.literals)).encode(), raw):
+        tokens += [*raw[done : match.start()], vocabulary.literals[match[0].decode()]]
         done = match.end()
     return [*tokens, *raw[done:]]
 
 
 @cache
-def start(kind: Any, text: str) -> Start:
-    return Start(TOKENIZER, to_grammar(Constraint(kind=kind, text=text), VOCABULARY))
+def start(kind: Any, text: str, vocabulary: Vocabulary = VOCABULARY) -> Start:
+    return Start(tokenizer_of(vocabulary), to_grammar(Constraint(kind=kind, text=text), vocabulary))
 
 
-def matcher(kind: str, text: Any, output: Sequence[int] = (), **options: Any) -> Matcher:
+def matcher(
+    kind: str, text: Any, output: Sequence[int] = (), vocabulary: Vocabulary = VOCABULARY, **options: Any
+) -> Matcher:
     text = text if isinstance(text, str) else json.dumps(text)
-    return Matcher(VOCABULARY, start(kind, text), output=output, **options)
+    return Matcher(vocabulary, start(kind, text, vocabulary), output=output, **options)
 
 
 def allowed(match: Matcher) -> set[int]:
@@ -55,14 +75,14 @@ def allowed(match: Matcher) -> set[int]:
     return set(np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little")).tolist())
 
 
-def takes(kind: str, text: Any, output: str) -> bool:
+def takes(kind: str, text: Any, output: str, vocabulary: Vocabulary = VOCABULARY, **options: Any) -> bool:
     """Whether `output` is a whole text of the constraint, each token being in the mask of its place."""
-    match = matcher(kind, text)
-    for token in encode(output):
+    match = matcher(kind, text, vocabulary=vocabulary, **options)
+    for token in encode(output, vocabulary):
         if token not in allowed(match):
             return False
         match.push(token)
-    return EOS in allowed(match)
+    return vocabulary.eos_ids[0] in allowed(match)
 
 
 def refusal(kind: str, text: Any) -> GrammarError | None:

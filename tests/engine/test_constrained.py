@@ -30,6 +30,7 @@ class ToyMatch:
         self.at = 0
         self.ended = False
         self.asked: list[int] = []
+        self.free = 0
         for token in output:
             self.push(token)
 

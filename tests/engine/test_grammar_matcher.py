@@ -182,6 +182,32 @@ def test_the_text_may_be_a_control_token_or_begin_in_one() -> None:
     assert match.forced() == ord("y")
 
 
+def test_a_control_token_in_the_text_is_found_by_its_id_alone() -> None:
+    match = matcher("regex", "yes", after="</|tool|>")
+    everything = set(range(VOCABULARY.size)) - {EOS}
+    for token in [*b"</|tool|>", TOOL, *b"</|tool|", TOOL, ord(">")]:
+        assert allowed(match) == everything, "no token strays: letters never complete it"
+        match.push(token)
+    match.push(UNTOOL)
+    assert match.forced() == ord("y")
+
+
+def test_other_control_tokens_are_not_in_the_text() -> None:
+    match = matcher("regex", "yes", list(b"</thi"), after="</think>")
+    match.push(THINK)
+    for token in b"nk>":
+        match.push(token)
+    assert match.forced() == ord("y")
+
+
+def test_what_was_said_last_may_be_forgotten() -> None:
+    match = matcher("regex", "ab(c|d)", list(b"ab"))
+    match.forget(1)
+    assert match.forced() == ord("b") and allowed(match) == {ord("b")}
+    match.push(ord("b"))
+    assert allowed(match) == {ord("c"), ord("d")}
+
+
 def test_what_the_completing_token_has_behind_the_text_goes_to_the_grammar_if_it_takes_it() -> None:
     token = VOCABULARY.tokens.index(b"</think>\n")
     match = matcher("regex", r"\nyes", [token], after="</think>")

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixmill.engine.grammar.errors import GrammarError
+from radixmill.engine.grammar.marked import MARK, Marked
 from radixmill.engine.grammar.vocabulary import Vocabulary
 
 RULES = "g"  # and a number and "_": how names of a caller's rules begin
@@ -76,8 +77,10 @@ class Start:
     def straying(self, vocabulary: Vocabulary, after: bytes) -> dict[bytes, tuple[int, ...]]:
         """Tokens that complete `after` and go on with what the grammar doesn't begin with, by what stands before them.
 
-        All tokens are looked through, once for each `after`.
+        All tokens are looked through, once for each `after`. What ends with a control token is completed by that alone.
         """
+        if after.endswith(MARK):
+            return {}
         if after not in self._straying:
             known = vocabulary.tokens[: vocabulary.size]
             self._straying[after] = {
@@ -99,7 +102,8 @@ class Matcher:
     """The next tokens that the constraint allows. Not for several threads at once.
 
     Until the output holds the text `after`, everything is allowed but an end, and a token that completes it and goes on
-    with what the grammar doesn't take; nothing is forced. The grammar's match begins behind it. `ends` are the tokens that end the sequence, besides the model's own end tokens.
+    with what the grammar doesn't take; nothing is forced. The grammar's match begins behind it. Control tokens in
+    `after` are found by their ids: letters that spell them are text. `ends` are the tokens that end the sequence, besides the model's own end tokens.
     """
 
     def __init__(
@@ -119,7 +123,8 @@ class Matcher:
         self._row = np.zeros(-(-start.tokenizer.vocab_size // 32), np.uint32)
         self._fresh = False  # whether _row is the mask of this place
         self._ended = False
-        self._after = after.encode()
+        self._marked = Marked(vocabulary, (after,))
+        self._after = self._marked.texts[0]
         self._seen = b""  # the last bytes of the output, one less than `after` has
         self._waiting = bool(after)
         self._eos = frozenset(vocabulary.eos_ids)
@@ -138,6 +143,11 @@ class Matcher:
         """Whether nothing but an end can follow."""
         return self._ended or (not self._waiting and bool(self._grammar.is_stopped()))
 
+    @property
+    def free(self) -> int:
+        """Tokens that may be drawn without a mask: each has one of its own."""
+        return 0
+
     def push(self, token: int) -> None:
         """The output goes on with `token`. Raises GrammarError where the grammar does not take it."""
         self._fresh = False
@@ -147,6 +157,13 @@ class Matcher:
             self._ended = True
         else:
             self._feed(token)
+
+    def forget(self, count: int) -> None:
+        """As if so many tokens of the output, its last, had not been pushed. They end nothing and complete nothing."""
+        if count and not self._waiting:
+            self._fresh = False
+            del self._fed[-count:]
+            self._again()
 
     def fill(self, row: NDArray[np.uint32]) -> None:
         """Write the mask of the next token into `row` [⌈V/32⌉]: bit i of word w is token 32·w + i, 1 = allowed.
@@ -185,7 +202,7 @@ class Matcher:
         if token in self._ends:
             self._ended, self._waiting = True, False
             return
-        text = self._seen + self._bytes(token)
+        text = self._seen + self._marked.bytes_of(token)
         at = text.find(self._after)
         if at < 0:
             keep = len(self._after) - 1
@@ -210,12 +227,12 @@ class Matcher:
         if _FULL not in self._grammar.get_error():
             return False
         self._origin = self._start.renewed(self._origin)
+        return self._again()
+
+    def _again(self) -> bool:
+        """From the start to behind what was fed; whether the grammar takes that."""
         self._grammar = self._origin.deep_copy()
         return bool(self._grammar.consume_tokens(self._fed))
-
-    def _bytes(self, token: int) -> bytes:
-        tokens = self._vocabulary.tokens
-        return tokens[token] if 0 <= token < len(tokens) else b""
 
     def _mask(self) -> NDArray[np.uint32]:
         if not self._fresh:

@@ -1,9 +1,10 @@
-"""Sequences under a grammar: those that wait until it is built, and the masks of those that run.
+"""Sequences under a grammar or a thinking budget: those that wait until it is built, and the masks of those that run.
 
     waiting for the grammar ──▶ bound (a matcher that knows the output so far) ──▶ the queue, like any other
 
 A matcher is state that the record gives back: it is made of the constraint and fed the output. So nothing of it is kept
-when a sequence is resumed, and a preempted sequence may keep its own.
+when a sequence is resumed, and a preempted sequence may keep its own. A thinking budget is a matcher before the grammar's,
+or by itself; then it is a grammar of anything that knows the model's tokens.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixmill.core.plan import Masks
-from radixmill.engine.grammar import Built, GrammarError, Grammars, Refused
+from radixmill.core.request import Constraint
+from radixmill.engine.grammar import Built, GrammarError, Grammars, Matcher, Refused, Thinking
 from radixmill.engine.schedule.sequence import Sequence
 
 Failures = dict[Sequence, GrammarError]
+_ANYTHING = Constraint(kind="regex")  # built for its vocabulary alone
 
 
 class _Step(NamedTuple):
@@ -43,16 +46,13 @@ class Constrained:
 
     def bind(self, seq: Sequence) -> bool:
         """Give a sequence its matcher, if its grammar is there; else it waits. Raises GrammarError where there is none."""
-        constraint = seq.request.constraint
-        assert constraint is not None
         if self._grammars is None:
             raise GrammarError("this engine has no grammars")
-        match self._grammars.want(constraint):
+        match self._grammars.want(seq.request.constraint or _ANYTHING):
             case Refused(reason, place):
                 raise GrammarError(reason, place)
             case Built() as built:
-                output = seq.tokens[seq.prompt_len :].tolist()
-                seq.match = built.matcher(output, seq.stop_ids, constraint.after)
+                seq.match = _match(built, seq)
                 return True
         self._waiting[seq] = None
         return False
@@ -83,7 +83,7 @@ class Constrained:
         """Masks of the rows that are still live, and those whose grammar has gone beyond its limits."""
         if (begun := self._steps.pop(step, None)) is None:
             return None, {}
-        live = [seq for seq in begun.rows if seq.state != "ended"]
+        live = [seq for seq in begun.rows if seq.state != "ended" and seq.match and not seq.match.free]
         failed = begun.filled.result() | self._fill(seq for seq in live if seq not in begun.ready)
         return Masks({begun.rows[seq]: self._mask(seq) for seq in live if seq not in failed}), failed
 
@@ -99,3 +99,14 @@ class Constrained:
 
     def _mask(self, seq: Sequence) -> NDArray[np.uint32]:
         return self._masks[seq.slot]
+
+
+def _match(built: Built, seq: Sequence) -> Matcher | Thinking:
+    """Where a sequence stands, behind what it has said."""
+    constraint, budget = seq.request.constraint, seq.request.thinking
+    output = seq.tokens[seq.prompt_len :].tolist()
+    after = constraint.after if constraint else ""
+    if budget is None:
+        return built.matcher(output, seq.stop_ids, after)
+    inner = built.matcher((), seq.stop_ids, after) if constraint else None
+    return Thinking(built.vocabulary, budget, inner, output)

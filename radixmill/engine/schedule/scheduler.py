@@ -77,7 +77,7 @@ class Scheduler:
             self._live.setdefault(client, {})[seq.id] = seq
             if refusal := self._refusal(seq):
                 self._finish(seq, "failed", detail=refusal)
-            elif message.request.constraint is None:
+            elif message.request.constraint is None and message.request.thinking is None:
                 self._enter(seq)
             else:
                 self._bind(seq)
@@ -296,7 +296,7 @@ class Scheduler:
         """Guesses that could be of use: none at or after a stop token, none in the place of its last token."""
         if seq.memory is None:
             seq.memory = Memory()
-        tokens, chances = guesser.offer(seq.memory, seq.tokens, seq.limit - seq.length - 1)
+        tokens, chances = guesser.offer(seq.memory, seq.tokens, seq.guess_room)
         useful = next((n for n, token in enumerate(tokens) if token in seq.stop_ids), len(tokens))
         return Offer(tokens[:useful], chances[:useful])
 
@@ -309,7 +309,7 @@ class Scheduler:
         plan = draft.build(step, len(self.spec.kv_groups), self.spec.page_size)
         self.counters.computed_tokens += len(plan.tokens)
         self._flying[step] = tuple(draft.rows)
-        bound = {seq: row for row, seq in enumerate(draft.rows) if seq.match is not None and plan.samples[row]}
+        bound = {seq: row for row, seq in enumerate(draft.rows) if plan.samples[row] and seq.bound}
         self.constrained.begin(step, bound)
         for seq in draft.rows:
             self._share(seq)

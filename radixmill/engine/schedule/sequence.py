@@ -22,7 +22,7 @@ from radixmill.core.plan import LAST_SAMPLED, Admit
 from radixmill.core.request import GenerateRequest
 from radixmill.core.spec import ModelSpec
 from radixmill.engine.cache import Lease
-from radixmill.engine.grammar import Matcher
+from radixmill.engine.grammar import Matcher, Thinking
 from radixmill.engine.schedule.guess import Memory
 from radixmill.engine.schedule.score import Scoring
 
@@ -89,7 +89,7 @@ class Sequence:
         self.computed = self.goal = 0
         self.guessed = 0
         self.forced: list[int] = []
-        self.match: Matcher | None = None  # where its output is bound by a grammar
+        self.match: Matcher | Thinking | None = None  # where its output is bound by a grammar or a budget
         self.memory: Memory | None = None  # for guesses, as soon as one is looked for
         self.cached: int | None = None  # prompt tokens found at the first admission
         self.cached_told = False
@@ -122,9 +122,25 @@ class Sequence:
 
     @property
     def guessable(self) -> bool:
-        """Whether its next step may check guesses: all its tokens are certain, its prefill has entered the tree, and no
-        grammar gives the token after each guess a mask of its own."""
-        return self.behind == 1 and self.certain_tokens and self.computed >= self.goal and self.match is None
+        """Whether its next step may check guesses: all its tokens are certain, its prefill has entered the tree, and the
+        token after a guess needs no mask of its own."""
+        return (
+            self.behind == 1
+            and self.certain_tokens
+            and self.computed >= self.goal
+            and (self.match is None or self.match.free > 1)
+        )
+
+    @property
+    def guess_room(self) -> int:
+        """Guesses that a step may check: there is room for all that it draws then, and none of it needs a mask."""
+        room = self.limit - len(self.tokens)
+        return (room if self.match is None else min(room, self.match.free)) - 1
+
+    @property
+    def bound(self) -> bool:
+        """Whether the last token on the way may need a mask."""
+        return self.match is not None and self.match.free < len(self.tokens) - self.known
 
     @property
     def certain_tokens(self) -> bool:
@@ -178,9 +194,13 @@ class Sequence:
         self.known += 1
         if self.match is not None:
             self.match.push(token)
-        if token in self.stop_ids or (self.match is not None and self.match.ended):
+        if self._stops(token) or (self.match is not None and self.match.ended):
             return "stop"
         return "length" if self.known >= self.limit else None
+
+    def _stops(self, token: int) -> bool:
+        """Whether it ends the sequence, as its last token so far."""
+        return token in self.stop_ids and self.output_len > self.request.sampling.min_tokens
 
     def force(self) -> int | None:
         """The next token, if the grammar leaves but one and no step is on the way to sample it.
@@ -202,7 +222,7 @@ class Sequence:
 
     def over(self) -> EndReason | None:
         """Why a sequence just submitted has nothing left to do, if so (a resumed one may have said its last token)."""
-        if self.output_len and self.tokens[-1] in self.stop_ids and self.output_len > self.request.sampling.min_tokens:
+        if self.output_len and self._stops(self.tokens[-1]):
             return "stop"
         if self.output_len and self.match is not None and self.match.ended:
             return "stop"

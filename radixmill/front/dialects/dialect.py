@@ -45,9 +45,15 @@ class Dialect:
     think: Thoughts | None = None
     calls: Calls = JsonObject()
     answer_opens: tuple[str, ...] = ()  # before content, where a family marks it; the first is the one of answers
-    answer_close: str = ""  # behind it
+    aside: str = ""  # the one of those that begins content which other parts of the answer follow
+    answer_close: str = ""  # behind content
+    answer_end: str = ""  # behind the last: a token that ends the answer, in its text only where it was told not to
     turn: str = ""  # between the parts of one answer: thoughts, content and calls
     call_ids: CallIds = "ours"
+    efforts: tuple[
+        str, ...
+    ] = ()  # all that its templates know of `reasoning_effort`; (): what they make of one is theirs
+    one_call: bool = False  # a message of its templates has one call, and beside it thoughts or content: see history.py
     example: str = ""  # an answer in the words of the vendor's documentation: see proof.py
 
     def __init__(self, think: Thoughts | Literal["own"] | None = "own", calls: Calls | None = None) -> None:
@@ -63,4 +69,5 @@ class Dialect:
     def tags(self) -> frozenset[str]:
         """What the model writes that splits its text."""
         thoughts = {self.think.open, self.think.close} if self.think else set()
-        return frozenset(thoughts | self.calls.tags | {*self.answer_opens, self.answer_close, self.turn}) - {""}
+        frames = {*self.answer_opens, self.answer_close, self.answer_end, self.turn}
+        return frozenset(thoughts | self.calls.tags | frames) - {""}

@@ -2,7 +2,36 @@
 
 from __future__ import annotations
 
+from radixmill.front.dialects.calls.harmony import Harmony
 from radixmill.front.dialects.dialect import Dialect, Thoughts
+
+
+class GptOss(Dialect):
+    """gpt-oss: messages in channels. Thoughts can't be turned off, and an answer has one call at most."""
+
+    reasoning_parsers = ("gpt-oss",)
+    tool_call_parsers = ("gpt-oss",)
+    think = Thoughts(open="<|channel|>analysis<|message|>", close="<|end|>", interleaved=True, ended_by_call=True)
+    calls = Harmony()
+    answer_opens = (
+        "<|channel|>final<|message|>",
+        "<|channel|>commentary<|message|>",
+        "<|channel|>final <|constrain|>json<|message|>",
+        "<|channel|>final json<|message|>",
+        "<|channel|>commentary <|constrain|>json<|message|>",
+        "<|channel|>commentary json<|message|>",
+    )
+    aside = "<|channel|>commentary<|message|>"
+    answer_close = "<|end|>"
+    answer_end = "<|return|>"
+    turn = "<|start|>assistant"
+    efforts = ("low", "medium", "high")
+    one_call = True
+    example = (
+        "<|channel|>analysis<|message|>why<|end|><|start|>assistant<|channel|>commentary to=functions.get_weather "
+        '<|constrain|>json<|message|>{"city": "Paris", "days": 3}<|call|><|start|>assistant<|channel|>commentary '
+        "to=functions.now <|constrain|>json<|message|>{}<|call|>"
+    )
 
 
 class Hermes(Dialect):
@@ -18,7 +47,11 @@ class Qwen3(Dialect):
     think = Thoughts(switch="enable_thinking", ended_by_call=True)
 
 
-FAMILIES: tuple[type[Dialect], ...] = (Hermes, Qwen3)
+FAMILIES: tuple[type[Dialect], ...] = (
+    GptOss,
+    Hermes,
+    Qwen3,
+)
 
 GENERIC = Dialect()
 THINKING = Dialect(think=Thoughts())

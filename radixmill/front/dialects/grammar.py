@@ -17,6 +17,7 @@ INPUT = {
     "additionalProperties": False,
 }
 ANY_ARGUMENTS = {"type": "object"}
+ANY_TEXT = {"type": "any_text"}
 
 
 def only_calls(dialect: Dialect, targets: Sequence[Target], *, parallel: bool) -> Format:
@@ -25,10 +26,22 @@ def only_calls(dialect: Dialect, targets: Sequence[Target], *, parallel: bool) -
 
 
 def text_and_calls(dialect: Dialect, targets: Sequence[Target], *, parallel: bool) -> Format:
-    """Free text, in which calls may begin; where the family marks content: a text or calls."""
-    if dialect.answer_opens:
-        return either(answer(dialect, {"type": "any_text"}), only_calls(dialect, targets, parallel=parallel))
-    return dialect.calls.among_text(targets, parallel=parallel)
+    """Free text, in which calls may begin; where the family marks content: a text or calls, perhaps behind asides."""
+    if not dialect.answer_opens:
+        return dialect.calls.among_text(targets, parallel=parallel)
+    last = either(answer(dialect, ANY_TEXT), only_calls(dialect, targets, parallel=parallel))
+    if not dialect.aside:
+        return last
+    before = [part(dialect.aside, dialect.answer_close + dialect.turn)]
+    if dialect.think and dialect.think.interleaved:
+        before.append(part(dialect.think.open, dialect.think.close + dialect.turn))
+    return sequence({"type": "star", "content": either(*before)}, last)
+
+
+def behind_content(dialect: Dialect, calls: Format, *, free: bool) -> Format:
+    """Calls behind content that the prompt has begun. `free`: that may go on, with or without calls behind it."""
+    then = sequence(constant(dialect.answer_close + dialect.turn), calls)
+    return either(ANY_TEXT, sequence(ANY_TEXT, then)) if free else then
 
 
 def answer(dialect: Dialect, content: Format) -> Format:
@@ -37,16 +50,19 @@ def answer(dialect: Dialect, content: Format) -> Format:
 
 
 def after_thoughts(dialect: Dialect, then: Format) -> Format:
-    """`then`, perhaps behind thoughts."""
+    """`then`, perhaps behind thoughts; behind any number where an answer has parts."""
     if dialect.think is None:
         return then
-    thoughts = {
-        "type": "tag",
-        "begin": dialect.think.open,
-        "content": {"type": "any_text"},
-        "end": dialect.think.close + dialect.turn,
+    thoughts = part(dialect.think.open, dialect.think.close + dialect.turn)
+    return {
+        "type": "sequence",
+        "elements": [{"type": "star" if dialect.turn else "optional", "content": thoughts}, then],
     }
-    return {"type": "sequence", "elements": [{"type": "optional", "content": thoughts}, then]}
+
+
+def part(open: str, close: str) -> Format:
+    """Any text in tags."""
+    return {"type": "tag", "begin": open, "content": ANY_TEXT, "end": close}
 
 
 def either(*formats: Format) -> Format:

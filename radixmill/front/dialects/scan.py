@@ -5,6 +5,7 @@ What a reader decides must not depend on how the text was cut: it waits wherever
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Iterable
 from typing import Any, TypeVar
 
@@ -22,14 +23,14 @@ class Malformed(Exception):
 class Scan:
     """The raw text from `base` on. `at`: the index in `text` of what comes next. `last`: no more will come.
 
-    `exact`: literals of control tokens. A tag that begins with one is found only where that token stands (`mark`), not
-    where its letters do.
+    `exact`: literals of control tokens. A tag that has some in it is found only where those tokens stand (`mark`), not
+    where their letters do.
     """
 
     def __init__(self, exact: Iterable[str] = ()) -> None:
         self.text, self.at, self.base, self.last = "", 0, 0, False
         self._exact = frozenset(exact)
-        self._is_exact: dict[str, bool] = {}
+        self._places: dict[str, tuple[int, ...]] = {}  # of control tokens in tags
         self._marks: set[int] = set()
 
     @property
@@ -78,9 +79,11 @@ class Scan:
         return at
 
     def _counts(self, tag: str, at: int) -> bool:
-        if tag not in self._is_exact:
-            self._is_exact[tag] = any(map(tag.startswith, self._exact))
-        return not self._is_exact[tag] or self.base + at in self._marks
+        """Whether the tag's control tokens, as far as the text goes, are such there."""
+        if tag not in self._places:
+            self._places[tag] = _places(tag, self._exact)
+        end = len(self.text)
+        return all(self.base + at + place in self._marks for place in self._places[tag] if at + place < end)
 
     # Readers.
 
@@ -145,3 +148,9 @@ class Scan:
             if verdict == "bad" or self.last:
                 raise Malformed
             yield
+
+
+def _places(tag: str, literals: Iterable[str]) -> tuple[int, ...]:
+    """Where literals stand in a tag: of several at one place the longest, none within another."""
+    found = sorted((literal for literal in literals if literal in tag), key=len, reverse=True)
+    return tuple(match.start() for match in re.finditer("|".join(map(re.escape, found)), tag)) if found else ()

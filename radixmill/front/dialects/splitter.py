@@ -14,7 +14,8 @@
   Everything else in tags is content, exactly as it was written.
 - Where a grammar guarantees calls (`guaranteed`), arguments are given while they come, and a call that is cut off before
   its name is whole is left out. Where it allows nothing else (`only_calls`), so is an opener that is cut off.
-- Tags that a family puts around content are dropped.
+- Tags that a family puts around content are dropped, unless thoughts are content, too. One that stands between the parts
+  of an answer ends the part before it.
 - White space inside the tags, and between them and the next tag or the end, goes with them; all other stays.
 
 What comes out does not depend on the portions that go in, but for where one kind of piece is cut.
@@ -124,23 +125,21 @@ class Splitter:
             if tag == opener:
                 yield from self._open_thoughts(at)
             elif tag in frames:
-                self._skip(at + len(tag) - self.scan.at)
+                self._frame(at + len(tag) - self.scan.at)
                 if tag != self.dialect.turn:
                     return
-            else:
-                self._skip(at - self.scan.at)
-                if not (yield from self._calls(tag)):
-                    return
+            elif not (yield from self._calls(tag, gap=at - self.scan.at)):
+                return
             opener = self._reopener
 
     def _content(self) -> Steps[None]:
-        close = self.dialect.answer_close
-        openers = [tag for tag in (close, self._reopener, *self._call_openers()) if tag]
+        closers, turn = (self.dialect.answer_close, self.dialect.answer_end), self.dialect.turn
+        openers = [tag for tag in (*closers, turn, self._reopener, *self._call_openers()) if tag]
         while not self.over:
             at, tag = self.scan.seek(openers, self.scan.at)
             self._said(at - self.scan.at)
-            if tag == close and tag:
-                return self._skip(len(tag))
+            if tag and tag in (*closers, turn):
+                return self._frame(len(tag)) if tag in closers else None
             if tag == self._reopener and tag:
                 return (yield from self._open_thoughts(self.scan.at))
             if tag and (yield from self._calls(tag)):
@@ -165,11 +164,7 @@ class Splitter:
     def _open_thoughts(self, at: int) -> Steps[None]:
         """Their opening tag stands at `at`, behind white space."""
         self._since = self.scan.position
-        length = at + len(self._opener) - self.scan.at
-        if self._separate:
-            self._skip(length)
-        else:
-            self._said(length)
+        self._frame(at + len(self._opener) - self.scan.at)
         yield from self._think()
 
     def _think(self) -> Steps[None]:
@@ -180,11 +175,12 @@ class Splitter:
         if self._separate:
             yield from self._skip_openers(think.open)
         enders = self._call_openers() if think.ended_by_call and self._separate and not self._guaranteed else ()
+        enders = tuple(filter(None, (think.close, self.dialect.turn, *enders)))
         while self.thinking:
-            at, tag = self.scan.seek((think.close, *enders), self.scan.at)
+            at, tag = self.scan.seek(enders, self.scan.at)
             self._thought(at - self.scan.at)
-            if tag == think.close:
-                self._close_thoughts(len(tag))
+            if tag and tag in (think.close, self.dialect.turn):
+                self._close_thoughts(len(tag) if tag == think.close else 0)
             elif tag:
                 yield from self._call_within(tag)
             elif self.scan.last:
@@ -204,10 +200,7 @@ class Splitter:
     def _close_thoughts(self, length: int) -> None:
         """Their closing tag, `length` characters of the text, or what else ends them, is next."""
         self._thoughts_kept()
-        if self._separate:
-            self._skip(length)
-        else:
-            self._said(length)
+        self._frame(length)
         self.thinking = False
         self.spans.append((self._since, self.scan.position))
 
@@ -242,11 +235,13 @@ class Splitter:
         calls = self.dialect.calls
         return () if not self.tools else (*calls.openers, *calls.first_openers) if start else calls.openers
 
-    def _calls(self, tag: str, *, within: bool = False) -> Steps[bool]:
+    def _calls(self, tag: str, *, gap: int = 0, within: bool = False) -> Steps[bool]:
         """The calls that begin here with `tag`; whether what follows stands behind calls, not behind text.
 
-        `within` thoughts: if the first is none, nothing is given and the scan has not moved.
+        `gap`: white space before them, which goes with them; it is text if the first is none. `within` thoughts: if the
+        first is none, nothing is given and the scan has not moved.
         """
+        self.scan.at += gap
         inside = False
         while True:
             begun, before = self.calls, self.scan.position
@@ -258,7 +253,9 @@ class Splitter:
             if self._leaves_out():
                 return False
             moved = inside or begun < self.calls
-            self._said(broken.length if moved else max(broken.length, len(tag)))
+            if not moved:
+                self.scan.at -= gap
+            self._said(broken.length if moved else gap + max(broken.length, len(tag)))
             if not broken.whole:
                 yield from self._broken()
             inside = moved
@@ -339,9 +336,9 @@ class Splitter:
         calls = self.dialect.calls
         if not calls.closer:
             return
-        openers = {*calls.openers, calls.call.open or calls.closer}
+        stops = {*calls.openers, calls.call.open or calls.closer, self.dialect.turn or calls.closer}
         while True:
-            at, tag = self.scan.seek((calls.closer, *openers), self.scan.at)
+            at, tag = self.scan.seek((calls.closer, *stops), self.scan.at)
             self._said(at - self.scan.at)
             if tag == calls.closer:
                 self._said(len(tag))
@@ -370,6 +367,13 @@ class Splitter:
         begun = self._only_calls and any(tag.startswith(rest) for tag in tags)
         if (not rest and self.calls) or begun:
             self._skip(len(self.scan.text) - self.scan.at)
+
+    def _frame(self, length: int) -> None:
+        """A tag around thoughts or content, or between the parts of an answer."""
+        if self._separate:
+            self._skip(length)
+        else:
+            self._said(length)
 
     def _skip(self, length: int) -> None:
         self.scan.at += length

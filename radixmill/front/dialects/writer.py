@@ -57,7 +57,7 @@ def _told(form: JsonObject, messages: Iterable[Message]) -> Iterator[Message]:
     results: list[str] = []
     for message in messages:
         if message["role"] == "tool":
-            results.append(result_text(_text(message.get("content"))))
+            results.append(result_text(text_of(message.get("content"))))
             continue
         if results:
             yield {"role": "user", "content": "\n".join(results)}
@@ -72,7 +72,7 @@ def _with_calls(form: JsonObject, message: Message) -> Message:
         return message
     functions = [call["function"] for call in calls]
     parts = [call_text(form, function["name"], function.get("arguments")) for function in functions]
-    said = _text(message.get("content"))
+    said = text_of(message.get("content"))
     kept = {key: value for key, value in message.items() if key != "tool_calls"}
     return {**kept, "content": form.gap.join([said, *parts] if said else parts)}
 
@@ -81,13 +81,14 @@ def _prepended(messages: list[Message], text: str, *, system: bool) -> list[Mess
     role = "system" if system else "user"
     at = 0 if system else next((i for i, message in enumerate(messages) if message["role"] == role), 0)
     if at < len(messages) and messages[at]["role"] == role:
-        said = _text(messages[at].get("content"))
+        said = text_of(messages[at].get("content"))
         both = f"{said}\n\n{text}" if system else f"{text}\n\n{said}"
         return [*messages[:at], {**messages[at], "content": both}, *messages[at + 1 :]]
     return [{"role": role, "content": text}, *messages]
 
 
-def _text(content: Any) -> str:
+def text_of(content: Any) -> str:
+    """A message's content, its parts joined."""
     if isinstance(content, list):
         return "\n".join(str(part.get("text") or "") for part in content)
     return content or ""

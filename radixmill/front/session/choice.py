@@ -38,7 +38,7 @@ class Choice:
         keep_stop: bool = False,
         keep_tokens: bool = False,
     ) -> None:
-        """`tags`: control tokens that begin tags of the splitter → their literals. `request`: what ids of calls are made from. `scan_after`:
+        """`tags`: control tokens that tags of the splitter have in them → their literals. `request`: what ids of calls are made from. `scan_after`:
         output tokens whose text is not searched for stop strings (min_tokens). `keep_stop`: a token that ends the
         sequence is shown; whether a stop string is, the scanner knows."""
         self.index, self.decoder, self.scanner, self.splitter = index, decoder, scanner, splitter

@@ -264,7 +264,7 @@ class Session:
             StopScanner(ask.stop, keep=ask.keep_stop) if ask.stop else None,
             speech.splitter(self.text.control),
             request=ask.id,
-            tags=spells.beginnings if isinstance(spells, Spelling) else {},
+            tags=spells.marks if isinstance(spells, Spelling) else {},
             scan_after=ask.sampling.min_tokens,
             keep_stop=ask.keep_stop,
             keep_tokens=ask.keep_tokens,

@@ -23,12 +23,13 @@ from msgspec.structs import replace
 from radixmill.core.errors import BadRequest
 from radixmill.core.request import Constraint
 from radixmill.front.dialects import Callee, Dialect, Splitter, Thoughts, ToolShape
-from radixmill.front.dialects.calls.base import NO_ARGUMENTS, Format, Target, json_schema
+from radixmill.front.dialects.calls.base import NO_ARGUMENTS, Format, Target, constant, json_schema, sequence
 from radixmill.front.dialects.grammar import (
     ANY_ARGUMENTS,
     INPUT,
     after_thoughts,
     answer,
+    behind_content,
     either,
     only_calls,
     text_and_calls,
@@ -93,11 +94,20 @@ class Speech:
         if rule is None or not self.tools:
             return None
         targets = [self._target(tool) for tool in self.tools]
-        if rule.choice == "required" or self.ask.constraint is not None:
-            return only_calls(self.dialect, targets, parallel=rule.parallel)
-        if any(tool.strict or tool.format for tool in self.tools):
-            return text_and_calls(self.dialect, targets, parallel=rule.parallel)
-        return None
+        only = rule.choice == "required" or self.ask.constraint is not None
+        if not only and not any(tool.strict or tool.format for tool in self.tools):
+            return None
+        if only or self._goes_on:
+            calls = only_calls(self.dialect, targets, parallel=rule.parallel)
+            return behind_content(self.dialect, calls, free=not only) if self._goes_on else calls
+        return text_and_calls(self.dialect, targets, parallel=rule.parallel)
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether the prompt ends within content that the family marks."""
+        prompt = self.ask.prompts[0]
+        begun = isinstance(prompt, ChatPrompt) and prompt.continue_final_message and self.thinking == "not"
+        return begun and bool(self.dialect.answer_opens)
 
     def _target(self, tool: Tool) -> Target:
         shape = shape_of(tool)
@@ -117,13 +127,15 @@ class Speech:
         if bound is None or think is None or self.thinking == "not":
             return bound
         if self.thinking == "opened":
+            if self.dialect.turn:
+                bound = structural(sequence(constant(self.dialect.turn), as_format(bound)))
             return replace(bound, after=think.close)
         return structural(after_thoughts(self.dialect, as_format(bound)))
 
     def _answer(self) -> Constraint | None:
         """What binds the answer behind its thoughts."""
         own, rule = self.ask.constraint, self.ask.tools
-        if own is not None and self.dialect.answer_opens:
+        if own is not None and self.dialect.answer_opens and not self._goes_on:
             own = structural(answer(self.dialect, as_format(own)))
         if self.calls is None:
             return own

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from radixmill.core.errors import BadRequest
 from radixmill.front.dialects import GENERIC, THINKING, Dialect
+from radixmill.front.dialects.history import fitted
 from radixmill.front.dialects.writer import HERMES, tells_of_tools, with_tools
 from radixmill.front.session.ask import ChatPrompt
 from radixmill.front.text import ChatTemplate, TemplateError, TextStack, encode_chat
@@ -49,16 +50,13 @@ class Text(Protocol):
 class Spelling:
     """A model's tokens as text, with `tags` in sight even where its tokenizer takes parts of them for control tokens.
 
-    `beginnings`: control tokens that begin a tag → their literals.
+    `marks`: control tokens that tags have in them → their literals.
     """
 
     def __init__(self, text: Text, tags: frozenset[str]) -> None:
         self.token_bytes = text.token_bytes
-        kept = {id for literal, id in text.control.items() if any(literal in tag for tag in tags)}
-        self.special_ids = frozenset(text.special_ids - kept)
-        self.beginnings = {
-            id: literal for literal, id in text.control.items() if any(tag.startswith(literal) for tag in tags)
-        }
+        self.marks = {id: literal for literal, id in text.control.items() if any(literal in tag for tag in tags)}
+        self.special_ids = frozenset(text.special_ids - self.marks.keys())
 
 
 class ModelText:
@@ -84,6 +82,7 @@ class ModelText:
             template.check_kwargs(chat.template_kwargs)
         except ValueError as error:
             raise BadRequest(f"{error}.", param="chat_template_kwargs") from None
+        _check_effort(self.dialect, chat.template_kwargs.get("reasoning_effort"))
         messages, tools = self._told(template, chat)
         return encode_chat(
             self.stack,
@@ -97,7 +96,8 @@ class ModelText:
     def _told(self, template: ChatTemplate, chat: ChatPrompt) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Messages and tools for the template; all in the messages where it has no place for tools.
         A template that knows the roles of earlier calls keeps them if no tools are given now."""
-        messages, tools = [self._renamed(message) for message in chat.messages], list(chat.tools)
+        messages = fitted(self.dialect, [self._renamed(message) for message in chat.messages])
+        tools = list(chat.tools)
         knows_roles = any("tool" in source for source in template.sources.values())
         if template.takes_tools or not (tools or (tells_of_tools(messages) and not knows_roles)):
             return messages, tools
@@ -118,6 +118,16 @@ class ModelText:
 
 
 OPEN, CLOSE = "<think>", "</think>"
+
+
+def _check_effort(dialect: Dialect, effort: Any) -> None:
+    """Raise BadRequest for an effort that the family's templates don't know."""
+    if dialect.efforts and effort is not None and effort not in dialect.efforts:
+        known = f"{', '.join(dialect.efforts[:-1])} or {dialect.efforts[-1]}"
+        raise BadRequest(
+            f"reasoning_effort must be {known}: this model always thinks, and knows no other efforts than these.",
+            param="reasoning_effort",
+        )
 
 
 def _thinks(stack: TextStack) -> bool:
