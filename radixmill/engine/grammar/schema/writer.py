@@ -24,8 +24,9 @@ MAX_INLINE = 8  # levels written in place before a definition is made of the nex
 # NOTE: where members may have any name, the grammar library would take "\\u0061" for another name than "a", and so a
 # member could be had against its schema. Without \\u that can't be; all but some control characters can be written.
 _NO_UNICODE_ESCAPES = {"json_allowed_escapes": 'nrbtf\\"'}
-# Enough for any layout in use. Without a bound a model that likes line ends may write nothing else until its limit.
-_SPACE = {"whitespace_pattern": r"(\r?\n)?[ \t]{0,64}"}
+# Enough for any layout in use: lines are indented, and little stands within them. Without a bound a model that likes
+# line ends or blanks may write nothing else until its limit.
+_SPACE = {"whitespace_pattern": r"\r?\n( {0,64}|\t{0,16})|[ \t]{0,2}"}
 _NEEDS_ESCAPES = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
 
 

@@ -178,7 +178,8 @@ class Calls(ABC):
 
     def only(self, targets: Sequence[Target], *, parallel: bool) -> Format:
         """One call or, with `parallel`, more, and nothing else."""
-        return sequence(constant(self.section.open), self._run(targets, parallel), constant(self.section.close))
+        run = self._run(targets, parallel)
+        return sequence(constant(self.section.open), run, constant(self.section.close), line_end() if parallel else None)
 
     def among_text(self, targets: Sequence[Target], *, parallel: bool) -> Format:
         """Free text, in which the opening tag begins calls."""
@@ -217,7 +218,13 @@ def constant(text: str) -> Format:
     return {"type": "const_string", "value": text}
 
 
-def sequence(*elements: Format) -> Format:
-    """One behind the other; empty texts are left out."""
-    kept = [element for element in elements if element != constant("")]
+def line_end() -> Format:
+    """Perhaps a line end. Many models write one before they end their answer: where it could only be the gap before
+    another call, they would write calls without end."""
+    return {"type": "optional", "content": constant("\n")}
+
+
+def sequence(*elements: Format | None) -> Format:
+    """One behind the other; empty texts, and None, are left out."""
+    kept = [element for element in elements if element and element != constant("")]
     return kept[0] if len(kept) == 1 else {"type": "sequence", "elements": kept}
