@@ -148,14 +148,17 @@ def _number(shape: Numbers) -> Json:
 
 
 def _finest(shape: Numbers) -> Fraction | None:
-    """The step of a number with limits, where they are no finer themselves.
+    """The step of a number with limits, where they leave room for it.
 
     A model may write digits without end. Besides, so many are rounded when they are read, perhaps to an excluded limit.
     """
-    limits = [limit for limit in (shape.lo, shape.hi) if limit is not None]
-    if not limits or any(limit % FINEST for limit in limits) or 0 < max(limits) - min(limits) < 1:
+    if (shape.lo is None and shape.hi is None) or _width(shape) < 10_000 * FINEST:
         return None
     return FINEST
+
+
+def _width(shape: Numbers) -> Fraction | float:
+    return math.inf if shape.lo is None or shape.hi is None else shape.hi - shape.lo
 
 
 def _check_narrow(shape: Numbers) -> None:
