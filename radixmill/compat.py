@@ -92,19 +92,10 @@ FLAGS = (
     _sets("--served-model-name", "model.served_model_name", many=True),
     _inert("--skip-server-warmup", "there is no warm-up request", switch=True),
     _sets("--chat-template", "model.chat_template"),
-    _limited(
-        "--reasoning-parser",
-        ("auto", "qwen3"),
-        "thoughts are what stands in <think> tags, where the chat template knows them",
-    ),
-    _limited(
-        "--tool-call-parser",
-        ("auto", "hermes", "qwen", "qwen25"),
-        "calls are JSON in <tool_call> tags, as Hermes has them",
-    ),
-    _limited(
-        "--default-chat-template-kwargs", ("{}",), "default template arguments are not built; send chat_template_kwargs"
-    ),
+    _sets("--reasoning-parser", "model.reasoning_parser"),
+    _sets("--tool-call-parser", "model.tool_call_parser"),
+    _sets("--trust-parsers", "model.trust_parsers", switch=True, value=True),
+    _sets("--default-chat-template-kwargs", "model.default_chat_template_kwargs"),
     _limited("--sampling-defaults", ("model", "openai"), "model or openai", sets="server.sampling_defaults"),
     _limited(
         "--preferred-sampling-params",

@@ -37,8 +37,7 @@ from radixmill.front.session import (
     TokenPrompt,
 )
 from radixmill.front.session.native.items import constraint_of
-from radixmill.front.session.open import open_session
-from radixmill.front.text import load_text
+from radixmill.front.session.open import open_session, open_text
 from radixmill.link.remote import RemoteEngine
 
 T = TypeVar("T")
@@ -115,7 +114,7 @@ class Offline:
         """Raises CannotStart where the model can't be found or loaded."""
         self.config = config
         self.files = store.find(config.model.model, revision=config.model.revision)
-        self._text = load_text(self.files, chat_template=config.model.chat_template, tokenizer=config.model.tokenizer)
+        self._text = open_text(config, self.files)
         self._loop = asyncio.new_event_loop()
         self._threads = [threading.Thread(target=self._loop.run_forever, name="radixmill-link", daemon=True)]
         self._client = RemoteEngine()

@@ -12,6 +12,7 @@ from radixmill.core.request import GenerateRequest
 from radixmill.core.spec import ModelSpec
 from radixmill.front.dialects import GENERIC, Dialect
 from radixmill.front.session.ask import ChatPrompt
+from radixmill.front.session.detect import Detected
 from radixmill.link.client import Health
 
 EOS, BOS, USER, REPLY = 256, 257, 258, 259
@@ -39,6 +40,7 @@ class ByteText:
 
     def __init__(self, dialect: Dialect = GENERIC, begun: str = "") -> None:
         self.dialect, self.begun = dialect, begun
+        self.detected = Detected(dialect, "qwen3" if dialect.think else "none", "hermes")
         self.chats: list[ChatPrompt] = []
 
     def encode(self, text: str, *, parse_special: bool = True, add_special: bool = True) -> list[int]:

@@ -46,6 +46,22 @@ class ModelOptions:
         low=2,
     )
     chat_template: str | None = option(None, "a .jinja file to use instead of the model's own chat template")
+    reasoning_parser: str = option(
+        "auto",
+        "how the model marks thoughts: a parser's name, checked against its chat template; auto: found there; none: "
+        "thoughts stay text",
+        metavar="NAME",
+    )
+    tool_call_parser: str = option(
+        "auto",
+        "how the model writes tool calls: a parser's name, checked against its chat template; auto: found there; none: "
+        "calls stay text",
+        metavar="NAME",
+    )
+    trust_parsers: bool = option(False, "start although a named parser does not read what the chat template writes")
+    default_chat_template_kwargs: str = option(
+        "{}", "JSON: what the chat template is told where a request's own chat_template_kwargs do not say otherwise"
+    )
     allow_unknown_config: bool = option(False, "load although config.json has keys that we do not know")
 
 

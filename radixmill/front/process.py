@@ -19,9 +19,8 @@ from radixmill.core.config import Config
 from radixmill.core.errors import CannotStart, EngineFailed
 from radixmill.core.spec import ModelSpec
 from radixmill.front.api.app import create_app
-from radixmill.front.session import Front
-from radixmill.front.session.open import open_session
-from radixmill.front.text import TextStack, load_text
+from radixmill.front.session import Front, ModelText
+from radixmill.front.session.open import open_session, open_text
 from radixmill.link.remote import RemoteEngine
 from radixmill.store import ModelFiles
 
@@ -62,7 +61,7 @@ class FrontProcess:
         )
 
     async def run(self) -> None:
-        """Until drained or until the supervisor is gone. Raises CannotStart where the tokenizer can't be loaded."""
+        """Until drained or until the supervisor is gone. Raises CannotStart where the tokenizer can't be loaded, or a named parser does not fit."""
         async with asyncio.TaskGroup() as tasks:
             http = tasks.create_task(self._server.serve(sockets=[self._listener]))
             line = tasks.create_task(self._follow_supervisor())
@@ -79,18 +78,15 @@ class FrontProcess:
             log.error("%s", error)
             return
         session = self._front.session = open_session(self._config, self._files, text, self._engine)
-        for note in text.notes:
-            log.info("%s", note)
+        _tell(text)
         gc.collect()
         gc.freeze()
         self._report(spec, session.served[0], took)
         self._control.sendall(msgspec.json.encode({"event": "up"}) + b"\n")
 
-    def _load_text(self) -> tuple[TextStack, float]:
+    def _load_text(self) -> tuple[ModelText, float]:
         began = time.monotonic()
-        options = self._config.model
-        text = load_text(self._files, chat_template=options.chat_template, tokenizer=options.tokenizer)
-        return text, time.monotonic() - began
+        return open_text(self._config, self._files), time.monotonic() - began
 
     def _report(self, spec: ModelSpec, served: str, tokenizer: float) -> None:
         host, port = self._listener.getsockname()[:2]
@@ -140,6 +136,15 @@ class FrontProcess:
     def _live(self) -> int:
         """Requests taken and not yet answered, those still being tokenised included."""
         return self._front.session.live if self._front.session else 0
+
+
+def _tell(text: ModelText) -> None:
+    """What was found out about the model's text."""
+    for note in text.stack.notes:
+        log.info("%s", note)
+    log.info("%s", text.detected.line())
+    for warning in text.detected.warnings:
+        log.warning("%s", warning)
 
 
 class _Server(uvicorn.Server):

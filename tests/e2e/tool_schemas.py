@@ -12,11 +12,15 @@ from typing import Any
 
 Schema = dict[str, Any]
 
-NAMES = tuple(
-    "city country street title author note email phone price weight width height count level score rating tags items "
-    "options owner address start end day month year colour size mode status language currency limit offset".split()
+NAMES = (
+    *("city", "country", "street", "title", "author", "note", "email", "phone", "price", "weight", "width", "height"),
+    *("count", "level", "score", "rating", "tags", "items", "options", "owner", "address", "start", "end", "day"),
+    *("month", "year", "colour", "size", "mode", "status", "language", "currency", "limit", "offset"),
 )
-WORDS = tuple("red green blue small large low high open closed north south metric imperial café naïve a/b 100%".split())
+WORDS = (
+    *("red", "green", "blue", "small", "large", "low", "high", "open", "closed", "north", "south"),
+    *("metric", "imperial", "café", "naïve", "a/b", "100%"),
+)
 MAX_DEPTH, MAX_MEMBERS, MAX_ITEMS, MAX_LENGTH = 3, 5, 4, 40
 
 

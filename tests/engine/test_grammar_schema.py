@@ -480,7 +480,9 @@ def test_white_space_is_bounded() -> None:
     assert not grammar.accepts_text("[1," + " " * 3 + "2]"), "indentation stands behind a line end"
 
 
-@pytest.mark.parametrize("limits", [{"minimum": 0}, {"maximum": 99.5}, {"exclusiveMinimum": -33.15, "maximum": 2.149999999999999}])
+@pytest.mark.parametrize(
+    "limits", [{"minimum": 0}, {"maximum": 99.5}, {"exclusiveMinimum": -33.15, "maximum": 2.149999999999999}]
+)
 def test_digits_of_a_number_with_limits_are_bounded(limits: dict[str, float]) -> None:
     """Beyond that they would be rounded when they are read, perhaps to the very limit that is excluded."""
     grammar = Grammar({"type": "number", **limits})

@@ -54,7 +54,16 @@ class Case:
                 if start <= mark < stop:
                     splitter.mark(mark)
             pieces += splitter.push(self.text[start:stop])
-        return joined([*pieces, *splitter.finish()]), splitter
+        return _put_together([*pieces, *splitter.finish()]), splitter
+
+
+def _put_together(pieces: Iterable[Piece]) -> list[Piece]:
+    """Pieces of one kind between which nothing stands in the text."""
+    runs: list[list[Piece]] = []
+    for piece in pieces:
+        beside = runs and (isinstance(piece, Passed) or piece.end - len(getattr(piece, "text", "")) == runs[-1][-1].end)
+        runs[-1:] = [[*runs[-1], piece]] if beside else [*runs[-1:], [piece]]
+    return [piece for run in runs for piece in joined(run)]
 
 
 def every_char(text: str) -> range:
@@ -164,11 +173,12 @@ def _reread(case: Case, scan: Scan, told: list[Any], *, over: bool) -> tuple[lis
     """Calls and how many tags stand from here on, up to where something else does."""
     found: list[tuple[str, str]] = []
     tags, gaps = 0, SPACE + case.dialect.calls.between
+    closers = case.dialect.tags | ({case.dialect.calls.section.close} - {""})
     while scan.at < len(scan.text) and not (over and len(found) >= len(told)):
         at = scan.at
-        if len(found) < len(told) and (more := _calls(case, scan)):
+        if len(found) < len(told) and (more := _calls(case, scan) or _calls(case, scan, inside=True)):
             found += more
-        elif tag := max((tag for tag in case.dialect.tags if scan.stands(tag, at)), key=len, default=""):
+        elif tag := max((tag for tag in closers if scan.stands(tag, at)), key=len, default=""):
             tags, scan.at = tags + 1, at + len(tag)
         elif scan.text[at] in gaps:
             scan.at += 1
@@ -187,13 +197,14 @@ def _half_closed(case: Case, scan: Scan) -> bool:
     return ended and any(tag.startswith(rest) for tag in (calls.call.close, calls.section.close) if tag)
 
 
-def _calls(case: Case, scan: Scan) -> list[tuple[str, str]]:
-    """The calls that stand here, read again; the scan is behind them. [], and it has not moved: none."""
+def _calls(case: Case, scan: Scan, *, inside: bool = False) -> list[tuple[str, str]]:
+    """The calls that stand here, read again; the scan is behind them. [], and it has not moved: none. `inside`: behind
+    others of their section."""
     start = end = scan.at
     whole: list[tuple[str, str]] = []
     kept: list[tuple[str, str]] = []
     try:
-        for found in case.dialect.calls.read(scan, case.tools):
+        for found in case.dialect.calls.read(scan, case.tools, inside=inside):
             match found:
                 case Begun(name):
                     kept.append((name, ""))
@@ -203,6 +214,8 @@ def _calls(case: Case, scan: Scan) -> list[tuple[str, str]]:
                     if any(name not in case.tools for name, _ in kept):
                         break
                     whole, kept, end = [*whole, *(_input(case, *call) for call in kept)], [], scan.at
+        else:
+            end = scan.at
     except Malformed:
         pass
     scan.at = end if whole else start

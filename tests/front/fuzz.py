@@ -24,8 +24,49 @@ from typing import Any, NamedTuple
 from radixmill.front.dialects import Callee, Dialect
 from tests.front.dialect_kit import NOW, PARIS, TOOLS, Case, every_char, families, fault, name_of, plain
 
-WORDS = ("a", "so ", "Paris", "é", "日本", "😀", "\u2028", "\\", "\\n", "0", "-1", "true", "null", "<", ">", "</", "|", "=", "`", "```json\n")
-BITS = ("{", "}", "[", "]", '"', "'", ":", ",", ";", "(", ")", '{"', '"}', "{}", "[]", '"a"', '{"a": 1}', '"name": "now"', '{"name": "now"}')
+WORDS = (
+    "a",
+    "so ",
+    "Paris",
+    "é",
+    "日本",
+    "😀",
+    "\u2028",
+    "\\",
+    "\\n",
+    "0",
+    "-1",
+    "true",
+    "null",
+    "<",
+    ">",
+    "</",
+    "|",
+    "=",
+    "`",
+    "```json\n",
+)
+BITS = (
+    "{",
+    "}",
+    "[",
+    "]",
+    '"',
+    "'",
+    ":",
+    ",",
+    ";",
+    "(",
+    ")",
+    '{"',
+    '"}',
+    "{}",
+    "[]",
+    '"a"',
+    '{"a": 1}',
+    '"name": "now"',
+    '{"name": "now"}',
+)
 SPACES = ("\n", " ", "\n\n", "\t", " \n")
 CALLS = (
     NOW,
@@ -58,14 +99,18 @@ class Alphabet:
     @classmethod
     def of(cls, dialect: Dialect) -> Alphabet:
         calls = dialect.calls
-        sections = [calls.all_written(some) for some in ([NOW], [PARIS], [PARIS, NOW], [NOW, CALLS[3]], [NOW, CALLS[5], NOW])]
-        answers = [answered(dialect, why, said, run) for why in ("", "why") for said in ("", "so") for run in sections[:3]]
+        sections = [
+            calls.all_written(some) for some in ([NOW], [PARIS], [PARIS, NOW], [NOW, CALLS[3]], [NOW, CALLS[5], NOW])
+        ]
+        answers = [
+            answered(dialect, why, said, run) for why in ("", "why") for said in ("", "so") for run in sections[:3]
+        ]
         return cls(
             dialect,
             tuple(sorted(dialect.tags)),
             tuple(sections + [calls.written(*call) for call in CALLS]),
             tuple([calls.head(name) for name in ("now", "get_weather", "unknown")] + [calls.tail()]),
-            tuple([dialect.example or "so", *answers]),
+            (dialect.example or "so", *answers),
         )
 
     def fragments(self, dice: random.Random) -> list[Part]:
@@ -116,7 +161,9 @@ def drawn(alphabet: Alphabet, dice: random.Random) -> tuple[Case, list[Part]]:
         "one_call": dice.random() < 0.1,
     }
     exact = frozenset(tag for tag in alphabet.tags if dice.random() < 0.5) if dice.random() < 0.3 else frozenset()
-    case = Case(alphabet.dialect, "", dice.choice(TOOL_SETS), {k: v for k, v in rules.items() if v or k == "separate"}, exact)
+    case = Case(
+        alphabet.dialect, "", dice.choice(TOOL_SETS), {k: v for k, v in rules.items() if v or k == "separate"}, exact
+    )
     return _with_text(case, parts), parts
 
 
@@ -173,8 +220,10 @@ def _less(parts: list[Part], fails: Callable[[Sequence[Part]], bool]) -> list[Pa
 def promised(alphabet: Alphabet, dice: random.Random) -> str:
     """What is wrong with how a text is read that a grammar allows; it is cut off anywhere. "": nothing."""
     dialect, only = alphabet.dialect, dice.random() < 0.5
-    calls = [call for call in dice.choices(CALLS[:-1], k=dice.randint(1, 3))]
-    text = answered(dialect, dice.choice(("", "why")), "" if only else dice.choice(("", "so ")), dialect.calls.all_written(calls))
+    calls = list(dice.choices(CALLS[:-1], k=dice.randint(1, 3)))
+    text = answered(
+        dialect, dice.choice(("", "why")), "" if only else dice.choice(("", "so ")), dialect.calls.all_written(calls)
+    )
     rules = {"guaranteed": True, "only_calls": only, "whole_thoughts": dice.random() < 0.2}
     exact = frozenset(dialect.tags) if dice.random() < 0.3 else frozenset[str]()
     whole = _with_text(Case(dialect, text, TOOLS, rules, exact), [Part(text, True)])
@@ -252,7 +301,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if found == options.show:
                 break
         bad += found
-        print(f"{name_of(dialect)}: {options.texts:,} texts, {found} faults, {time.perf_counter() - began:.0f} s", flush=True)
+        print(
+            f"{name_of(dialect)}: {options.texts:,} texts, {found} faults, {time.perf_counter() - began:.0f} s",
+            flush=True,
+        )
     return 1 if bad else 0
 
 

@@ -311,7 +311,7 @@ def test_required_calls(parallel):
                 "end": "}\n</tool_call>",
             }
             for name, content in (
-                ("f", {"type": "json_schema", "json_schema": SCHEMA}),
+                ("f", {"type": "json_schema", "json_schema": SCHEMA, "max_whitespace_cnt": 1}),
                 ("g", {"type": "const_string", "value": "{}"}),
             )
         ],

@@ -6,16 +6,11 @@ What calls look like there is their form's to say (`calls/`); here is what stand
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from radixmill.front.dialects.calls.base import Format, Target, constant, sequence
+from radixmill.front.dialects.calls.base import Format, Target, constant, either, sequence
 from radixmill.front.dialects.dialect import Dialect
 
-INPUT = {
-    "type": "object",
-    "properties": {"input": {"type": "string"}},
-    "required": ["input"],
-    "additionalProperties": False,
-}
 ANY_ARGUMENTS = {"type": "object"}
 ANY_TEXT = {"type": "any_text"}
 
@@ -49,6 +44,11 @@ def answer(dialect: Dialect, content: Format) -> Format:
     return sequence(constant("".join(dialect.answer_opens[:1])), content)
 
 
+def json_text(schema: Any) -> Format:
+    """JSON that matches a JSON Schema, laid out as the model likes."""
+    return {"type": "json_schema", "json_schema": schema}
+
+
 def after_thoughts(dialect: Dialect, then: Format) -> Format:
     """`then`, perhaps behind thoughts; behind any number where an answer has parts."""
     if dialect.think is None:
@@ -63,7 +63,3 @@ def after_thoughts(dialect: Dialect, then: Format) -> Format:
 def part(open: str, close: str) -> Format:
     """Any text in tags."""
     return {"type": "tag", "begin": open, "content": ANY_TEXT, "end": close}
-
-
-def either(*formats: Format) -> Format:
-    return {"type": "or", "elements": list(formats)}

@@ -107,9 +107,14 @@ def reads(dialect: Dialect, samples: Iterable[Sample], subject: Subject) -> bool
     return all(_matches(_read(dialect, sample, [sample.text]), sample, subject) for sample in samples)
 
 
-def written_sample(dialect: Dialect) -> Sample:
-    """What the family's form of calls would write."""
+def stated(dialect: Dialect | type[Dialect]) -> Sample:
+    """The two calls in one answer, as the family's form writes them."""
     return Sample(text=dialect.calls.all_written(CALLS), calls=CALLS)
+
+
+def documented(dialect: Dialect) -> Sample:
+    """The answer in the words of the vendor's documentation."""
+    return Sample(text=dialect.example, thought="why" if dialect.think else "", calls=CALLS)
 
 
 def _fault(subject: Subject, sample: Sample, whole: list[Part]) -> str:

@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Mapping
 from typing import NamedTuple
 
-from radixmill.front.dialects.calls.base import Begun, Callee, Found, Given, Whole
+from radixmill.front.dialects.calls.base import Begun, Callee, Found, Given, Known, Whole
 from radixmill.front.dialects.dialect import Dialect
 from radixmill.front.dialects.extent import SPACE, read_input
 from radixmill.front.dialects.pieces import Called, Passed, Piece, Said, Thought
@@ -68,7 +68,6 @@ class Splitter:
         self.mark = self.scan.mark
         self._opened, self._separate, self._whole_thoughts = opened, separate, whole_thoughts and separate
         self._guaranteed, self._only_calls, self._one_call = guaranteed, guaranteed and only_calls, one_call
-        self._begun = _heads(dialect, self.tools) if guaranteed else []
         self._since = 0  # where the thoughts at hand begin
         self._pieces: _Pieces = []
         self._thoughts: list[str] = []  # kept until they are whole
@@ -247,6 +246,8 @@ class Splitter:
             begun, before = self.calls, self.scan.position
             broken = yield from self._run(inside)
             if broken is None:
+                if self._only_calls and self.scan.last:
+                    self._leaves_out()
                 return not inside or self.scan.position > before
             if within and begun == self.calls:
                 return False
@@ -326,7 +327,8 @@ class Splitter:
         if not (self._guaranteed and self.scan.last):
             return False
         rest = self.scan.text[self.scan.at :]
-        if not self.inside_call and not any(head.startswith(rest) for head in self._begun):
+        begun = self.dialect.calls.is_begun
+        if not self.inside_call and not any(begun(rest, name, tool.shape) for name, tool in self.tools.items()):
             return False
         self._skip(len(rest))
         return True
@@ -404,9 +406,13 @@ def _keep(kept: _Kept, found: Found, end: int) -> None:
             kept[-1] = Given(text + more), end
         case _, (Begun() | Given()):
             kept.append((found, end))
+        case _, Known(id):
+            _know(kept, id)
 
 
-def _heads(dialect: Dialect, tools: Mapping[str, Callee]) -> list[str]:
-    """What begins a call, up to its input."""
-    heads = [dialect.calls.head(name, tool.shape) for name, tool in tools.items()]
-    return heads + [dialect.calls.section.open + head for head in heads]
+def _know(kept: _Kept, id: str) -> None:
+    """The last call that was begun has this id; if it was given already, the one that it has stays."""
+    for i, (found, end) in reversed(list(enumerate(kept))):
+        if isinstance(found, Begun):
+            kept[i] = found._replace(id=id), end
+            return

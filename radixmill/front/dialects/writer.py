@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from radixmill.front.dialects.calls.base import Calls
 from radixmill.front.dialects.calls.json_object import JsonObject
 
 Message = dict[str, Any]
@@ -17,8 +18,15 @@ def tells_of_tools(messages: Iterable[Message]) -> bool:
     return any(message["role"] == "tool" or message.get("tool_calls") for message in messages)
 
 
+def told_of(
+    form: Calls, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, system: bool = True
+) -> list[Message]:
+    """The conversation with its tools in the system message, for templates that write calls and results themselves."""
+    return _prepended(list(messages), tools_text(form, tools), system=system)
+
+
 def with_tools(
-    form: JsonObject, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, system: bool = True
+    form: Calls, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, system: bool = True
 ) -> list[Message]:
     """The conversation with its tools in the system message, calls and results as text.
 
@@ -29,14 +37,24 @@ def with_tools(
     return _prepended(told, tools_text(form, tools), system=system) if tools else told
 
 
-def tools_text(form: JsonObject, tools: Iterable[dict[str, Any]]) -> str:
+def tools_text(form: Calls, tools: Iterable[dict[str, Any]]) -> str:
     """What a model is told of its tools, in the words that Hermes-like models were trained on, more or less."""
     signatures = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
-    call = f'{{"{form.name_key}": <function-name>, "{form.arguments_keys[0]}": <args-json-object>}}'
     return (
         "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
         f"Function signatures, one JSON object a line, within <tools></tools> tags:\n"
         f"<tools>\n{signatures}\n</tools>\n\n"
+        f"{_form_text(form)}"
+    )
+
+
+def _form_text(form: Calls) -> str:
+    """How to write a call."""
+    if not isinstance(form, JsonObject):
+        call = form.all_written([("<function-name>", {"<argument-name>": "<argument-value>"})])
+        return f"To call functions, write it like this:\n{call}"
+    call = f'{{"{form.name_key}": <function-name>, "{form.arguments_keys[0]}": <args-json-object>}}'
+    return (
         "For each function call, return a JSON object with the function's name and arguments within "
         f"{form.call.open}{form.call.close} tags:\n"
         f"{form.call.open}{form.pad}{call}{form.pad}{form.call.close}"
@@ -53,7 +71,7 @@ def result_text(text: str) -> str:
     return f"<tool_response>\n{text}\n</tool_response>"
 
 
-def _told(form: JsonObject, messages: Iterable[Message]) -> Iterator[Message]:
+def _told(form: Calls, messages: Iterable[Message]) -> Iterator[Message]:
     results: list[str] = []
     for message in messages:
         if message["role"] == "tool":
@@ -67,14 +85,28 @@ def _told(form: JsonObject, messages: Iterable[Message]) -> Iterator[Message]:
         yield {"role": "user", "content": "\n".join(results)}
 
 
-def _with_calls(form: JsonObject, message: Message) -> Message:
+def _with_calls(form: Calls, message: Message) -> Message:
     if not (calls := message.get("tool_calls")):
         return message
-    functions = [call["function"] for call in calls]
-    parts = [call_text(form, function["name"], function.get("arguments")) for function in functions]
+    written = _calls_text(form, [call["function"] for call in calls])
     said = text_of(message.get("content"))
     kept = {key: value for key, value in message.items() if key != "tool_calls"}
-    return {**kept, "content": form.gap.join([said, *parts] if said else parts)}
+    return {**kept, "content": form.gap.join([said, written] if said else [written])}
+
+
+def _calls_text(form: Calls, functions: Sequence[dict[str, Any]]) -> str:
+    if isinstance(form, JsonObject):
+        return form.gap.join(call_text(form, function["name"], function.get("arguments")) for function in functions)
+    return form.all_written([(function["name"], _object(function.get("arguments"))) for function in functions])
+
+
+def _object(arguments: Any) -> dict[str, Any]:
+    """Arguments of an earlier call, which may be JSON; that of a call that was cut off is none."""
+    try:
+        value = json.loads(arguments or "{}") if isinstance(arguments, str | None) else arguments
+    except ValueError:
+        value = None
+    return value if isinstance(value, dict) else {"arguments": arguments}
 
 
 def _prepended(messages: list[Message], text: str, *, system: bool) -> list[Message]:

@@ -20,7 +20,7 @@ REDACTED = "[redacted]"
 
 def model_info(front: Front) -> dict[str, Any]:
     session = front.ready_session()
-    spec, options = session.spec(), front.config.model
+    spec, options, speaks = session.spec(), front.config.model, session.text.detected
     return {
         "model_path": options.model,
         "tokenizer_path": options.tokenizer or options.model,
@@ -33,6 +33,10 @@ def model_info(front: Front) -> dict[str, Any]:
         "has_audio_understanding": "audio" in spec.modalities,
         "model_type": spec.architecture,
         "architectures": [spec.architecture],
+        "reasoning_parser": None if speaks.reasoning_parser == "none" else speaks.reasoning_parser,
+        "reasoning_basis": speaks.basis("thoughts"),
+        "tool_call_parser": None if speaks.tool_call_parser == "none" else speaks.tool_call_parser,
+        "tool_call_basis": speaks.basis("calls"),
         "context_length": spec.context,
         "context_reason": spec.context_reason,
         "vocab_size": spec.vocab_size,

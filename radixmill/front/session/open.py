@@ -1,17 +1,38 @@
-"""A session for a model's files: names, defaults and text stack put together."""
+"""A session for a model's files: its text stack and dialect, names and defaults put together."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
+
 from radixmill.core.config import Config
+from radixmill.core.errors import CannotStart
+from radixmill.front.session.detect import detect
 from radixmill.front.session.session import Session
 from radixmill.front.session.text import ModelText
-from radixmill.front.text import TextStack
+from radixmill.front.text import load_text
 from radixmill.link.client import EngineClient
 from radixmill.store import ModelFiles, generation_defaults
 
 
-def open_session(config: Config, files: ModelFiles, text: TextStack, client: EngineClient) -> Session:
+def open_text(config: Config, files: ModelFiles) -> ModelText:
+    """A model's tokenizer and template, and its dialect with the proof. Raises CannotStart."""
+    options, flag = config.model, "--default-chat-template-kwargs"
+    stack = load_text(files, chat_template=options.chat_template, tokenizer=options.tokenizer)
+    found = detect(stack, options.reasoning_parser, options.tool_call_parser, trust=options.trust_parsers)
+    try:
+        kwargs = msgspec.json.decode(options.default_chat_template_kwargs, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise CannotStart(f"{flag} is not a JSON object: {error}", """Write it as '{"name": value}'""") from None
+    try:
+        return ModelText(stack, found, kwargs)
+    except ValueError as error:
+        raise CannotStart(f"{flag}: {error}", "Leave them out") from None
+
+
+def open_session(config: Config, files: ModelFiles, text: ModelText, client: EngineClient) -> Session:
     """The front's side of the model in `files`. Sampling defaults come from its makers unless told otherwise."""
     defaults = generation_defaults(files) if config.server.sampling_defaults == "model" else {}
     served = config.model.served_model_name or (files.name,)
-    return Session(ModelText(text), client, served, defaults=defaults, max_requests=config.server.max_queued_requests)
+    return Session(text, client, served, defaults=defaults, max_requests=config.server.max_queued_requests)

@@ -25,7 +25,7 @@ TOOLS = [
 ]
 THINKERS = tuple(family.think for family in FAMILIES if family.think)
 SWITCHES = tuple(dict.fromkeys(think.switch for think in THINKERS if think.switch))
-THINK_TAGS = tuple({tag.strip() for think in THINKERS for tag in (think.open, think.close)})
+THINK_TAGS = sorted({tag.strip() for think in THINKERS for tag in (think.open, think.close)}, key=len, reverse=True)
 IDS: Mapping[CallIds, str] = {"ours": "call_{:024d}", "nine": "call{:05d}", "indexed": "functions.{name}:{}"}
 
 
@@ -35,7 +35,8 @@ class Rehearsal:
     def __init__(self, stack: TextStack) -> None:
         self.template, self.tokenizer = stack.template, stack.tokenizer
         self.sources = " ".join(stack.template.sources.values()) if stack.template else ""
-        self.switches = tuple(switch for switch in SWITCHES if switch in self.sources)
+        names = stack.template.names if stack.template else frozenset()
+        self.switches = tuple(switch for switch in SWITCHES if switch in names)
         self.calls = lru_cache(maxsize=8)(self._calls)
         self.thought = lru_cache(maxsize=8)(self._thought)
         self.prompt = lru_cache(maxsize=8)(self._prompt)
@@ -44,7 +45,9 @@ class Rehearsal:
     def where(self, tag: str) -> str:
         """Where a tag stands: "vocabulary" (there perhaps only its beginning), "chat template", or ""."""
         tag = tag.strip()
-        if any(added.literal == tag for added in self.tokenizer.added) or any(map(tag.startswith, self.tokenizer.control)):
+        if any(added.literal == tag for added in self.tokenizer.added) or any(
+            map(tag.startswith, self.tokenizer.control)
+        ):
             return "vocabulary"
         return "chat template" if tag in self.sources else ""
 
@@ -86,6 +89,8 @@ class Rehearsal:
             return None
         prompt, text = _behind(self.prompt(switch), history)
         text = _before(text, self._end(switch))
+        if not thought:
+            text = _untagged(text)
         if not all(word in text for word in (thought, said, *_words(calls))):
             return None
         cut = tuple(self._tokens(text))
@@ -133,7 +138,11 @@ class Rehearsal:
 
 def _called(content: str | None, calls: Sequence[Call], ids: CallIds) -> Message:
     made = [
-        {"id": IDS[ids].format(i, name=name), "type": "function", "function": {"name": name, "arguments": dict(arguments)}}
+        {
+            "id": IDS[ids].format(i, name=name),
+            "type": "function",
+            "function": {"name": name, "arguments": dict(arguments)},
+        }
         for i, (name, arguments) in enumerate(calls)
     ]
     return {"role": "assistant", "content": content, "tool_calls": made}
@@ -154,10 +163,14 @@ def _behind(prompt: str, history: str) -> tuple[str, str]:
         begun, before = _without_tag(begun), begun
         if begun == before:
             return "", ""
-    text = history[len(begun) :]
-    while begun != prompt and (tag := next(filter(text.startswith, THINK_TAGS), "")):
-        text = text[len(tag) :]
-    return begun, text
+    return begun, history[len(begun) :]
+
+
+def _untagged(text: str) -> str:
+    """Without the thoughts of nobody that a template may put first."""
+    while tag := next(filter(text.lstrip().startswith, THINK_TAGS), ""):
+        text = text.lstrip().removeprefix(tag)
+    return text
 
 
 def _without_tag(prompt: str) -> str:

@@ -21,16 +21,23 @@ from typing import Any, Literal
 from msgspec.structs import replace
 
 from radixmill.core.errors import BadRequest
-from radixmill.core.request import Constraint
+from radixmill.core.request import Constraint, ThinkingBudget
 from radixmill.front.dialects import Callee, Dialect, Splitter, Thoughts, ToolShape
-from radixmill.front.dialects.calls.base import NO_ARGUMENTS, Format, Target, constant, json_schema, sequence
+from radixmill.front.dialects.calls.base import (
+    INPUT,
+    NO_ARGUMENTS,
+    Format,
+    Target,
+    constant,
+    either,
+    sequence,
+)
 from radixmill.front.dialects.grammar import (
     ANY_ARGUMENTS,
-    INPUT,
     after_thoughts,
     answer,
     behind_content,
-    either,
+    json_text,
     only_calls,
     text_and_calls,
 )
@@ -68,7 +75,7 @@ class Speech:
             return None
         return Splitter(
             self.dialect,
-            {tool.name: Callee(shape_of(tool), tool.parameters) for tool in self.tools},
+            {tool.name: self._callee(tool) for tool in self.tools},
             opened=self.thinking == "opened",
             separate=self.ask.separate_reasoning,
             whole_thoughts=not self.ask.stream_reasoning,
@@ -76,6 +83,21 @@ class Speech:
             only_calls=self.ask.tools is not None and self.ask.tools.choice == "required",
             one_call=self.ask.tools is not None and not self.ask.tools.parallel,
             exact=exact,
+        )
+
+    def budget(self, text: Text) -> ThinkingBudget | None:
+        """How the Ask's limit of thoughts is kept. None where there is none, or nothing that it could limit."""
+        most, think = self.ask.max_thinking_tokens, self.dialect.think
+        if most is None or think is None:
+            return None
+        called = think.ended_by_call and self.tools and self.ask.separate_reasoning and self.calls is None
+        return ThinkingBudget(
+            tokens=most,
+            close=spelled(text, think.close),
+            open=think.open,
+            ends=tuple(filter(None, (think.close, self.dialect.calls.closer if called else ""))),
+            opened=self.thinking == "opened",
+            again=think.interleaved,
         )
 
     def sources(self) -> Iterator[tuple[str, Constraint]]:
@@ -118,6 +140,11 @@ class Speech:
         if not self._is_bound(tool):
             return Target(tool.name, shape, ANY_ARGUMENTS)
         return Target(tool.name, shape, NO_ARGUMENTS if tool.parameters is None else of_object(tool.parameters))
+
+    def _callee(self, tool: Tool) -> Callee:
+        """NOTE: its parameters are those of `_target`: a reader must know how the grammar had them written."""
+        bound = self.calls is not None and self._is_bound(tool)
+        return Callee(shape_of(tool), NO_ARGUMENTS if bound and tool.parameters is None else tool.parameters, bound)
 
     def _is_bound(self, tool: Tool) -> bool:
         return tool.strict or (self.ask.tools is not None and self.ask.tools.choice == "required")
@@ -185,9 +212,9 @@ def as_format(constraint: Constraint) -> Format:
     """Any constraint as a part of a structural tag."""
     match constraint.kind:
         case "json_schema":
-            return json_schema(json.loads(constraint.text))
+            return json_text(json.loads(constraint.text))
         case "json_object":
-            return json_schema({"type": "object"})
+            return json_text({"type": "object"})
         case "regex":
             return {"type": "regex", "pattern": constraint.text}
         case "ebnf":
@@ -203,11 +230,13 @@ def structural(format: Format) -> Constraint:
 
 
 def speech_of(text: Text, ask: Ask, prompts: Sequence[Sequence[int]]) -> Speech:
-    """The speech of an Ask whose prompts are these token ids. Only chats have thoughts: other prompts are raw text, and
-    so is what follows them."""
+    """The speech of an Ask whose prompts are these token ids. Prompts that are no chats are raw text, and so is what
+    follows them, but for the thoughts that the Ask may look for in it."""
     dialect, prompt = text.dialect, ask.prompts[0]
     if not isinstance(prompt, ChatPrompt):
-        return Speech(ask, Dialect(think=None, calls=dialect.calls), "not")
+        think = None if ask.raw_thoughts == "no" else dialect.think
+        opened = think is not None and (ask.raw_thoughts == "first" or _at_end(text, think, prompts[0]) == "opened")
+        return Speech(ask, Dialect(think=think, calls=dialect.calls), "opened" if opened else "not")
     return Speech(ask, dialect, _thinking(text, dialect.think, prompt, prompts[0]) if dialect.think else "not")
 
 
@@ -215,10 +244,27 @@ def _thinking(text: Text, think: Thoughts, prompt: ChatPrompt, ids: Sequence[int
     if prompt.continue_final_message:
         said = _text_of(prompt.messages[-1].get("content"))
         return "opened" if said.rfind(think.open) > said.rfind(think.close) else "not" if said.strip() else "may"
-    tail = text.decode(ids[-TAIL_TOKENS:], skip_special=False).rstrip() if prompt.add_generation_prompt else ""
+    said = _at_end(text, think, ids) if prompt.add_generation_prompt else "may"
+    return "opened" if said == "may" and think.assumed else said
+
+
+def _at_end(text: Text, think: Thoughts, ids: Sequence[int]) -> Thinking:
+    """What the last tokens of a prompt say."""
+    tail = text.decode(ids[-TAIL_TOKENS:], skip_special=False).rstrip()
     if tail.endswith(think.close):
         return "not"
-    return "opened" if tail.endswith(think.open.rstrip()) or think.assumed else "may"
+    return "opened" if tail.endswith(think.open.rstrip()) else "may"
+
+
+def spelled(text: Text, tag: str) -> tuple[int, ...]:
+    """A tag's tokens. Some tokenizers put a space before what begins a text, so it is looked at behind something, too."""
+    found = tuple(text.encode(tag, add_special=False))
+    for before in ("", ".", "\n"):
+        head, ids = text.encode(before, add_special=False), text.encode(before + tag, add_special=False)
+        rest = tuple(ids[len(head) :])
+        if ids[: len(head)] == head and b"".join(map(text.token_bytes, rest)) == tag.encode():
+            return rest
+    return found
 
 
 def _text_of(content: Any) -> str:
@@ -246,7 +292,7 @@ def _shown_parameters(tool: Tool) -> Any:
 def _triggered(tag: dict[str, Any]) -> Format:
     """The older form of structural tags in the newer."""
     tags = [
-        {"type": "tag", "begin": one["begin"], "content": json_schema(one["schema"]), "end": one["end"]}
+        {"type": "tag", "begin": one["begin"], "content": json_text(one["schema"]), "end": one["end"]}
         for one in tag["structures"]
     ]
     return {"type": "triggered_tags", "triggers": tag["triggers"], "tags": tags}

@@ -7,10 +7,12 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from radixmill.core.errors import BadRequest
-from radixmill.front.dialects import GENERIC, THINKING, Dialect
+from radixmill.front.dialects import Dialect
+from radixmill.front.dialects.calls.unread import Unread
 from radixmill.front.dialects.history import fitted
-from radixmill.front.dialects.writer import HERMES, tells_of_tools, with_tools
+from radixmill.front.dialects.writer import HERMES, tells_of_tools, told_of, with_tools
 from radixmill.front.session.ask import ChatPrompt
+from radixmill.front.session.detect import Detected, detect
 from radixmill.front.text import ChatTemplate, TemplateError, TextStack, encode_chat
 
 
@@ -28,6 +30,10 @@ class Text(Protocol):
     @property
     def dialect(self) -> Dialect:
         """How the model writes thoughts and tool calls; without tags of thoughts if it has none."""
+
+    @property
+    def detected(self) -> Detected:
+        """Where that comes from."""
 
     def encode(self, text: str, *, parse_special: bool = True, add_special: bool = True) -> Sequence[int]: ...
 
@@ -60,11 +66,17 @@ class Spelling:
 
 
 class ModelText:
-    """A model's own tokenizer and chat template."""
+    """A model's own tokenizer and chat template, and the dialect that was found for them."""
 
-    def __init__(self, stack: TextStack) -> None:
-        self.stack = stack
-        self.dialect = THINKING if _thinks(stack) else GENERIC
+    def __init__(
+        self, stack: TextStack, detected: Detected | None = None, template_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
+        """`template_kwargs`: what its chat template is told where a request does not say otherwise. Raises ValueError
+        where that is not for anybody to set."""
+        self.stack, self.detected = stack, detected or detect(stack)
+        self.dialect, self.template_kwargs = self.detected.dialect, dict(template_kwargs or {})
+        if stack.template is not None:
+            stack.template.check_kwargs(self.template_kwargs)
         self.special_ids = stack.tokenizer.special_ids
         self.control = stack.tokenizer.control
         self.fill_ends = stack.tokenizer.fill.ends if stack.tokenizer.fill else None
@@ -90,18 +102,29 @@ class ModelText:
             tools=tools or None,
             add_generation_prompt=chat.add_generation_prompt,
             continue_final_message=chat.continue_final_message,
-            **chat.template_kwargs,
+            **self._kwargs(chat),
         )
+
+    def _kwargs(self, chat: ChatPrompt) -> dict[str, Any]:
+        """The template's arguments: the server's, over them what the request says of thoughts, over that its own."""
+        given = chat.template_kwargs
+        own = self.dialect.think.switch if self.dialect.think else ""
+        switches = (own,) if own else SWITCHES
+        if chat.thinks is None or given.keys() & {*switches, *SWITCHES}:
+            return {**self.template_kwargs, **given}
+        return {**self.template_kwargs, **dict.fromkeys(switches, chat.thinks), **given}
 
     def _told(self, template: ChatTemplate, chat: ChatPrompt) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Messages and tools for the template; all in the messages where it has no place for tools.
-        A template that knows the roles of earlier calls keeps them if no tools are given now."""
+        A template that knows the roles of earlier calls keeps them if no tools are given now, or if it writes calls."""
         messages = fitted(self.dialect, [self._renamed(message) for message in chat.messages])
         tools = list(chat.tools)
         knows_roles = any("tool" in source for source in template.sources.values())
         if template.takes_tools or not (tools or (tells_of_tools(messages) and not knows_roles)):
             return messages, tools
-        return with_tools(HERMES, messages, tools, system=self._takes_system), []
+        form = HERMES if isinstance(self.dialect.calls, Unread) else self.dialect.calls
+        tell = with_tools if self.detected.generic else told_of
+        return tell(form, messages, tools, system=self._takes_system), []
 
     @cached_property
     def _takes_system(self) -> bool:
@@ -117,7 +140,7 @@ class ModelText:
         return {**message, "role": self._renames.get(role, role)}
 
 
-OPEN, CLOSE = "<think>", "</think>"
+SWITCHES = ("enable_thinking", "thinking")  # what templates call it; all are set where the family's is not known
 
 
 def _check_effort(dialect: Dialect, effort: Any) -> None:
@@ -128,13 +151,6 @@ def _check_effort(dialect: Dialect, effort: Any) -> None:
             f"reasoning_effort must be {known}: this model always thinks, and knows no other efforts than these.",
             param="reasoning_effort",
         )
-
-
-def _thinks(stack: TextStack) -> bool:
-    """Whether the template or the vocabulary has the tags of thoughts."""
-    sources = stack.template.sources.values() if stack.template else ()
-    literals = {added.literal for added in stack.tokenizer.added}
-    return OPEN in literals or any(CLOSE in source for source in sources)
 
 
 def _renames(template: ChatTemplate | None) -> dict[str, str]:

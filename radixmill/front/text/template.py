@@ -42,8 +42,8 @@ class TemplateError(ValueError):
 class ChatTemplate:
     """A model's chat template, or its set of named ones: "tool_use" serves requests with tools, "default" the others.
 
-    `variables` (bos_token, …) are visible to the template. `origin` says where it comes from. `takes_tools`: whether the
-    template has a place for tools. Raises BadModel where the source is no Jinja.
+    `variables` (bos_token, …) are visible to the template. `origin` says where it comes from. `names`: what it reads besides
+    what it sets itself. `takes_tools`: whether it has a place for tools. Raises BadModel where the source is no Jinja.
 
     A message's content is a string, null, or a list of parts `{"type": "text", "text": …}`. A template that knows only
     strings gets the parts joined by line ends; one that prints null as a word, or fails on it, gets "". Arguments
@@ -58,7 +58,8 @@ class ChatTemplate:
         environment = Sandbox()
         self.reserved = _OURS | _TOKENS | environment.globals.keys()
         self._templates = {name: _compile(environment, text, origin) for name, text in self.sources.items()}
-        self.takes_tools = any("tools" in _free_names(environment, text) for text in self.sources.values())
+        self.names = frozenset(name for text in self.sources.values() for name in _free_names(environment, text))
+        self.takes_tools = "tools" in self.names
         self._knows_parts = lru_cache(maxsize=64)(self._probe_parts)
         self._knows_objects = lru_cache(maxsize=8)(self._probe_objects)
 

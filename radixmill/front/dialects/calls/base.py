@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from radixmill.front.dialects.scan import Scan, Steps
+from radixmill.front.dialects.extent import SPACE
+from radixmill.front.dialects.scan import Malformed, Scan, Steps
 
 ToolShape = Literal["object", "input", "text"]
 """How a call passes its input on.
@@ -26,14 +27,26 @@ Format = dict[str, Any]
 """A format of structural tags, as XGrammar describes them (https://xgrammar.mlc.ai/docs): JSON."""
 
 Schema = dict[str, Any]
+NO_NAME = frozenset(SPACE + "\"'`{}[]()<>,;=")  # what no name of a tool has in it
+# Many models write a line end before they end their answer: where it could only be the gap before another call, they
+# would write calls without end.
+LINE_END: Format = {"type": "optional", "content": {"type": "const_string", "value": "\n"}}
 NO_ARGUMENTS: Schema = {"type": "object", "properties": {}, "additionalProperties": False}
+INPUT: Schema = {
+    "type": "object",
+    "properties": {"input": {"type": "string"}},
+    "required": ["input"],
+    "additionalProperties": False,
+}
 
 
 class Callee(NamedTuple):
-    """A tool that may be called, as a reader knows it. `parameters`: the JSON Schema of its arguments; None: unknown."""
+    """A tool that may be called, as a reader knows it. `parameters`: the JSON Schema of its arguments; None: unknown.
+    `bound`: a grammar lets them be written as that says only."""
 
     shape: ToolShape = "object"
     parameters: Schema | None = None
+    bound: bool = False
 
 
 class Target(NamedTuple):
@@ -61,11 +74,17 @@ class Given(NamedTuple):
     text: str
 
 
+class Known(NamedTuple):
+    """The id of the call that was begun last, where the model writes it behind the name."""
+
+    id: str
+
+
 class Whole(NamedTuple):
     """All calls so far are whole."""
 
 
-Found = Begun | Given | Whole
+Found = Begun | Given | Known | Whole
 Reader = Steps[None]
 """Yields None for more text, else a Found; raises Malformed where there is no call."""
 
@@ -75,21 +94,28 @@ class Tags(NamedTuple):
     close: str = ""
 
 
+FENCE = Tags("\n<input>\n", "\n</input>")
+"""Around an input of shape "text" where the family's calls have no closing tag that could end it. Our own invention."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calls(ABC):
     """A form of calls.
 
         section.open  call.open … call.close  gap  call.open … call.close  section.close
 
-    `gap`: white space and the like that the family's models write between two calls; any white space is read there.
+    `gap`: white space and the like that the family's models write between two calls, `inset` within the tags of a
+    section; any white space is read there.
     """
 
     section: Tags = Tags()
     call: Tags = Tags()
     gap: str = "\n"
+    inset: str = ""
     between: str = ""  # characters that may stand between calls, besides white space
     bare: bool = False  # calls count outside a section, too
     first_openers: tuple[str, ...] = ()  # what begins calls, besides, where nothing visible stands before
+    also: tuple[str, ...] = ()  # other spellings of the tag that begins calls, read like it
 
     # --- tags
 
@@ -97,13 +123,13 @@ class Calls(ABC):
     def openers(self) -> tuple[str, ...]:
         """What begins calls."""
         if not self.section.open:
-            return (self.call.open,)
-        return (self.section.open, self.call.open) if self.bare else (self.section.open,)
+            return (self.call.open, *self.also)
+        return (self.section.open, *self.also, *([self.call.open] if self.bare else []))
 
     @property
     def tags(self) -> set[str]:
         """What must be seen in the text."""
-        return {*self.section, *self.call}
+        return {*self.section, *self.call, *self.also}
 
     @property
     def closer(self) -> str:
@@ -115,7 +141,7 @@ class Calls(ABC):
     def read(self, scan: Scan, tools: Mapping[str, Callee], *, inside: bool = False) -> Reader:
         """The calls that begin here: a whole section, or one call. `inside`: behind a call of a section."""
         if not inside:
-            if not self.section.open or not (yield from scan.takes(self.section.open)):
+            if not self.section.open or not (yield from scan.takes(self.section.open, *self.also)):
                 yield from self._one(scan, tools)
                 return
             yield from scan.space()
@@ -135,10 +161,11 @@ class Calls(ABC):
         return False
 
     def _one(self, scan: Scan, tools: Mapping[str, Callee]) -> Reader:
-        yield from scan.expect(self.call.open)
+        yield from scan.expect(self.call.open, *(() if self.section.open else self.also))
         yield from self.body(scan, tools)
-        yield from scan.space()
-        yield from scan.close(self.call.close)
+        if self.call.close:
+            yield from scan.space()
+            yield from scan.close(self.call.close)
         yield Whole()
 
     @abstractmethod
@@ -149,6 +176,17 @@ class Calls(ABC):
         """Input of shape "text", up to where the tail begins."""
         yield Given((yield from scan.until(self.tail("text"))))
         scan.at += len(self.tail("text")) - len(self.call.close)
+
+    def is_begun(self, rest: str, name: str, shape: ToolShape) -> bool:
+        """Whether this is how a call of that tool begins, up to its input, or how a section ends."""
+        head = self.head(name, shape)
+        ways = (
+            head,
+            self.gap + head,
+            self.section.close,
+            *(before + head for before in (self.section.open, *self.openers)),
+        )
+        return any(way.startswith(rest) for way in ways)
 
     # --- writing
 
@@ -166,7 +204,12 @@ class Calls(ABC):
 
     def all_written(self, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
         """All calls of an answer."""
-        return f"{self.section.open}{self.gap.join(self.written(*call) for call in calls)}{self.section.close}"
+        around = self._around
+        return f"{around.open}{self.gap.join(self.written(*call) for call in calls)}{around.close}"
+
+    @property
+    def _around(self) -> Tags:
+        return Tags(self.section.open + self.inset, self.inset + self.section.close)
 
     # --- grammar
 
@@ -178,15 +221,15 @@ class Calls(ABC):
 
     def only(self, targets: Sequence[Target], *, parallel: bool) -> Format:
         """One call or, with `parallel`, more, and nothing else."""
-        run = self._run(targets, parallel)
-        return sequence(constant(self.section.open), run, constant(self.section.close), line_end() if parallel else None)
+        run, around = self._run(targets, parallel), self._around
+        return sequence(constant(around.open), run, constant(around.close), LINE_END if parallel else None)
 
     def among_text(self, targets: Sequence[Target], *, parallel: bool) -> Format:
         """Free text, in which the opening tag begins calls."""
         tags, once = [self.tag(target) for target in targets], not parallel
         if self.section.open:
-            run = self._run(targets, parallel)
-            tags, once = [{"type": "tag", "begin": self.section.open, "content": run, "end": self.section.close}], True
+            run, around = self._run(targets, parallel), self._around
+            tags, once = [{"type": "tag", "begin": around.open, "content": run, "end": around.close}], True
         return {
             "type": "triggered_tags",
             "triggers": [self.openers[0]],
@@ -209,22 +252,37 @@ class Calls(ABC):
         return {"type": "tag", "begin": begin, "content": self.content(target), "end": end}
 
 
+def word(scan: Scan, *ends: str) -> Steps[str]:
+    """A name: up to white space, a bracket, a quote or one of the ends. Raises Malformed where there is none."""
+    start = scan.at
+    while not (yield from scan.which(*ends)):
+        if not (char := (yield from scan.peek())) or char in NO_NAME:
+            break
+        scan.at += 1
+    if scan.at == start:
+        raise Malformed
+    return scan.text[start : scan.at]
+
+
 def json_schema(schema: Any) -> Format:
-    """JSON that matches a JSON Schema."""
-    return {"type": "json_schema", "json_schema": schema}
+    """JSON that matches a JSON Schema, in the layout of calls: one line, as chat templates write it. A small model that
+    may lay it out fills its answer with blanks."""
+    return {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": 1}
 
 
 def constant(text: str) -> Format:
     return {"type": "const_string", "value": text}
 
 
-def line_end() -> Format:
-    """Perhaps a line end. Many models write one before they end their answer: where it could only be the gap before
-    another call, they would write calls without end."""
-    return {"type": "optional", "content": constant("\n")}
-
-
 def sequence(*elements: Format | None) -> Format:
     """One behind the other; empty texts, and None, are left out."""
     kept = [element for element in elements if element and element != constant("")]
     return kept[0] if len(kept) == 1 else {"type": "sequence", "elements": kept}
+
+
+def either(*formats: Format) -> Format:
+    return {"type": "or", "elements": list(formats)}
+
+
+def regex(pattern: str) -> Format:
+    return {"type": "regex", "pattern": pattern}
