@@ -30,7 +30,6 @@ from radixmill.front.dialects.calls.base import (
     Target,
     constant,
     either,
-    json_schema,
     sequence,
 )
 from radixmill.front.dialects.calls.unread import Unread
@@ -39,6 +38,7 @@ from radixmill.front.dialects.grammar import (
     after_thoughts,
     answer,
     behind_content,
+    json_text,
     only_calls,
     text_and_calls,
 )
@@ -226,9 +226,9 @@ def as_format(constraint: Constraint) -> Format:
     """Any constraint as a part of a structural tag."""
     match constraint.kind:
         case "json_schema":
-            return json_schema(json.loads(constraint.text))
+            return json_text(json.loads(constraint.text))
         case "json_object":
-            return json_schema({"type": "object"})
+            return json_text({"type": "object"})
         case "regex":
             return {"type": "regex", "pattern": constraint.text}
         case "ebnf":
@@ -307,7 +307,7 @@ def _shown_parameters(tool: Tool) -> Any:
 def _triggered(tag: dict[str, Any]) -> Format:
     """The older form of structural tags in the newer."""
     tags = [
-        {"type": "tag", "begin": one["begin"], "content": json_schema(one["schema"]), "end": one["end"]}
+        {"type": "tag", "begin": one["begin"], "content": json_text(one["schema"]), "end": one["end"]}
         for one in tag["structures"]
     ]
     return {"type": "triggered_tags", "triggers": tag["triggers"], "tags": tags}
