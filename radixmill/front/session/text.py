@@ -13,7 +13,7 @@ from radixmill.front.dialects.history import fitted
 from radixmill.front.dialects.turns import Step, indexed_ids, nine_ids, thoughts_apart, ways
 from radixmill.front.dialects.writer import HERMES, Message, tells_of_tools, told_of, with_tools
 from radixmill.front.session.ask import ChatPrompt
-from radixmill.front.session.detect import Detected, detect
+from radixmill.front.session.detect import Detected, detect_dialect
 from radixmill.front.text import ChatTemplate, TemplateError, TextStack, TooSlow, encode_chat
 
 
@@ -74,7 +74,7 @@ class ModelText:
     ) -> None:
         """`template_kwargs`: what its chat template is told where a request does not say otherwise. Raises ValueError
         where that is not for anybody to set."""
-        self.stack, self.detected = stack, detected or detect(stack)
+        self.stack, self.detected = stack, detected or detect_dialect(stack)
         self.dialect, self.template_kwargs = self.detected.dialect, dict(template_kwargs or {})
         if stack.template is not None:
             stack.template.check_kwargs(self.template_kwargs)
@@ -95,7 +95,7 @@ class ModelText:
             template.check_kwargs(chat.template_kwargs)
         except ValueError as error:
             raise BadRequest(f"{error}.", param="chat_template_kwargs") from None
-        _check_effort(self.dialect, chat.template_kwargs.get("reasoning_effort"))
+        _check_effort(self.dialect, self._kwargs(chat).get("reasoning_effort"))
         if chat.documents and not template.takes_documents:
             raise BadRequest(
                 "This model's chat template has no place for documents: put their text into a message.",
