@@ -76,6 +76,7 @@ class ChatTemplate:
         self._knows_parts = lru_cache(maxsize=64)(self._probe_parts)
         self._knows_objects = lru_cache(maxsize=8)(self._probe_objects)
         self._thoughts_as_part = lru_cache(maxsize=8)(self._probe_thoughts)
+        self.shows_calls = lru_cache(maxsize=8)(self._probe_calls)
 
     def render(
         self,
@@ -187,6 +188,19 @@ class ChatTemplate:
             if thoughts and (part := self._thoughts_as_part(name)):
                 changed["content"] = _with_part(part(thoughts), message.get("content"))
         return {**message, **changed} if changed else message
+
+    def _probe_calls(self, beside: str | None) -> bool:
+        """Whether a call comes out, with a content `beside` it or none."""
+        call = {"id": "call00000", "type": "function", "function": {"name": "PROBE", "arguments": "{}"}}
+        tools = [{"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object"}}}]
+        conversation = _about("assistant", {"content": beside, "tool_calls": [call]})
+        fixed = {"tools": tools, "add_generation_prompt": False}
+        try:
+            return "PROBE" in self._with_nulls(self._chosen(tools, None), conversation, fixed)
+        except TooSlow:
+            raise
+        except TemplateError:
+            return False
 
     def _probe_thoughts(self, name: str) -> Callable[[str], Any] | None:
         """How a part of the content tells thoughts, where they come out only so."""
