@@ -167,7 +167,7 @@ def _results_of(calls: Sequence[Any], at: int, results: Sequence[Message]) -> li
     ids = [call.get("id") for call in calls]
     last = len(calls) - 1
     places = (
-        ids.index(result["tool_call_id"]) if result.get("tool_call_id") in ids else min(place, last)
+        ids.index(id) if (id := result.get("tool_call_id")) and id in ids else min(place, last)
         for place, result in enumerate(results)
     )
     return [result for place, result in zip(places, results, strict=True) if place == at]
@@ -182,7 +182,7 @@ def in_order(messages: Sequence[Message]) -> list[Message]:
         if is_result and all(message.get("tool_call_id") in ids for message in told):
             told.sort(key=lambda message: ids.index(message["tool_call_id"]))
         out += told
-        ids = [call.get("id") for call in told[-1].get("tool_calls") or ()]
+        ids = [call["id"] for call in told[-1].get("tool_calls") or () if call.get("id")]
     return out
 
 
