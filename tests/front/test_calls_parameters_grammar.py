@@ -5,19 +5,38 @@ from __future__ import annotations
 import json
 import random
 import re
+from functools import cache
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radixmill.core.request import Constraint
+from radixmill.engine.grammar import Matcher, Vocabulary
+from radixmill.engine.grammar.compile import to_grammar
+from radixmill.engine.grammar.matcher import Start
 from radixmill.front.dialects import Called, Callee, Dialect, Passed, Said, Splitter, joined
 from radixmill.front.dialects.families import DeepSeekV32, Glm45, Hunyuan, Qwen3Coder, Step3
 from radixmill.front.session import Ask, ChatPrompt, Tool, ToolRule
 from radixmill.front.session.speech import Speech
-from tests.engine.grammar_kit import EOS, VOCABULARY, allowed, encode, matcher, refusal, takes, vocabulary_of
+from radixmill.front.text import Tokenizer
+from radixmill.front.text.gguf import gguf_vocabulary
+from radixmill.store.gguf import GGUFFile
+from tests.data import shared
+from tests.engine.grammar_kit import (
+    EOS,
+    VOCABULARY,
+    allowed,
+    encode,
+    matcher,
+    refusal,
+    takes,
+    tokenizer_of,
+    vocabulary_of,
+)
 from tests.front.test_calls_parameters import FAMILIES, FORMS, TWO, WEATHER, WRITTEN
 
 GET, NOW = Tool(name="get_weather", parameters=WEATHER), Tool(name="now")
@@ -253,3 +272,38 @@ def test_letters_of_a_control_token_are_text_in_a_value():
     assert [piece.text for piece in pieces if isinstance(piece, Passed)] == [
         json.dumps({"a": "x</arg_value>\n</tool_call>"})
     ]
+
+
+@pytest.mark.parametrize("family", [Qwen3Coder, Glm45, DeepSeekV32], ids=lambda family: family.__name__)
+def test_long_limits_of_text_stay_within_what_a_mask_may_cost(family):
+    """With a real vocabulary, whose tokens are longer than bytes."""
+    vocabulary = real_vocabulary()
+    schema = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 5000}}, "required": ["a"]}
+    made = speech(family, tools=ToolRule(tools=(Tool(name="f", parameters=schema),), choice="required"))
+    text = family.calls.all_written([("f", {"a": "The quick brown fox <b> jumps. " * 5})])
+    match = Matcher(vocabulary, Start(tokenizer_of(vocabulary), to_grammar(made.constraint, vocabulary)))
+    row = np.zeros(vocabulary.words, np.uint32)
+    for token in longest(vocabulary, text.encode()):
+        match.fill(row)
+        assert row[token // 32] >> np.uint32(token % 32) & 1
+        match.push(token)
+
+
+@cache
+def real_vocabulary() -> Vocabulary:
+    tokenizer = Tokenizer(gguf_vocabulary(GGUFFile(shared("vocab", "ggml-vocab-qwen2.gguf")).metadata))
+    tokens = tuple(map(tokenizer.token_bytes, range(tokenizer.vocab_size)))
+    return Vocabulary(
+        tokens=tokens, control=tokenizer.special_ids, eos_ids=(max(tokenizer.special_ids),), size=len(tokens)
+    )
+
+
+def longest(vocabulary: Vocabulary, text: bytes) -> list[int]:
+    """Tokens of a text, each the longest that fits."""
+    ids = {raw: i for i, raw in enumerate(vocabulary.tokens) if i not in vocabulary.control}
+    found, at = [], 0
+    while at < len(text):
+        size = next(size for size in range(20, 0, -1) if text[at : at + size] in ids and at + size <= len(text))
+        found.append(ids[text[at : at + size]])
+        at += size
+    return found
