@@ -84,6 +84,7 @@ class Granite(Dialect):
     calls = JsonArray(also=("<tool_call>",), end="</tool_call>")
     answer_opens = ("<response>",)
     answer_close = "</response>"
+    answer_bare = True
     example = (
         "<think>why</think>"
         '<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Paris", "days": 3}}, {"name": "now", "arguments": {}}]'
