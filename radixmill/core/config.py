@@ -45,7 +45,12 @@ class ModelOptions:
         size=True,
         low=2,
     )
-    chat_template: str | None = option(None, "a .jinja file to use instead of the model's own chat template")
+    chat_template: str | None = option(
+        None,
+        "instead of the model's own chat template: a .jinja file, or a name: one of the model's named templates, chatml "
+        "or lines",
+        metavar="FILE|NAME",
+    )
     reasoning_parser: str = option(
         "auto",
         "how the model marks thoughts: a parser's name, checked against its chat template; auto: found there; none: "
@@ -59,6 +64,9 @@ class ModelOptions:
         metavar="NAME",
     )
     trust_parsers: bool = option(False, "start although a named parser does not read what the chat template writes")
+    default_chat_template_kwargs: str = option(
+        "{}", "JSON: what the chat template is told where a request's own chat_template_kwargs do not say otherwise"
+    )
     allow_unknown_config: bool = option(False, "load although config.json has keys that we do not know")
 
 

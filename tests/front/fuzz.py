@@ -110,7 +110,7 @@ class Alphabet:
             tuple(sorted(dialect.tags)),
             tuple(sections + [calls.written(*call) for call in CALLS]),
             tuple([calls.head(name) for name in ("now", "get_weather", "unknown")] + [calls.tail()]),
-            tuple([dialect.example or "so", *answers]),
+            (dialect.example or "so", *answers),
         )
 
     def fragments(self, dice: random.Random) -> list[Part]:
@@ -220,13 +220,14 @@ def _less(parts: list[Part], fails: Callable[[Sequence[Part]], bool]) -> list[Pa
 def promised(alphabet: Alphabet, dice: random.Random) -> str:
     """What is wrong with how a text is read that a grammar allows; it is cut off anywhere. "": nothing."""
     dialect, only = alphabet.dialect, dice.random() < 0.5
-    calls = [call for call in dice.choices(CALLS[:-1], k=dice.randint(1, 3))]
+    calls = list(dice.choices(CALLS[:-1], k=dice.randint(1, 3)))
     text = answered(
         dialect, dice.choice(("", "why")), "" if only else dice.choice(("", "so ")), dialect.calls.all_written(calls)
     )
     rules = {"guaranteed": True, "only_calls": only, "whole_thoughts": dice.random() < 0.2}
     exact = frozenset(dialect.tags) if dice.random() < 0.3 else frozenset[str]()
-    whole = _with_text(Case(dialect, text, TOOLS, rules, exact), [Part(text, True)])
+    tools = {name: tool._replace(bound=True) for name, tool in TOOLS.items()}
+    whole = _with_text(Case(dialect, text, tools, rules, exact), [Part(text, True)])
     cut = replace(whole, text=text[: dice.randint(0, len(text))])
     try:
         return _broken_promise(whole, calls) or _other_beginning(whole, cut, cuts_of(cut.text, dice))

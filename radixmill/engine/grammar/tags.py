@@ -24,8 +24,9 @@ from radixmill.engine.grammar.errors import GrammarError
 from radixmill.engine.grammar.gbnf import MAX_TIMES, Alt, Ref, Seq, Text, parse
 from radixmill.engine.grammar.lexemes import quoted, times, to_lark
 from radixmill.engine.grammar.matcher import RULES
+from radixmill.engine.grammar.raw_string import raw_strings
 from radixmill.engine.grammar.regex import to_lexeme
-from radixmill.engine.grammar.schema import normalise
+from radixmill.engine.grammar.schema import LAYOUT, normalise
 from radixmill.engine.grammar.vocabulary import Vocabulary
 
 MAX_DEPTH = 64  # formats within formats
@@ -110,6 +111,8 @@ class _Writer:
             "tag": self._tag,
             "triggered_tags": self._triggered_tags,
             "tags_with_separator": self._tags_with_separator,
+            "tags_in_order": self._tags_in_order,
+            "raw_string": self._raw_string,
         }
 
     def format(self, form: Any, place: str, end: str) -> Piece:
@@ -149,7 +152,7 @@ class _Writer:
             return self._qwen_xml(form, place, end)
         if style != "json":
             raise GrammarError(f"the style {style!r} is not supported; json and qwen_xml are", f"{place}/style")
-        return self._json(_field(form, "json_schema", place), f"{place}/json_schema")
+        return self._json(_field(form, "json_schema", place), f"{place}/json_schema", _space(form, place))
 
     def _regex(self, form: Format, place: str, end: str) -> Piece:
         return Piece(to_lexeme(_string(form, "pattern", place)), True)
@@ -269,17 +272,53 @@ class _Writer:
 
     def _tags_with_separator(self, form: Format, place: str, end: str) -> Piece:
         whole = [self.format(tag, f"{place}/tags/{i}", "") for i, tag in enumerate(_tags(form, place))]
-        tag = self._once(self._either(whole))
-        if not form.get("stop_after_first"):
-            separator = self._literal(_string(form, "separator", place))
-            tag = self._join([tag, self._times(self._join([separator, tag]), 0, None)])
-        return tag if form.get("at_least_one") else self._times(tag, 0, 1)
+        if form.get("stop_after_first"):
+            tag = self._either(whole)
+            return tag if form.get("at_least_one") else self._times(tag, 0, 1)
+        # NOTE: separator and begin are one lexeme: what ends the run may begin as the separator does.
+        separator = self._literal(_string(form, "separator", place))
+        shared = [self._shared(tag) for tag in whole]
+        more = self._times(self._either([self._join([separator, tag]) for tag in shared]), 0, None)
+        tags = self._join([self._either(shared), more])
+        return tags if form.get("at_least_one") else self._times(tags, 0, 1)
+
+    def _shared(self, piece: Piece) -> Piece:
+        """For use in several places: its first part may still become one with what stands before."""
+        if piece.lexeme or not piece.parts:
+            return self._once(piece)
+        return self._join([piece.parts[0], self._once(self._join(piece.parts[1:]))])
+
+    def _tags_in_order(self, form: Format, place: str, end: str) -> Piece:
+        """Tags one behind the other; those that are not `required` may be left out.
+
+        NOTE: each is a lexeme of its own, so that the next may be any of the rest. How a tag begins must tell it from
+        the others and from what stands behind them all.
+        """
+        tags, required = _tags(form, place), _list(form, "required", place)
+        if len(required) != len(tags):
+            raise GrammarError("must say of each tag whether it is required", f"{place}/required")
+        pieces = [self.format(tag, f"{place}/tags/{i}", "") for i, tag in enumerate(tags)]
+        return self._join([self._apart(p, "" if r else "?") for p, r in zip(pieces, required, strict=True)])
+
+    def _apart(self, piece: Piece, times: str) -> Piece:
+        """So often, and never one lexeme with its neighbours."""
+        return Piece(self.named(piece) + times, False)
+
+    def _raw_string(self, form: Format, place: str, end: str) -> Piece:
+        """Text that, as a JSON string, is valid; without `excludes`."""
+        excludes = _strings(form, "excludes", place) if form.get("excludes") else []
+        schema = json.dumps(_field(form, "json_schema", place))
+        try:
+            strings = raw_strings(schema)
+        except GrammarError as error:
+            raise GrammarError(error.reason, f"{place}/json_schema{error.place}") from None
+        return self._join([Piece(f"({strings} & {self._free(excludes).lark})", True)])
 
     # --- JSON, and parameters in XML as Qwen's coder models write them
 
-    def _json(self, schema: Any, place: str) -> Piece:
+    def _json(self, schema: Any, place: str, space: str = LAYOUT) -> Piece:
         try:
-            return Piece(f"%json {normalise(json.dumps(schema))}", False)
+            return Piece(f"%json {normalise(json.dumps(schema), space=space)}", False)
         except GrammarError as error:
             raise GrammarError(error.reason, place + error.place) from None
 
@@ -296,13 +335,11 @@ class _Writer:
         shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
         required = schema.get("required", [])
         pieces = [
-            self._times(self._parameter(name, value, shared, where), int(name in required), 1)
+            self._apart(self._parameter(name, value, shared, where), "" if name in required else "?")
             for name, value in properties.items()
         ]
-        if schema.get("additionalProperties", not properties):
-            pieces.append(
-                self._times(self._other_parameter(schema.get("additionalProperties", True), shared, where), 0, None)
-            )
+        if others := schema.get("additionalProperties", not properties):
+            pieces.append(self._apart(self._other_parameter(others, shared, where), "*"))
         return self._join(pieces)
 
     def _parameter(self, name: str, schema: Any, shared: Format, place: str) -> Piece:
@@ -410,6 +447,15 @@ def _any_of(texts: list[str]) -> str:
 
 def _pointer(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
+
+
+def _space(form: Format, place: str) -> str:
+    """What may stand between two tokens of JSON."""
+    if (most := form.get("max_whitespace_cnt")) is None:
+        return LAYOUT
+    if not _whole(most) or not 0 <= most <= MAX_TIMES:
+        raise GrammarError(f"must be a whole number up to {MAX_TIMES:,}", f"{place}/max_whitespace_cnt")
+    return rf"[ \t\r\n]{{0,{most}}}"
 
 
 def _whole(value: Any) -> bool:

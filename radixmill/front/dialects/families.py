@@ -5,6 +5,8 @@ Examples are written by hand from what the vendors document, for families of whi
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from radixmill.front.dialects.calls.base import Calls, Tags
 from radixmill.front.dialects.calls.gemma import GemmaObject
 from radixmill.front.dialects.calls.harmony import Harmony
@@ -12,6 +14,7 @@ from radixmill.front.dialects.calls.json_array import JsonArray, JsonRun
 from radixmill.front.dialects.calls.json_object import JsonObject
 from radixmill.front.dialects.calls.mistral import MistralArray, MistralNamed
 from radixmill.front.dialects.calls.named import NamedJson, NumberedJson
+from radixmill.front.dialects.calls.parameters import Parameters
 from radixmill.front.dialects.calls.pythonic import Pythonic
 from radixmill.front.dialects.dialect import Dialect, Thoughts
 
@@ -34,6 +37,25 @@ class DeepSeekV31(Dialect):
     calls = NamedJson()
 
 
+class DeepSeekV32(Dialect):
+    """DeepSeek-V3.2: calls in DSML."""
+
+    reasoning_parsers = ("deepseek-v3",)
+    tool_call_parsers = ("deepseekv32",)
+    think = Thoughts(switch="thinking", default=False)
+    calls = Parameters(
+        section=Tags("<｜DSML｜function_calls>", "</｜DSML｜function_calls>"),
+        inset="\n",
+        call=Tags('<｜DSML｜invoke name="', "</｜DSML｜invoke>"),
+        name=Tags("", '">'),
+        key=Tags('<｜DSML｜parameter name="', '" string="'),
+        value=Tags('true">', "</｜DSML｜parameter>"),
+        json_value='false">',
+        end="",
+        pad="",
+    )
+
+
 class Gemma4(Dialect):
     """Gemma 4. A thought begins with the channel's name."""
 
@@ -44,6 +66,34 @@ class Gemma4(Dialect):
     example = (
         "<|channel>thought\nwhy<channel|>"
         '<|tool_call>call:get_weather{city:<|"|>Paris<|"|>,days:3}<tool_call|><|tool_call>call:now{}<tool_call|>'
+    )
+
+
+class Glm45(Dialect):
+    """GLM-4.5 and 4.6."""
+
+    reasoning_parsers = ("glm45",)
+    tool_call_parsers = ("glm45", "glm")
+    think = Thoughts(switch="enable_thinking", ended_by_call=True)
+    calls = Parameters(
+        name=Tags(),
+        key=Tags("<arg_key>", "</arg_key>"),
+        joint="\n",
+        value=Tags("<arg_value>", "</arg_value>"),
+        end="",
+        pad="",
+    )
+
+
+class Glm47(Dialect):
+    """GLM-4.7 and 5: the same without line ends. Its example is from memory."""
+
+    tool_call_parsers = ("glm47",)
+    think = Glm45.think
+    calls = replace(Glm45.calls, joint="", line="", gap="")
+    example = (
+        "<think>why</think><tool_call>get_weather<arg_key>city</arg_key><arg_value>Paris</arg_value>"
+        "<arg_key>days</arg_key><arg_value>3</arg_value></tool_call><tool_call>now</tool_call>"
     )
 
 
@@ -95,6 +145,31 @@ class Hermes(Dialect):
     """Calls as JSON in `<tool_call>`: Hermes 2 and 3, Qwen2.5; and any model whose template knows no tools."""
 
     tool_call_parsers = ("hermes", "qwen", "qwen25")
+
+
+class Hunyuan(Dialect):
+    """Hunyuan-A13B's thoughts and answers, and the calls of its successors. The example is from memory."""
+
+    reasoning_parsers = ("hunyuan",)
+    tool_call_parsers = ("hunyuan",)
+    think = Thoughts(switch="enable_thinking", ended_by_call=True)
+    calls = Parameters(
+        section=Tags("<tool_calls>", "</tool_calls>"),
+        name=Tags("", "<tool_sep>"),
+        key=Glm45.calls.key,
+        value=Glm45.calls.value,
+        end="",
+        line="",
+        pad="",
+        gap="",
+    )
+    answer_opens = ("<answer>\n", "<answer>")
+    answer_close = "</answer>"
+    example = (
+        "<think>why</think>\n<tool_calls><tool_call>get_weather<tool_sep><arg_key>city</arg_key>"
+        "<arg_value>Paris</arg_value><arg_key>days</arg_key><arg_value>3</arg_value></tool_call>"
+        "<tool_call>now<tool_sep></tool_call></tool_calls>"
+    )
 
 
 class InternS1(Dialect):
@@ -152,6 +227,23 @@ class Llama4(Dialect):
     example = '[get_weather(city="Paris", days=3), now()]'
 
 
+class MiniMaxM2(Dialect):
+    """MiniMax-M2: each answer begins within thoughts that its template opens."""
+
+    reasoning_parsers = ("minimax",)
+    tool_call_parsers = ("minimax-m2",)
+    think = Thoughts(ended_by_call=True)
+    calls = Parameters(
+        section=Tags("<minimax:tool_call>", "</minimax:tool_call>"),
+        inset="\n",
+        call=Tags('<invoke name="', "</invoke>"),
+        name=Tags("", '">'),
+        key=Tags('<parameter name="', '">'),
+        end="",
+        pad="",
+    )
+
+
 class Mistral(Dialect):
     """Mistral's models with calls as an array; Magistral's thoughts."""
 
@@ -185,7 +277,15 @@ class Qwen3(Dialect):
     """Qwen3 with thoughts that can be turned off, and QwQ."""
 
     reasoning_parsers = ("qwen3",)
+    tool_call_parsers = ("qwen25", "qwen")
     think = Thoughts(switch="enable_thinking", ended_by_call=True)
+
+
+class Qwen3Coder(Dialect):
+    """Qwen3-Coder: no thoughts. Qwen3-Thinking pairs with its calls, too."""
+
+    tool_call_parsers = ("qwen3_coder",)
+    calls = Parameters()
 
 
 class Qwen3Thinking(Dialect):
@@ -195,23 +295,58 @@ class Qwen3Thinking(Dialect):
     think = Thoughts(ended_by_call=True)
 
 
+class Step3(Dialect):
+    """Step3 thinks without an opening tag. The example is from memory."""
+
+    reasoning_parsers = ("step3",)
+    tool_call_parsers = ("step3",)
+    think = Thoughts(assumed=True)
+    calls = Parameters(
+        section=Tags("<｜tool_calls_begin｜>", "<｜tool_calls_end｜>"),
+        call=Tags("<｜tool_call_begin｜>", "<｜tool_call_end｜>"),
+        lead=("function", "<｜tool_sep｜>"),
+        name=Tags('<steptml:invoke name="', '">'),
+        key=Tags('<steptml:parameter name="', '">'),
+        value=Tags("", "</steptml:parameter>"),
+        end="</steptml:invoke>",
+        line="",
+        pad="",
+        gap="",
+    )
+    example = (
+        "why</think><｜tool_calls_begin｜>"
+        '<｜tool_call_begin｜>function<｜tool_sep｜><steptml:invoke name="get_weather">'
+        '<steptml:parameter name="city">Paris</steptml:parameter><steptml:parameter name="days">3</steptml:parameter>'
+        "</steptml:invoke><｜tool_call_end｜>"
+        '<｜tool_call_begin｜>function<｜tool_sep｜><steptml:invoke name="now"></steptml:invoke><｜tool_call_end｜>'
+        "<｜tool_calls_end｜>"
+    )
+
+
 FAMILIES: tuple[type[Dialect], ...] = (
     DeepSeekR1,
     DeepSeekV31,
+    DeepSeekV32,
     Gemma4,
+    Glm45,
+    Glm47,
     GptOss,
     Granite,
     Hermes,
+    Hunyuan,
     InternS1,
     Kimi,
     KimiK2,
     Llama3,
     Llama4,
+    MiniMaxM2,
     Mistral,
     MistralCompact,
     Nemotron,
     Qwen3,
+    Qwen3Coder,
     Qwen3Thinking,
+    Step3,
 )
 
 GENERIC = Dialect()

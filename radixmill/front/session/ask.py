@@ -28,13 +28,16 @@ class TokenPrompt(Struct, frozen=True):
 
 class ChatPrompt(Struct, frozen=True, kw_only=True):
     """Messages for the model's chat template. `messages` are plain dicts, their contents strings, null or text parts.
-    `tools`, as the template sees them: `{"type": "function", "function": {"name", "description", "parameters"}}`."""
+    `tools`, as the template sees them: `{"type": "function", "function": {"name", "description", "parameters"}}`;
+    `documents`: `{"title", "text"}`, to answer from. `thinks` is said to the template by whatever name it has for that."""
 
     messages: tuple[dict[str, Any], ...]
     tools: tuple[dict[str, Any], ...] = ()
+    documents: tuple[dict[str, str], ...] = ()
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     template_kwargs: dict[str, Any] = {}
+    thinks: bool | None = None  # whether thoughts are wanted; None: as template_kwargs or the template say
 
 
 Prompt = TextPrompt | TokenPrompt | ChatPrompt
@@ -103,6 +106,8 @@ class Ask(Struct, frozen=True, kw_only=True):
     tools: ToolRule | None = None
     separate_reasoning: bool = True  # False: thoughts stay in the content, with their tags
     stream_reasoning: bool = True  # False: thoughts come in one piece
+    max_thinking_tokens: int | None = None  # None: thoughts may be as long as they like
+    raw_thoughts: Literal["no", "may", "first"] = "no"  # in what follows a prompt that is no chat; first: it begins so
     seed: int | None = None
     tenant: str = ""
     priority: int = 0

@@ -33,6 +33,7 @@ RANGES: dict[str, Range] = {
     "min_tokens": Range(0, None),
     "max_new_tokens": Range(0, None),
     "budget_tokens": Range(1024, None),
+    "max_thinking_tokens": Range(0, None),
     "top_logprobs": Range(0, 20),
     "top_logprobs_num": Range(0, 128),
     "logprob_start_len": Range(-1, None),

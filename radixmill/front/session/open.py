@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
+
 from radixmill.core.config import Config
-from radixmill.front.session.detect import detect
+from radixmill.core.errors import CannotStart
+from radixmill.front.session.detect import detect_dialect
 from radixmill.front.session.session import Session
 from radixmill.front.session.text import ModelText
 from radixmill.front.text import load_text
@@ -13,11 +18,17 @@ from radixmill.store import ModelFiles, generation_defaults
 
 def open_text(config: Config, files: ModelFiles) -> ModelText:
     """A model's tokenizer and template, and its dialect with the proof. Raises CannotStart."""
-    options = config.model
+    options, flag = config.model, "--default-chat-template-kwargs"
     stack = load_text(files, chat_template=options.chat_template, tokenizer=options.tokenizer)
-    return ModelText(
-        stack, detect(stack, options.reasoning_parser, options.tool_call_parser, trust=options.trust_parsers)
-    )
+    found = detect_dialect(stack, options.reasoning_parser, options.tool_call_parser, trust=options.trust_parsers)
+    try:
+        kwargs = msgspec.json.decode(options.default_chat_template_kwargs, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise CannotStart(f"{flag} is not a JSON object: {error}", """Write it as '{"name": value}'""") from None
+    try:
+        return ModelText(stack, found, kwargs)
+    except ValueError as error:
+        raise CannotStart(f"{flag}: {error}", "Leave them out") from None
 
 
 def open_session(config: Config, files: ModelFiles, text: ModelText, client: EngineClient) -> Session:

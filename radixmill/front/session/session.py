@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from radixmill.core.errors import BadRequest, NotReady, Overloaded, UnknownModel
-from radixmill.core.request import Constraint, GenerateRequest, SamplingParams, choice_seed
+from radixmill.core.request import Constraint, GenerateRequest, SamplingParams, ThinkingBudget, choice_seed
 from radixmill.core.spec import ModelSpec
 from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from radixmill.front.session.choice import Choice
@@ -191,7 +191,9 @@ class Session:
         params = [to_params(ask, len(ids), spec.context, spec.vocab_size, self.defaults, stops) for ids in prompts]
         seed = secrets.randbits(SEED_BITS) if ask.seed is None else ask.seed
         scored = ask.sampling.prompt_logprobs is not None
-        streams = [] if ask.max_tokens == 0 and not scored else self._streams(speech, prompts, params, seed)
+        budget = speech.budget(self.text)
+        _check_budget(budget, spec.vocab_size)
+        streams = [] if ask.max_tokens == 0 and not scored else self._streams(speech, prompts, params, seed, budget)
         facts = Facts(
             id=ask.id,
             model=model,
@@ -200,7 +202,7 @@ class Session:
             fingerprint=spec.numerics,
             prompts=prompts,
             width=ask.width,
-            constraint_field="tools" if ask.constraint is None else ask.constraint_field,
+            constraint_field=_bound_by(speech),
             texts=self._texts(ask, prompts),
         )
         choices = self._choices(speech, len(prompts))
@@ -223,7 +225,12 @@ class Session:
         self._aborted.discard(id)
 
     def _streams(
-        self, speech: Speech, prompts: tuple[tuple[int, ...], ...], params: list[SamplingParams], seed: int
+        self,
+        speech: Speech,
+        prompts: tuple[tuple[int, ...], ...],
+        params: list[SamplingParams],
+        seed: int,
+        budget: ThinkingBudget | None,
     ) -> list[Stream]:
         ask, now = speech.ask, time.time()
         streams: list[Stream] = []
@@ -235,6 +242,7 @@ class Session:
                     prompt=ids,
                     sampling=sampling,
                     constraint=speech.constraint,
+                    thinking=budget,
                     tenant=ask.tenant,
                     priority=ask.priority,
                     arrived=now,
@@ -281,6 +289,21 @@ def _check_known(prompts: Sequence[Sequence[int]], vocab_size: int, field: str) 
                 f" it has {vocab_size} tokens.",
                 param=name,
             )
+
+
+def _check_budget(budget: ThinkingBudget | None, vocab_size: int) -> None:
+    if budget is not None and not (budget.close and max(budget.close) < vocab_size):
+        raise BadRequest(
+            "max_thinking_tokens can't be kept: this model has no tokens for the tag that closes thoughts.",
+            param="max_thinking_tokens",
+        )
+
+
+def _bound_by(speech: Speech) -> str:
+    """The field at fault where the engine can't go on as it is bound."""
+    if speech.ask.constraint is not None:
+        return speech.ask.constraint_field
+    return "max_thinking_tokens" if speech.constraint is None else "tools"
 
 
 def _chars(prompt: Prompt) -> int:

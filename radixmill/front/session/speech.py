@@ -16,23 +16,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from msgspec.structs import replace
 
 from radixmill.core.errors import BadRequest
-from radixmill.core.request import Constraint
+from radixmill.core.request import Constraint, ThinkingBudget
 from radixmill.front.dialects import Callee, Dialect, Splitter, Thoughts, ToolShape
-from radixmill.front.dialects.calls.base import NO_ARGUMENTS, Format, Target, constant, either, json_schema, sequence
+from radixmill.front.dialects.calls.base import (
+    INPUT,
+    NO_ARGUMENTS,
+    Format,
+    Target,
+    constant,
+    either,
+    sequence,
+)
+from radixmill.front.dialects.calls.unread import Unread
 from radixmill.front.dialects.grammar import (
     ANY_ARGUMENTS,
-    INPUT,
     after_thoughts,
     answer,
     behind_content,
+    json_text,
     only_calls,
     text_and_calls,
 )
+from radixmill.front.dialects.history import THOUGHTS
+from radixmill.front.dialects.turns import thoughts_apart
 from radixmill.front.session.ask import Ask, ChatPrompt, Tool, ToolRule
 from radixmill.front.session.text import Text
 
@@ -67,7 +78,7 @@ class Speech:
             return None
         return Splitter(
             self.dialect,
-            {tool.name: Callee(shape_of(tool), tool.parameters) for tool in self.tools},
+            {tool.name: self._callee(tool) for tool in self.tools},
             opened=self.thinking == "opened",
             separate=self.ask.separate_reasoning,
             whole_thoughts=not self.ask.stream_reasoning,
@@ -75,6 +86,21 @@ class Speech:
             only_calls=self.ask.tools is not None and self.ask.tools.choice == "required",
             one_call=self.ask.tools is not None and not self.ask.tools.parallel,
             exact=exact,
+        )
+
+    def budget(self, text: Text) -> ThinkingBudget | None:
+        """How the Ask's limit of thoughts is kept. None where there is none, or nothing that it could limit."""
+        most, think = self.ask.max_thinking_tokens, self.dialect.think
+        if most is None or think is None:
+            return None
+        called = think.ended_by_call and self.tools and self.ask.separate_reasoning and self.calls is None
+        return ThinkingBudget(
+            tokens=most,
+            close=spelled(text, think.close),
+            open=think.open,
+            ends=tuple(filter(None, (think.close, self.dialect.calls.closer if called else ""))),
+            opened=self.thinking == "opened",
+            again=think.interleaved,
         )
 
     def sources(self) -> Iterator[tuple[str, Constraint]]:
@@ -93,8 +119,13 @@ class Speech:
         if rule is None or not self.tools:
             return None
         targets = [self._target(tool) for tool in self.tools]
+        bound = any(tool.strict or tool.format for tool in self.tools)
+        if isinstance(self.dialect.calls, Unread):
+            return (
+                _refuse_calls("tool_choice") if rule.choice == "required" else _refuse_calls("tools") if bound else None
+            )
         only = rule.choice == "required" or self.ask.constraint is not None
-        if not only and not any(tool.strict or tool.format for tool in self.tools):
+        if not only and not bound:
             return None
         if only or self._goes_on:
             calls = only_calls(self.dialect, targets, parallel=rule.parallel)
@@ -118,6 +149,11 @@ class Speech:
             return Target(tool.name, shape, ANY_ARGUMENTS)
         return Target(tool.name, shape, NO_ARGUMENTS if tool.parameters is None else of_object(tool.parameters))
 
+    def _callee(self, tool: Tool) -> Callee:
+        """NOTE: its parameters are those of `_target`: a reader must know how the grammar had them written."""
+        bound = self.calls is not None and self._is_bound(tool)
+        return Callee(shape_of(tool), NO_ARGUMENTS if bound and tool.parameters is None else tool.parameters, bound)
+
     def _is_bound(self, tool: Tool) -> bool:
         return tool.strict or (self.ask.tools is not None and self.ask.tools.choice == "required")
 
@@ -134,7 +170,8 @@ class Speech:
     def _answer(self) -> Constraint | None:
         """What binds the answer behind its thoughts."""
         own, rule = self.ask.constraint, self.ask.tools
-        if own is not None and self.dialect.answer_opens and not self._goes_on:
+        raw = not isinstance(self.ask.prompts[0], ChatPrompt) and self.thinking != "opened"
+        if own is not None and self.dialect.answer_opens and not self._goes_on and not raw:
             own = structural(answer(self.dialect, as_format(own)))
         if self.calls is None:
             return own
@@ -146,6 +183,13 @@ class Speech:
                 f"{field} binds the answer, but tool_choice asks for a tool call: choose one.", param=field
             )
         return structural(either(self.calls, as_format(own)))
+
+
+def _refuse_calls(field: str) -> NoReturn:
+    raise BadRequest(
+        f"{field} asks for tool calls of a certain form, but this server was told to read none (--tool-call-parser none).",
+        param=field,
+    )
 
 
 def callable_tools(rule: ToolRule | None) -> tuple[Tool, ...]:
@@ -184,9 +228,9 @@ def as_format(constraint: Constraint) -> Format:
     """Any constraint as a part of a structural tag."""
     match constraint.kind:
         case "json_schema":
-            return json_schema(json.loads(constraint.text))
+            return json_text(json.loads(constraint.text))
         case "json_object":
-            return json_schema({"type": "object"})
+            return json_text({"type": "object"})
         case "regex":
             return {"type": "regex", "pattern": constraint.text}
         case "ebnf":
@@ -202,22 +246,44 @@ def structural(format: Format) -> Constraint:
 
 
 def speech_of(text: Text, ask: Ask, prompts: Sequence[Sequence[int]]) -> Speech:
-    """The speech of an Ask whose prompts are these token ids. Only chats have thoughts: other prompts are raw text, and
-    so is what follows them."""
+    """The speech of an Ask whose prompts are these token ids. Prompts that are no chats are raw text, and so is what
+    follows them, but for the thoughts that the Ask may look for in it."""
     dialect, prompt = text.dialect, ask.prompts[0]
     if not isinstance(prompt, ChatPrompt):
-        return Speech(ask, Dialect(think=None, calls=dialect.calls), "not")
+        think = None if ask.raw_thoughts == "no" else dialect.think
+        opened = think is not None and (ask.raw_thoughts == "first" or _at_end(text, think, prompts[0]) == "opened")
+        family = type(dialect) if think else Dialect  # what a family puts around content goes with its thoughts
+        return Speech(ask, family(think=think, calls=dialect.calls), "opened" if opened else "not")
     return Speech(ask, dialect, _thinking(text, dialect.think, prompt, prompts[0]) if dialect.think else "not")
 
 
 def _thinking(text: Text, think: Thoughts, prompt: ChatPrompt, ids: Sequence[int]) -> Thinking:
     if prompt.continue_final_message:
-        said = _text_of(prompt.messages[-1].get("content"))
-        return "opened" if said.rfind(think.open) > said.rfind(think.close) else "not" if said.strip() else "may"
-    tail = text.decode(ids[-TAIL_TOKENS:], skip_special=False).rstrip() if prompt.add_generation_prompt else ""
+        last = thoughts_apart(text.dialect, prompt.messages[-1])
+        if _text_of(last.get("content")).strip():
+            return "not"
+        return "opened" if any(last.get(name) for name in THOUGHTS) else "may"
+    said = _at_end(text, think, ids) if prompt.add_generation_prompt else "may"
+    return "opened" if said == "may" and think.assumed else said
+
+
+def _at_end(text: Text, think: Thoughts, ids: Sequence[int]) -> Thinking:
+    """What the last tokens of a prompt say."""
+    tail = text.decode(ids[-TAIL_TOKENS:], skip_special=False).rstrip()
     if tail.endswith(think.close):
         return "not"
-    return "opened" if tail.endswith(think.open.rstrip()) or think.assumed else "may"
+    return "opened" if tail.endswith(think.open.rstrip()) else "may"
+
+
+def spelled(text: Text, tag: str) -> tuple[int, ...]:
+    """A tag's tokens. Some tokenizers put a space before what begins a text, so it is looked at behind something, too."""
+    found = tuple(text.encode(tag, add_special=False))
+    for before in ("", ".", "\n"):
+        head, ids = text.encode(before, add_special=False), text.encode(before + tag, add_special=False)
+        rest = tuple(ids[len(head) :])
+        if ids[: len(head)] == head and b"".join(map(text.token_bytes, rest)) == tag.encode():
+            return rest
+    return found
 
 
 def _text_of(content: Any) -> str:
@@ -245,7 +311,7 @@ def _shown_parameters(tool: Tool) -> Any:
 def _triggered(tag: dict[str, Any]) -> Format:
     """The older form of structural tags in the newer."""
     tags = [
-        {"type": "tag", "begin": one["begin"], "content": json_schema(one["schema"]), "end": one["end"]}
+        {"type": "tag", "begin": one["begin"], "content": json_text(one["schema"]), "end": one["end"]}
         for one in tag["structures"]
     ]
     return {"type": "triggered_tags", "triggers": tag["triggers"], "tags": tags}

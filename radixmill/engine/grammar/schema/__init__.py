@@ -12,19 +12,50 @@ from __future__ import annotations
 
 from radixmill.engine.grammar.errors import GrammarError
 from radixmill.engine.grammar.schema.cases import MAX_BRANCHES, MAX_WORK, CaseAnalysis
+from radixmill.engine.grammar.schema.formats import RAW_FORMATS
 from radixmill.engine.grammar.schema.read import MAX_COUNT
-from radixmill.engine.grammar.schema.shapes import Literal
+from radixmill.engine.grammar.schema.regex import write
+from radixmill.engine.grammar.schema.shapes import STRING, Literal, Strings
 from radixmill.engine.grammar.schema.source import MAX_BYTES, MAX_DEPTH, MAX_VALUES, Document, read_json
-from radixmill.engine.grammar.schema.writer import Writer
+from radixmill.engine.grammar.schema.writer import LAYOUT, Writer
 
-__all__ = ["MAX_BRANCHES", "MAX_BYTES", "MAX_COUNT", "MAX_DEPTH", "MAX_VALUES", "MAX_WORK", "normalise"]
+__all__ = [
+    "LAYOUT",
+    "MAX_BRANCHES",
+    "MAX_BYTES",
+    "MAX_COUNT",
+    "MAX_DEPTH",
+    "MAX_VALUES",
+    "MAX_WORK",
+    "RAW_FORMATS",
+    "Strings",
+    "normalise",
+    "strings_of",
+    "write",
+]
 
 
-def normalise(text: str) -> str:
-    """The schema in `text`, as JSON text for `LLMatcher.grammar_from_json_schema`. Raises `GrammarError`."""
+def normalise(text: str, *, space: str = LAYOUT) -> str:
+    """The schema in `text`, as JSON text for `LLMatcher.grammar_from_json_schema`. `space`: a regular expression of what
+    may stand between two tokens of JSON. Raises `GrammarError`."""
     document = Document(read_json(text))
     cases = CaseAnalysis(document)
     try:
-        return Writer(cases).write((Literal(document.top(), True),))
+        return Writer(cases, space).write((Literal(document.top(), True),))
     except RecursionError:
         raise GrammarError("$ref or allOf: schemas within schemas go too deep") from None
+
+
+def strings_of(text: str) -> list[tuple[Strings, list[str] | None]]:
+    """The kinds of strings that the schema in `text` takes, each with its values where it lists them. Raises
+    `GrammarError` where there are none."""
+    document = Document(read_json(text))
+    cases = CaseAnalysis(document)
+    try:
+        branches = cases.branches((Literal(document.top(), True),))
+    except RecursionError:
+        raise GrammarError("$ref or allOf: schemas within schemas go too deep") from None
+    shapes = [branch.strings for branch in branches if STRING in branch.types]
+    if not shapes:
+        raise GrammarError("no string satisfies the schema")
+    return [(shape, cases.values(shape)) for shape in shapes]

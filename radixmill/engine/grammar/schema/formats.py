@@ -46,3 +46,27 @@ _PATTERNS = {
     "relative-json-pointer": rf"^(?:0|[1-9]\d*)(?:#|{_POINTER})$",
 }
 FORMAT_PATTERNS: dict[str, Expr] = {name: parse(pattern) for name, pattern in _PATTERNS.items()}
+
+# The library's own formats for strings outside JSON, where it does not enforce them: whole strings, in its syntax.
+_DATE = (
+    r"(?:\d{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)"
+    r"|02-(?:0[1-9]|1\d|2[0-8]))|(?:\d\d(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)-02-29)"
+)
+_TIME = r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d+)?(?:[zZ]|[+-](?:[01]\d|2[0-3]):[0-5]\d)"
+_CLOCK = r"T(?:\d+H(?:\d+M(?:\d+S)?)?|\d+M(?:\d+S)?|\d+S)"
+_ATOM = r"[a-zA-Z0-9!#$%&'*+/=?^_`{|}~-]+"
+_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+_BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+
+RAW_FORMATS = {
+    "date-time": rf"{_DATE}[tT]{_TIME}",  # RFC 3339
+    "time": _TIME,
+    "date": _DATE,
+    "duration": rf"P(?:(?:\d+D|\d+M(?:\d+D)?|\d+Y(?:\d+M(?:\d+D)?)?)(?:{_CLOCK})?|{_CLOCK}|\d+W)",
+    "email": rf"{_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*",  # RFC 5321, without quoted names and addresses
+    "hostname": rf"{_LABEL}(?:\.{_LABEL})*",  # RFC 1123
+    "ipv4": rf"{_BYTE}(?:\.{_BYTE}){{3}}",
+    "ipv6": f"(?:{_IPV6})",
+    "uuid": r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
+    "uri": rf"{_FULL}{_TAIL}",  # RFC 3986
+}

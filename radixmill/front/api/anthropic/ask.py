@@ -13,7 +13,6 @@ from radixmill.front.api.anthropic.errors import NO_THREADS
 from radixmill.front.api.anthropic.history import to_history
 from radixmill.front.api.anthropic.tools import to_tools
 from radixmill.front.api.openai.fields import check_rid, template_kwargs
-from radixmill.front.api.openai.reasoning import SWITCHES
 from radixmill.front.session import Ask, ChatPrompt, ToolRule
 from radixmill.front.session.sampling import wished
 
@@ -36,6 +35,7 @@ def to_ask(body: MessagesBody, id: str, *, drop_tools: bool = False) -> Ask:
         constraint=format.constraint if format else None,
         constraint_field=format.field if format else "output_config.format",
         tools=rule,
+        max_thinking_tokens=body.thinking.budget_tokens if body.thinking else None,
         seed=body.seed,
         tenant=body.cache_salt or "",
         priority=body.priority or 0,
@@ -58,6 +58,7 @@ def to_prompt(body: CountBody, *, drop_tools: bool = False) -> Prompted:
         add_generation_prompt=not history.goes_on,
         continue_final_message=history.goes_on,
         template_kwargs=template_kwargs(body.chat_template_kwargs or {}, **_toggles(body)),
+        thinks=None if body.thinking is None else body.thinking.type != "disabled",
     )
     return Prompted(prompt, tools.rule)
 
@@ -71,10 +72,9 @@ def refuse(body: CountBody) -> None:
 
 
 def _toggles(body: CountBody) -> dict[str, Any]:
-    """What templates know by name: whether to think, how long, how hard."""
+    """What templates know by name: how long to think, how hard."""
     made: dict[str, Any] = {}
     if body.thinking is not None:
-        made = dict.fromkeys(SWITCHES, body.thinking.type != "disabled")
         made["thinking_budget"] = body.thinking.budget_tokens
     if body.output_config is not None and body.output_config.effort is not None:
         made["reasoning_effort"] = "max" if body.output_config.effort == "xhigh" else body.output_config.effort

@@ -13,11 +13,19 @@ from radixmill.front.api.openai.fields import (
     CommonBody,
     check_rid,
     check_stream_options,
+    documents,
     refuse,
     template_kwargs,
 )
 from radixmill.front.api.openai.messages import Messages, to_template
-from radixmill.front.api.openai.reasoning import Effort, ReasoningOptions, reasoning_kwargs
+from radixmill.front.api.openai.reasoning import (
+    Budget,
+    CustomParams,
+    Effort,
+    ReasoningOptions,
+    thinking_budget,
+    thinking_wish,
+)
 from radixmill.front.api.openai.tools import FunctionChoice, Functions, ToolChoice, Tools, to_function_rule, to_rule
 from radixmill.front.api.openai.wire import (
     ChatLogprobs,
@@ -63,8 +71,11 @@ class ChatBody(CommonBody, kw_only=True):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    documents: list[dict[str, str]] | None = None
     reasoning_effort: Effort | None = None
     reasoning: ReasoningOptions | None = None
+    max_thinking_tokens: Budget | None = None
+    custom_params: CustomParams | None = None
     separate_reasoning: bool | None = None
     stream_reasoning: bool | None = None
     verbosity: str | None = None
@@ -106,6 +117,7 @@ def to_ask(body: ChatBody, id: str) -> Ask:
         tools=rule,
         separate_reasoning=body.separate_reasoning is not False,
         stream_reasoning=body.stream_reasoning is not False,
+        max_thinking_tokens=_budget(body),
         seed=body.seed,
         tenant=body.cache_salt or "",
         priority=body.priority or 0,
@@ -119,6 +131,16 @@ def _check(body: ChatBody) -> None:
         raise BadRequest("top_logprobs needs logprobs to be true.", param="top_logprobs")
     if set(body.modalities or ()) - {"text"}:
         raise BadRequest('modalities must be ["text"]: this model writes nothing else.', param="modalities")
+
+
+def _budget(body: ChatBody) -> int | None:
+    return thinking_budget(
+        {
+            "max_thinking_tokens": body.max_thinking_tokens,
+            "reasoning.max_tokens": body.reasoning.max_tokens if body.reasoning else None,
+            "custom_params.thinking_budget": body.custom_params.thinking_budget if body.custom_params else None,
+        }
+    )
 
 
 def _rule(body: ChatBody) -> ToolRule | None:
@@ -140,15 +162,17 @@ def _prompt(body: ChatBody, rule: ToolRule | None) -> ChatPrompt:
         raise BadRequest(
             "continue_final_message needs the last message to be the assistant's.", param="continue_final_message"
         )
-    extra = body.chat_template_kwargs or {}
+    wish = thinking_wish(body.reasoning_effort, body.reasoning)
     return ChatPrompt(
         messages=to_template(body.messages),
         tools=template_tools(rule),
+        documents=documents(body.documents, body.chat_template_kwargs or {}),
         add_generation_prompt=not going_on if body.add_generation_prompt is None else body.add_generation_prompt,
         continue_final_message=going_on,
         template_kwargs=template_kwargs(
-            extra, **reasoning_kwargs(body.reasoning_effort, body.reasoning, extra), verbosity=body.verbosity
+            body.chat_template_kwargs or {}, reasoning_effort=wish.effort, verbosity=body.verbosity
         ),
+        thinks=wish.thinks,
     )
 
 

@@ -1,9 +1,9 @@
-"""How much a model is to think, as clients say it → what chat templates read."""
+"""How much a model is to think, as clients say it → what a session understands."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -13,8 +13,7 @@ from radixmill.front.session.limits import bounds
 Effort = (
     Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | Annotated[float, bounds("reasoning_effort")]
 )
-
-SWITCHES = ("enable_thinking", "thinking")
+Budget = Annotated[int, bounds("max_thinking_tokens")]
 
 
 class ReasoningOptions(Struct, kw_only=True):
@@ -22,13 +21,24 @@ class ReasoningOptions(Struct, kw_only=True):
 
     effort: Effort | None = None
     enabled: bool | None = None
+    max_tokens: Budget | None = None
 
 
-def reasoning_kwargs(
-    effort: Effort | None, options: ReasoningOptions | None, given: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The effort, and the switches that templates have for it. Families call them differently, so all are set, unless
-    the client sets one itself among the template's own arguments, `given`.
+class CustomParams(Struct, kw_only=True):
+    """SGLang's parameters of logit processors, as far as one of them is built in here."""
+
+    thinking_budget: Budget | None = None
+
+
+class Wish(NamedTuple):
+    """None: nothing was said of it."""
+
+    thinks: bool | None = None
+    effort: Effort | None = None
+
+
+def thinking_wish(effort: Effort | None, options: ReasoningOptions | None = None) -> Wish:
+    """Whether to think, and how hard. Any effort but "none" asks for thoughts.
 
     Raises BadRequest where two fields say different things.
     """
@@ -39,7 +49,13 @@ def reasoning_kwargs(
     if more.enabled and effort == "none":
         raise BadRequest('reasoning.enabled is true, but the effort is "none".', param="reasoning.enabled")
     if effort is None and more.enabled is None:
-        return {}
-    thinks = effort != "none" and more.enabled is not False
-    switches = {} if given.keys() & set(SWITCHES) else dict.fromkeys(SWITCHES, thinks)
-    return {"reasoning_effort": effort, **switches}
+        return Wish()
+    return Wish(effort != "none" and more.enabled is not False, effort)
+
+
+def thinking_budget(given: Mapping[str, int | None]) -> int | None:
+    """The one limit that fields give, by their names. Raises BadRequest where two differ."""
+    said = {name: tokens for name, tokens in given.items() if tokens is not None}
+    if len(set(said.values())) > 1:
+        raise BadRequest(f"{' and '.join(said)} differ: give one of them.", param=next(reversed(said)))
+    return next(iter(said.values()), None)

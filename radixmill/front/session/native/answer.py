@@ -120,6 +120,7 @@ class Answers:
             prompt_tokens=len(facts.prompts[0]),
             completion_tokens=choice.counted,
             cached_tokens=choice.cached or 0,
+            reasoning_tokens=choice.reasoning,
             seed=facts.seed,
             e2e_latency=time.monotonic() - self._began,
         )

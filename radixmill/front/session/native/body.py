@@ -10,10 +10,17 @@ from radixmill.front.session.limits import bounds, size
 
 TokenId = Annotated[int, bounds("token id")]
 StopString = Annotated[str, size("stop string")]
+Budget = Annotated[int, bounds("max_thinking_tokens")]
 Rid = Annotated[str, size("rid")]
 TopNumber = Annotated[int, bounds("top_logprobs_num")]
 StartLen = Annotated[int, bounds("logprob_start_len")]
 NamedIds = Annotated[list[TokenId], size("token_ids_logprob")]
+
+
+class CustomParams(Struct, kw_only=True, forbid_unknown_fields=True):
+    """Parameters of logit processors, as far as one of them is built in here."""
+
+    thinking_budget: Budget | None = None
 
 
 class SamplingBody(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -42,11 +49,11 @@ class SamplingBody(Struct, kw_only=True, forbid_unknown_fields=True):
     regex: str | None = None
     ebnf: str | None = None
     structural_tag: str | dict[str, Any] | None = None
+    custom_params: CustomParams | None = None
     # refused
     stop_regex: Any = None
     beam_width: Any = None
     stream_interval: Any = None
-    custom_params: Any = None
     watermark: Any = None
 
 
@@ -69,6 +76,8 @@ class GenerateBody(Struct, kw_only=True):
     extra_key: str | list[str] | None = None
     cache_salt: str | list[str] | None = None
     priority: Annotated[int, bounds("priority")] | None = None
+    require_reasoning: bool | list[bool] | None = None
+    max_thinking_tokens: Budget | list[Budget | None] | None = None
     # refused
     input_embeds: Any = None
     image_data: Any = None
@@ -85,8 +94,6 @@ class GenerateBody(Struct, kw_only=True):
     return_entropy: Any = None
     return_bytes: Any = None
     sampling_logprobs_mode: Any = None
-    require_reasoning: Any = None
-    max_thinking_tokens: Any = None
     watermark: Any = None
     bootstrap_host: Any = None
     bootstrap_port: Any = None
@@ -98,7 +105,6 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "sampling_params.stop_regex": ([], ""),
     "sampling_params.beam_width": (1,),
     "sampling_params.stream_interval": (1,),
-    "sampling_params.custom_params": ({},),
     "sampling_params.watermark": (False,),
     "watermark": (False,),
     "input_embeds": (),
@@ -116,8 +122,6 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "return_entropy": (False,),
     "return_bytes": (False,),
     "sampling_logprobs_mode": (),
-    "require_reasoning": (False,),
-    "max_thinking_tokens": (),
     "bootstrap_host": (),
     "bootstrap_port": (),
     "bootstrap_room": (),

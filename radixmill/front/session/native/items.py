@@ -153,6 +153,7 @@ def _item(body: GenerateBody, rows: _Rows, at: int, field: str, prompt: Prompt) 
     if wanted and begin >= 0:
         sampling = replace(sampling, prompt_logprobs=top, prompt_logprobs_from=begin)
     constraint, kind = constraint_of(params, f"{place}.")
+    budget = _budget(rows.get("max_thinking_tokens", at), params, f"{place}.custom_params.thinking_budget")
     n = params.n or 1
     ask = Ask(
         id=_id(body.rid, rows, at),
@@ -171,6 +172,8 @@ def _item(body: GenerateBody, rows: _Rows, at: int, field: str, prompt: Prompt) 
         constraint=constraint,
         constraint_field=f"{place}.{kind}",
         separate_reasoning=False,
+        max_thinking_tokens=budget,
+        raw_thoughts="first" if rows.get("require_reasoning", at, False) else "no" if budget is None else "may",
         seed=params.sampling_seed if params.seed is None else params.seed,
         tenant=_tenant(rows.get("cache_salt", at, ""), rows.get("extra_key", at, "")),
         priority=body.priority or 0,
@@ -200,6 +203,14 @@ def constraint_of(params: Any, place: str = "") -> tuple[Constraint | None, str]
     value = getattr(params, given[0])
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return Constraint(kind=given[0], text=text), given[0]
+
+
+def _budget(tokens: int | None, params: SamplingBody, field: str) -> int | None:
+    """Of both fields that may give it. Raises BadRequest where they differ."""
+    custom = params.custom_params.thinking_budget if params.custom_params else None
+    if tokens is not None and custom is not None and tokens != custom:
+        raise BadRequest(f"{field} and max_thinking_tokens differ: give one of them.", param=field)
+    return custom if tokens is None else tokens
 
 
 def _id(rid: str | list[str] | None, rows: _Rows, at: int) -> str:

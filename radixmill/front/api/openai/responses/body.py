@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from radixmill.core.errors import BadRequest
 from radixmill.front.api.openai.fields import StopString, TokenId, check_rid, template_kwargs
-from radixmill.front.api.openai.reasoning import reasoning_kwargs
+from radixmill.front.api.openai.reasoning import Budget
 from radixmill.front.session.limits import bounds, size
 
 Include = Literal[
@@ -101,6 +101,7 @@ class ResponseBody(PromptBody, kw_only=True):
     stop: StopString | Annotated[list[StopString], size("stop")] | None = None
     stop_token_ids: Annotated[list[TokenId], size("stop_token_ids")] | None = None
     min_tokens: Annotated[int, bounds("min_tokens")] | None = None
+    max_thinking_tokens: Budget | None = None
     ignore_eos: bool | None = None
     priority: Annotated[int, bounds("priority")] | None = None
     cache_salt: str | None = None
@@ -179,10 +180,9 @@ def check_response(body: ResponseBody) -> None:
 
 def kwargs(body: PromptBody) -> dict[str, Any]:
     """What the chat template is told besides messages and tools."""
-    given = body.chat_template_kwargs or {}
     effort = body.reasoning.effort if body.reasoning else None
     verbosity = body.text.verbosity if body.text else None
-    return template_kwargs(given, **reasoning_kwargs(effort, None, given), verbosity=verbosity)
+    return template_kwargs(body.chat_template_kwargs or {}, reasoning_effort=effort, verbosity=verbosity)
 
 
 def echoed(value: Struct | None, **defaults: Any) -> dict[str, Any]:

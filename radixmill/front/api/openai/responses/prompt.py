@@ -9,6 +9,7 @@ import msgspec
 
 from radixmill.core.errors import BadRequest
 from radixmill.core.request import Constraint
+from radixmill.front.api.openai.reasoning import thinking_wish
 from radixmill.front.api.openai.responses.body import Format, PromptBody, ResponseBody, kwargs
 from radixmill.front.api.openai.responses.items import (
     CustomCallItem,
@@ -36,7 +37,8 @@ def to_prompt(body: PromptBody, items: Sequence[Item], tools: Tools) -> ChatProm
     messages = to_messages(items)
     if body.instructions is not None:
         messages = _instructed(body.instructions, messages)
-    return ChatPrompt(messages=tuple(messages), tools=tools.template, template_kwargs=kwargs(body))
+    wish = thinking_wish(body.reasoning.effort if body.reasoning else None)
+    return ChatPrompt(messages=tuple(messages), tools=tools.template, template_kwargs=kwargs(body), thinks=wish.thinks)
 
 
 def to_ask(body: ResponseBody, id: str, prompt: ChatPrompt, tools: Tools) -> Ask:
@@ -52,6 +54,7 @@ def to_ask(body: ResponseBody, id: str, prompt: ChatPrompt, tools: Tools) -> Ask
         ),
         stop=stop_strings(body.stop),
         keep_tokens=body.wants_logprobs,
+        max_thinking_tokens=body.max_thinking_tokens,
         constraint=constraint(body.text.format if body.text else None),
         constraint_field="text.format",
         tools=tools.rule,
