@@ -3,9 +3,9 @@
     {"type": "structural_tag", "format": …}                    XGrammar's formats, as `_Writer` lists them
     {"type": "structural_tag", "structures": […], "triggers": […]}    the older form: triggered tags, content JSON
 
-Source: "Structural Tag" in XGrammar's documentation; `tags_in_order` and `raw_string` are our own. A literal that is a control token of the model is taken as that
-token only; elsewhere control tokens can't occur. Lexemes that stand side by side are written as one, so that the
-library's lexer can't cut them wrongly (see lexemes.py).
+Source: "Structural Tag" in XGrammar's documentation; `tags_in_order` and `raw_string` are our own. A literal that is a
+control token of the model is taken as that token only; elsewhere control tokens can't occur. Lexemes that stand side by
+side are written as one, so that the library's lexer can't cut them wrongly (see lexemes.py).
 """
 
 from __future__ import annotations
