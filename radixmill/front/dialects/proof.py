@@ -156,7 +156,7 @@ def _read_tokens(dialect: Dialect, sample: Sample) -> list[Part]:
     at = 0
     for token in sample.tokens:
         at += len(token.text)
-        if token.control and any(tag.startswith(token.control) for tag in dialect.tags):
+        if token.control and any(token.control in tag for tag in dialect.tags):
             splitter.mark(at - len(token.control))
         pieces += splitter.push(token.text)
     return _parts(pieces + splitter.finish())

@@ -168,7 +168,8 @@ class Speech:
     def _answer(self) -> Constraint | None:
         """What binds the answer behind its thoughts."""
         own, rule = self.ask.constraint, self.ask.tools
-        if own is not None and self.dialect.answer_opens and not self._goes_on:
+        raw = not isinstance(self.ask.prompts[0], ChatPrompt) and self.thinking != "opened"
+        if own is not None and self.dialect.answer_opens and not self._goes_on and not raw:
             own = structural(answer(self.dialect, as_format(own)))
         if self.calls is None:
             return own
@@ -249,7 +250,8 @@ def speech_of(text: Text, ask: Ask, prompts: Sequence[Sequence[int]]) -> Speech:
     if not isinstance(prompt, ChatPrompt):
         think = None if ask.raw_thoughts == "no" else dialect.think
         opened = think is not None and (ask.raw_thoughts == "first" or _at_end(text, think, prompts[0]) == "opened")
-        return Speech(ask, Dialect(think=think, calls=dialect.calls), "opened" if opened else "not")
+        family = type(dialect) if think else Dialect  # what a family puts around content goes with its thoughts
+        return Speech(ask, family(think=think, calls=dialect.calls), "opened" if opened else "not")
     return Speech(ask, dialect, _thinking(text, dialect.think, prompt, prompts[0]) if dialect.think else "not")
 
 

@@ -94,7 +94,8 @@ class ModelText:
             template.check_kwargs(chat.template_kwargs)
         except ValueError as error:
             raise BadRequest(f"{error}.", param="chat_template_kwargs") from None
-        _check_effort(self.dialect, chat.template_kwargs.get("reasoning_effort"))
+        kwargs = self._kwargs(chat)
+        _check_effort(self.dialect, kwargs.get("reasoning_effort"))
         messages, tools = self._told(template, chat)
         return encode_chat(
             self.stack,
@@ -102,7 +103,7 @@ class ModelText:
             tools=tools or None,
             add_generation_prompt=chat.add_generation_prompt,
             continue_final_message=chat.continue_final_message,
-            **self._kwargs(chat),
+            **kwargs,
         )
 
     def _kwargs(self, chat: ChatPrompt) -> dict[str, Any]:
