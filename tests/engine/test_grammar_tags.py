@@ -47,7 +47,12 @@ def sequence(*elements: dict[str, Any]) -> dict[str, Any]:
 
 FORMATS: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
     "const_string": (text("hi <|tool|>x"), ["hi <|tool|>x"], ["hi ", "hi <"]),
-    "json_schema": (JSON, ['{"a":1}'], ["{}", ""]),
+    "json_schema": (JSON, ['{"a":1}', '{\n    "a": 1\n}'], ["{}", ""]),
+    "json_schema, little white space": (
+        {**JSON, "max_whitespace_cnt": 1},
+        ['{"a":1}', '{"a": 1}', '{\n"a":1}'],
+        ['{"a":  1}', '{\n "a":1}'],
+    ),
     "regex": ({"type": "regex", "pattern": "[a-z]+|/"}, ["abc", "/"], ["1", "a/"]),
     "grammar": ({"type": "grammar", "grammar": 'root ::= "(" root ")" | "x"'}, ["((x))"], ["(x"]),
     "any_text": (ANY, ["", "any <thing>\n"], ["<|tool|>"]),
@@ -251,6 +256,7 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     ),
     "bad structure": ({"structures": [{"begin": "x"}], "triggers": ["a"]}, '"begin"', "/structures/0"),
     "limits on text": ({"format": {**ANY, "max_tokens": 3}}, "max_tokens", "/format/max_tokens"),
+    "white space": ({"format": {**JSON, "max_whitespace_cnt": -1}}, "whole number", "/format/max_whitespace_cnt"),
     "any order": ({"format": {**JSON, "any_order": True}}, "any_order", "/format/any_order"),
     "other style": ({"format": {**JSON, "style": "glm_xml"}}, "glm_xml", "/format/style"),
     "no string": (

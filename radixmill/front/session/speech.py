@@ -30,7 +30,6 @@ from radixmill.front.dialects.calls.base import (
     Target,
     constant,
     either,
-    json_schema,
     sequence,
 )
 from radixmill.front.dialects.calls.unread import Unread
@@ -39,9 +38,12 @@ from radixmill.front.dialects.grammar import (
     after_thoughts,
     answer,
     behind_content,
+    json_text,
     only_calls,
     text_and_calls,
 )
+from radixmill.front.dialects.history import THOUGHTS
+from radixmill.front.dialects.turns import thoughts_apart
 from radixmill.front.session.ask import Ask, ChatPrompt, Tool, ToolRule
 from radixmill.front.session.text import Text
 
@@ -226,9 +228,9 @@ def as_format(constraint: Constraint) -> Format:
     """Any constraint as a part of a structural tag."""
     match constraint.kind:
         case "json_schema":
-            return json_schema(json.loads(constraint.text))
+            return json_text(json.loads(constraint.text))
         case "json_object":
-            return json_schema({"type": "object"})
+            return json_text({"type": "object"})
         case "regex":
             return {"type": "regex", "pattern": constraint.text}
         case "ebnf":
@@ -257,8 +259,10 @@ def speech_of(text: Text, ask: Ask, prompts: Sequence[Sequence[int]]) -> Speech:
 
 def _thinking(text: Text, think: Thoughts, prompt: ChatPrompt, ids: Sequence[int]) -> Thinking:
     if prompt.continue_final_message:
-        said = _text_of(prompt.messages[-1].get("content"))
-        return "opened" if said.rfind(think.open) > said.rfind(think.close) else "not" if said.strip() else "may"
+        last = thoughts_apart(text.dialect, prompt.messages[-1])
+        if _text_of(last.get("content")).strip():
+            return "not"
+        return "opened" if any(last.get(name) for name in THOUGHTS) else "may"
     said = _at_end(text, think, ids) if prompt.add_generation_prompt else "may"
     return "opened" if said == "may" and think.assumed else said
 
@@ -307,7 +311,7 @@ def _shown_parameters(tool: Tool) -> Any:
 def _triggered(tag: dict[str, Any]) -> Format:
     """The older form of structural tags in the newer."""
     tags = [
-        {"type": "tag", "begin": one["begin"], "content": json_schema(one["schema"]), "end": one["end"]}
+        {"type": "tag", "begin": one["begin"], "content": json_text(one["schema"]), "end": one["end"]}
         for one in tag["structures"]
     ]
     return {"type": "triggered_tags", "triggers": tag["triggers"], "tags": tags}
