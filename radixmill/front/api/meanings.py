@@ -94,6 +94,9 @@ CHAT: dict[str, Meaning] = {
     "add_generation_prompt": both("a new message of the assistant begins behind the conversation", "true"),
     "continue_final_message": both("the answer goes on with the last message, the assistant's", "false"),
     "chat_template_kwargs": both("variables for the chat template"),
+    "documents": vllm(
+        "texts to answer from, objects like `{title, text}`; for chat templates that have a place for them"
+    ),
     "chat_template": vllm("a template instead of the model's own"),
     "reasoning_effort": openai("how long to think; a variable for the chat template"),
     "verbosity": openai("how much to say; a variable for the chat template"),
@@ -327,6 +330,12 @@ ANTHROPIC: dict[str, Meaning] = {
 TOKENS: dict[str, Meaning] = {
     "add_special_tokens": vllm("begin and end tokens are put where the model wants them"),
     "tokens": vllm("token ids, or lists of them"),
+    "SeparateBody.text": sglang("a model's raw text; it begins within thoughts if they close before they open"),
+    "reasoning_parser": sglang("who reads it: a name of `--reasoning-parser`, or `auto`", "the served model's"),
+    "return_blocks": sglang("also list each thought and each text, apart and in their order"),
+    "ParseBody.text": sglang("a model's raw text, thoughts included"),
+    "ParseBody.tools": sglang("the tools that may be called; what is no call of theirs stays text"),
+    "tool_call_parser": sglang("who reads it: a name of `--tool-call-parser`, or `auto`", "the served model's"),
     "AbortBody.rid": sglang("requests whose id begins so are stopped"),
     "abort_all": sglang("all requests are stopped"),
 }
