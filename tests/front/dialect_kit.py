@@ -180,11 +180,12 @@ def _reread(case: Case, scan: Scan, told: list[Any], *, over: bool) -> tuple[lis
     """Calls and how many tags stand from here on, up to where something else does."""
     found: list[tuple[str, str]] = []
     tags, gaps = 0, SPACE + case.dialect.calls.between
+    closers = case.dialect.tags | ({case.dialect.calls.section.close} - {""})
     while scan.at < len(scan.text) and not (over and len(found) >= len(told)):
         at = scan.at
-        if len(found) < len(told) and (more := _calls(case, scan)):
+        if len(found) < len(told) and (more := _calls(case, scan) or _calls(case, scan, inside=True)):
             found += more
-        elif tag := max((tag for tag in case.dialect.tags if scan.stands(tag, at)), key=len, default=""):
+        elif tag := max((tag for tag in closers if scan.stands(tag, at)), key=len, default=""):
             tags, scan.at = tags + 1, at + len(tag)
         elif scan.text[at] in gaps:
             scan.at += 1
@@ -203,13 +204,14 @@ def _half_closed(case: Case, scan: Scan) -> bool:
     return ended and any(tag.startswith(rest) for tag in (calls.call.close, calls.section.close) if tag)
 
 
-def _calls(case: Case, scan: Scan) -> list[tuple[str, str]]:
-    """The calls that stand here, read again; the scan is behind them. [], and it has not moved: none."""
+def _calls(case: Case, scan: Scan, *, inside: bool = False) -> list[tuple[str, str]]:
+    """The calls that stand here, read again; the scan is behind them. [], and it has not moved: none. `inside`: behind
+    others of their section."""
     start = end = scan.at
     whole: list[tuple[str, str]] = []
     kept: list[tuple[str, str]] = []
     try:
-        for found in case.dialect.calls.read(scan, case.tools):
+        for found in case.dialect.calls.read(scan, case.tools, inside=inside):
             match found:
                 case Begun(name):
                     kept.append((name, ""))
@@ -219,6 +221,8 @@ def _calls(case: Case, scan: Scan) -> list[tuple[str, str]]:
                     if any(name not in case.tools for name, _ in kept):
                         break
                     whole, kept, end = [*whole, *(_input(case, *call) for call in kept)], [], scan.at
+        else:
+            end = scan.at
     except Malformed:
         pass
     scan.at = end if whole else start

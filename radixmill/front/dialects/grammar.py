@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from radixmill.front.dialects.calls.base import Format, Target, constant, sequence
+from radixmill.front.dialects.calls.base import Format, Target, constant, either, sequence
 from radixmill.front.dialects.dialect import Dialect
 
 ANY_ARGUMENTS = {"type": "object"}
@@ -57,7 +57,3 @@ def after_thoughts(dialect: Dialect, then: Format) -> Format:
 def part(open: str, close: str) -> Format:
     """Any text in tags."""
     return {"type": "tag", "begin": open, "content": ANY_TEXT, "end": close}
-
-
-def either(*formats: Format) -> Format:
-    return {"type": "or", "elements": list(formats)}

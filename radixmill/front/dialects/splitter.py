@@ -27,7 +27,7 @@ from collections.abc import Generator, Iterable, Mapping
 from itertools import groupby
 from typing import NamedTuple
 
-from radixmill.front.dialects.calls.base import Begun, Callee, Found, Given, Whole
+from radixmill.front.dialects.calls.base import Begun, Callee, Found, Given, Known, Whole
 from radixmill.front.dialects.dialect import Dialect
 from radixmill.front.dialects.extent import behind_space, read_input
 from radixmill.front.dialects.pieces import Called, Passed, Piece, Said, Thought
@@ -69,7 +69,7 @@ class Splitter:
         self.mark = self.scan.mark
         self._opened, self._separate, self._whole_thoughts = opened, separate, whole_thoughts and separate
         self._guaranteed, self._only_calls, self._one_call = guaranteed, guaranteed and only_calls, one_call
-        self._begun = _heads(dialect, self.tools) if guaranteed else []
+        self._behind_calls = False  # whether a call is the last that was read, besides tags and space
         self._since = 0  # where the thoughts at hand begin
         self._pieces: _Pieces = []
         self._thoughts: list[str] = []  # kept until they are whole
@@ -172,7 +172,7 @@ class Splitter:
         """Behind their opening tag, to behind what ends them."""
         think = self.dialect.think
         assert think is not None
-        self.thinking = True
+        self.thinking, self._behind_calls = True, False
         if self._separate:
             yield from self._skip_openers(think.open)
         enders = self._call_openers() if think.ended_by_call and self._separate and not self._guaranteed else ()
@@ -248,6 +248,8 @@ class Splitter:
             begun, before = self.calls, self.scan.position
             broken = yield from self._run(inside)
             if broken is None:
+                if self._only_calls and self.scan.last:
+                    self._leaves_out()
                 return not inside or self.scan.position > before
             if within and begun == self.calls:
                 return False
@@ -272,12 +274,12 @@ class Splitter:
                 if found is None:
                     yield
                     continue
-                if not (whole := isinstance(found, Whole)):
-                    kept.append((found, self.scan.position))
+                whole = isinstance(found, Whole)
+                _keep(kept, found, self.scan.position)
                 if whole or self._streams(kept):
                     if not self._give(kept):
                         return self._back_to(start, whole=True)
-                    start, kept, self.inside_call = self.scan.at, [], not whole
+                    start, kept, self.inside_call, self._behind_calls = self.scan.at, [], not whole, whole
                 if whole and self._one_call:
                     self.over = True
                     break
@@ -291,7 +293,7 @@ class Splitter:
 
     def _streams(self, kept: _Kept) -> bool:
         """Whether this part of a call can be given before it is whole."""
-        if not self._guaranteed:
+        if not (self._guaranteed and kept):
             return False
         match kept[0][0]:
             case Begun(name):
@@ -327,7 +329,8 @@ class Splitter:
         if not (self._guaranteed and self.scan.last):
             return False
         rest = self.scan.text[self.scan.at :]
-        if not self.inside_call and not any(head.startswith(rest) for head in self._begun):
+        begun = self.dialect.calls.is_begun
+        if not self.inside_call and not any(begun(rest, name, tool.shape) for name, tool in self.tools.items()):
             return False
         self._skip(len(rest))
         return True
@@ -365,7 +368,7 @@ class Splitter:
     def _skip_rest(self, rest: str, tags: list[str]) -> None:
         """At the end: white space behind calls, and where nothing but calls may stand the beginning of one."""
         begun = self._only_calls and any(tag.startswith(rest) for tag in tags)
-        if (not rest and self.calls) or begun:
+        if (not rest and self._behind_calls) or begun:
             self._skip(len(self.scan.text) - self.scan.at)
 
     def _frame(self, length: int) -> None:
@@ -386,6 +389,7 @@ class Splitter:
 
     def _said(self, length: int) -> None:
         if length:
+            self._behind_calls = False
             text = self._take(length)
             self._pieces.append(Said(text, self.scan.position))
 
@@ -395,6 +399,14 @@ class _Broken(NamedTuple):
 
     length: int
     whole: bool
+
+
+def _keep(kept: _Kept, found: Found, end: int) -> None:
+    match found:
+        case Begun() | Given():
+            kept.append((found, end))
+        case Known(id):
+            _know(kept, id)
 
 
 def _together(kept: _Kept) -> _Kept:
@@ -408,7 +420,9 @@ def _together(kept: _Kept) -> _Kept:
     return out
 
 
-def _heads(dialect: Dialect, tools: Mapping[str, Callee]) -> list[str]:
-    """What begins a call, up to its input."""
-    heads = [dialect.calls.head(name, tool.shape) for name, tool in tools.items()]
-    return heads + [dialect.calls.section.open + head for head in heads]
+def _know(kept: _Kept, id: str) -> None:
+    """The last call that was begun has this id; if it was given already, the one that it has stays."""
+    for i, (found, end) in reversed(list(enumerate(kept))):
+        if isinstance(found, Begun):
+            kept[i] = found._replace(id=id), end
+            return

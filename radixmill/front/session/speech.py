@@ -23,13 +23,21 @@ from msgspec.structs import replace
 from radixmill.core.errors import BadRequest
 from radixmill.core.request import Constraint, ThinkingBudget
 from radixmill.front.dialects import Callee, Dialect, Splitter, Thoughts, ToolShape
-from radixmill.front.dialects.calls.base import INPUT, NO_ARGUMENTS, Format, Target, constant, json_schema, sequence
+from radixmill.front.dialects.calls.base import (
+    INPUT,
+    NO_ARGUMENTS,
+    Format,
+    Target,
+    constant,
+    either,
+    json_schema,
+    sequence,
+)
 from radixmill.front.dialects.grammar import (
     ANY_ARGUMENTS,
     after_thoughts,
     answer,
     behind_content,
-    either,
     only_calls,
     text_and_calls,
 )

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from radixmill.front.dialects.scan import Scan, Steps
+from radixmill.front.dialects.extent import SPACE
+from radixmill.front.dialects.scan import Malformed, Scan, Steps
 
 ToolShape = Literal["object", "input", "text"]
 """How a call passes its input on.
@@ -26,6 +27,7 @@ Format = dict[str, Any]
 """A format of structural tags, as XGrammar describes them (https://xgrammar.mlc.ai/docs): JSON."""
 
 Schema = dict[str, Any]
+NO_NAME = frozenset(SPACE + "\"'`{}[]()<>,;=")  # what no name of a tool has in it
 NO_ARGUMENTS: Schema = {"type": "object", "properties": {}, "additionalProperties": False}
 INPUT: Schema = {
     "type": "object",
@@ -69,11 +71,17 @@ class Given(NamedTuple):
     text: str
 
 
+class Known(NamedTuple):
+    """The id of the call that was begun last, where the model writes it behind the name."""
+
+    id: str
+
+
 class Whole(NamedTuple):
     """All calls so far are whole."""
 
 
-Found = Begun | Given | Whole
+Found = Begun | Given | Known | Whole
 Reader = Steps[None]
 """Yields None for more text, else a Found; raises Malformed where there is no call."""
 
@@ -81,6 +89,10 @@ Reader = Steps[None]
 class Tags(NamedTuple):
     open: str = ""
     close: str = ""
+
+
+FENCE = Tags("\n<input>\n", "\n</input>")
+"""Around an input of shape "text" where the family's calls have no closing tag that could end it. Our own invention."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +112,7 @@ class Calls(ABC):
     between: str = ""  # characters that may stand between calls, besides white space
     bare: bool = False  # calls count outside a section, too
     first_openers: tuple[str, ...] = ()  # what begins calls, besides, where nothing visible stands before
+    also: tuple[str, ...] = ()  # other spellings of the tag that begins calls, read like it
 
     # --- tags
 
@@ -107,13 +120,13 @@ class Calls(ABC):
     def openers(self) -> tuple[str, ...]:
         """What begins calls."""
         if not self.section.open:
-            return (self.call.open,)
-        return (self.section.open, self.call.open) if self.bare else (self.section.open,)
+            return (self.call.open, *self.also)
+        return (self.section.open, *self.also, *([self.call.open] if self.bare else []))
 
     @property
     def tags(self) -> set[str]:
         """What must be seen in the text."""
-        return {*self.section, *self.call}
+        return {*self.section, *self.call, *self.also}
 
     @property
     def closer(self) -> str:
@@ -125,7 +138,7 @@ class Calls(ABC):
     def read(self, scan: Scan, tools: Mapping[str, Callee], *, inside: bool = False) -> Reader:
         """The calls that begin here: a whole section, or one call. `inside`: behind a call of a section."""
         if not inside:
-            if not self.section.open or not (yield from scan.takes(self.section.open)):
+            if not self.section.open or not (yield from scan.takes(self.section.open, *self.also)):
                 yield from self._one(scan, tools)
                 return
             yield from scan.space()
@@ -134,21 +147,23 @@ class Calls(ABC):
             yield from self._one(scan, tools)
 
     def _goes_on(self, scan: Scan) -> Steps[bool]:
-        """Whether another call of the section follows. If its end does, the scan is behind that; else it stays."""
+        """Whether another call of the section follows. If its end does, or a part of that at the end of the text, the
+        scan is behind it; else it stays."""
         start = scan.at
         yield from scan.space(also=self.between)
         if (yield from scan.takes(self.section.close)):
             return False
         if (yield from scan.which(self.call.open)):
             return True
-        scan.at = start
+        scan.at = len(scan.text) if scan.ends_within(self.section.close) else start
         return False
 
     def _one(self, scan: Scan, tools: Mapping[str, Callee]) -> Reader:
-        yield from scan.expect(self.call.open)
+        yield from scan.expect(self.call.open, *(() if self.section.open else self.also))
         yield from self.body(scan, tools)
-        yield from scan.space()
-        yield from scan.close(self.call.close)
+        if self.call.close:
+            yield from scan.space()
+            yield from scan.close(self.call.close)
         yield Whole()
 
     @abstractmethod
@@ -159,6 +174,17 @@ class Calls(ABC):
         """Input of shape "text", up to where the tail begins."""
         yield Given((yield from scan.until(self.tail("text"))))
         scan.at += len(self.tail("text")) - len(self.call.close)
+
+    def is_begun(self, rest: str, name: str, shape: ToolShape) -> bool:
+        """Whether this is how a call of that tool begins, up to its input, or how a section ends."""
+        head = self.head(name, shape)
+        ways = (
+            head,
+            self.gap + head,
+            self.section.close,
+            *(before + head for before in (self.section.open, *self.openers)),
+        )
+        return any(way.startswith(rest) for way in ways)
 
     # --- writing
 
@@ -223,6 +249,18 @@ class Calls(ABC):
         return {"type": "tag", "begin": begin, "content": self.content(target), "end": end}
 
 
+def word(scan: Scan, *ends: str) -> Steps[str]:
+    """A name: up to white space, a bracket, a quote or one of the ends. Raises Malformed where there is none."""
+    start = scan.at
+    while not (yield from scan.which(*ends)):
+        if not (char := (yield from scan.peek())) or char in NO_NAME:
+            break
+        scan.at += 1
+    if scan.at == start:
+        raise Malformed
+    return scan.text[start : scan.at]
+
+
 def json_schema(schema: Any) -> Format:
     """JSON that matches a JSON Schema."""
     return {"type": "json_schema", "json_schema": schema}
@@ -236,3 +274,11 @@ def sequence(*elements: Format) -> Format:
     """One behind the other; empty texts are left out."""
     kept = [element for element in elements if element != constant("")]
     return kept[0] if len(kept) == 1 else {"type": "sequence", "elements": kept}
+
+
+def either(*formats: Format) -> Format:
+    return {"type": "or", "elements": list(formats)}
+
+
+def regex(pattern: str) -> Format:
+    return {"type": "regex", "pattern": pattern}

@@ -6,20 +6,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from radixmill.front.dialects.calls.base import Begun, Callee, Calls, Given, Reader, Tags, ToolShape
+from radixmill.front.dialects.calls.base import Begun, Callee, Calls, Given, Known, Reader, Tags, ToolShape
 from radixmill.front.dialects.extent import SPACE, read
 from radixmill.front.dialects.scan import Malformed, Scan, Steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JsonObject(Calls):
-    """Members may come in any order; those beside name and arguments are not looked at. Arguments that are left out,
-    null or empty are `{}`. `pad`: white space between a tag and the object, as the family's models write it."""
+    """Members may come in any order; those beside name, arguments and id are not looked at. Arguments that are left
+    out, null or empty are `{}`. `pad`: white space between a tag and the object, as the family's models write it."""
 
     call: Tags = Tags("<tool_call>", "</tool_call>")
     pad: str = "\n"
     name_key: str = "name"
     arguments_keys: tuple[str, ...] = ("arguments",)  # the first is the one that is written
+    id_key: str | None = None  # of a text that becomes the call's id
+    other_keys: tuple[str, ...] | None = None  # what else may be there; None: anything
 
     def body(self, scan: Scan, tools: Mapping[str, Callee]) -> Reader:
         yield from scan.space()
@@ -28,7 +30,7 @@ class JsonObject(Calls):
             raise Malformed
         if arguments is None:
             if name in tools and tools[name].shape == "text":
-                yield from scan.expect(self.pad)
+                yield from scan.expect(self.fence.open)
                 yield from self.free_text(scan)
             else:
                 yield Given("{}")
@@ -37,6 +39,7 @@ class JsonObject(Calls):
         """Name and arguments; both are told as soon as they are there, the name first."""
         name: str | None = None
         arguments: str | None = None
+        id = ""
         seen: set[str] = set()
         yield from scan.expect("{")
         yield from scan.space()
@@ -44,13 +47,19 @@ class JsonObject(Calls):
             key = yield from self._key(scan, seen)
             if key == self.name_key:
                 name = _text((yield from string(scan)))
-                yield Begun(name)
+                yield Begun(name, id)
                 if arguments is not None:
                     yield Given(arguments)
             elif key in self.arguments_keys:
                 arguments = yield from self._arguments(scan, name is not None)
+            elif key == self.id_key and (yield from scan.which('"')):
+                id = _text((yield from string(scan)))
+                if name is not None:
+                    yield Known(id)
+            elif key == self.id_key or self.other_keys is None or key in self.other_keys:
+                yield from value(scan)
             else:
-                yield from _value(scan)
+                raise Malformed
             yield from scan.space()
             if (yield from scan.expect(",", "}")) == "}":
                 break
@@ -59,16 +68,17 @@ class JsonObject(Calls):
 
     def _key(self, scan: Scan, seen: set[str]) -> Steps[str]:
         key = _text((yield from string(scan)))
-        if key in seen:
+        same = self.arguments_keys[0] if key in self.arguments_keys else key
+        if same in seen:
             raise Malformed
-        seen.add(key)
+        seen.add(same)
         yield from scan.space()
         yield from scan.expect(":")
         yield from scan.space()
         return key
 
     def _arguments(self, scan: Scan, told: bool) -> Steps[str | None]:
-        """An object, given while it comes if the name is `told`; None for null, and for none."""
+        """An object, given while it comes if the name is `told`; None for null."""
         if (yield from scan.takes("null")):
             return None
         if not (yield from scan.which("{")):
@@ -77,10 +87,15 @@ class JsonObject(Calls):
 
     def head(self, name: str, shape: ToolShape = "object") -> str:
         begun = f'{self.call.open}{self.pad}{{"{self.name_key}": {json.dumps(name, ensure_ascii=False)}'
-        return f"{begun}}}{self.pad}" if shape == "text" else f'{begun}, "{self.arguments_keys[0]}": '
+        return f"{begun}}}{self.fence.open}" if shape == "text" else f'{begun}, "{self.arguments_keys[0]}": '
 
     def tail(self, shape: ToolShape = "object") -> str:
-        return f"{'' if shape == 'text' else '}'}{self.pad}{self.call.close}"
+        return f"{self.fence.close if shape == 'text' else f'}}{self.pad}'}{self.call.close}"
+
+    @property
+    def fence(self) -> Tags:
+        """Around an input of shape "text", behind the object."""
+        return Tags(self.pad, self.pad)
 
 
 def object_given(scan: Scan, told: bool) -> Steps[str]:
@@ -128,25 +143,25 @@ def string(scan: Scan) -> Steps[str]:
     raise Malformed
 
 
-def _value(scan: Scan) -> Steps[None]:
-    """Any JSON value."""
-    char = yield from scan.peek()
+def value(scan: Scan) -> Steps[str]:
+    """The text of any JSON value."""
+    start, char = scan.at, (yield from scan.peek())
     if char and char in "{[":
-        _checked((yield from scan.json()))
+        yield from scan.json()
     elif char == '"':
-        _checked((yield from string(scan)))
+        yield from string(scan)
     else:
-        start = scan.at
         while (char := (yield from scan.peek())) and char not in ",}] \t\r\n":
             scan.at += 1
-        _checked(scan.text[start : scan.at])
+    checked(scan.text[start : scan.at])
+    return scan.text[start : scan.at]
 
 
 def _text(string: str) -> str:
-    return str(_checked(string))
+    return str(checked(string))
 
 
-def _checked(text: str) -> object:
+def checked(text: str) -> object:
     try:
         return read(text)
     except ValueError:

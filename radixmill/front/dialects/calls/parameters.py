@@ -131,10 +131,13 @@ class Parameters(Calls):
             arguments = yield from self._members(scan, parameters, told)
             if not (yield from self._ends_here(scan)):
                 raise Malformed
+            if told:
+                yield Given("{}" if arguments == "{}" else "}")
         yield from scan.close(self.end)
         return arguments
 
     def _members(self, scan: Scan, parameters: Schema, told: bool) -> Steps[str]:
+        """All parameters as a JSON object; given while they come if `told`, up to the brace that closes it."""
         members: dict[str, str] = {}
         while (yield from scan.takes(self.key.open)):
             name = yield from scan.until(self.key.close, "\n")
@@ -145,8 +148,6 @@ class Parameters(Calls):
             if told:
                 yield Given(f"{', ' if len(members) > 1 else '{'}{quoted(name)}: {members[name]}")
             yield from scan.space()
-        if told:
-            yield Given("}" if members else "{}")
         return f"{{{', '.join(f'{quoted(name)}: {value}' for name, value in members.items())}}}"
 
     def _value(self, scan: Scan, kinds: Kinds) -> Steps[str]:
