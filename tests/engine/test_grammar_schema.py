@@ -477,6 +477,17 @@ def test_white_space_is_bounded() -> None:
     assert not grammar.accepts_text("[1,\n\n2]")
     assert not grammar.accepts_text("[1," + " " * 65 + "2]")
     assert grammar.accepts_text("[1,\n" + " " * 64 + "2]")
+    assert not grammar.accepts_text("[1," + " " * 3 + "2]"), "indentation stands behind a line end"
+
+
+@pytest.mark.parametrize(
+    "limits", [{"minimum": 0}, {"maximum": 99.5}, {"exclusiveMinimum": -33.15, "maximum": 2.149999999999999}]
+)
+def test_digits_of_a_number_with_limits_are_bounded(limits: dict[str, float]) -> None:
+    """Beyond that they would be rounded when they are read, perhaps to the very limit that is excluded."""
+    grammar = Grammar({"type": "number", **limits})
+    assert grammar.accepts_text("1.0123456789") and not grammar.accepts_text("1.01234567890")
+    assert not grammar.accepts_text("-33.1499999999999999999")
 
 
 @pytest.mark.parametrize(("pattern", "what"), [(r"^\p{L}+$", r"\p{L}"), (r"\Px", r"\P"), (r"\k", r"\k")])

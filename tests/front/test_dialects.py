@@ -6,7 +6,20 @@ from itertools import pairwise
 
 import pytest
 
-from radixmill.front.dialects import GENERIC, THINKING, Called, Callee, Dialect, Thoughts, Passed, Piece, Said, Splitter, Thought, joined
+from radixmill.front.dialects import (
+    GENERIC,
+    THINKING,
+    Called,
+    Callee,
+    Dialect,
+    Passed,
+    Piece,
+    Said,
+    Splitter,
+    Thought,
+    Thoughts,
+    joined,
+)
 from radixmill.front.dialects.extent import MAX_DEPTH
 
 TOOLS = {"f": Callee(), "g": Callee(), "note": Callee("input"), "sql": Callee("text")}

@@ -26,7 +26,7 @@ from radixmill.engine.grammar.lexemes import quoted, times, to_lark
 from radixmill.engine.grammar.matcher import RULES
 from radixmill.engine.grammar.raw_string import raw_strings
 from radixmill.engine.grammar.regex import to_lexeme
-from radixmill.engine.grammar.schema import normalise
+from radixmill.engine.grammar.schema import LAYOUT, normalise
 from radixmill.engine.grammar.vocabulary import Vocabulary
 
 MAX_DEPTH = 64  # formats within formats
@@ -152,7 +152,7 @@ class _Writer:
             return self._qwen_xml(form, place, end)
         if style != "json":
             raise GrammarError(f"the style {style!r} is not supported; json and qwen_xml are", f"{place}/style")
-        return self._json(_field(form, "json_schema", place), f"{place}/json_schema")
+        return self._json(_field(form, "json_schema", place), f"{place}/json_schema", _space(form, place))
 
     def _regex(self, form: Format, place: str, end: str) -> Piece:
         return Piece(to_lexeme(_string(form, "pattern", place)), True)
@@ -316,9 +316,9 @@ class _Writer:
 
     # --- JSON, and parameters in XML as Qwen's coder models write them
 
-    def _json(self, schema: Any, place: str) -> Piece:
+    def _json(self, schema: Any, place: str, space: str = LAYOUT) -> Piece:
         try:
-            return Piece(f"%json {normalise(json.dumps(schema))}", False)
+            return Piece(f"%json {normalise(json.dumps(schema), space=space)}", False)
         except GrammarError as error:
             raise GrammarError(error.reason, place + error.place) from None
 
@@ -447,6 +447,15 @@ def _any_of(texts: list[str]) -> str:
 
 def _pointer(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
+
+
+def _space(form: Format, place: str) -> str:
+    """What may stand between two tokens of JSON."""
+    if (most := form.get("max_whitespace_cnt")) is None:
+        return LAYOUT
+    if not _whole(most) or not 0 <= most <= MAX_TIMES:
+        raise GrammarError(f"must be a whole number up to {MAX_TIMES:,}", f"{place}/max_whitespace_cnt")
+    return rf"[ \t\r\n]{{0,{most}}}"
 
 
 def _whole(value: Any) -> bool:

@@ -6,6 +6,7 @@ What calls look like there is their form's to say (`calls/`); here is what stand
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from radixmill.front.dialects.calls.base import Format, Target, constant, either, sequence
 from radixmill.front.dialects.dialect import Dialect
@@ -41,6 +42,11 @@ def behind_content(dialect: Dialect, calls: Format, *, free: bool) -> Format:
 def answer(dialect: Dialect, content: Format) -> Format:
     """Content as the family marks it. What closes it may be a token that ends the answer: it is left to the model."""
     return sequence(constant("".join(dialect.answer_opens[:1])), content)
+
+
+def json_text(schema: Any) -> Format:
+    """JSON that matches a JSON Schema, laid out as the model likes."""
+    return {"type": "json_schema", "json_schema": schema}
 
 
 def after_thoughts(dialect: Dialect, then: Format) -> Format:

@@ -403,10 +403,10 @@ class _Broken(NamedTuple):
 
 def _keep(kept: _Kept, found: Found, end: int) -> None:
     match found:
-        case Begun() | Given():
-            kept.append((found, end))
         case Known(id):
             _know(kept, id)
+        case Begun() | Given():
+            kept.append((found, end))
 
 
 def _together(kept: _Kept) -> _Kept:

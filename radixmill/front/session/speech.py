@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from msgspec.structs import replace
 
@@ -30,14 +30,15 @@ from radixmill.front.dialects.calls.base import (
     Target,
     constant,
     either,
-    json_schema,
     sequence,
 )
+from radixmill.front.dialects.calls.unread import Unread
 from radixmill.front.dialects.grammar import (
     ANY_ARGUMENTS,
     after_thoughts,
     answer,
     behind_content,
+    json_text,
     only_calls,
     text_and_calls,
 )
@@ -116,8 +117,13 @@ class Speech:
         if rule is None or not self.tools:
             return None
         targets = [self._target(tool) for tool in self.tools]
+        bound = any(tool.strict or tool.format for tool in self.tools)
+        if isinstance(self.dialect.calls, Unread):
+            return (
+                _refuse_calls("tool_choice") if rule.choice == "required" else _refuse_calls("tools") if bound else None
+            )
         only = rule.choice == "required" or self.ask.constraint is not None
-        if not only and not any(tool.strict or tool.format for tool in self.tools):
+        if not only and not bound:
             return None
         if only or self._goes_on:
             calls = only_calls(self.dialect, targets, parallel=rule.parallel)
@@ -162,7 +168,8 @@ class Speech:
     def _answer(self) -> Constraint | None:
         """What binds the answer behind its thoughts."""
         own, rule = self.ask.constraint, self.ask.tools
-        if own is not None and self.dialect.answer_opens and not self._goes_on:
+        raw = not isinstance(self.ask.prompts[0], ChatPrompt) and self.thinking != "opened"
+        if own is not None and self.dialect.answer_opens and not self._goes_on and not raw:
             own = structural(answer(self.dialect, as_format(own)))
         if self.calls is None:
             return own
@@ -174,6 +181,13 @@ class Speech:
                 f"{field} binds the answer, but tool_choice asks for a tool call: choose one.", param=field
             )
         return structural(either(self.calls, as_format(own)))
+
+
+def _refuse_calls(field: str) -> NoReturn:
+    raise BadRequest(
+        f"{field} asks for tool calls of a certain form, but this server was told to read none (--tool-call-parser none).",
+        param=field,
+    )
 
 
 def callable_tools(rule: ToolRule | None) -> tuple[Tool, ...]:
@@ -212,9 +226,9 @@ def as_format(constraint: Constraint) -> Format:
     """Any constraint as a part of a structural tag."""
     match constraint.kind:
         case "json_schema":
-            return json_schema(json.loads(constraint.text))
+            return json_text(json.loads(constraint.text))
         case "json_object":
-            return json_schema({"type": "object"})
+            return json_text({"type": "object"})
         case "regex":
             return {"type": "regex", "pattern": constraint.text}
         case "ebnf":
@@ -236,7 +250,8 @@ def speech_of(text: Text, ask: Ask, prompts: Sequence[Sequence[int]]) -> Speech:
     if not isinstance(prompt, ChatPrompt):
         think = None if ask.raw_thoughts == "no" else dialect.think
         opened = think is not None and (ask.raw_thoughts == "first" or _at_end(text, think, prompts[0]) == "opened")
-        return Speech(ask, Dialect(think=think, calls=dialect.calls), "opened" if opened else "not")
+        family = type(dialect) if think else Dialect  # what a family puts around content goes with its thoughts
+        return Speech(ask, family(think=think, calls=dialect.calls), "opened" if opened else "not")
     return Speech(ask, dialect, _thinking(text, dialect.think, prompt, prompts[0]) if dialect.think else "not")
 
 
@@ -292,7 +307,7 @@ def _shown_parameters(tool: Tool) -> Any:
 def _triggered(tag: dict[str, Any]) -> Format:
     """The older form of structural tags in the newer."""
     tags = [
-        {"type": "tag", "begin": one["begin"], "content": json_schema(one["schema"]), "end": one["end"]}
+        {"type": "tag", "begin": one["begin"], "content": json_text(one["schema"]), "end": one["end"]}
         for one in tag["structures"]
     ]
     return {"type": "triggered_tags", "triggers": tag["triggers"], "tags": tags}

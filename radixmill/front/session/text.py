@@ -12,7 +12,7 @@ from radixmill.front.dialects.calls.unread import Unread
 from radixmill.front.dialects.history import fitted
 from radixmill.front.dialects.writer import HERMES, tells_of_tools, told_of, with_tools
 from radixmill.front.session.ask import ChatPrompt
-from radixmill.front.session.detect import Detected, detect
+from radixmill.front.session.detect import Detected, detect_dialect
 from radixmill.front.text import ChatTemplate, TemplateError, TextStack, encode_chat
 
 
@@ -73,7 +73,7 @@ class ModelText:
     ) -> None:
         """`template_kwargs`: what its chat template is told where a request does not say otherwise. Raises ValueError
         where that is not for anybody to set."""
-        self.stack, self.detected = stack, detected or detect(stack)
+        self.stack, self.detected = stack, detected or detect_dialect(stack)
         self.dialect, self.template_kwargs = self.detected.dialect, dict(template_kwargs or {})
         if stack.template is not None:
             stack.template.check_kwargs(self.template_kwargs)
@@ -94,7 +94,8 @@ class ModelText:
             template.check_kwargs(chat.template_kwargs)
         except ValueError as error:
             raise BadRequest(f"{error}.", param="chat_template_kwargs") from None
-        _check_effort(self.dialect, chat.template_kwargs.get("reasoning_effort"))
+        kwargs = self._kwargs(chat)
+        _check_effort(self.dialect, kwargs.get("reasoning_effort"))
         messages, tools = self._told(template, chat)
         return encode_chat(
             self.stack,
@@ -102,7 +103,7 @@ class ModelText:
             tools=tools or None,
             add_generation_prompt=chat.add_generation_prompt,
             continue_final_message=chat.continue_final_message,
-            **self._kwargs(chat),
+            **kwargs,
         )
 
     def _kwargs(self, chat: ChatPrompt) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from radixmill.engine.grammar.schema.read import MAX_COUNT
 from radixmill.engine.grammar.schema.regex import write
 from radixmill.engine.grammar.schema.shapes import STRING, Literal, Strings
 from radixmill.engine.grammar.schema.source import MAX_BYTES, MAX_DEPTH, MAX_VALUES, Document, read_json
-from radixmill.engine.grammar.schema.writer import Writer
+from radixmill.engine.grammar.schema.writer import LAYOUT, Writer
 
 __all__ = [
+    "LAYOUT",
     "MAX_BRANCHES",
     "MAX_BYTES",
     "MAX_COUNT",
@@ -34,12 +35,13 @@ __all__ = [
 ]
 
 
-def normalise(text: str) -> str:
-    """The schema in `text`, as JSON text for `LLMatcher.grammar_from_json_schema`. Raises `GrammarError`."""
+def normalise(text: str, *, space: str = LAYOUT) -> str:
+    """The schema in `text`, as JSON text for `LLMatcher.grammar_from_json_schema`. `space`: a regular expression of what
+    may stand between two tokens of JSON. Raises `GrammarError`."""
     document = Document(read_json(text))
     cases = CaseAnalysis(document)
     try:
-        return Writer(cases).write((Literal(document.top(), True),))
+        return Writer(cases, space).write((Literal(document.top(), True),))
     except RecursionError:
         raise GrammarError("$ref or allOf: schemas within schemas go too deep") from None
 

@@ -46,6 +46,7 @@ MAX_MEMBERS = 2000  # that one object lists
 MAX_PATTERNED = 32  # patterns of names in one object, and ways in which they overlap
 MAX_LIMITS = 8  # patterns and formats of one string
 MAX_DISTINCT = 4  # values whose orders are listed for uniqueItems
+FINEST = Fraction(1, 10**10)  # what digits of a number with limits count; the grammar library takes no finer steps
 
 Json = Any
 
@@ -141,9 +142,23 @@ def _number(shape: Numbers) -> Json:
             name = ("exclusiveM" if is_open else "m") + keyword
             json[name] = exact_float(bound, name)
     _check_narrow(shape)
-    if shape.step is not None:
-        json["multipleOf"] = exact_step(shape.step)
+    if (step := _finest(shape) if shape.step is None else shape.step) is not None:
+        json["multipleOf"] = exact_step(step)
     return json
+
+
+def _finest(shape: Numbers) -> Fraction | None:
+    """The step of a number with limits, where they leave room for it.
+
+    A model may write digits without end. Besides, so many are rounded when they are read, perhaps to an excluded limit.
+    """
+    if (shape.lo is None and shape.hi is None) or _width(shape) < 10_000 * FINEST:
+        return None
+    return FINEST
+
+
+def _width(shape: Numbers) -> Fraction | float:
+    return math.inf if shape.lo is None or shape.hi is None else shape.hi - shape.lo
 
 
 def _check_narrow(shape: Numbers) -> None:

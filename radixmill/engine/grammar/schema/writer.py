@@ -24,16 +24,17 @@ MAX_INLINE = 8  # levels written in place before a definition is made of the nex
 # NOTE: where members may have any name, the grammar library would take "\\u0061" for another name than "a", and so a
 # member could be had against its schema. Without \\u that can't be; all but some control characters can be written.
 _NO_UNICODE_ESCAPES = {"json_allowed_escapes": 'nrbtf\\"'}
-# Enough for any layout in use. Without a bound a model that likes line ends may write nothing else until its limit.
-_SPACE = {"whitespace_pattern": r"(\r?\n)?[ \t]{0,64}"}
+# Enough for any layout in use: lines are indented, and little stands within them. Without a bound a model that likes
+# line ends or blanks may write nothing else until its limit.
+LAYOUT = r"\r?\n( {0,64}|\t{0,16})|[ \t]{0,2}"
 _NEEDS_ESCAPES = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
 
 
 class Writer:
-    """One schema, from its first state on."""
+    """One schema, from its first state on. `space`: a regular expression of what may stand between two tokens."""
 
-    def __init__(self, cases: CaseAnalysis) -> None:
-        self.cases = cases
+    def __init__(self, cases: CaseAnalysis, space: str = LAYOUT) -> None:
+        self.cases, self.space = cases, space
         self.forms: dict[State, list[Form]] = {}
         self.uses: Counter[State] = Counter()
         self.ending: set[State] = {()}
@@ -50,7 +51,7 @@ class Writer:
         definitions = dict(self._definitions())
         if self.open_names and self.needs_escapes:
             raise GrammarError("enum or const: a control character can't be written beside members of any name")
-        options = {**_SPACE, **(_NO_UNICODE_ESCAPES if self.open_names else {})}
+        options = {"whitespace_pattern": self.space, **(_NO_UNICODE_ESCAPES if self.open_names else {})}
         rest = {"$defs": definitions} if definitions else {}
         return json.dumps({"x-guidance": options, **rest, **schema}, ensure_ascii=False)
 

@@ -28,6 +28,9 @@ Format = dict[str, Any]
 
 Schema = dict[str, Any]
 NO_NAME = frozenset(SPACE + "\"'`{}[]()<>,;=")  # what no name of a tool has in it
+# Many models write a line end before they end their answer: where it could only be the gap before another call, they
+# would write calls without end.
+LINE_END: Format = {"type": "optional", "content": {"type": "const_string", "value": "\n"}}
 NO_ARGUMENTS: Schema = {"type": "object", "properties": {}, "additionalProperties": False}
 INPUT: Schema = {
     "type": "object",
@@ -39,7 +42,7 @@ INPUT: Schema = {
 
 class Callee(NamedTuple):
     """A tool that may be called, as a reader knows it. `parameters`: the JSON Schema of its arguments; None: unknown.
-    `bound`: a grammar lets them be written as that says only."""
+    `bound`: a grammar sees to it that they are written, and as that says."""
 
     shape: ToolShape = "object"
     parameters: Schema | None = None
@@ -181,8 +184,8 @@ class Calls(ABC):
         ways = (
             head,
             self.gap + head,
-            self.section.close,
-            *(before + head for before in (self.section.open, *self.openers)),
+            self.around.close,
+            *(before + head for before in (self.around.open, *self.openers)),
         )
         return any(way.startswith(rest) for way in ways)
 
@@ -202,11 +205,11 @@ class Calls(ABC):
 
     def all_written(self, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
         """All calls of an answer."""
-        around = self._around
+        around = self.around
         return f"{around.open}{self.gap.join(self.written(*call) for call in calls)}{around.close}"
 
     @property
-    def _around(self) -> Tags:
+    def around(self) -> Tags:
         return Tags(self.section.open + self.inset, self.inset + self.section.close)
 
     # --- grammar
@@ -219,13 +222,14 @@ class Calls(ABC):
 
     def only(self, targets: Sequence[Target], *, parallel: bool) -> Format:
         """One call or, with `parallel`, more, and nothing else."""
-        return sequence(constant(self._around.open), self._run(targets, parallel), constant(self._around.close))
+        run, around = self._run(targets, parallel), self.around
+        return sequence(constant(around.open), run, constant(around.close), LINE_END if parallel else None)
 
     def among_text(self, targets: Sequence[Target], *, parallel: bool) -> Format:
         """Free text, in which the opening tag begins calls."""
         tags, once = [self.tag(target) for target in targets], not parallel
         if self.section.open:
-            run, around = self._run(targets, parallel), self._around
+            run, around = self._run(targets, parallel), self.around
             tags, once = [{"type": "tag", "begin": around.open, "content": run, "end": around.close}], True
         return {
             "type": "triggered_tags",
@@ -262,17 +266,18 @@ def word(scan: Scan, *ends: str) -> Steps[str]:
 
 
 def json_schema(schema: Any) -> Format:
-    """JSON that matches a JSON Schema."""
-    return {"type": "json_schema", "json_schema": schema}
+    """JSON that matches a JSON Schema, in the layout of calls: one line, as chat templates write it. A small model that
+    may lay it out fills its answer with blanks."""
+    return {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": 1}
 
 
 def constant(text: str) -> Format:
     return {"type": "const_string", "value": text}
 
 
-def sequence(*elements: Format) -> Format:
-    """One behind the other; empty texts are left out."""
-    kept = [element for element in elements if element != constant("")]
+def sequence(*elements: Format | None) -> Format:
+    """One behind the other; empty texts, and None, are left out."""
+    kept = [element for element in elements if element and element != constant("")]
     return kept[0] if len(kept) == 1 else {"type": "sequence", "elements": kept}
 
 
