@@ -94,6 +94,9 @@ CHAT: dict[str, Meaning] = {
     "add_generation_prompt": both("a new message of the assistant begins behind the conversation", "true"),
     "continue_final_message": both("the answer goes on with the last message, the assistant's", "false"),
     "chat_template_kwargs": both("variables for the chat template"),
+    "documents": vllm(
+        "texts to answer from, objects like `{title, text}`; for chat templates that have a place for them"
+    ),
     "chat_template": vllm("a template instead of the model's own"),
     "reasoning_effort": openai("how long to think; a variable for the chat template"),
     "verbosity": openai("how much to say; a variable for the chat template"),

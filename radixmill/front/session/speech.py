@@ -42,6 +42,8 @@ from radixmill.front.dialects.grammar import (
     only_calls,
     text_and_calls,
 )
+from radixmill.front.dialects.history import THOUGHTS
+from radixmill.front.dialects.turns import thoughts_apart
 from radixmill.front.session.ask import Ask, ChatPrompt, Tool, ToolRule
 from radixmill.front.session.text import Text
 
@@ -257,8 +259,10 @@ def speech_of(text: Text, ask: Ask, prompts: Sequence[Sequence[int]]) -> Speech:
 
 def _thinking(text: Text, think: Thoughts, prompt: ChatPrompt, ids: Sequence[int]) -> Thinking:
     if prompt.continue_final_message:
-        said = _text_of(prompt.messages[-1].get("content"))
-        return "opened" if said.rfind(think.open) > said.rfind(think.close) else "not" if said.strip() else "may"
+        last = thoughts_apart(text.dialect, prompt.messages[-1])
+        if _text_of(last.get("content")).strip():
+            return "not"
+        return "opened" if any(last.get(name) for name in THOUGHTS) else "may"
     said = _at_end(text, think, ids) if prompt.add_generation_prompt else "may"
     return "opened" if said == "may" and think.assumed else said
 
