@@ -146,18 +146,20 @@ class Calls(ABC):
                 return
             yield from scan.space()
             yield from self._one(scan, tools)
-        while (yield from self._goes_on(scan)):
+        while (yield from self._section_goes_on(scan, behind_call=not inside)):
             yield from self._one(scan, tools)
+            inside = False
 
-    def _goes_on(self, scan: Scan) -> Steps[bool]:
-        """Whether another call of the section follows. If its end does, the scan is behind that; else it stays."""
+    def _section_goes_on(self, scan: Scan, *, behind_call: bool) -> Steps[bool]:
+        """Whether another call of the section follows. If its end does, the scan is behind that; else it stays. Behind
+        a call a part of it will do at the end of the text."""
         start = scan.at
         yield from scan.space(also=self.between)
         if (yield from scan.takes(self.section.close)):
             return False
         if (yield from scan.which(self.call.open)):
             return True
-        scan.at = start
+        scan.at = len(scan.text) if behind_call and scan.ends_within(self.section.close) else start
         return False
 
     def _one(self, scan: Scan, tools: Mapping[str, Callee]) -> Reader:
