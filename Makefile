@@ -2,6 +2,7 @@
 # make bench   load it and print a table                 make lint    ruff and mypy
 # make chaos   kill engines under load                   make clean   remove what these made
 # make conformance   thousands of requests from OpenAI's schema
+# make fuzz    random texts over every family of dialects
 
 PYTHON ?= python3
 VENV   := .venv
@@ -10,7 +11,7 @@ MODEL  ?= smollm2-135m-instruct
 PORT   ?= 30000
 NATIVE := $(wildcard radixmill/device/kernels/cpu/csrc/*) CMakeLists.txt pyproject.toml
 
-.PHONY: serve test lint fast bench chaos conformance clean install
+.PHONY: serve test lint fast bench chaos conformance fuzz clean install
 
 serve: $(VENV)/.installed
 	@$(BIN)/radixmill serve $(MODEL) --port $(PORT)
@@ -50,6 +51,9 @@ chaos: $(VENV)/.tested
 
 conformance: $(VENV)/.tested
 	$(BIN)/python -m tests.front.conformance --cases 5000 $(ARGS)
+
+fuzz: $(VENV)/.tested
+	$(BIN)/python -m tests.front.fuzz $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

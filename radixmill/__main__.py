@@ -79,7 +79,14 @@ def _parser(command: Sequence[str]) -> argparse.ArgumentParser:
     pull.set_defaults(run=_pull_command)
     models = commands.add_parser("models", help="list the catalogue and what is cached")
     models.set_defaults(run=_models_command)
-    doctor = commands.add_parser("doctor", help="what this machine can do, and which kernel serves which op")
+    doctor = commands.add_parser(
+        "doctor", help="what this machine can do, which kernel serves which op, and how a model's answers are read"
+    )
+    doctor.add_argument("model", nargs="?", help="show how its thoughts and tool calls are read, and the proof")
+    doctor.add_argument("--chat-template", metavar="FILE", help="a template to use instead of its own")
+    doctor.add_argument("--tokenizer", metavar="PATH", help="where its tokenizer is, if not with it")
+    doctor.add_argument("--reasoning-parser", metavar="NAME", default="auto", help="try this parser of thoughts")
+    doctor.add_argument("--tool-call-parser", metavar="NAME", default="auto", help="try this parser of tool calls")
     doctor.set_defaults(run=_doctor_command)
     commands.add_parser("bench", help="load a server and print a table", add_help=False)
     return parser
@@ -134,8 +141,12 @@ def _models_command(args: argparse.Namespace) -> int:
 
 def _doctor_command(args: argparse.Namespace) -> int:
     from radixmill import doctor
+    from radixmill.core.config import ModelOptions
 
-    return doctor.main()
+    if args.model is None:
+        return doctor.main()
+    given = ("model", "chat_template", "tokenizer", "reasoning_parser", "tool_call_parser")
+    return doctor.main(ModelOptions(**{name: getattr(args, name) for name in given}))
 
 
 if __name__ == "__main__":

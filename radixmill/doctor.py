@@ -1,7 +1,9 @@
-"""`radixmill doctor`: what this machine can do, which kernel serves which op, and what the last bench made of it."""
+"""`radixmill doctor`: what this machine can do, which kernel serves which op, and what the last bench made of it; of a
+model, how its thoughts and tool calls are read, and the proof."""
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
 from collections.abc import Iterator
@@ -11,9 +13,13 @@ import msgspec
 from msgspec import Struct
 
 from radixmill import __version__
-from radixmill.core.config import Config, Hardware, ModelFacts, Resolved, resolve
+from radixmill.core.config import Config, Hardware, ModelFacts, ModelOptions, Resolved, resolve
 from radixmill.device.kernels import Peaks, measure, native_isa, open_backend
 from radixmill.device.worker import detect
+from radixmill.front.dialects.proof import Subject
+from radixmill.front.session.detect import Detected, detect_dialect
+from radixmill.front.text import load_text
+from radixmill.store import find
 from radixmill.store.files import bench_record
 
 
@@ -36,8 +42,8 @@ class Record(Struct):
     workloads: list[Line]
 
 
-def main() -> int:
-    """Print the report; 0 when the machine can serve."""
+def main(model: ModelOptions | None = None) -> int:
+    """Print the report, that of a model at its end; 0 when the machine can serve, and named parsers read the model."""
     hardware = detect()
     resolved = resolve(Config(), hardware, ModelFacts(context=8192, kv_bytes_per_token=23040))
     compute = resolved.config.compute
@@ -52,7 +58,40 @@ def main() -> int:
     for line in last_bench(bench_record(), peaks):
         print(line)
     print(f"\n{_pages(resolved)}")
-    return 0
+    return 0 if model is None else _examine(model)
+
+
+def _examine(model: ModelOptions) -> int:
+    """Print how a model's answers are read. Raises CannotStart where it can't be found."""
+    files = find(model.model, revision=model.revision)
+    stack = load_text(files, chat_template=model.chat_template, tokenizer=model.tokenizer)
+    detected = detect_dialect(stack, model.reasoning_parser, model.tool_call_parser, trust=True)
+    print(f"\nmodel            {files.name}")
+    for line in dialect_lines(detected):
+        print(line)
+    return 0 if all(proof.passed for proof in detected.proofs) else 1
+
+
+def dialect_lines(detected: Detected) -> Iterator[str]:
+    """Thoughts and tool calls: who reads them, on what ground, and what came out."""
+    names = (detected.reasoning_parser, detected.tool_call_parser)
+    subjects: tuple[tuple[Subject, str], ...] = (("thoughts", "thoughts"), ("calls", "tool calls"))
+    for (subject, title), name, family, fits in zip(subjects, names, detected.families, detected.fits, strict=True):
+        yield f"{title:<16} {name}" + (f", of the family {family}" if family else "")
+        if subject == "calls" and detected.generic:
+            yield "  told           the chat template knows no calls: the generic dialect, in the system message"
+        for proof in (proof for proof in detected.proofs if proof.subject == subject):
+            yield f"  proof          on {_GROUNDS[proof.basis]}: {'passed' if proof.passed else 'FAILED'}"
+            yield f"  text           {json.dumps(proof.text, ensure_ascii=False)}"
+            yield f"  result         {proof.explanation}"
+        yield f"  names that fit {', '.join(fits) or 'none'}"
+
+
+_GROUNDS = {
+    "template": "what the chat template writes",
+    "tags": "tags in vocabulary and chat template",
+    "text": "a text of the family",
+}
 
 
 def _machine(hardware: Hardware, peaks: Peaks | None) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,17 +30,20 @@ SPEC = ModelSpec(
 
 
 class ByteText:
-    """Token i < 256 is byte i; the others are control tokens. `begun`: what the prompt of a chat ends with."""
+    """Token i < 256 is byte i; the others are control tokens. `begun`: what the prompt of a chat ends with. `marks`:
+    literals of further control tokens, from 260 on."""
 
-    special_ids = frozenset(CONTROL)
-    control = {literal.decode(): id for id, literal in CONTROL.items()}
     fill_ends: tuple[int, ...] | None = None  # some tests give it marks of a gap
 
     def encode_fill(self, before: str, after: str, *, parse_special: bool = True) -> list[int]:
         return [USER, *before.encode(), REPLY, *after.encode(), BOS]
 
-    def __init__(self, dialect: Dialect = GENERIC, begun: str = "") -> None:
+    def __init__(self, dialect: Dialect = GENERIC, begun: str = "", marks: Sequence[str] = ()) -> None:
         self.dialect, self.begun = dialect, begun
+        self.control = {literal.decode(): id for id, literal in CONTROL.items()}
+        self.control |= {literal: SPEC.vocab_size + i for i, literal in enumerate(marks)}
+        self.special_ids = frozenset(self.control.values())
+        self._literals = {id: literal.encode() for literal, id in self.control.items()}
         self.detected = Detected(dialect, "qwen3" if dialect.think else "none", "hermes")
         self.chats: list[ChatPrompt] = []
 
@@ -52,12 +56,16 @@ class ByteText:
         return [token for turn in turns for token in turn] + [REPLY, *self.begun.encode()] * chat.add_generation_prompt
 
     def token_bytes(self, token: int) -> bytes:
-        return CONTROL[token] if token in CONTROL else bytes((token,))
+        return self._literals.get(token) or bytes((token,))
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
-        return b"".join(self.token_bytes(i) for i in ids if not (skip_special and i in CONTROL)).decode(
-            "utf-8", "replace"
-        )
+        kept = (i for i in ids if not (skip_special and i in self.special_ids))
+        return b"".join(map(self.token_bytes, kept)).decode("utf-8", "replace")
+
+    def spelled(self, text: str) -> list[int]:
+        """What a model would write: control tokens where their literals stand, else bytes."""
+        cut = re.split(f"({'|'.join(map(re.escape, self.control))})", text)
+        return [id for part in cut for id in ([self.control[part]] if part in self.control else part.encode())]
 
 
 @dataclass
@@ -162,7 +170,8 @@ class EchoStream:
         sampling, said = self.request.sampling, []
         if sampling.max_tokens == 0:
             return said, self._end("length", said, None)
-        stops = set(sampling.stop_token_ids) | (set() if sampling.ignore_eos else {EOS})
+        ends = self.client.spec.eos_ids if self.client.spec else (EOS,)
+        stops = set(sampling.stop_token_ids) | (set() if sampling.ignore_eos else set(ends))
         for token in self.client.script(self.request, choice):
             said.append(token)
             if token in stops and len(said) > sampling.min_tokens:

@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 
 from radixmill import doctor
+from radixmill.__main__ import main
 from radixmill.bench.keep import keep
 from radixmill.device.kernels import Peaks, measure, native_isa
 from radixmill.device.kernels.cpu.probe import last_cache
+from radixmill.front.text.template import CHATML
 from radixmill.store.files import bench_record
+from tests.data import shared
+from tests.e2e.kit import tiny_model
 
 PEAKS = Peaks("some-isa", 26e9, 100e9, 200e9)
 
@@ -100,6 +104,38 @@ def test_the_whole_report(record: Path, capsys: pytest.CaptureFixture[str]) -> N
     )
     assert "KV pages: KV cache" in said
     assert ("GB/s read" in said and "GOP/s int8" in said) == bool(native_isa())
+
+
+def folder_with(template: str, folder: Path) -> str:
+    (tiny_model(folder) / "chat_template.jinja").write_text(template)
+    return str(folder)
+
+
+def test_how_a_models_answers_are_read(
+    record: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "measure", lambda *_: None)
+    template = shared("templates", "Qwen-Qwen3-0.6B.jinja")
+    model = folder_with(template.read_text(), tmp_path / "m")
+    assert main(["doctor", model]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "thoughts         qwen3, of the family Qwen3\n  proof          on what the chat template writes: passed" in said
+    )
+    assert '"<think>\\nwhy' in said and "read as call get_weather" in said and "names that fit qwen25" in said
+    assert main(["doctor", model, "--tool-call-parser", "gpt-oss"]) == 1
+    assert "writes: FAILED" in capsys.readouterr().out
+    assert main(["doctor", model, "--tool-call-parser", "frob"]) == 2
+    assert "no such parser" in capsys.readouterr().err
+
+
+def test_the_generic_dialect_is_named(
+    record: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "measure", lambda *_: None)
+    assert main(["doctor", folder_with(CHATML, tmp_path / "m")]) == 0
+    said = capsys.readouterr().out
+    assert "thoughts         none" in said and "the generic dialect, in the system message" in said
 
 
 @pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])

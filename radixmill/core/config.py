@@ -45,7 +45,12 @@ class ModelOptions:
         size=True,
         low=2,
     )
-    chat_template: str | None = option(None, "a .jinja file to use instead of the model's own chat template")
+    chat_template: str | None = option(
+        None,
+        "instead of the model's own chat template: a .jinja file, or a name: one of the model's named templates, chatml "
+        "or lines",
+        metavar="FILE|NAME",
+    )
     reasoning_parser: str = option(
         "auto",
         "how the model marks thoughts: a parser's name, checked against its chat template; auto: found there; none: "

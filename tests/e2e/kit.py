@@ -131,7 +131,7 @@ async def stream(
     url: str, body: dict[str, Any], *, route: str = "/v1/completions", on_chunk: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
     """One streaming request, folded: text, ids, finish reasons and usage per choice."""
-    folded: dict[str, Any] = {"text": {}, "finish": {}, "usage": None, "tokens": {}, "logprobs": {}}
+    folded: dict[str, Any] = {"text": {}, "thoughts": {}, "finish": {}, "usage": None, "tokens": {}, "logprobs": {}}
     request = {
         "model": "default",
         "stream": True,
@@ -164,6 +164,9 @@ def fold_chunk(folded: dict[str, Any], chunk: dict[str, Any]) -> None:
         index = choice["index"]
         text = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
         folded["text"][index] = folded["text"].get(index, "") + text
+        if thought := (choice.get("delta") or {}).get("reasoning_content"):
+            thoughts = folded.setdefault("thoughts", {})
+            thoughts[index] = thoughts.get(index, "") + thought
         folded["tokens"].setdefault(index, []).extend(choice.get("token_ids") or [])
         if (lp := choice.get("logprobs")) and "token_logprobs" in lp:
             folded["logprobs"].setdefault(index, []).extend(lp["token_logprobs"])

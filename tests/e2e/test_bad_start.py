@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.kit import TINY, run_cli, tiny_model
+from tests.data import ROOT, shared
+from tests.e2e.kit import TINY, run_cli, serving, tiny_model
 
 
 def refused(*argv: str) -> str:
@@ -78,6 +81,44 @@ def test_too_little_memory_for_the_kv_cache(tiny: Path) -> None:
 @pytest.mark.parametrize("flag", ["--chat-template", "--tokenizer"])
 def test_what_the_front_cannot_read(tiny: Path, flag: str) -> None:
     assert "/nowhere" in serve(tiny, "--load-format", "dummy", flag, "/nowhere")
+
+
+QWEN3 = ("--chat-template", str(ROOT.parent / "shared" / "data" / "templates" / "Qwen-Qwen3-0.6B.jinja"))
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (("--tool-call-parser", "qwen3_coder"), ("does not fit", "get_weather", "What fits: ", "qwen25")),
+        (("--reasoning-parser", "gpt-oss"), ("does not fit", "expected thought", "What fits: ", "qwen3")),
+        (("--reasoning-parser", "frob"), ("no such parser", "auto, none", "qwen3")),
+        (("--tool-call-parser", "frob"), ("no such parser", "auto, none", "hermes")),
+    ],
+)
+def test_a_parser_that_cannot_be_right(tiny: Path, flags: tuple[str, ...], words: tuple[str, ...]) -> None:
+    shared("templates")
+    line = serve(tiny, "--load-format", "dummy", *QWEN3, *flags)
+    assert all(word in line for word in (*flags, *words)) and ("--trust-parsers" in line) == ("frob" not in flags)
+
+
+def test_sglangs_spelling_of_a_parser_that_cannot_be_right(tiny: Path) -> None:
+    shared("templates")
+    argv = ("--model-path", str(tiny), "--load-format", "dummy", "--port", "0", *QWEN3)
+    command = [sys.executable, "-m", "radixmill.launch_server", *argv, "--tool-call-parser", "gpt-oss"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    assert result.returncode == 2 and "--tool-call-parser gpt-oss does not fit this model" in result.stderr
+
+
+def test_a_parser_that_is_trusted_all_the_same(tiny: Path, tmp_path: Path) -> None:
+    shared("templates")
+    flags = ("--load-format", "dummy", *QWEN3, "--tool-call-parser", "qwen3_coder", "--trust-parsers")
+    with serving(tiny, *flags, folder=tmp_path) as server:
+        info = server.get("/model_info").json()
+        log = server.log.read_text()
+    assert (info["reasoning_parser"], info["reasoning_basis"]) == ("qwen3", "template")
+    assert (info["tool_call_parser"], info["tool_call_basis"]) == ("qwen3_coder", "nothing")
+    assert "thoughts: qwen3 (proved on the chat template) · tool calls: qwen3_coder (its proof failed)" in log
+    assert "--tool-call-parser qwen3_coder does not fit this model: " in log
 
 
 def test_a_page_of_no_tokens(tiny: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jsonschema
 import pytest
 
 from tests.engine.grammar_kit import TOOL, UNTOOL, allowed, encode, matcher, refusal, takes
@@ -110,10 +111,47 @@ FORMATS: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
     ),
     "separated, at least one": (separated(at_least_one=True), ["<f=b>z</f>"], [""]),
     "separated, one at most": (separated(stop_after_first=True), ["", "<f=b>z</f>"], ["<f=b>z</f>,<f=b>z</f>"]),
+    "separator and what follows begin alike": (
+        tag(
+            "(",
+            {**separated(at_least_one=True), "separator": "\n", "tags": [*TWO, tag("<f=c>", text(""), "</f>")]},
+            "\n</>",
+        ),
+        ["(<f=b>z</f>\n</>", "(<f=b>z</f>\n<f=c></f>\n<f=b></f>\n</>", '(<f=a>{"a":1}</f>\n<f=a>{"a":1}</f>\n</>'],
+        ["(<f=c></f></>", "(<f=c></f>\n\n</>"],
+    ),
+    "qwen_xml_parameter, some left out": (
+        {
+            "type": "qwen_xml_parameter",
+            "json_schema": {"properties": {"s": {"type": "string"}, "t": {"type": "string"}, "n": {"type": "integer"}}},
+        },
+        [
+            "",
+            "<parameter=n>\n1\n</parameter>",
+            "<parameter=s>\nx\n</parameter><parameter=n>\n1\n</parameter>",
+            "<parameter=s>\nx\n</parameter><parameter=t>\n1\n</parameter>\n<parameter=n>\n1\n</parameter>",
+        ],
+        ["<parameter=n>\n1\n</parameter><parameter=s>\nx\n</parameter>"],
+    ),
+    "tags_in_order": (
+        tag(
+            "(",
+            {"type": "tags_in_order", "tags": [*TWO, tag("<f=c>", ANY, "</f>")], "required": [False, True, False]},
+            ")",
+        ),
+        ['(<f=a>{"a":1}</f><f=b>x</f>)', "(<f=b></f>)", "(<f=b></f><f=c>)</f>)"],
+        ["()", "(<f=c></f>)", "(<f=b></f><f=b></f>)", '(<f=b></f><f=a>{"a":1}</f>)'],
+    ),
+    "raw_string": (
+        tag("<s>", {"type": "raw_string", "json_schema": {"minLength": 1}, "excludes": ["</s>", "no"]}, "</s>"),
+        ['<s>"\n\\</s>', "<s>n</s>", "<s></</s>", "<s>é\u2028</s>"],
+        ["<s></s>", "<s>no</s>", "<s>a</s></s>"],
+    ),
     "qwen_xml_parameter": (
         XML,
         [
             "<parameter=city>\nParis\nx\n</parameter>",
+            "<parameter=city>\nx\n</parameter>\n<parameter=unit>\nf\n</parameter>",
             "<parameter=city>\n\n</parameter>\n<parameter=n>\n12\n</parameter>\n<parameter=unit>\nf\n</parameter>",
         ],
         [
@@ -142,6 +180,44 @@ def test_a_format_takes_its_texts_and_no_others(case: str) -> None:
     whole = {"type": "structural_tag", "format": form}
     assert [output for output in good if not takes("structural_tag", whole, output)] == []
     assert [output for output in bad if takes("structural_tag", whole, output)] == []
+
+
+RAW: list[tuple[dict[str, Any], list[str], list[str]]] = [
+    ({"type": "string"}, ["", '"q"', "a\n\\u0041"], ["x</s>y"]),
+    ({"enum": ["a", "", "</s>", 1]}, ["a", ""], ["b", "1", "</s>"]),
+    ({"const": 'x"y'}, ['x"y'], ["x"]),
+    ({"type": "string", "minLength": 2, "maxLength": 3}, ["éé", "abc", "\n\n"], ["é", "abcd"]),
+    ({"type": "string", "pattern": "^a/[^x]*$"}, ["a/", 'a/b"\n'], ["a", "ba/", "a/x"]),
+    ({"type": "string", "pattern": "b"}, ["abc"], ["ac"]),
+    ({"type": "string", "not": {"pattern": "x"}}, ["a", ""], ["axb"]),
+    ({"type": "string", "not": {"enum": ["x", "yy"]}}, ["", "xx"], ["x", "yy"]),
+    ({"type": "string", "pattern": "^[ab]*$", "maxLength": 2, "not": {"const": "ab"}}, ["", "ba"], ["ab", "aaa", "c"]),
+    ({"anyOf": [{"const": "a"}, {"type": "string", "minLength": 3}, {"type": "null"}]}, ["a", "abc"], ["b", ""]),
+    ({"$ref": "#/$defs/d", "$defs": {"d": {"type": "string", "pattern": "^z$"}}}, ["z"], ["y"]),
+    ({"type": "string", "format": "date"}, ["2024-02-29", "2000-02-29", "2023-12-31"], ["2023-02-29", "1900-02-29", "2023-04-31"]),
+    ({"type": "string", "format": "date-time"}, ["2024-02-29T23:59:00.5Z", "2024-01-01t00:00:00+01:00"], ["2024-02-29", "2024-01-01T24:00:00Z"]),
+    ({"type": "string", "format": "time"}, ["00:00:00z"], ["00:00:00", "1:00:00Z"]),
+    ({"type": "string", "format": "duration"}, ["P1DT2H", "PT3S", "P2W", "P1Y2M3D"], ["P", "PT", "P1DT", "P1Y3D2M"]),
+    ({"type": "string", "format": "email"}, ["a.b@c.d"], ["a", "a@", "a..b@c"]),
+    ({"type": "string", "format": "hostname"}, ["a-b.c", "x"], ["-a", "a_b", ""]),
+    ({"type": "string", "format": "ipv4"}, ["127.0.0.1", "255.249.199.9"], ["256.0.0.1", "1.2.3", "01.2.3.4"]),
+    ({"type": "string", "format": "ipv6"}, ["::", "::1", "1:2:3:4:5:6:7:8"], ["1", "1::2::3", ":::"]),
+    ({"type": "string", "format": "uuid"}, ["01234567-89ab-cdef-0123-456789abcdef"], ["0123"]),
+    ({"type": "string", "format": "uri"}, ["http://a/b?c#d", "urn:x:y"], ["a b", "/a"]),
+    ({"type": "string", "format": "uri-reference"}, ["/a", "b#c"], ["a b"]),
+    ({"type": "string", "format": "unknown"}, ["anything"], []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("schema, good, bad", RAW, ids=lambda case: str(case)[:60])
+def test_strings_outside_json(schema: dict[str, Any], good: list[str], bad: list[str]) -> None:
+    raw = {"type": "raw_string", "json_schema": schema, "excludes": ["</s>"]}
+    whole = {"type": "structural_tag", "format": tag("<s>", raw, "</s>")}
+    assert [output for output in good if not takes("structural_tag", whole, f"<s>{output}</s>")] == []
+    assert [output for output in bad if takes("structural_tag", whole, f"<s>{output}</s>")] == []
+    if "format" not in schema:
+        valid = [output for output in good + bad if jsonschema.Draft202012Validator(schema).is_valid(output)]
+        assert [output for output in valid if "</s>" not in output] == good
 
 
 def test_the_older_form() -> None:
@@ -183,6 +259,16 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "white space": ({"format": {**JSON, "max_whitespace_cnt": -1}}, "whole number", "/format/max_whitespace_cnt"),
     "any order": ({"format": {**JSON, "any_order": True}}, "any_order", "/format/any_order"),
     "other style": ({"format": {**JSON, "style": "glm_xml"}}, "glm_xml", "/format/style"),
+    "no string": (
+        {"format": {"type": "raw_string", "json_schema": {"type": "null"}}},
+        "no string",
+        "/format/json_schema",
+    ),
+    "order of some": (
+        {"format": {"type": "tags_in_order", "tags": TWO, "required": [True]}},
+        "each tag",
+        "/format/required",
+    ),
     "repeat backwards": ({"format": {"type": "repeat", "min": 2, "max": 1, "content": ANY}}, "below min", "/format"),
 }
 

@@ -169,6 +169,13 @@ def test_thoughts_that_come_again_have_one_budget_together() -> None:
     assert tag.forced() == CLOSE
 
 
+def test_a_tag_that_comes_again_may_begin_in_the_first_visible_token() -> None:
+    letters = kit.VOCABULARY.tokens.index(b"</")
+    budget = ThinkingBudget(tokens=1, close=(kit.UNTOOL,), open="/x", ends=("</|tool|>",), again=True)
+    tag = Thinking(kit.VOCABULARY, budget, output=[letters, ord("x"), ord("y")])
+    assert tag.forced() == kit.UNTOOL
+
+
 def test_letters_that_spell_a_control_token_are_no_tag() -> None:
     tag = Thinking(kit.VOCABULARY, ThinkingBudget(tokens=0, close=(kit.UNTOOL,), open="<think>"))
     for token in b"<think>":

@@ -47,33 +47,40 @@ class Case:
         return Splitter(self.dialect, self.tools, exact=self.exact, **self.rules)
 
     def read(self, cuts: Iterable[int] = ()) -> tuple[list[Piece], Splitter]:
-        """Its pieces, pushed in parts that end at `cuts`, those of one kind joined."""
+        """Its pieces, pushed in parts that end at `cuts`."""
         splitter, pieces = self.splitter(), list[Piece]()
         for start, stop in pairwise(sorted({0, *cuts, len(self.text)})):
             for mark in self.marks:
                 if start <= mark < stop:
                     splitter.mark(mark)
             pieces += splitter.push(self.text[start:stop])
-        return _put_together([*pieces, *splitter.finish()]), splitter
-
-
-def _put_together(pieces: Iterable[Piece]) -> list[Piece]:
-    """Pieces of one kind between which nothing stands in the text."""
-    runs: list[list[Piece]] = []
-    for piece in pieces:
-        beside = runs and (isinstance(piece, Passed) or piece.end - len(getattr(piece, "text", "")) == runs[-1][-1].end)
-        runs[-1:] = [[*runs[-1], piece]] if beside else [*runs[-1:], [piece]]
-    return [piece for run in runs for piece in joined(run)]
+        return together([*pieces, *splitter.finish()]), splitter
 
 
 def every_char(text: str) -> range:
     return range(len(text))
 
 
+def together(pieces: Iterable[Piece]) -> list[Piece]:
+    """Pieces of one kind put together where nothing stands between them."""
+    out: list[Piece] = []
+    for piece in pieces:
+        last = out[-1] if out else None
+        if (
+            last
+            and not isinstance(piece, Called)
+            and (isinstance(piece, Passed) or last.end == piece.end - len(piece.text))
+        ):
+            out[-1:] = joined([last, piece])
+        else:
+            out.append(piece)
+    return out
+
+
 def plain(pieces: Iterable[Piece]) -> list[tuple[str, ...]]:
     """Without places: ("said", …), ("thought", …), ("call", name, input)."""
     out: list[tuple[str, ...]] = []
-    for piece in pieces:
+    for piece in joined(pieces):
         match piece:
             case Said(text):
                 out.append(("said", text))

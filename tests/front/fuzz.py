@@ -226,7 +226,8 @@ def promised(alphabet: Alphabet, dice: random.Random) -> str:
     )
     rules = {"guaranteed": True, "only_calls": only, "whole_thoughts": dice.random() < 0.2}
     exact = frozenset(dialect.tags) if dice.random() < 0.3 else frozenset[str]()
-    whole = _with_text(Case(dialect, text, TOOLS, rules, exact), [Part(text, True)])
+    tools = {name: tool._replace(bound=True) for name, tool in TOOLS.items()}
+    whole = _with_text(Case(dialect, text, tools, rules, exact), [Part(text, True)])
     cut = replace(whole, text=text[: dice.randint(0, len(text))])
     try:
         return _broken_promise(whole, calls) or _other_beginning(whole, cut, cuts_of(cut.text, dice))

@@ -166,10 +166,9 @@ def test_sampling_and_the_rest():
         ({}, {}),
         (
             {"thinking": {"type": "enabled", "budget_tokens": 1024}, "max_tokens": 1025},
-            {"enable_thinking": True, "thinking": True, "thinking_budget": 1024},
+            {"thinking_budget": 1024},
         ),
-        ({"thinking": {"type": "adaptive"}}, {"enable_thinking": True, "thinking": True, "thinking_budget": None}),
-        ({"thinking": {"type": "disabled"}}, {"enable_thinking": False, "thinking": False, "thinking_budget": None}),
+        ({"thinking": {"type": "adaptive"}}, {}),
         ({"output_config": {"effort": "low"}}, {"reasoning_effort": "low"}),
         ({"output_config": {"effort": "xhigh"}}, {"reasoning_effort": "max"}),
         (
@@ -179,7 +178,21 @@ def test_sampling_and_the_rest():
     ],
 )
 def test_what_the_template_is_told(fields, kwargs):
-    assert prompt(**fields).template_kwargs == {key: value for key, value in kwargs.items() if value is not None}
+    assert prompt(**fields).template_kwargs == kwargs
+
+
+@pytest.mark.parametrize(
+    "thinking, thinks, most",
+    [
+        (None, None, None),
+        ({"type": "adaptive"}, True, None),
+        ({"type": "disabled"}, False, None),
+        ({"type": "enabled", "budget_tokens": 1024}, True, 1024),
+    ],
+)
+def test_whether_to_think_and_how_long(thinking, thinks, most):
+    ask = asked(thinking=thinking, max_tokens=1025)
+    assert (ask.prompts[0].thinks, ask.max_thinking_tokens) == (thinks, most)
 
 
 def test_tools():

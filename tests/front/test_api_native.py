@@ -271,7 +271,7 @@ BAD = [
     ({**HI, "sampling_params": {"min_new_tokens": 200}}, "sampling_params.min_new_tokens"),
     ({**HI, "sampling_params": {"stop_token_ids": [999]}}, "sampling_params.stop_token_ids[0]"),
     ({**HI, "sampling_params": {"logit_bias": {"x": 1}}}, "sampling_params.logit_bias.x"),
-    ({**HI, "sampling_params": {"custom_params": {"a": 1}}}, "sampling_params.custom_params"),
+    ({**HI, "sampling_params": {"custom_params": {"a": 1}}}, "sampling_params.custom_params.a"),
     ({**HI, "sampling_params": {"stop_regex": "a+"}}, "sampling_params.stop_regex"),
     ({**HI, "sampling_params": {"beam_width": 2}}, "sampling_params.beam_width"),
     ({**HI, "sampling_params": {"regex": "a", "ebnf": "root ::= a"}}, "sampling_params.ebnf"),

@@ -108,27 +108,57 @@ def test_the_template_sees_the_tools():
 
 
 @pytest.mark.parametrize(
-    "fields, kwargs",
+    "fields, thinks, kwargs",
     [
-        ({"reasoning_effort": "none"}, {"reasoning_effort": "none", "enable_thinking": False, "thinking": False}),
-        ({"reasoning_effort": "high"}, {"reasoning_effort": "high", "enable_thinking": True, "thinking": True}),
-        ({"reasoning_effort": 0.5}, {"reasoning_effort": 0.5, "enable_thinking": True, "thinking": True}),
-        ({"reasoning": {"enabled": False}}, {"enable_thinking": False, "thinking": False}),
-        ({"reasoning": {"effort": "low"}}, {"reasoning_effort": "low", "enable_thinking": True, "thinking": True}),
-        ({"reasoning": {}}, {}),
-        ({"reasoning_effort": None}, {}),
-        (
-            {"reasoning_effort": "none", "chat_template_kwargs": {"thinking": True}},
-            {"reasoning_effort": "none", "thinking": True},
-        ),
+        ({"reasoning_effort": "none"}, False, {"reasoning_effort": "none"}),
+        ({"reasoning_effort": "high"}, True, {"reasoning_effort": "high"}),
+        ({"reasoning_effort": 0.5}, True, {"reasoning_effort": 0.5}),
+        ({"reasoning": {"enabled": False}}, False, {}),
+        ({"reasoning": {"enabled": True}}, True, {}),
+        ({"reasoning": {"effort": "low"}}, True, {"reasoning_effort": "low"}),
+        ({"reasoning": {"effort": "low", "enabled": False}}, False, {"reasoning_effort": "low"}),
+        ({"reasoning": {"max_tokens": 9}}, None, {}),
+        ({"reasoning": {}}, None, {}),
+        ({"reasoning_effort": None}, None, {}),
         (
             {"reasoning_effort": "low", "chat_template_kwargs": {"reasoning_effort": "max", "thinking": True}},
+            True,
             {"reasoning_effort": "max", "thinking": True},
         ),
     ],
 )
-def test_effort(fields, kwargs):
-    assert asked(**fields).prompts[0].template_kwargs == kwargs
+def test_effort(fields, thinks, kwargs):
+    (prompt,) = asked(**fields).prompts
+    assert (prompt.thinks, prompt.template_kwargs) == (thinks, kwargs)
+
+
+@pytest.mark.parametrize(
+    "fields, most",
+    [
+        ({}, None),
+        ({"max_thinking_tokens": 7}, 7),
+        ({"max_thinking_tokens": 0}, 0),
+        ({"reasoning": {"max_tokens": 7}}, 7),
+        ({"custom_params": {"thinking_budget": 7, "other": 1}}, 7),
+        ({"max_thinking_tokens": 7, "reasoning": {"max_tokens": 7}, "custom_params": {}}, 7),
+    ],
+)
+def test_limits_of_thoughts(fields, most):
+    assert asked(**fields).max_thinking_tokens == most
+
+
+@pytest.mark.parametrize(
+    "fields, param",
+    [
+        ({"max_thinking_tokens": -1}, "max_thinking_tokens"),
+        ({"max_thinking_tokens": 1.5}, "max_thinking_tokens"),
+        ({"reasoning": {"max_tokens": "7"}}, "reasoning.max_tokens"),
+        ({"max_thinking_tokens": 7, "reasoning": {"max_tokens": 8}}, "reasoning.max_tokens"),
+        ({"max_thinking_tokens": 7, "custom_params": {"thinking_budget": 8}}, "custom_params.thinking_budget"),
+    ],
+)
+def test_limits_of_thoughts_that_can_t_be(fields, param):
+    assert error(post(make_app(), CHAT, {**HELLO, **fields}), 400)["param"] == param
 
 
 def test_where_thoughts_go():
@@ -376,7 +406,7 @@ def test_tokens_of_a_conversation_with_tools():
     body = {"messages": HELLO["messages"], "tools": [WEATHER], "reasoning_effort": "none"}
     assert post(app, "/tokenize", body).status_code == 200
     (chat,) = text.chats
-    assert chat.tools[0]["function"]["name"] == "weather" and chat.template_kwargs["enable_thinking"] is False
+    assert chat.tools[0]["function"]["name"] == "weather" and chat.thinks is False
     assert error(post(app, "/tokenize", {**body, "tools": [{"type": "x"}]}), 400)["param"] == "tools[0].type"
 
 

@@ -258,10 +258,24 @@ def test_guaranteed_arguments_come_by_the_parameter():
     assert read(Qwen3Coder, XML, tools, guaranteed=True) == [PARIS]
 
 
-def test_a_name_that_repeats_is_seen_before_anything_is_given():
-    tools = {"f": Callee(parameters={"type": "object"}, bound=True)}
+def test_of_a_name_that_repeats_the_last_counts_only_where_a_grammar_could_not_refuse_it():
     text = "<tool_call><function=f><parameter=a>1</parameter><parameter=a>2</parameter></function></tool_call>"
-    assert read(Qwen3Coder, text, tools, guaranteed=True) == [("said", text)]
+    for bound, meant in ((False, [("said", text)]), (True, [call("f", '{"a": 2}')])):
+        tools = {"f": Callee(parameters={"type": "object"}, bound=bound)}
+        assert read(Qwen3Coder, text, tools) == meant
+    assert read(Qwen3Coder, text[:-30], tools, guaranteed=True) == [call("f", "")]
+
+
+@FORMS
+def test_nothing_of_a_guaranteed_call_is_text(family):
+    tools = {name: tool._replace(bound=True) for name, tool in TOOLS.items()}
+    text = family.calls.all_written(TWO)
+    for end in range(len(text)):
+        pieces = read(family, text[:end], tools, guaranteed=True, only_calls=True)
+        assert all(kind == "call" for kind, *_ in pieces), text[:end]
+        assert all(
+            whole[2].startswith(part[2]) for part, whole in zip(pieces, (PARIS, call("now", "{}")), strict=False)
+        )
 
 
 ROOT = {

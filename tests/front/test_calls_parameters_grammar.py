@@ -112,7 +112,7 @@ def test_calls_among_text(family):
 def test_free_input_and_odd_schemas(family):
     made = speech(family, tools=ToolRule(tools=(SQL, NOTE, FREE, ODD), choice="required"))
     calls, text = family.calls, made.constraint.text
-    section = calls._around
+    section = calls.around
     for said, call in (
         (f'{calls.head("sql", "text")}SELECT "x"{calls.tail("text")}', ("sql", 'SELECT "x"')),
         (calls.written("note", {"input": 'a\n"b"'}), ("note", 'a\n"b"')),

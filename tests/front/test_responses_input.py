@@ -145,7 +145,7 @@ def test_the_template_hears_of_effort_and_verbosity():
         "x": 1,
     }
     whole(APP, {**HI, "reasoning": {"effort": "none"}})
-    assert prompts.seen[-1].template_kwargs["enable_thinking"] is False
+    assert prompts.seen[-1].thinks is False
 
 
 LONG = [

@@ -232,17 +232,19 @@ def test_special_tokens_that_are_tags_stay_in_sight():
     class Special(ByteText):
         """Byte 1 is the token `<think>`, byte 2 its end, byte 3 an ordinary control token."""
 
-        special_ids = ByteText.special_ids | {1, 2, 3}
-        control = {**ByteText.control, "<think>": 1, "</think>": 2, "<|x|>": 3}
+        def __init__(self) -> None:
+            super().__init__(THINKING)
+            self.control |= {"<think>": 1, "</think>": 2, "<|x|>": 3}
+            self.special_ids |= {1, 2, 3}
 
         def token_bytes(self, token: int) -> bytes:
             return {1: b"<think>", 2: b"</think>", 3: b"<|x|>"}.get(token) or super().token_bytes(token)
 
-    made = Session(Special(THINKING), EchoClient(says(b"\x01why\x02so\x03")), ("echo",))
+    made = Session(Special(), EchoClient(says(b"\x01why\x02so\x03")), ("echo",))
     one, usage = whole(made, ask())
     assert (one.reasoning, one.text, usage.reasoning) == ("why", "so", 5)
     said = b"\x01a</think>b\x02<think>so</think>"  # only the tokens are tags
-    one, usage = whole(Session(Special(THINKING), EchoClient(says(said)), ("echo",)), ask(stop=("ink>x", "</t!")))
+    one, usage = whole(Session(Special(), EchoClient(says(said)), ("echo",)), ask(stop=("ink>x", "</t!")))
     assert (one.reasoning, one.text, usage.reasoning) == ("a</think>b", "<think>so</think>", 12)
 
 

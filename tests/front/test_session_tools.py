@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from radixmill.front.dialects import GENERIC, THINKING, Callee, Splitter
+from radixmill.front.dialects import GENERIC, Callee, Splitter
 from radixmill.front.dialects.writer import HERMES, call_text, with_tools
 from radixmill.front.session import Ask, ChatPrompt, ModelText, Tool, ToolRule, template_tools
 from radixmill.front.session.speech import speech_of
 from radixmill.front.text import ChatTemplate, TextStack, load_text
+from radixmill.front.text.template import CHATML
 from radixmill.store import ModelFiles
 from tests.data import shared
 from tests.front.text_kit import byte_level
@@ -143,8 +144,9 @@ def test_who_thinks(name, thinks, vocabulary):
     assert (think is not None) == thinks and (think is None or (think.open, think.close) == ("<think>", "</think>"))
 
 
-def test_a_vocabulary_with_the_tags_thinks():
-    assert ModelText(small_stack(byte_level())).dialect == THINKING
+def test_tags_in_vocabulary_and_template_are_enough_to_think():
+    assert ModelText(small_stack(byte_level())).dialect.think is None  # it has the opening one alone
+    assert ModelText(small_stack(byte_level(), CHATML + "{# </think> #}")).dialect.think is not None
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,12 @@ CONTROL = ("<|im_start|>", "<|im_end|>", "<s>", "</s>")
 NORMAL, UNKNOWN, CONTROL_TYPE, USER_DEFINED, _, BYTE = range(1, 7)
 
 
-def byte_level(merges: Sequence[str] = ("h e", "l l", "he ll", "Ġ he"), **more: Any) -> dict[str, Any]:
+def byte_level(
+    merges: Sequence[str] = ("h e", "l l", "he ll", "Ġ he"), control: Sequence[str] = CONTROL, **more: Any
+) -> dict[str, Any]:
     """All bytes, a few merges, the control tokens, and one token its makers defined by hand."""
-    tokens = [*ALPHABET.values(), *(m.replace(" ", "") for m in merges), "<think>", *CONTROL]
-    kinds = [NORMAL] * (256 + len(merges)) + [USER_DEFINED] + [CONTROL_TYPE] * len(CONTROL)
+    tokens = [*ALPHABET.values(), *(m.replace(" ", "") for m in merges), "<think>", *control]
+    kinds = [NORMAL] * (256 + len(merges)) + [USER_DEFINED] + [CONTROL_TYPE] * len(control)
     return _metadata("gpt2", tokens, kinds, {"pre": "gpt-2", "merges": list(merges), **more})
 
 

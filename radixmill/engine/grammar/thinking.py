@@ -116,7 +116,9 @@ class Thinking:
         if self._seen.startswith(self._open):
             self._enter(self._seen[len(self._open) :])
         elif not self._open.startswith(self._seen):
-            self._leave()
+            self._place = "behind"
+            if self._budget.again:
+                self._look_again(b"")
 
     def _look_again(self, text: bytes) -> None:
         """Behind thoughts or content: an opening tag counts wherever it is."""

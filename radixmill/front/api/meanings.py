@@ -94,10 +94,18 @@ CHAT: dict[str, Meaning] = {
     "add_generation_prompt": both("a new message of the assistant begins behind the conversation", "true"),
     "continue_final_message": both("the answer goes on with the last message, the assistant's", "false"),
     "chat_template_kwargs": both("variables for the chat template"),
+    "documents": vllm(
+        "texts to answer from, objects like `{title, text}`; for chat templates that have a place for them"
+    ),
     "chat_template": vllm("a template instead of the model's own"),
     "reasoning_effort": openai("how long to think; a variable for the chat template"),
     "verbosity": openai("how much to say; a variable for the chat template"),
     "separate_reasoning": sglang("thoughts stand in `reasoning_content`; false leaves them in the content", "true"),
+    "max_thinking_tokens": sglang(
+        "behind so many tokens of thoughts their closing tag is forced; nothing for models without thoughts", "no limit"
+    ),
+    "ReasoningOptions.max_tokens": sglang("the same as `max_thinking_tokens`", "no limit"),
+    "ChatBody.custom_params": sglang("its `thinking_budget` counts, nothing else"),
     "stream_reasoning": sglang("thoughts are streamed as they come; false sends them in one piece", "true"),
     "tools": openai("functions that the model may call"),
     "tool_choice": openai("whether, or which, tool must be called", "`auto` with tools, else `none`"),
@@ -263,9 +271,12 @@ ANTHROPIC: dict[str, Meaning] = {
     "MessagesBody.max_tokens": anthropic("the most tokens to generate"),
     "system": anthropic("what stands before the conversation"),
     "stop_sequences": anthropic("texts that end the answer; left out of it", "none"),
-    "thinking": anthropic("whether to think; variables of the chat template", "the template's"),
+    "thinking": anthropic("whether to think, and how long", "the template's"),
     "Thinking.type": anthropic("think, or not"),
-    "budget_tokens": anthropic("`thinking_budget` of the chat template; less than `max_tokens`"),
+    "budget_tokens": anthropic(
+        "behind so many tokens of thoughts their closing tag is forced; also `thinking_budget` of the chat template; less "
+        "than `max_tokens`"
+    ),
     "Thinking.display": anthropic(
         "`omitted` leaves the text of thoughts out of the answer", "`summarized`, which is whole"
     ),
@@ -319,6 +330,12 @@ ANTHROPIC: dict[str, Meaning] = {
 TOKENS: dict[str, Meaning] = {
     "add_special_tokens": vllm("begin and end tokens are put where the model wants them"),
     "tokens": vllm("token ids, or lists of them"),
+    "SeparateBody.text": sglang("a model's raw text; it begins within thoughts if they close before they open"),
+    "reasoning_parser": sglang("who reads it: a name of `--reasoning-parser`, or `auto`", "the served model's"),
+    "return_blocks": sglang("also list each thought and each text, apart and in their order"),
+    "ParseBody.text": sglang("a model's raw text, thoughts included"),
+    "ParseBody.tools": sglang("the tools that may be called; what is no call of theirs stays text"),
+    "tool_call_parser": sglang("who reads it: a name of `--tool-call-parser`, or `auto`", "the served model's"),
     "AbortBody.rid": sglang("requests whose id begins so are stopped"),
     "abort_all": sglang("all requests are stopped"),
 }
@@ -337,7 +354,8 @@ NATIVE: dict[str, Meaning] = {
     "structural_tag": sglang("a structural tag, as text or object, that the answer matches"),
     "beam_width": sglang("beam search"),
     "stream_interval": sglang("tokens between chunks of a stream: each is sent as it comes"),
-    "custom_params": sglang("what a custom logit processor reads"),
+    "custom_params": sglang("what a logit processor reads; one is built in, and others are refused by name"),
+    "CustomParams.thinking_budget": sglang("the same as `max_thinking_tokens`"),
     "watermark": sglang("a watermark"),
     "GenerateBody.rid": sglang(
         "the request's id, the handle for `/abort_request`; in a batch one for each, or one that `_0` … is put behind",
@@ -369,8 +387,10 @@ NATIVE: dict[str, Meaning] = {
     "return_entropy": sglang("the entropy of each distribution"),
     "return_bytes": sglang("tokens as bytes"),
     "sampling_logprobs_mode": sglang("which log probabilities: they are always the model's own"),
-    "require_reasoning": sglang("thinking first"),
-    "max_thinking_tokens": sglang("a limit of thinking"),
+    "require_reasoning": sglang("the text begins within thoughts, and a grammar behind them", "false"),
+    "GenerateBody.max_thinking_tokens": sglang(
+        "as in chat; counted where the text begins with thoughts or the prompt ends within them", "no limit"
+    ),
     "bootstrap_host": sglang("another process that computed the prompt"),
     "bootstrap_port": sglang("the same"),
     "bootstrap_room": sglang("the same"),

@@ -24,6 +24,7 @@ from radixmill.front.api.openai.completions import CompletionBody
 from radixmill.front.api.openai.responses import body as responses
 from radixmill.front.api.openai.responses.body import PromptBody, ResponseBody
 from radixmill.front.api.openai.stored import MetadataBody
+from radixmill.front.api.parsers import ParseBody, SeparateBody
 from radixmill.front.api.rows import Row, inner_structs, rows
 from radixmill.front.api.tokens import DetokenizeBody, TokenizeBody
 from radixmill.front.session.limits import RANGES, SIZES, Range
@@ -73,6 +74,8 @@ PAGES = (
     Page("/generate", GenerateBody, "SGLang", refused=native.REFUSED, own=frozenset(GenerateBody.__struct_fields__)),
     Page("/tokenize", TokenizeBody, home="vLLM", own=frozenset(TokenizeBody.__struct_fields__) - {"parse_special"}),
     Page("/detokenize", DetokenizeBody, home="vLLM", own=frozenset(DetokenizeBody.__struct_fields__)),
+    Page("/separate_reasoning", SeparateBody, home="SGLang", own=frozenset(SeparateBody.__struct_fields__)),
+    Page("/parse_function_call", ParseBody, home="SGLang", own=frozenset(ParseBody.__struct_fields__)),
     Page("/abort_request", AbortBody, home="SGLang", own=frozenset(AbortBody.__struct_fields__)),
 )
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from radixmill.core.errors import BadRequest
 from radixmill.front.api.body import Reader
 from radixmill.front.api.docs import operation
-from radixmill.front.api.openai.fields import TokenId, template_kwargs
+from radixmill.front.api.openai.fields import TokenId, documents, template_kwargs
 from radixmill.front.api.openai.messages import Messages, to_template
 from radixmill.front.api.openai.reasoning import Effort, thinking_wish
 from radixmill.front.api.openai.tools import ToolChoice, Tools, to_rule
@@ -33,6 +33,7 @@ class TokenizeBody(Struct, kw_only=True):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] | None = None
+    documents: list[dict[str, str]] | None = None
     tools: Tools | None = None
     tool_choice: ToolChoice | None = None
     reasoning_effort: Effort | None = None
@@ -113,6 +114,7 @@ def _prompts(body: TokenizeBody) -> tuple[Prompt, ...]:
         ChatPrompt(
             messages=to_template(body.messages),
             tools=template_tools(to_rule(body.tools, body.tool_choice, None)),
+            documents=documents(body.documents, body.chat_template_kwargs or {}),
             add_generation_prompt=body.add_generation_prompt and not going_on,
             continue_final_message=going_on,
             template_kwargs=template_kwargs(body.chat_template_kwargs or {}, reasoning_effort=wish.effort),

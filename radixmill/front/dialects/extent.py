@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Literal, NoReturn
 
 Verdict = Literal["more", "done", "bad"]
@@ -51,6 +52,12 @@ class Extent:
         return char >= " "
 
 
+def behind_space(text: str, at: int) -> int:
+    """Where white space that begins at `at` ends."""
+    visible = _visible.search(text, at)
+    return visible.start() if visible else len(text)
+
+
 def read_input(arguments: str) -> str | None:
     """The text in `{"input": "…"}`, and nothing else in it; None for other arguments."""
     value = read(arguments)
@@ -70,4 +77,5 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+_visible = re.compile(f"[^{SPACE}]")
 _decoder = json.JSONDecoder(parse_constant=_no_constant)

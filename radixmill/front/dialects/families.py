@@ -73,7 +73,7 @@ class Glm45(Dialect):
     """GLM-4.5 and 4.6."""
 
     reasoning_parsers = ("glm45",)
-    tool_call_parsers = ("glm", "glm45")
+    tool_call_parsers = ("glm45", "glm")
     think = Thoughts(switch="enable_thinking", ended_by_call=True)
     calls = Parameters(
         name=Tags(),
@@ -276,6 +276,7 @@ class Qwen3(Dialect):
     """Qwen3 with thoughts that can be turned off, and QwQ."""
 
     reasoning_parsers = ("qwen3",)
+    tool_call_parsers = ("qwen25", "qwen")
     think = Thoughts(switch="enable_thinking", ended_by_call=True)
 
 

@@ -68,8 +68,8 @@ class Sample:
     exact: frozenset[str] = frozenset()
 
     def opens(self, dialect: Dialect) -> bool:
-        """Whether the prompt ended within thoughts."""
-        if (think := dialect.think) is None:
+        """Whether the prompt ended within thoughts. Where there are none, they were closed before."""
+        if (think := dialect.think) is None or not self.thought:
             return False
         end = self.prompt.rstrip()
         return end.endswith(think.open.rstrip()) or (think.assumed and not end.endswith(think.close.rstrip()))
@@ -92,10 +92,11 @@ Part = tuple[str, ...]  # ("thought", text), ("text", text) or ("call", name, ar
 def prove(dialect: Dialect, samples: Sequence[Sample], bases: Mapping[Subject, Basis]) -> tuple[Proof, ...]:
     """A proof for each of the subjects: all samples read in all portions. The first that fails is told."""
     wholes = [_read(dialect, sample, [sample.text]) for sample in samples]
-    unsteady = [_unsteady(dialect, sample, whole) for sample, whole in zip(samples, wholes, strict=True)]
+    unsteady = [_unsteady(dialect, *seen) for seen in zip(samples, wholes, strict=True)]
     proofs = []
     for subject, basis in bases.items():
-        faults = [_fault(subject, *one) or cut for *one, cut in zip(samples, wholes, unsteady, strict=True)]
+        wrong = [_fault(subject, *seen) for seen in zip(samples, wholes, strict=True)]
+        faults = [one or other for one, other in zip(wrong, unsteady, strict=True)]
         at = next((i for i, fault in enumerate(faults) if fault), 0)
         seen = f"read as {_shown(_expected(samples[0], subject))}, however it is cut"
         proofs.append(Proof(subject, basis, not faults[at], faults[at] or seen, samples[at].text))
@@ -155,7 +156,7 @@ def _read_tokens(dialect: Dialect, sample: Sample) -> list[Part]:
     at = 0
     for token in sample.tokens:
         at += len(token.text)
-        if token.control and any(tag.startswith(token.control) for tag in dialect.tags):
+        if token.control and any(token.control in tag for tag in dialect.tags):
             splitter.mark(at - len(token.control))
         pieces += splitter.push(token.text)
     return _parts(pieces + splitter.finish())

@@ -6,7 +6,8 @@ What a reader decides must not depend on how the text was cut: it waits wherever
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 from radixmill.front.dialects.extent import SPACE, Extent
@@ -14,6 +15,9 @@ from radixmill.front.dialects.extent import SPACE, Extent
 T = TypeVar("T")
 Steps = Generator[Any, None, T]
 """A reader: what it yields is for whoever runs it, None asks for more text; T is what it has found in the end."""
+
+
+NEVER = r"(?!)"  # a pattern that matches nowhere
 
 
 class Malformed(Exception):
@@ -42,8 +46,16 @@ class Scan:
         """A control token's literal begins there in the raw text."""
         self._marks.add(position)
 
+    def push(self, text: str) -> None:
+        """More of the text."""
+        whole, self.text = self.text, ""  # nobody else holds it, so it grows in place
+        whole += text
+        self.text = whole
+
     def drop(self) -> None:
-        """Forget the text before `at`. Indexes change."""
+        """Forget the text before `at`, if that is most of it. Indexes may change."""
+        if 2 * self.at < len(self.text):
+            return
         self.text, self.base, self.at = self.text[self.at :], self.base + self.at, 0
         if self._marks:
             self._marks = {place for place in self._marks if place >= self.base}
@@ -61,22 +73,31 @@ class Scan:
 
     def seek(self, tags: Iterable[str], start: int) -> tuple[int, str]:
         """Where the first of the tags begins, and which; else how far there surely is none, and "". Of several at one
-        place the longest; while one may be longer, none is told."""
-        found, which = len(self.text), ""
-        for tag in tags:
-            if (at := self._first(tag, start, found + 1)) > found or at < 0:
-                continue
-            whole = len(self.text) - at >= len(tag)
-            if at < found or not whole or (which and len(tag) > len(which)):
-                found, which = at, tag if whole else ""
-        return found, which
+        place the longest; while one may be longer, none is told. Takes no longer than the text up to there is."""
+        tags = tuple(tags)
+        whole, cut_off = _patterns(tags)
+        found = self._first(whole, tags, start)
+        if not self.last:
+            found = self._cut_off(cut_off, tags, max(start, len(self.text) - max(map(len, tags), default=0)), found)
+        return found
 
-    def _first(self, tag: str, start: int, stop: int) -> int:
-        """Where the tag first begins in [start, stop), perhaps cut off by the end of the text; -1: nowhere."""
-        at = self.text.find(tag[0], start, stop)
-        while at >= 0 and not (self.stands(tag, at) or self.may_stand(tag, at)):
-            at = self.text.find(tag[0], at + 1, stop)
-        return at
+    def _first(self, whole: re.Pattern[str], tags: Sequence[str], start: int) -> tuple[int, str]:
+        """The first place where a whole tag stands."""
+        while match := whole.search(self.text, start):
+            if tag := max((tag for tag in tags if self.stands(tag, match.start())), key=len, default=""):
+                return match.start(), tag
+            start = match.start() + 1
+        return len(self.text), ""
+
+    def _cut_off(
+        self, cut_off: re.Pattern[str], tags: Sequence[str], start: int, found: tuple[int, str]
+    ) -> tuple[int, str]:
+        """The first place, not behind the one found, where the end of the text may cut off a tag; else the one found."""
+        while (match := cut_off.search(self.text, start)) and match.start() <= found[0] < len(self.text) + 1:
+            if any(self.may_stand(tag, match.start()) for tag in tags):
+                return match.start(), ""
+            start = match.start() + 1
+        return found
 
     def _counts(self, tag: str, at: int) -> bool:
         """Whether the tag's control tokens, as far as the text goes, are such there."""
@@ -154,3 +175,20 @@ def _places(tag: str, literals: Iterable[str]) -> tuple[int, ...]:
     """Where literals stand in a tag: of several at one place the longest, none within another."""
     found = sorted((literal for literal in literals if literal in tag), key=len, reverse=True)
     return tuple(match.start() for match in re.finditer("|".join(map(re.escape, found)), tag)) if found else ()
+
+
+@cache
+def _patterns(tags: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """What finds any of the tags, and what finds where one may be cut off by the end of the text."""
+    kept = [tag for tag in tags if tag]
+    whole = "|".join(map(re.escape, sorted(kept, key=len, reverse=True)))
+    cut_off = "|".join(f"{re.escape(tag[0])}{_cut_off_behind(tag[1:-1])}" for tag in kept if len(tag) > 1)
+    return re.compile(whole or NEVER), re.compile(f"(?:{cut_off or NEVER})\\Z")
+
+
+def _cut_off_behind(text: str) -> str:
+    """Any beginning of it, as a pattern."""
+    pattern = ""
+    for char in reversed(text):
+        pattern = f"(?:{re.escape(char)}{pattern})?"
+    return pattern

@@ -24,11 +24,12 @@ What comes out does not depend on the portions that go in, but for where one kin
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping
+from itertools import groupby
 from typing import NamedTuple
 
 from radixmill.front.dialects.calls.base import Begun, Callee, Found, Given, Known, Whole
 from radixmill.front.dialects.dialect import Dialect
-from radixmill.front.dialects.extent import SPACE, read_input
+from radixmill.front.dialects.extent import behind_space, read_input
 from radixmill.front.dialects.pieces import Called, Passed, Piece, Said, Thought
 from radixmill.front.dialects.scan import Malformed, Scan, Steps
 
@@ -70,6 +71,7 @@ class Splitter:
         self._guaranteed, self._only_calls, self._one_call = guaranteed, guaranteed and only_calls, one_call
         self._since = 0  # where the thoughts at hand begin
         self._pieces: _Pieces = []
+        self._said_to = 0  # where the last content ends
         self._thoughts: list[str] = []  # kept until they are whole
         self._thought_at = 0  # where the last of them ends
         self._parts = self._answer()
@@ -87,7 +89,7 @@ class Splitter:
     def push(self, text: str) -> _Pieces:
         """Pieces that are certain."""
         if not self.over:
-            self.scan.text += text
+            self.scan.push(text)
             next(self._parts, None)
         pieces, self._pieces = self._pieces, []
         return pieces
@@ -303,7 +305,7 @@ class Splitter:
         """Give calls, or a part of one; False, and nothing is given, where one is none of ours."""
         pieces: list[Called | Passed] = []
         call, shape = self.calls - 1, ""
-        for found, end in kept:
+        for found, end in _together(kept):
             match found:
                 case Begun(name, id):
                     if name not in self.tools:
@@ -352,14 +354,13 @@ class Splitter:
 
     def _behind_space(self, tags: Iterable[str]) -> Steps[tuple[int, str]]:
         """Where the white space here ends, and which of the tags stands there; "": none, the scan has not moved."""
-        tags = [tag for tag in tags if tag]
+        tags, at = [tag for tag in tags if tag], self.scan.at
         while tags:
-            text = self.scan.text
-            at = len(text) - len(text[self.scan.at :].lstrip(SPACE))
+            at = behind_space(self.scan.text, at)
             if not any(self.scan.may_stand(tag, at) for tag in tags):
                 tag = max((tag for tag in tags if self.scan.stands(tag, at)), key=len, default="")
                 if not tag and self.scan.last:
-                    self._skip_rest(text[at:], tags)
+                    self._skip_rest(self.scan.text[at:], tags)
                 return at, tag
             yield
         return self.scan.at, ""
@@ -367,7 +368,8 @@ class Splitter:
     def _skip_rest(self, rest: str, tags: list[str]) -> None:
         """At the end: white space behind calls, and where nothing but calls may stand the beginning of one."""
         begun = self._only_calls and any(tag.startswith(rest) for tag in tags)
-        if (not rest and self.calls) or begun:
+        behind_text = self._said_to == self.scan.position
+        if (not rest and self.calls and not behind_text) or begun:
             self._skip(len(self.scan.text) - self.scan.at)
 
     def _frame(self, length: int) -> None:
@@ -388,8 +390,8 @@ class Splitter:
 
     def _said(self, length: int) -> None:
         if length:
-            text = self._take(length)
-            self._pieces.append(Said(text, self.scan.position))
+            text, self._said_to = self._take(length), self.scan.position
+            self._pieces.append(Said(text, self._said_to))
 
 
 class _Broken(NamedTuple):
@@ -400,14 +402,22 @@ class _Broken(NamedTuple):
 
 
 def _keep(kept: _Kept, found: Found, end: int) -> None:
-    """Texts of one call are put together."""
-    match kept[-1][0] if kept else None, found:
-        case Given(text), Given(more):
-            kept[-1] = Given(text + more), end
-        case _, (Begun() | Given()):
-            kept.append((found, end))
-        case _, Known(id):
+    match found:
+        case Known(id):
             _know(kept, id)
+        case Begun() | Given():
+            kept.append((found, end))
+
+
+def _together(kept: _Kept) -> _Kept:
+    """Texts of one call put together."""
+    out: _Kept = []
+    for given, group in groupby(kept, lambda one: isinstance(one[0], Given)):
+        ones = list(group)
+        if given:
+            ones = [(Given("".join(found.text for found, _ in ones if isinstance(found, Given))), ones[-1][1])]
+        out += ones
+    return out
 
 
 def _know(kept: _Kept, id: str) -> None:

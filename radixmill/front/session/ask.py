@@ -28,11 +28,12 @@ class TokenPrompt(Struct, frozen=True):
 
 class ChatPrompt(Struct, frozen=True, kw_only=True):
     """Messages for the model's chat template. `messages` are plain dicts, their contents strings, null or text parts.
-    `tools`, as the template sees them: `{"type": "function", "function": {"name", "description", "parameters"}}`.
-    `thinks` is said to the template by whatever name it has for that."""
+    `tools`, as the template sees them: `{"type": "function", "function": {"name", "description", "parameters"}}`;
+    `documents`: `{"title", "text"}`, to answer from. `thinks` is said to the template by whatever name it has for that."""
 
     messages: tuple[dict[str, Any], ...]
     tools: tuple[dict[str, Any], ...] = ()
+    documents: tuple[dict[str, str], ...] = ()
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     template_kwargs: dict[str, Any] = {}

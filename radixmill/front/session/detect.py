@@ -15,13 +15,14 @@ from radixmill.core.errors import CannotStart
 from radixmill.front.dialects import FAMILIES, Dialect, Thoughts
 from radixmill.front.dialects.calls.unread import Unread
 from radixmill.front.dialects.proof import ANSWER, THOUGHT, Proof, Sample, Subject, prove, reads, stated
-from radixmill.front.session.rehearse import Rehearsal
+from radixmill.front.session.rehearse import EFFORT, Rehearsal
 from radixmill.front.text import TextStack
 
 AUTO, NONE = "auto", "none"
 Family = type[Dialect]
 GENERIC: Family = Dialect
-FLAGS: dict[Subject, str] = {"thoughts": "--reasoning-parser", "calls": "--tool-call-parser"}
+FIELDS: dict[Subject, str] = {"thoughts": "reasoning_parser", "calls": "tool_call_parser"}
+FLAGS: dict[Subject, str] = {subject: "--" + field.replace("_", "-") for subject, field in FIELDS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Detected:
     tool_call_parser: str
     proofs: tuple[Proof, ...] = ()
     fits: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())  # of thoughts, of calls
+    families: tuple[str, str] = ("", "")  # theirs, as the code calls them; "": none
     generic: bool = False
     warnings: tuple[str, ...] = ()
 
@@ -62,7 +64,7 @@ _WHY = {
 }
 
 
-def detect(
+def detect_dialect(
     stack: TextStack, reasoning_parser: str = AUTO, tool_call_parser: str = AUTO, *, trust: bool = False
 ) -> Detected:
     """The dialect of a model. Parsers: a name that a family has, "auto" or "none".
@@ -114,11 +116,13 @@ class _Detection:
         if self.calls_asked == NONE:
             return self._detected(None)
         tried = [*self.callers, GENERIC] if self.calls_asked == AUTO else self.callers
-        made = (self._detected(family) for family in tried)
-        first = next(made)
-        for detected in (first, *made):
+        first: Detected | None = None
+        for family in tried:
+            detected = self._detected(family)
             if all(proof.passed for proof in detected.proofs if proof.subject == "calls"):
                 return detected
+            first = first or detected
+        assert first is not None, "a name without families is refused before"
         return first
 
     def _asked(self, subject: Subject, fitting: Sequence[Family]) -> list[Family]:
@@ -134,10 +138,12 @@ class _Detection:
             raise CannotStart(f"{FLAGS[subject]} {name}: there is no such parser", f"There are: {known}")
         return [family for family in fitting if family in named] or named[:1]
 
-    def _unlike(self, family: Family) -> tuple[bool, bool]:
-        """How little a family's thoughts look like the model's: families that fit are tried in this order."""
-        think = family.think or Thoughts()
-        return (think.switch not in self.made.switches if self.made.switches else bool(think.switch)), think.assumed
+    def _unlike(self, family: Family) -> tuple[bool, ...]:
+        """How little a family's thoughts look like the model's: families that fit are tried in this order, and of those
+        that look as much like it the one with the form of calls that all models get, and with names for both, first."""
+        think, switches = family.think or Thoughts(), self.made.switches
+        strange = bool(switches) and think.switch not in switches
+        return strange, think.assumed, family.calls != GENERIC.calls, not family.tool_call_parsers
 
     def _thinks(self, family: Family) -> bool:
         """Whether the template's thought is read by this family's tags; where it writes none, whether they are known."""
@@ -157,19 +163,21 @@ class _Detection:
         if thinker is None or thinker.think is None:
             return None
         switches, own = self.made.switches, thinker.think.switch
-        switch = own if own in switches else next(iter(switches), "")
+        switch = own if own in switches else next((one for one in switches if one != EFFORT), "")
         unset, on, off = self.made.prompt(""), self.made.prompt(switch), self.made.prompt(switch, False)
         return replace(thinker.think, switch=switch, default=thinker.think.default if on == off else unset == on)
 
     # --- calls
 
     def _reads(self, family: Family) -> bool:
-        """Whether calls are read as the template writes them; where it writes none, whether the family's tags are known."""
+        """Whether calls are read as the template writes them; where it writes none, whether they look as it is told, by
+        us, or as far as is known by the template."""
         if samples := self._written(family):
             return reads(self._pair(family), samples, "calls")
         template = self.made.template
-        takes = template is not None and template.takes_tools
-        return takes and bool(family.calls.tags - {""}) and not self._unknown(family.calls.tags)
+        if template is None or not template.takes_tools:
+            return family.calls == GENERIC.calls
+        return bool(family.calls.tags - {""}) and not self._unknown(family.calls.tags)
 
     def _written(self, family: Family | None) -> tuple[Sample, ...]:
         """The two calls as the template writes them; for a family whose ids it refuses, with others. Empty: it does not."""
@@ -185,14 +193,15 @@ class _Detection:
     # --- proofs
 
     def _detected(self, family: Family | None) -> Detected:
-        dialect, thinker = self._pair(family), self._thinker(family)
+        dialect, thinker, generic = self._pair(family), self._thinker(family), not self._written(family)
         return Detected(
             dialect,
             reasoning_parser=_name(thinker, "thoughts", self.thoughts_asked) if thinker else NONE,
-            tool_call_parser=_name(family, "calls", self.calls_asked) if family else NONE,
+            tool_call_parser=_name(GENERIC if generic else family, "calls", self.calls_asked) if family else NONE,
             proofs=self._proofs(dialect, family, thinker),
             fits=(_names(self.fitting, "thoughts"), _names(self.readers, "calls")),
-            generic=family is not None and not self._written(family),
+            families=(thinker.__name__ if thinker else "", family.__name__ if family else ""),
+            generic=generic and family is not None,
         )
 
     def _proofs(self, dialect: Dialect, family: Family | None, thinker: Family | None) -> tuple[Proof, ...]:
@@ -229,8 +238,8 @@ class _Detection:
         return prove(dialect, [stated(family)], {"calls": "text"})[0]
 
 
-def _lost(tags: Sequence[str]) -> str:
-    return f"{' and '.join(map(repr, tags))} stand{'s' * (len(tags) == 1)} neither in the vocabulary nor in the chat template"
+def _lost(tags: Iterable[str]) -> str:
+    return f"{', '.join(map(repr, sorted(tags)))}: not in the vocabulary, and not in the chat template"
 
 
 def _own(family: Family) -> Family | None:

@@ -8,7 +8,7 @@ import msgspec
 
 from radixmill.core.config import Config
 from radixmill.core.errors import CannotStart
-from radixmill.front.session.detect import detect
+from radixmill.front.session.detect import detect_dialect
 from radixmill.front.session.session import Session
 from radixmill.front.session.text import ModelText
 from radixmill.front.text import load_text
@@ -20,7 +20,7 @@ def open_text(config: Config, files: ModelFiles) -> ModelText:
     """A model's tokenizer and template, and its dialect with the proof. Raises CannotStart."""
     options, flag = config.model, "--default-chat-template-kwargs"
     stack = load_text(files, chat_template=options.chat_template, tokenizer=options.tokenizer)
-    found = detect(stack, options.reasoning_parser, options.tool_call_parser, trust=options.trust_parsers)
+    found = detect_dialect(stack, options.reasoning_parser, options.tool_call_parser, trust=options.trust_parsers)
     try:
         kwargs = msgspec.json.decode(options.default_chat_template_kwargs, type=dict[str, Any])
     except (msgspec.DecodeError, RecursionError) as error:

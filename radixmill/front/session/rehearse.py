@@ -25,6 +25,7 @@ TOOLS = [
 ]
 THINKERS = tuple(family.think for family in FAMILIES if family.think)
 SWITCHES = tuple(dict.fromkeys(think.switch for think in THINKERS if think.switch))
+EFFORT = "reasoning_effort"  # a switch that is set to a word
 THINK_TAGS = sorted({tag.strip() for think in THINKERS for tag in (think.open, think.close)}, key=len, reverse=True)
 IDS: Mapping[CallIds, str] = {"ours": "call_{:024d}", "nine": "call{:05d}", "indexed": "functions.{name}:{}"}
 
@@ -122,11 +123,13 @@ class Rehearsal:
     def _render(self, answer: Message | None, switch: str, on: bool = True) -> str:
         if self.template is None:
             return ""
+        word = "high" if on else "none"
+        setting: dict[str, Any] = {switch: word if switch == EFFORT else on} if switch else {}
         return self.template.render(
             [USER, answer] if answer else [USER],
             tools=TOOLS,
             add_generation_prompt=answer is None,
-            **({switch: on} if switch else {}),
+            **setting,
         )
 
     def _tokens(self, text: str) -> Iterator[Token]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from msgspec.structs import replace
 
@@ -32,6 +32,7 @@ from radixmill.front.dialects.calls.base import (
     either,
     sequence,
 )
+from radixmill.front.dialects.calls.unread import Unread
 from radixmill.front.dialects.grammar import (
     ANY_ARGUMENTS,
     after_thoughts,
@@ -41,6 +42,8 @@ from radixmill.front.dialects.grammar import (
     only_calls,
     text_and_calls,
 )
+from radixmill.front.dialects.history import THOUGHTS
+from radixmill.front.dialects.turns import thoughts_apart
 from radixmill.front.session.ask import Ask, ChatPrompt, Tool, ToolRule
 from radixmill.front.session.text import Text
 
@@ -116,8 +119,13 @@ class Speech:
         if rule is None or not self.tools:
             return None
         targets = [self._target(tool) for tool in self.tools]
+        bound = any(tool.strict or tool.format for tool in self.tools)
+        if isinstance(self.dialect.calls, Unread):
+            return (
+                _refuse_calls("tool_choice") if rule.choice == "required" else _refuse_calls("tools") if bound else None
+            )
         only = rule.choice == "required" or self.ask.constraint is not None
-        if not only and not any(tool.strict or tool.format for tool in self.tools):
+        if not only and not bound:
             return None
         if only or self._goes_on:
             calls = only_calls(self.dialect, targets, parallel=rule.parallel)
@@ -162,7 +170,8 @@ class Speech:
     def _answer(self) -> Constraint | None:
         """What binds the answer behind its thoughts."""
         own, rule = self.ask.constraint, self.ask.tools
-        if own is not None and self.dialect.answer_opens and not self._goes_on:
+        raw = not isinstance(self.ask.prompts[0], ChatPrompt) and self.thinking != "opened"
+        if own is not None and self.dialect.answer_opens and not self._goes_on and not raw:
             own = structural(answer(self.dialect, as_format(own)))
         if self.calls is None:
             return own
@@ -174,6 +183,13 @@ class Speech:
                 f"{field} binds the answer, but tool_choice asks for a tool call: choose one.", param=field
             )
         return structural(either(self.calls, as_format(own)))
+
+
+def _refuse_calls(field: str) -> NoReturn:
+    raise BadRequest(
+        f"{field} asks for tool calls of a certain form, but this server was told to read none (--tool-call-parser none).",
+        param=field,
+    )
 
 
 def callable_tools(rule: ToolRule | None) -> tuple[Tool, ...]:
@@ -236,14 +252,17 @@ def speech_of(text: Text, ask: Ask, prompts: Sequence[Sequence[int]]) -> Speech:
     if not isinstance(prompt, ChatPrompt):
         think = None if ask.raw_thoughts == "no" else dialect.think
         opened = think is not None and (ask.raw_thoughts == "first" or _at_end(text, think, prompts[0]) == "opened")
-        return Speech(ask, Dialect(think=think, calls=dialect.calls), "opened" if opened else "not")
+        family = type(dialect) if think else Dialect  # what a family puts around content goes with its thoughts
+        return Speech(ask, family(think=think, calls=dialect.calls), "opened" if opened else "not")
     return Speech(ask, dialect, _thinking(text, dialect.think, prompt, prompts[0]) if dialect.think else "not")
 
 
 def _thinking(text: Text, think: Thoughts, prompt: ChatPrompt, ids: Sequence[int]) -> Thinking:
     if prompt.continue_final_message:
-        said = _text_of(prompt.messages[-1].get("content"))
-        return "opened" if said.rfind(think.open) > said.rfind(think.close) else "not" if said.strip() else "may"
+        last = thoughts_apart(text.dialect, prompt.messages[-1])
+        if _text_of(last.get("content")).strip():
+            return "not"
+        return "opened" if any(last.get(name) for name in THOUGHTS) else "may"
     said = _at_end(text, think, ids) if prompt.add_generation_prompt else "may"
     return "opened" if said == "may" and think.assumed else said
 

@@ -10,10 +10,11 @@ from radixmill.core.errors import BadRequest
 from radixmill.front.dialects import Dialect
 from radixmill.front.dialects.calls.unread import Unread
 from radixmill.front.dialects.history import fitted
-from radixmill.front.dialects.writer import HERMES, tells_of_tools, told_of, with_tools
+from radixmill.front.dialects.turns import Step, indexed_ids, nine_ids, thoughts_apart, ways
+from radixmill.front.dialects.writer import HERMES, Message, tells_of_tools, told_of, with_tools
 from radixmill.front.session.ask import ChatPrompt
-from radixmill.front.session.detect import Detected, detect
-from radixmill.front.text import ChatTemplate, TemplateError, TextStack, encode_chat
+from radixmill.front.session.detect import Detected, detect_dialect
+from radixmill.front.text import ChatTemplate, TemplateError, TextStack, TooSlow, encode_chat
 
 
 class Text(Protocol):
@@ -73,7 +74,7 @@ class ModelText:
     ) -> None:
         """`template_kwargs`: what its chat template is told where a request does not say otherwise. Raises ValueError
         where that is not for anybody to set."""
-        self.stack, self.detected = stack, detected or detect(stack)
+        self.stack, self.detected = stack, detected or detect_dialect(stack)
         self.dialect, self.template_kwargs = self.detected.dialect, dict(template_kwargs or {})
         if stack.template is not None:
             stack.template.check_kwargs(self.template_kwargs)
@@ -94,37 +95,83 @@ class ModelText:
             template.check_kwargs(chat.template_kwargs)
         except ValueError as error:
             raise BadRequest(f"{error}.", param="chat_template_kwargs") from None
-        _check_effort(self.dialect, chat.template_kwargs.get("reasoning_effort"))
-        messages, tools = self._told(template, chat)
+        _check_effort(self.dialect, self._kwargs(chat).get("reasoning_effort"))
+        if chat.documents and not template.takes_documents:
+            raise BadRequest(
+                "This model's chat template has no place for documents: put their text into a message.",
+                param="documents",
+            )
+        return self._encoded(chat)
+
+    def _encoded(self, chat: ChatPrompt) -> list[int]:
+        """As the conversation is, or in the first of the ways to tell it that the template does not refuse."""
+        messages, refusal = self._history(chat.messages), None
+        for change in ways(lambda: self._told(messages, list(chat.tools))[0]):
+            try:
+                return self._attempt(chat, messages, change)
+            except TooSlow:
+                raise
+            except TemplateError as error:
+                refusal = refusal or error
+        assert refusal is not None, "there is at least one way"
+        raise refusal
+
+    def _attempt(self, chat: ChatPrompt, messages: list[Message], change: Step) -> list[int]:
+        def prepare(messages: list[Message], tools: list[Message] | None) -> tuple[list[Message], list[Message] | None]:
+            told, kept = self._told(messages, tools or [])
+            return change(told), kept or None
+
+        think = self.dialect.think
         return encode_chat(
             self.stack,
             messages,
-            tools=tools or None,
+            tools=list(chat.tools) or None,
             add_generation_prompt=chat.add_generation_prompt,
             continue_final_message=chat.continue_final_message,
+            tags=(think.open, think.close) if think else None,
+            prepare=prepare,
             **self._kwargs(chat),
         )
 
     def _kwargs(self, chat: ChatPrompt) -> dict[str, Any]:
         """The template's arguments: the server's, over them what the request says of thoughts, over that its own."""
-        given = chat.template_kwargs
+        given = {**chat.template_kwargs, **({"documents": list(chat.documents)} if chat.documents else {})}
         own = self.dialect.think.switch if self.dialect.think else ""
         switches = (own,) if own else SWITCHES
         if chat.thinks is None or given.keys() & {*switches, *SWITCHES}:
             return {**self.template_kwargs, **given}
         return {**self.template_kwargs, **dict.fromkeys(switches, chat.thinks), **given}
 
-    def _told(self, template: ChatTemplate, chat: ChatPrompt) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Messages and tools for the template; all in the messages where it has no place for tools.
-        A template that knows the roles of earlier calls keeps them if no tools are given now, or if it writes calls."""
-        messages = fitted(self.dialect, [self._renamed(message) for message in chat.messages])
-        tools = list(chat.tools)
+    def _history(self, messages: Sequence[Message]) -> list[Message]:
+        """With the template's names of roles and the family's turns, and thoughts apart from contents."""
+        apart = [thoughts_apart(self.dialect, self._renamed(message), opened=self._opens) for message in messages]
+        return fitted(self.dialect, apart)
+
+    def _told(self, messages: Sequence[Message], tools: list[Message]) -> tuple[list[Message], list[Message]]:
+        """Messages and tools for the template; all in the messages where it has no place for tools. Ids as the family has
+        them. A template that knows the roles of earlier calls keeps them if no tools are given now, or if it writes calls.
+        """
+        template, messages = self.stack.template, _with_ids(self.dialect, messages)
+        assert template is not None, "only who has a template asks"
         knows_roles = any("tool" in source for source in template.sources.values())
         if template.takes_tools or not (tools or (tells_of_tools(messages) and not knows_roles)):
             return messages, tools
         form = HERMES if isinstance(self.dialect.calls, Unread) else self.dialect.calls
         tell = with_tools if self.detected.generic else told_of
         return tell(form, messages, tools, system=self._takes_system), []
+
+    @cached_property
+    def _opens(self) -> bool:
+        """Whether prompts open thoughts, if they are asked to."""
+        think, template = self.dialect.think, self.stack.template
+        if think is None or template is None:
+            return False
+        switches: dict[str, Any] = {think.switch: True} if think.switch else {}
+        try:
+            prompt = template.render([{"role": "user", "content": "."}], **switches)
+        except TemplateError:
+            return False
+        return prompt.rstrip().endswith(think.open.rstrip())
 
     @cached_property
     def _takes_system(self) -> bool:
@@ -135,12 +182,18 @@ class ModelText:
         except TemplateError:
             return False
 
-    def _renamed(self, message: dict[str, Any]) -> dict[str, Any]:
+    def _renamed(self, message: Message) -> Message:
         role = message["role"]
         return {**message, "role": self._renames.get(role, role)}
 
 
 SWITCHES = ("enable_thinking", "thinking")  # what templates call it; all are set where the family's is not known
+
+
+def _with_ids(dialect: Dialect, messages: Sequence[Message]) -> list[Message]:
+    if not tells_of_tools(messages) or dialect.call_ids == "ours":
+        return list(messages)
+    return nine_ids(messages) if dialect.call_ids == "nine" else indexed_ids(messages)
 
 
 def _check_effort(dialect: Dialect, effort: Any) -> None:

@@ -6,7 +6,7 @@ from radixmill.front.text.chat import encode_chat
 from radixmill.front.text.decoder import TextDecoder
 from radixmill.front.text.stack import TextStack, load_text
 from radixmill.front.text.stops import StopScanner
-from radixmill.front.text.template import ChatTemplate, TemplateError
+from radixmill.front.text.template import ChatTemplate, TemplateError, TooSlow
 from radixmill.front.text.tokenizer import Tokenizer
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "TextDecoder",
     "TextStack",
     "Tokenizer",
+    "TooSlow",
     "encode_chat",
     "load_text",
 ]

@@ -8,6 +8,7 @@ knows them with the mark before them; the users' literals lose the mark and are 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from functools import lru_cache
@@ -16,10 +17,12 @@ from typing import Any, TypeVar
 
 from radixmill.front.text.literals import any_of
 from radixmill.front.text.stack import TextStack
-from radixmill.front.text.template import Message, TemplateError, private_char, strings
+from radixmill.front.text.template import Message, Tags, TemplateError, private_char, strings
 from radixmill.front.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
+Tools = list[dict[str, Any]] | None
+Prepare = Callable[[list[Message], Tools], tuple[list[Message], Tools]]
 
 
 def encode_chat(
@@ -27,29 +30,68 @@ def encode_chat(
     messages: list[Message],
     /,
     *,
-    tools: list[dict[str, Any]] | None = None,
+    tools: Tools = None,
     add_generation_prompt: bool = True,
     continue_final_message: bool = False,
+    tags: Tags | None = None,
+    prepare: Prepare | None = None,
     **kwargs: Any,
 ) -> list[int]:
     """The prompt of a conversation: rendered as `ChatTemplate.render` describes, with the model's begin token before it
     if the model wants one and the template didn't write it. No end token is added.
 
+    `prepare` makes other messages and tools of these; what it writes counts as the template's own.
     Raises TemplateError and ValueError as `render` and `Tokenizer.encode` do.
     """
     if stack.template is None:
         raise TemplateError("this model has no chat template")
     template, tokenizer, guard = stack.template, stack.tokenizer, _guard(stack.tokenizer)
     template.check_kwargs(kwargs)
-    ends = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
+    ends: dict[str, Any] = {
+        "add_generation_prompt": add_generation_prompt,
+        "continue_final_message": continue_final_message,
+        "tags": tags,
+    }
+    prepare = prepare or _as_they_are
+    messages = _with_objects(messages, guard)
     asked = (messages, tools, kwargs)
     if not guard.concerns(asked):
+        messages, tools = prepare(messages, tools)
         text = template.render(messages, tools=tools, **ends, **kwargs)
         return _begun(tokenizer, tokenizer.encode(text, add_special=False))
     mark = private_char(chain(strings(asked), template.sources.values()))
     messages, tools, kwargs = guard.marked(asked, mark)
+    messages, tools = prepare(messages, tools)
     text = template.render(messages, tools=tools, **ends, **kwargs)
     return _begun(tokenizer, tokenizer.encode_marked(guard.resolve(text, mark), mark))
+
+
+def _as_they_are(messages: list[Message], tools: Tools) -> tuple[list[Message], Tools]:
+    return messages, tools
+
+
+def _with_objects(messages: list[Message], guard: Guard) -> list[Message]:
+    """Arguments of calls as objects where their JSON writes a control literal in other letters: `\\u003c` for `<`."""
+    return [
+        {**message, "tool_calls": [_with_object(call, guard) for call in calls]}
+        if isinstance(calls := message.get("tool_calls"), list)
+        else message
+        for message in messages
+    ]
+
+
+def _with_object(call: Any, guard: Guard) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        return call
+    arguments = function.get("arguments")
+    if not isinstance(arguments, str) or "\\" not in arguments:
+        return call
+    try:
+        parsed = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return call
+    return {**call, "function": {**function, "arguments": parsed}} if guard.concerns(parsed) else call
 
 
 def _begun(tokenizer: Tokenizer, ids: list[int]) -> list[int]:

@@ -16,6 +16,9 @@ from radixmill.store.files import ModelFiles
 from radixmill.store.gguf import GGUFFile
 from radixmill.store.side import read_json
 
+BUILT_IN = {"chatml": CHATML, "lines": LINES}
+"""Templates that any model can be given by name."""
+
 
 @dataclass(frozen=True, slots=True)
 class TextStack:
@@ -46,9 +49,9 @@ def load_text(
     """The text stack of a model.
 
     `tokenizer`: a folder, a tokenizer.json or a .gguf file to take the tokenizer from instead of the model's own;
-    `chat_template`: a file to take the template from; `gguf`: the model's file, if it is open already. A template is
-    looked for in that order: `chat_template`, chat_template.jinja, tokenizer_config.json, the GGUF file; a model
-    without one gets ChatML if its vocabulary has `<|im_start|>`, else lines of "role: content".
+    `chat_template`: a file to take the template from, or the name of one: of the model's own, or of BUILT_IN; `gguf`:
+    the model's file, if it is open already. A template is looked for in that order: `chat_template`,
+    chat_template.jinja, tokenizer_config.json, the GGUF file; a model without one gets ChatML if its vocabulary has `<|im_start|>`, else lines of "role: content".
     Raises CannotStart (BadModel for damaged files).
     """
     own = tokenizer is None
@@ -119,7 +122,8 @@ def _template(
 ) -> tuple[ChatTemplate | None, tuple[str, ...]]:
     variables = source.variables
     if chosen is not None:
-        return ChatTemplate(_read(_existing(chosen, "--chat-template")), variables=variables, origin=chosen), ()
+        text = _chosen(chosen, source.templates or beside)
+        return ChatTemplate(text, variables=variables, origin=chosen), ()
     if templates := source.templates or beside:
         return ChatTemplate(templates, variables=variables, origin=source.origin), ()
     if not source.chats:
@@ -128,6 +132,21 @@ def _template(
     name, text = ("ChatML", CHATML) if chatml else ('lines of "role: content"', LINES)
     note = f"the model has no chat template; conversations are written as {name}"
     return ChatTemplate(text, variables=variables, origin="RadixMill's default"), (note,)
+
+
+def _chosen(chosen: str, own: Mapping[str, str]) -> str:
+    """The source of a template by its name or its file; a file that has a name's name is written as ./NAME."""
+    named = {**BUILT_IN, **own}
+    if chosen in named:
+        return named[chosen]
+    path = Path(chosen).expanduser()
+    if path.is_file():
+        return _read(path)
+    mine = f"The model's own are {', '.join(sorted(own))}" if own else "The model has none of its own"
+    raise CannotStart(
+        f"--chat-template {chosen}: there is no such file, and no template of that name",
+        f"{mine}; built in are {', '.join(sorted(BUILT_IN))}",
+    )
 
 
 def _existing(name: str, flag: str) -> Path:

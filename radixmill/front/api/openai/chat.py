@@ -13,6 +13,7 @@ from radixmill.front.api.openai.fields import (
     CommonBody,
     check_rid,
     check_stream_options,
+    documents,
     refuse,
     template_kwargs,
 )
@@ -70,6 +71,7 @@ class ChatBody(CommonBody, kw_only=True):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    documents: list[dict[str, str]] | None = None
     reasoning_effort: Effort | None = None
     reasoning: ReasoningOptions | None = None
     max_thinking_tokens: Budget | None = None
@@ -164,6 +166,7 @@ def _prompt(body: ChatBody, rule: ToolRule | None) -> ChatPrompt:
     return ChatPrompt(
         messages=to_template(body.messages),
         tools=template_tools(rule),
+        documents=documents(body.documents, body.chat_template_kwargs or {}),
         add_generation_prompt=not going_on if body.add_generation_prompt is None else body.add_generation_prompt,
         continue_final_message=going_on,
         template_kwargs=template_kwargs(

@@ -143,3 +143,10 @@ def template_kwargs(extra: Mapping[str, Any], **own: Any) -> dict[str, Any]:
             "chat_template_kwargs must not replace the chat template.", param="chat_template_kwargs.chat_template"
         )
     return {**{name: value for name, value in own.items() if value is not None}, **extra}
+
+
+def documents(given: list[dict[str, str]] | None, extra: Mapping[str, Any]) -> tuple[dict[str, str], ...]:
+    """The documents to answer from, which may come among the template's own arguments, too."""
+    if given and extra.get("documents"):
+        raise BadRequest("documents stand in chat_template_kwargs, too: give them once.", param="documents")
+    return tuple(given or ())

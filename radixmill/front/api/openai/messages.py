@@ -14,12 +14,21 @@ from radixmill.front.session.limits import size
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
 
+class ThoughtPart(Struct, kw_only=True):
+    """A part of thoughts."""
+
+    text: str
+    type: Literal["text"] = "text"
+
+
 class Part(Struct, kw_only=True):
-    """One part of a message's content. Only text is served; the others are known by name, to refuse them by name."""
+    """One part of a message's content. Only text is served, and thoughts of the assistant; the others are known by name,
+    to refuse them by name."""
 
     type: str
     text: str | None = None
     refusal: str | None = None
+    thinking: str | list[ThoughtPart] | None = None
     prompt_cache_breakpoint: Any = None  # a hint
 
 
@@ -74,7 +83,7 @@ def _message(message: Message, path: str) -> dict[str, Any]:
         "name": message.name,
         "tool_calls": calls or None,
         "tool_call_id": message.tool_call_id,
-        "reasoning_content": message.reasoning_content or message.reasoning,
+        "reasoning_content": message.reasoning_content or message.reasoning or _thoughts(message, path),
     }
     content = _content(message, path, required=not calls and fields["reasoning_content"] is None)
     return {
@@ -89,7 +98,8 @@ def _content(message: Message, path: str, *, required: bool) -> str | list[dict[
     if isinstance(content, list):
         if not content:
             raise BadRequest(f"{path}.content must not be an empty list.", param=f"{path}.content")
-        return [_part(part, message.role, f"{path}.content[{i}]") for i, part in enumerate(content)]
+        parts = [_part(part, message.role, f"{path}.content[{i}]") for i, part in enumerate(content)]
+        return [part for part in parts if part] or None
     if content is None and message.role == "assistant" and message.refusal is not None:
         return message.refusal
     if content is None and (required or message.role != "assistant"):
@@ -99,7 +109,23 @@ def _content(message: Message, path: str, *, required: bool) -> str | list[dict[
     return content
 
 
+def _thoughts(message: Message, path: str) -> str | None:
+    """What parts of type "thinking" say, as Mistral's API has them: text, or a list of texts."""
+    parts = message.content if isinstance(message.content, list) and message.role == "assistant" else ()
+    told = [
+        _said(part.thinking, f"{path}.content[{i}].thinking")
+        if not isinstance(part.thinking, list)
+        else "".join(one.text for one in part.thinking)
+        for i, part in enumerate(parts)
+        if part.type == "thinking"
+    ]
+    return "\n\n".join(told) or None
+
+
 def _part(part: Part, role: Role, path: str) -> dict[str, str]:
+    """{}: it is no part of the content."""
+    if part.type == "thinking" and role == "assistant":
+        return {}
     if part.type == "refusal" and role == "assistant":
         return {"type": "text", "text": _said(part.refusal, f"{path}.refusal")}
     if part.type not in _TEXT_PARTS:

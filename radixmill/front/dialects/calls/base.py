@@ -42,7 +42,7 @@ INPUT: Schema = {
 
 class Callee(NamedTuple):
     """A tool that may be called, as a reader knows it. `parameters`: the JSON Schema of its arguments; None: unknown.
-    `bound`: a grammar lets them be written as that says only."""
+    `bound`: a grammar sees to it that they are written, and as that says."""
 
     shape: ToolShape = "object"
     parameters: Schema | None = None
@@ -183,8 +183,8 @@ class Calls(ABC):
         ways = (
             head,
             self.gap + head,
-            self.section.close,
-            *(before + head for before in (self.section.open, *self.openers)),
+            self.around.close,
+            *(before + head for before in (self.around.open, *self.openers)),
         )
         return any(way.startswith(rest) for way in ways)
 
@@ -204,11 +204,11 @@ class Calls(ABC):
 
     def all_written(self, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
         """All calls of an answer."""
-        around = self._around
+        around = self.around
         return f"{around.open}{self.gap.join(self.written(*call) for call in calls)}{around.close}"
 
     @property
-    def _around(self) -> Tags:
+    def around(self) -> Tags:
         return Tags(self.section.open + self.inset, self.inset + self.section.close)
 
     # --- grammar
@@ -221,14 +221,14 @@ class Calls(ABC):
 
     def only(self, targets: Sequence[Target], *, parallel: bool) -> Format:
         """One call or, with `parallel`, more, and nothing else."""
-        run, around = self._run(targets, parallel), self._around
+        run, around = self._run(targets, parallel), self.around
         return sequence(constant(around.open), run, constant(around.close), LAST_LINE if parallel else None)
 
     def among_text(self, targets: Sequence[Target], *, parallel: bool) -> Format:
         """Free text, in which the opening tag begins calls."""
         tags, once = [self.tag(target) for target in targets], not parallel
         if self.section.open:
-            run, around = self._run(targets, parallel), self._around
+            run, around = self._run(targets, parallel), self.around
             tags, once = [{"type": "tag", "begin": around.open, "content": run, "end": around.close}], True
         return {
             "type": "triggered_tags",

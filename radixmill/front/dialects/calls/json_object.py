@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from radixmill.front.dialects.calls.base import Begun, Callee, Calls, Given, Known, Reader, Tags, ToolShape
-from radixmill.front.dialects.extent import read
+from radixmill.front.dialects.extent import SPACE, read
 from radixmill.front.dialects.scan import Malformed, Scan, Steps
 
 
@@ -100,7 +100,7 @@ class JsonObject(Calls):
 
 def object_given(scan: Scan, told: bool) -> Steps[str]:
     """A JSON object, its text given while it comes if `told`; an empty one as `{}`. Raises Malformed."""
-    start, given, found = scan.at, scan.at, scan.json()
+    start, given, seen, found = scan.at, scan.at, scan.at, scan.json()
     while True:
         try:
             next(found)
@@ -115,9 +115,10 @@ def object_given(scan: Scan, told: bool) -> Steps[str]:
             if told:
                 yield Given(scan.text[given : scan.at])
             raise
-        if told and scan.text[start : scan.at].strip("{ \t\r\n"):  # else it may still be an empty one
+        if told and (given > start or scan.text[seen : scan.at].strip("{" + SPACE)):  # else it may be an empty one
             yield Given(scan.text[given : scan.at])
             given = scan.at
+        seen = scan.at
         yield
 
 

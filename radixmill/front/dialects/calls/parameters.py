@@ -103,13 +103,11 @@ class Parameters(Calls):
             yield from scan.expect(self._behind_name("text"))
             yield from self.free_text(scan)
             return
+        yield Begun(name)
         parameters = INPUT if callee.shape == "input" else callee.parameters or {}
-        told = callee.bound and self.layout(parameters) != "any"  # else a name that repeats may still make it none
-        if told:
-            yield Begun(name)
-        arguments = yield from self._arguments(scan, parameters, told)
+        told = callee.bound and self.layout(parameters) != "any"  # else a name that repeats may change what was told
+        arguments = yield from self._arguments(scan, parameters, told=told, repeats=callee.bound)
         if not told:
-            yield Begun(name)
             yield Given(arguments)
 
     def _name(self, scan: Scan) -> Steps[str]:
@@ -121,30 +119,31 @@ class Parameters(Calls):
         yield from scan.expect(self.name.close)
         return name.strip(SPACE)
 
-    def _arguments(self, scan: Scan, parameters: Schema, told: bool) -> Steps[str]:
-        """All that stands between the name and the call's closing tag."""
+    def _arguments(self, scan: Scan, parameters: Schema, *, told: bool, repeats: bool) -> Steps[str]:
+        """All that stands between the name and the call's closing tag; given while it comes if `told`. `repeats`: of
+        parameters with one name the last counts, which no grammar can refuse; else they make the call none."""
         yield from scan.space()
         if (yield from scan.which("{")):
             arguments: str = yield from object_given(scan, told)
             yield from scan.space()
         else:
-            arguments = yield from self._members(scan, parameters, told)
-            if not (yield from self._ends_here(scan)):
-                raise Malformed
+            arguments = yield from self._members(scan, parameters, told=told, repeats=repeats)
         yield from scan.close(self.end)
         return arguments
 
-    def _members(self, scan: Scan, parameters: Schema, told: bool) -> Steps[str]:
+    def _members(self, scan: Scan, parameters: Schema, *, told: bool, repeats: bool) -> Steps[str]:
         members: dict[str, str] = {}
         while (yield from scan.takes(self.key.open)):
             name = yield from scan.until(self.key.close, "\n")
             yield from scan.expect(self.key.close)
-            if name in members:
+            if name in members and not repeats:
                 raise Malformed
             members[name] = yield from self._value(scan, kinds_of(parameters, name))
             if told:
                 yield Given(f"{', ' if len(members) > 1 else '{'}{quoted(name)}: {members[name]}")
             yield from scan.space()
+        if not (yield from self._ends_here(scan)):
+            raise Malformed
         if told:
             yield Given("}" if members else "{}")
         return f"{{{', '.join(f'{quoted(name)}: {value}' for name, value in members.items())}}}"

@@ -1,0 +1,242 @@
+"""Conversations in the shapes that templates take: thoughts apart from contents, ids of calls, turns that alternate.
+
+Pure functions on messages. Some hold for a family; the others are tried where a template refuses a conversation as it is:
+
+    nine_ids      ids of nine letters and digits                        Mistral
+    one_call      one call in a message, its result behind it           Llama 3
+    joined        messages of one role that follow each other, in one   Gemma, Mistral
+    folded        what the system says, in the user's next message      Gemma
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+from radixmill.front.dialects.dialect import Dialect
+from radixmill.front.dialects.history import SYSTEM, THOUGHTS
+from radixmill.front.dialects.pieces import Said, Thought
+from radixmill.front.dialects.splitter import Splitter
+from radixmill.front.dialects.writer import text_of
+
+Message = dict[str, Any]
+Step = Callable[[Sequence[Message]], list[Message]]
+
+
+# Thoughts.
+
+
+def thoughts_apart(dialect: Dialect, message: Message, *, opened: bool = False) -> Message:
+    """An earlier answer whose thoughts stand in its content, as answers come that were not split: the two apart.
+
+    Only what the content begins with counts. `opened`: prompts open thoughts, so that answers do not. A content that has
+    the closing tag somewhere else keeps it: empty thoughts keep templates from looking for some there.
+    """
+    think, content = dialect.think, message.get("content")
+    if think is None or message["role"] != "assistant" or any(message.get(name) for name in THOUGHTS):
+        return message
+    text = _first_text(content)
+    begins = text.lstrip().startswith(think.open.rstrip())
+    closes = think.close in text
+    if not begins and not (opened and closes and think.open.rstrip() not in text.partition(think.close)[0]):
+        return {**message, "reasoning_content": ""} if closes else message
+    thoughts, rest = _split(dialect, text, opened=not begins)
+    return {**message, "reasoning_content": thoughts, "content": _with_first_text(content, rest)}
+
+
+def _split(dialect: Dialect, text: str, *, opened: bool) -> tuple[str, str]:
+    splitter = Splitter(dialect, opened=opened)
+    pieces = [*splitter.push(text), *splitter.finish()]
+    thoughts = "".join(piece.text for piece in pieces if isinstance(piece, Thought))
+    said = "".join(piece.text for piece in pieces if isinstance(piece, Said))
+    return thoughts, said if said.strip() else ""
+
+
+def _first_text(content: Any) -> str:
+    if isinstance(content, list):
+        return str(content[0].get("text") or "") if content else ""
+    return content or ""
+
+
+def _with_first_text(content: Any, text: str) -> Any:
+    if not isinstance(content, list):
+        return text
+    rest = content[1:]
+    return [{**content[0], "text": text}, *rest] if text or not rest else rest
+
+
+# Ids of calls.
+
+
+def nine_ids(messages: Sequence[Message]) -> list[Message]:
+    """Ids of nine letters and digits for all calls and their results; those that are so stay."""
+    taken = {id for id in _ids(messages) if _is_nine(id)}
+    new: dict[str, str] = {}
+    for id in _ids(messages):
+        if not _is_nine(id) and id not in new:
+            new[id] = _nine(id, taken)
+            taken.add(new[id])
+    return _renamed(messages, new)
+
+
+def indexed_ids(messages: Sequence[Message]) -> list[Message]:
+    """`functions.NAME:INDEX`, counted through the conversation, for all calls and their results."""
+    told = _with_all_ids(messages)
+    calls = [call for message in told for call in message.get("tool_calls") or ()]
+    new = {call["id"]: f"functions.{call['function']['name']}:{i}" for i, call in enumerate(calls)}
+    return _renamed(told, new)
+
+
+def _renamed(messages: Sequence[Message], new: Mapping[str, str]) -> list[Message]:
+    out = []
+    for message in _with_all_ids(messages, new):
+        if message.get("tool_calls"):
+            calls = [{**call, "id": new.get(call["id"], call["id"])} for call in message["tool_calls"]]
+            message = {**message, "tool_calls": calls}
+        if id := message.get("tool_call_id"):
+            message = {**message, "tool_call_id": new.get(id, id)}
+        out.append(message)
+    return out
+
+
+def _with_all_ids(messages: Sequence[Message], new: Mapping[str, str] | None = None) -> list[Message]:
+    """Calls without an id get one, results without one that of the call whose turn it is."""
+    out: list[Message] = []
+    open_calls: list[str] = []
+    for i, message in enumerate(messages):
+        if message.get("tool_calls"):
+            calls = [{**call, "id": call.get("id") or _missing(i, k)} for k, call in enumerate(message["tool_calls"])]
+            message, open_calls = {**message, "tool_calls": calls}, [call["id"] for call in calls]
+        elif message["role"] == "tool":
+            id = message.get("tool_call_id") or (open_calls[0] if open_calls else _missing(i, 0))
+            message, open_calls = {**message, "tool_call_id": id}, [one for one in open_calls if one != id]
+        out.append(message)
+    return out
+
+
+def _ids(messages: Sequence[Message]) -> list[str]:
+    told = _with_all_ids(messages)
+    calls = [call["id"] for message in told for call in message.get("tool_calls") or ()]
+    return [*calls, *(message["tool_call_id"] for message in told if message["role"] == "tool")]
+
+
+def _missing(message: int, call: int) -> str:
+    return _digest(f"{message}/{call}", 0)
+
+
+def _is_nine(id: str) -> bool:
+    return len(id) == 9 and id.isascii() and id.isalnum()
+
+
+def _nine(id: str, taken: set[str]) -> str:
+    return next(made for i in range(len(taken) + 1) if (made := _digest(id, i)) not in taken)
+
+
+def _digest(id: str, attempt: int) -> str:
+    return hashlib.sha256(f"{attempt}/{id}".encode()).hexdigest()[:9]
+
+
+# Turns.
+
+
+def one_call(messages: Sequence[Message]) -> list[Message]:
+    """Messages of several calls in several of one, each with its results behind it."""
+    out: list[Message] = []
+    told = list(messages)
+    while told:
+        message = told.pop(0)
+        calls = message.get("tool_calls") or ()
+        if len(calls) < 2:
+            out.append(message)
+            continue
+        size = next((i for i, later in enumerate(told) if later["role"] != "tool"), len(told))
+        results, told = told[:size], told[size:]
+        for i, call in enumerate(calls):
+            own = _results_of(calls, i, results)
+            shown = message if i == 0 else {"role": "assistant", "content": None}
+            out += [{**shown, "tool_calls": [call]}, *own]
+    return out
+
+
+def _results_of(calls: Sequence[Any], at: int, results: Sequence[Message]) -> list[Message]:
+    """By ids, or else by their places; those of no call are of the last."""
+    ids = [call.get("id") for call in calls]
+    last = len(calls) - 1
+    places = (
+        ids.index(result["tool_call_id"]) if result.get("tool_call_id") in ids else min(place, last)
+        for place, result in enumerate(results)
+    )
+    return [result for place, result in zip(places, results, strict=True) if place == at]
+
+
+def joined(messages: Sequence[Message]) -> list[Message]:
+    """Messages of one role that follow each other as one; results of tools stay apart."""
+    out: list[Message] = []
+    for message in messages:
+        if out and out[-1]["role"] == message["role"] != "tool" and not out[-1].get("tool_calls"):
+            out[-1] = _one(out[-1], message)
+        else:
+            out.append(message)
+    return out
+
+
+def _one(first: Message, second: Message) -> Message:
+    kept = {name: _both(first.get(name), second.get(name)) for name in ("content", *THOUGHTS)}
+    return {**first, **second, **{name: value for name, value in kept.items() if name == "content" or value}}
+
+
+def folded(messages: Sequence[Message]) -> list[Message]:
+    """What the system says, before what the user says next; behind all that is said, as a message of the user."""
+    out: list[Message] = []
+    said: Any = None
+    for message in messages:
+        if message["role"] in SYSTEM:
+            said = _both(said, message.get("content"))
+        elif said and message["role"] == "user":
+            out.append({**message, "content": _both(said, message.get("content"))})
+            said = None
+        else:
+            out.append(message)
+    return [*out, {"role": "user", "content": said}] if said else out
+
+
+def _both(first: Any, second: Any) -> Any:
+    if not first or not second:
+        return first or second
+    if isinstance(first, list) or isinstance(second, list):
+        return [*_as_parts(first), *_as_parts(second)]
+    return f"{first}\n\n{second}"
+
+
+def _as_parts(content: Any) -> list[Any]:
+    return content if isinstance(content, list) else [{"type": "text", "text": text_of(content)}]
+
+
+STEPS: tuple[Step, ...] = (nine_ids, one_call, joined, folded)
+
+
+def ways(told: Callable[[], Sequence[Message]]) -> Iterator[Step]:
+    """Ways to tell a conversation, the least changed first; each does something that those before it don't.
+
+    `told`: the conversation as it was told the first time; asked only where that was not enough.
+    """
+    yield list
+    messages = list(told())
+    useful = [step for step in STEPS if step(messages) != messages]
+    if folded in useful and joined not in useful:
+        useful.insert(useful.index(folded), joined)  # folding may leave messages of one role side by side
+    for size in range(1, len(useful) + 1):
+        for steps in combinations(useful, size):
+            yield _all_of(steps)
+
+
+def _all_of(steps: Sequence[Step]) -> Step:
+    def change(messages: Sequence[Message]) -> list[Message]:
+        # Systems first: the others see what is left.
+        for step in reversed(steps):
+            messages = step(messages)
+        return list(messages)
+
+    return change

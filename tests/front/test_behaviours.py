@@ -1,0 +1,323 @@
+"""The table of behaviours for every family: in any portions, through a session, streamed or not, and by HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from radixmill.front.dialects import Called, Dialect, Passed, Piece, Said, Splitter, Thought, joined
+from radixmill.front.session import (
+    Arguments,
+    Ask,
+    Call,
+    ChatPrompt,
+    Content,
+    End,
+    Event,
+    Reasoning,
+    Session,
+    ToolRule,
+    gather,
+)
+from tests.fakes import CONTROL, EOS, REPLY, SPEC, USER, ByteText, EchoClient
+from tests.front.behaviours import CALLEES, TABLE, TOOLS, Behaviour, Letters, Row, Writer
+from tests.front.dialect_kit import families, name_of
+
+LITERAL = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]|◁/?\w+▷")  # what looks like a control token in a tag
+PAIRS = [
+    pytest.param(dialect, one, id=f"{name_of(dialect)}-{one.name}") for dialect in families() for one in TABLE.values()
+]
+every_pair = pytest.mark.parametrize("dialect, behaviour", PAIRS)
+
+
+def row_of(dialect: Dialect, behaviour: Behaviour) -> Row:
+    writer = Writer(dialect)
+    if lacks := behaviour.lacks(writer):
+        pytest.skip(lacks)
+    return behaviour.row(writer)
+
+
+def literals(dialect: Dialect) -> frozenset[str]:
+    return frozenset(literal for tag in dialect.tags for literal in LITERAL.findall(tag))
+
+
+def test_there_are_forty_behaviours_and_each_is_some_familys():
+    assert len(TABLE) >= 40
+    missing = {one.name for one in TABLE.values() if all(one.lacks(Writer(dialect)) for dialect in families())}
+    assert not missing
+
+
+@pytest.mark.parametrize("dialect", families(), ids=name_of)
+def test_what_a_family_can_not_have_has_a_reason(dialect):
+    writer = Writer(dialect)
+    lacking = {one.name: one.lacks(writer) for one in TABLE.values()}
+    assert sum(not reason for reason in lacking.values()) >= 25
+    features = {need.lacks for one in TABLE.values() for need in one.needs if not need.met(writer)}
+    assert {reason for reason in lacking.values() if reason} <= {
+        "; ".join(some) for some in ([*features], *[[need] for need in features])
+    } or features
+
+
+# --- the splitter
+
+
+def spelled(row: Row, exact: frozenset[str]) -> tuple[str, set[int]]:
+    """A row's text and where control tokens stand in it."""
+    marks, at = set[int](), 0
+    for part in row.said:
+        if not isinstance(part, Letters):
+            marks |= {at + match.start() for one in exact for match in re.finditer(re.escape(one), part)}
+        at += len(part)
+    return row.text, marks
+
+
+def portions(text: str) -> Iterable[Iterable[int]]:
+    yield ()
+    yield from (range(0, len(text), size) for size in (1, 2, 3, 5, 7, 11))
+    yield from ((len(text) // 2,), (len(text) - 1,), (1,), (3, 4, 5, len(text) // 3))
+
+
+def read(dialect: Dialect, row: Row, exact: frozenset[str], cuts: Iterable[int]) -> tuple[list[Piece], Splitter]:
+    text, marks = spelled(row, exact)
+    splitter, pieces = splitter_of(dialect, row, exact), list[Piece]()
+    for start, stop in pairwise(sorted({0, len(text), *(cut for cut in cuts if 0 < cut < len(text))})):
+        for mark in sorted(marks):
+            if start <= mark < stop:
+                splitter.mark(mark)
+        pieces += splitter.push(text[start:stop])
+    return [*pieces, *splitter.finish()], splitter
+
+
+def splitter_of(dialect: Dialect, row: Row, exact: frozenset[str]) -> Splitter:
+    return Splitter(
+        dialect,
+        CALLEES if row.tools and row.choice != "none" else {},
+        opened=row.begins == "opened"
+        or (
+            row.continues
+            and Writer(dialect).open
+            and row.continues.endswith("so far")
+            and row.continues.startswith(Writer(dialect).open)
+            and Writer(dialect).close not in row.continues
+        ),
+        separate=row.separate,
+        whole_thoughts=row.at_once,
+        guaranteed=row.choice == "required",
+        only_calls=row.choice == "required",
+        one_call=not row.parallel,
+        exact=exact,
+    )
+
+
+def has_letters(row: Row) -> bool:
+    return any(isinstance(part, Letters) for part in row.said)
+
+
+@every_pair
+@pytest.mark.parametrize("tokens", [False, True], ids=["letters", "tokens"])
+def test_in_any_portions(dialect, behaviour, tokens):
+    row = row_of(dialect, behaviour)
+    exact = literals(dialect) if tokens else frozenset[str]()
+    if row.stop:
+        pytest.skip("the splitter knows nothing of stop strings")
+    if has_letters(row) and not tokens:
+        pytest.skip("letters are tags where no control token is meant")
+    whole, splitter = read(dialect, row, exact, ())
+    held(row, heard(joined(whole)))
+    assert row.order in ("", order(joined(whole)))
+    for cuts in portions(row.text):
+        pieces, other = read(dialect, row, exact, cuts)
+        assert joined(pieces) == joined(whole), list(cuts)
+        assert other.thought_spans() == splitter.thought_spans()
+        assert not row.at_once or sum(isinstance(piece, Thought) for piece in pieces) <= 1
+
+
+class Heard:
+    """What came out, put together."""
+
+    def __init__(self) -> None:
+        self.thoughts = self.content = ""
+        self.names: list[str] = []
+        self.inputs: list[str] = []
+
+
+def heard(pieces: Iterable[Piece]) -> Heard:
+    made = Heard()
+    for piece in pieces:
+        match piece:
+            case Said(text):
+                made.content += text
+            case Thought(text):
+                made.thoughts += text
+            case Called(index, name):
+                assert index == len(made.names)
+                made.names, made.inputs = [*made.names, name], [*made.inputs, ""]
+            case Passed(index, text):
+                made.inputs[index] += text
+    return made
+
+
+def order(pieces: Iterable[Piece]) -> str:
+    kinds = {Said: "s", Thought: "t", Called: "c", Passed: ""}
+    return "".join(kinds[type(piece)] for piece in pieces)
+
+
+def held(row: Row, made: Heard) -> None:
+    assert (made.thoughts, made.content) == (row.thoughts, row.content)
+    assert made.names == [name for name, _ in row.calls]
+    for at, (text, (_, given)) in enumerate(zip(made.inputs, row.calls, strict=True)):
+        if row.cut and at == len(row.calls) - 1:
+            assert json.dumps(given).startswith(text)
+        elif isinstance(given, str):
+            assert text == given
+        else:
+            assert json.loads(text) == given and (given or text == "{}")
+
+
+# --- a session
+
+
+class FamilyText(ByteText):
+    """Bytes, and control tokens for what looks like one in the family's tags, if there are to be any."""
+
+    def __init__(self, dialect: Dialect, begun: str, *, tokens: bool) -> None:
+        super().__init__(dialect, begun)
+        self.more = {SPEC.vocab_size + at: one for at, one in enumerate(sorted(literals(dialect) if tokens else ()))}
+        self.control = {**ByteText.control, **{one: id for id, one in self.more.items()}}
+        self.special_ids = frozenset(CONTROL) | self.more.keys()
+        self.cut = re.compile("|".join(map(re.escape, sorted(self.more.values(), key=len, reverse=True))) or "(?!)")
+
+    def spelled(self, parts: Iterable[str]) -> list[int]:
+        ids: list[int] = []
+        for part in parts:
+            at = 0
+            for match in () if isinstance(part, Letters) else self.cut.finditer(part):
+                ids += [*part[at : match.start()].encode(), self.control[match[0]]]
+                at = match.end()
+            ids += part[at:].encode()
+        return ids
+
+    def encode_chat(self, chat: ChatPrompt) -> list[int]:
+        said = [token for message in chat.messages for token in (USER, *self.spelled([str(message["content"])]))]
+        return said + [REPLY, *self.spelled([self.begun])] * chat.add_generation_prompt
+
+    def token_bytes(self, token: int) -> bytes:
+        return self.more[token].encode() if token in self.more else super().token_bytes(token)
+
+    def decode(self, ids: Any, *, skip_special: bool = True) -> str:
+        kept = [i for i in ids if not (skip_special and i in self.special_ids)]
+        return b"".join(map(self.token_bytes, kept)).decode("utf-8", "replace")
+
+
+def begun(dialect: Dialect, row: Row) -> str:
+    """What the prompt ends with. Where a family assumes thoughts, only a prompt that closes them says that there are none."""
+    writer = Writer(dialect)
+    if not writer.think:
+        return ""
+    closed = row.begins == "closed" or (writer.think.assumed and not row.begins)
+    return writer.open if row.begins == "opened" else writer.open + writer.close if closed else ""
+
+
+def world(dialect: Dialect, row: Row, *, tokens: bool, cuts: tuple[int, ...]) -> tuple[Session, FamilyText]:
+    text = FamilyText(dialect, begun(dialect, row), tokens=tokens)
+    script = [*text.spelled(row.said), *([EOS] if row.end == "eos" else [])]
+    spec = replace(SPEC, vocab_size=SPEC.vocab_size + len(text.more), context=8192)
+    return Session(text, EchoClient(lambda request, choice: script, cuts=cuts, spec=spec), ("echo",)), text
+
+
+def asked(row: Row) -> Ask:
+    messages = ({"role": "user", "content": "hi"}, {"role": "assistant", "content": row.continues})
+    chat = ChatPrompt(
+        messages=messages if row.continues else messages[:1],
+        add_generation_prompt=not row.continues,
+        continue_final_message=bool(row.continues),
+    )
+    tools = ToolRule(tools=TOOLS, choice=row.choice, parallel=row.parallel) if row.tools else None
+    return Ask(
+        id="q",
+        model="echo",
+        prompts=(chat,),
+        seed=1,
+        tools=tools,
+        stop=row.stop,
+        separate_reasoning=row.separate,
+        stream_reasoning=not row.at_once,
+    )
+
+
+def folded(events: Iterable[Event]) -> tuple[Any, ...]:
+    """What a client makes of a stream."""
+    thoughts, content, end = "", "", None
+    calls: list[list[str]] = []
+    for event in events:
+        assert end is None, "nothing comes behind the end"
+        match event:
+            case Content(_, text):
+                content += text
+            case Reasoning(_, text):
+                thoughts += text
+            case Call(_, index, id, name):
+                assert index == len(calls)
+                calls.append([id, name, ""])
+            case Arguments(_, index, text):
+                calls[index][2] += text
+            case End():
+                end = event
+    assert end is not None
+    return thoughts, content, [tuple(call) for call in calls], end.reason
+
+
+@every_pair
+@pytest.mark.parametrize("tokens", [False, True], ids=["letters", "tokens"])
+def test_through_a_session(dialect, behaviour, tokens):
+    row = row_of(dialect, behaviour)
+    if has_letters(row) and not tokens:
+        pytest.skip("letters are tags where no control token is meant")
+    if tokens and (not row.tools or row.choice == "none"):
+        pytest.skip("control tokens that are no tags now are left out of the text")
+    whole, usage = asyncio.run(whole_of(*world(dialect, row, tokens=tokens, cuts=(1000,))[:1], row))
+    thoughts, content, calls, reason = whole
+    made = Heard()
+    made.thoughts, made.content = thoughts, content
+    made.names, made.inputs = [name for _, name, _ in calls], [text for *_, text in calls]
+    held(row, made)
+    assert reason == (row.reason or ("length" if row.end == "length" else "tool_calls" if row.calls else "stop"))
+    rightly_named(dialect, calls)
+    for cuts in ((1,), (3,), (2, 5, 1)):
+        session, text = world(dialect, row, tokens=tokens, cuts=cuts)
+        events, other = asyncio.run(events_of(session, row))
+        assert folded(events) == whole and other == usage
+        assert not row.at_once or sum(isinstance(event, Reasoning) and bool(event.text) for event in events) <= 1
+    if row.counted is not None:
+        assert usage.reasoning == len(text.spelled([row.counted]))
+
+
+async def whole_of(session: Session, row: Row) -> tuple[Any, Any]:
+    generation = await session.start(asked(row))
+    (one,) = await gather(generation)
+    generation.close()
+    calls = [(call.id, call.name, call.arguments) for call in one.calls]
+    return (one.reasoning or "", one.text, calls, one.end.reason), generation.usage()
+
+
+async def events_of(session: Session, row: Row) -> tuple[list[Event], Any]:
+    generation = await session.start(asked(row))
+    events = [event async for group in generation for event in group]
+    generation.close()
+    return events, generation.usage()
+
+
+def rightly_named(dialect: Dialect, calls: list[tuple[str, str, str]]) -> None:
+    pattern = {"ours": "call_[0-9a-f]{24}", "nine": "[a-zA-Z0-9]{9}", "indexed": r"functions\.\w+:\d+"}
+    ids = [id for id, *_ in calls]
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch(pattern[dialect.call_ids], id) for id in ids), ids
+    if dialect.call_ids == "indexed":
+        assert ids == [f"functions.{name}:{at}" for at, (_, name, _) in enumerate(calls)]
