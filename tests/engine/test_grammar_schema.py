@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from radixmill.engine.grammar import GrammarError
-from radixmill.engine.grammar.schema import MAX_BYTES, MAX_DEPTH, normalise
+from radixmill.engine.grammar.schema import MAX_BYTES, MAX_DEPTH, normalise, without
+from radixmill.engine.grammar.schema.regex import Judge
 from tests.engine.schema_kit import Grammar
 
 NAMES = ("a", "b", "ab")
@@ -495,3 +496,12 @@ def test_an_escape_that_is_not_there_is_named(pattern: str, what: str) -> None:
     with pytest.raises(GrammarError) as caught:
         normalise(json.dumps({"pattern": pattern}))
     assert f": {what} is not supported" in str(caught.value)
+
+
+@given(st.sampled_from(["a", "ab", "abc", "abb", "<b>"]), st.text("abc<>", max_size=8))
+def test_texts_without_a_word(word: str, text: str) -> None:
+    assert Judge().matches(without(word), text) is (word not in text)
+
+
+def test_texts_without_a_word_that_overlaps_itself_have_no_expression() -> None:
+    assert without("aba") is None and Judge().possible([without("")]) is False

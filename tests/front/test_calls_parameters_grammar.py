@@ -4,17 +4,39 @@ from __future__ import annotations
 
 import json
 import random
+import re
+from functools import cache
 from typing import Any
 
 import jsonschema
+import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radixmill.core.request import Constraint
-from radixmill.front.dialects import Called, Dialect, Passed, Said, joined
+from radixmill.engine.grammar import Matcher, Vocabulary
+from radixmill.engine.grammar.compile import to_grammar
+from radixmill.engine.grammar.matcher import Start
+from radixmill.front.dialects import Called, Callee, Dialect, Passed, Said, Splitter, joined
+from radixmill.front.dialects.families import DeepSeekV32, Glm45, Hunyuan, Qwen3Coder, Step3
 from radixmill.front.session import Ask, ChatPrompt, Tool, ToolRule
 from radixmill.front.session.speech import Speech
-from tests.engine.grammar_kit import EOS, VOCABULARY, allowed, encode, matcher, refusal, takes
+from radixmill.front.text import Tokenizer
+from radixmill.front.text.gguf import gguf_vocabulary
+from radixmill.store.gguf import GGUFFile
+from tests.data import shared
+from tests.engine.grammar_kit import (
+    EOS,
+    VOCABULARY,
+    allowed,
+    encode,
+    matcher,
+    refusal,
+    takes,
+    tokenizer_of,
+    vocabulary_of,
+)
 from tests.front.test_calls_parameters import FAMILIES, FORMS, TWO, WEATHER, WRITTEN
 
 GET, NOW = Tool(name="get_weather", parameters=WEATHER), Tool(name="now")
@@ -201,3 +223,87 @@ def written(grammar: str, random: random.Random, most: int = 1500) -> tuple[str,
         match.push(token)
         raw += VOCABULARY.tokens[token]
     return raw.decode(errors="replace"), False
+
+
+CONTROL = {
+    Glm45: ("<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
+    Hunyuan: ("<tool_calls>", "</tool_calls>", "<tool_call>", "</tool_call>", "<tool_sep>", "</arg_value>"),
+    Qwen3Coder: ("<tool_call>", "</tool_call>"),
+    DeepSeekV32: ("｜DSML｜",),
+    Step3: (
+        "<｜tool_calls_begin｜>",
+        "<｜tool_call_begin｜>",
+        "<｜tool_sep｜>",
+        "<｜tool_call_end｜>",
+        "<｜tool_calls_end｜>",
+    ),
+}
+
+
+@pytest.mark.parametrize("family", CONTROL, ids=lambda family: family.__name__)
+def test_tags_that_are_control_tokens(family):
+    """The grammar wants the tokens, and letters that look like one may stand in a value."""
+    vocabulary = vocabulary_of(["<eos>", *CONTROL[family]], "<eos>")
+    made = speech(family, tools=ToolRule(tools=(GET, NOW, F, FREE), choice="required"))
+    grammar = made.constraint.text
+    for calls in (TWO, TWO[::-1], [("f", {"a": "x", "c": 1, "e": ["y"]})], [("f", {"c": 1}), ("f", {"d": "one"})]):
+        assert takes("structural_tag", grammar, family.calls.all_written(calls), vocabulary), calls
+    assert takes("structural_tag", grammar, family.calls.all_written([("free", {}), ("now", {})]), vocabulary)
+    if not family.calls.json_value:
+        assert takes("structural_tag", grammar, family.calls.all_written([("free", {"a": "x", "b": 1})]), vocabulary)
+    text = family.calls.all_written(TWO)
+    match, at = matcher("structural_tag", grammar, vocabulary=vocabulary), 0
+    while (letter := text.encode()[at]) in allowed(match):
+        match.push(letter)
+        at += 1
+    assert any(text.encode()[at:].startswith(tag.encode()) for tag in CONTROL[family]), "a tag spelled is refused"
+
+
+def test_letters_of_a_control_token_are_text_in_a_value():
+    calls = Glm45.calls
+    text = calls.written("f", {"a": "x</arg_value>\n</tool_call>"})
+    splitter = Splitter(Dialect(think=None, calls=calls), {"f": Callee(parameters=LOOSE)}, exact=CONTROL[Glm45])
+    inside = text.index("x</arg_value>"), text.index("x</arg_value>") + len("x</arg_value>\n</tool_call>")
+    for tag in CONTROL[Glm45]:
+        for found in re.finditer(re.escape(tag), text):
+            if not inside[0] <= found.start() < inside[1]:
+                splitter.mark(found.start())
+    pieces = joined([*splitter.push(text), *splitter.finish()])
+    assert [piece.text for piece in pieces if isinstance(piece, Passed)] == [
+        json.dumps({"a": "x</arg_value>\n</tool_call>"})
+    ]
+
+
+@pytest.mark.parametrize("family", [Qwen3Coder, Glm45, DeepSeekV32], ids=lambda family: family.__name__)
+def test_long_limits_of_text_stay_within_what_a_mask_may_cost(family):
+    """With a real vocabulary, whose tokens are longer than bytes."""
+    vocabulary = real_vocabulary()
+    schema = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 5000}}, "required": ["a"]}
+    made = speech(family, tools=ToolRule(tools=(Tool(name="f", parameters=schema),), choice="required"))
+    text = family.calls.all_written([("f", {"a": "The quick brown fox <b> jumps. " * 5})])
+    match = Matcher(vocabulary, Start(tokenizer_of(vocabulary), to_grammar(made.constraint, vocabulary)))
+    row = np.zeros(vocabulary.words, np.uint32)
+    for token in longest(vocabulary, text.encode()):
+        match.fill(row)
+        assert row[token // 32] >> np.uint32(token % 32) & 1
+        match.push(token)
+
+
+@cache
+def real_vocabulary() -> Vocabulary:
+    tokenizer = Tokenizer(gguf_vocabulary(GGUFFile(shared("vocab", "ggml-vocab-qwen2.gguf")).metadata))
+    tokens = tuple(map(tokenizer.token_bytes, range(tokenizer.vocab_size)))
+    return Vocabulary(
+        tokens=tokens, control=tokenizer.special_ids, eos_ids=(max(tokenizer.special_ids),), size=len(tokens)
+    )
+
+
+def longest(vocabulary: Vocabulary, text: bytes) -> list[int]:
+    """Tokens of a text, each the longest that fits."""
+    ids = {raw: i for i, raw in enumerate(vocabulary.tokens) if i not in vocabulary.control}
+    found, at = [], 0
+    while at < len(text):
+        size = next(size for size in range(20, 0, -1) if text[at : at + size] in ids and at + size <= len(text))
+        found.append(ids[text[at : at + size]])
+        at += size
+    return found

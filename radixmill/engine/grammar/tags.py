@@ -3,9 +3,9 @@
     {"type": "structural_tag", "format": …}                    XGrammar's formats, as `_Writer` lists them
     {"type": "structural_tag", "structures": […], "triggers": […]}    the older form: triggered tags, content JSON
 
-Source: "Structural Tag" in XGrammar's documentation. A literal that is a control token of the model is taken as that
-token only; elsewhere control tokens can't occur. Lexemes that stand side by side are written as one, so that the
-library's lexer can't cut them wrongly (see lexemes.py).
+Source: "Structural Tag" in XGrammar's documentation; `tags_in_order` and `raw_string` are our own. A literal that is a
+control token of the model is taken as that token only; elsewhere control tokens can't occur. Lexemes that stand side by
+side are written as one, so that the library's lexer can't cut them wrongly (see lexemes.py).
 """
 
 from __future__ import annotations
@@ -309,10 +309,9 @@ class _Writer:
         excludes = _strings(form, "excludes", place) if form.get("excludes") else []
         schema = json.dumps(_field(form, "json_schema", place))
         try:
-            strings = raw_strings(schema)
+            return Piece(raw_strings(schema, excludes), True)
         except GrammarError as error:
             raise GrammarError(error.reason, f"{place}/json_schema{error.place}") from None
-        return self._join([Piece(f"({strings} & {self._free(excludes).lark})", True)])
 
     # --- JSON, and parameters in XML as Qwen's coder models write them
 

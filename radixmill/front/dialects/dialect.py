@@ -45,6 +45,7 @@ class Dialect:
     think: Thoughts | None = None
     calls: Calls = JsonObject()
     answer_opens: tuple[str, ...] = ()  # before content, where a family marks it; the first is the one of answers
+    answer_bare: bool = False  # content stands without them, too
     aside: str = ""  # the one of those that begins content which other parts of the answer follow
     answer_close: str = ""  # behind content
     answer_end: str = ""  # behind the last: a token that ends the answer, in its text only where it was told not to

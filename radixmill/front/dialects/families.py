@@ -134,6 +134,7 @@ class Granite(Dialect):
     calls = JsonArray(also=("<tool_call>",), end="</tool_call>")
     answer_opens = ("<response>",)
     answer_close = "</response>"
+    answer_bare = True
     example = (
         "<think>why</think>"
         '<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Paris", "days": 3}}, {"name": "now", "arguments": {}}]'
@@ -261,14 +262,16 @@ class MistralCompact(Mistral):
 
 
 class Nemotron(Dialect):
-    """Nemotron 3."""
+    """Nemotron 3, with the calls of Qwen3-Coder."""
 
     reasoning_parsers = ("nemotron_3",)
     think = Thoughts(switch="enable_thinking", ended_by_call=True)
+    calls = Parameters()
     example = (
         "<think>why</think>\n"
-        '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris", "days": 3}}\n</tool_call>\n'
-        '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+        "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n"
+        "<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>\n"
+        "<tool_call>\n<function=now>\n</function>\n</tool_call>"
     )
 
 

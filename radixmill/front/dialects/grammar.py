@@ -24,6 +24,8 @@ def text_and_calls(dialect: Dialect, targets: Sequence[Target], *, parallel: boo
     """Free text, in which calls may begin; where the family marks content: a text or calls, perhaps behind asides."""
     if not dialect.answer_opens:
         return dialect.calls.among_text(targets, parallel=parallel)
+    if dialect.answer_bare:
+        return answer(dialect, dialect.calls.among_text(targets, parallel=parallel))
     last = either(answer(dialect, ANY_TEXT), only_calls(dialect, targets, parallel=parallel))
     if not dialect.aside:
         return last
@@ -41,7 +43,8 @@ def behind_content(dialect: Dialect, calls: Format, *, free: bool) -> Format:
 
 def answer(dialect: Dialect, content: Format) -> Format:
     """Content as the family marks it. What closes it may be a token that ends the answer: it is left to the model."""
-    return sequence(constant("".join(dialect.answer_opens[:1])), content)
+    opener = constant("".join(dialect.answer_opens[:1]))
+    return sequence({"type": "optional", "content": opener} if dialect.answer_bare else opener, content)
 
 
 def json_text(schema: Any) -> Format:

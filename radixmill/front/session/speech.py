@@ -134,10 +134,10 @@ class Speech:
 
     @property
     def _goes_on(self) -> bool:
-        """Whether the prompt ends within content that the family marks."""
+        """Whether the prompt ends within content that the family always marks."""
         prompt = self.ask.prompts[0]
         begun = isinstance(prompt, ChatPrompt) and prompt.continue_final_message and self.thinking == "not"
-        return begun and bool(self.dialect.answer_opens)
+        return begun and bool(self.dialect.answer_opens) and not self.dialect.answer_bare
 
     def _target(self, tool: Tool) -> Target:
         shape = shape_of(tool)

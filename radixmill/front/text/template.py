@@ -76,6 +76,7 @@ class ChatTemplate:
         self._knows_parts = lru_cache(maxsize=64)(self._probe_parts)
         self._knows_objects = lru_cache(maxsize=8)(self._probe_objects)
         self._thoughts_as_part = lru_cache(maxsize=8)(self._probe_thoughts)
+        self.shows_calls = lru_cache(maxsize=8)(self._probe_calls)
 
     def render(
         self,
@@ -154,7 +155,8 @@ class ChatTemplate:
         if not (thoughts and tags):
             raise TemplateError("the chat template drops the message that continue_final_message is to continue")
         prompt = self._with_nulls(name, messages[:-1], fixed | {"add_generation_prompt": True})
-        return _gone_on(prompt, tags, thoughts, content)
+        line = "" if "".join(tags) in self.sources[name] else "\n"
+        return _gone_on(prompt, tags, thoughts, content, line)
 
     def _cut(self, name: str, messages: list[Message], fixed: dict[str, Any]) -> tuple[str | None, bool]:
         """Mark the end of the last message, render, and cut there; None where that does not come out. And whether
@@ -186,6 +188,19 @@ class ChatTemplate:
             if thoughts and (part := self._thoughts_as_part(name)):
                 changed["content"] = _with_part(part(thoughts), message.get("content"))
         return {**message, **changed} if changed else message
+
+    def _probe_calls(self, beside: str | None) -> bool:
+        """Whether a call comes out, with a content `beside` it or none."""
+        call = {"id": "call00000", "type": "function", "function": {"name": "PROBE", "arguments": "{}"}}
+        tools = [{"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object"}}}]
+        conversation = _about("assistant", {"content": beside, "tool_calls": [call]})
+        fixed = {"tools": tools, "add_generation_prompt": False}
+        try:
+            return "PROBE" in self._with_nulls(self._chosen(tools, None), conversation, fixed)
+        except TooSlow:
+            raise
+        except TemplateError:
+            return False
 
     def _probe_thoughts(self, name: str) -> Callable[[str], Any] | None:
         """How a part of the content tells thoughts, where they come out only so."""
@@ -268,18 +283,19 @@ def _is_inside(text: str, tags: Tags) -> bool:
     return text.rfind(tags[0]) > text.rfind(tags[1])
 
 
-def _gone_on(prompt: str, tags: Tags, thoughts: str, content: str) -> str:
+def _gone_on(prompt: str, tags: Tags, thoughts: str, content: str, line: str) -> str:
     """A generation prompt and thoughts, with a content behind them if there is one: as the model would have written it.
 
-    Whether it writes thoughts on lines of their own is seen where the prompt opens thoughts, or opens and closes them.
+    `line`: a line end, if it writes thoughts on lines of their own. A prompt that opens thoughts, or opens and closes
+    them, shows it better.
     """
     opener, closer = tags[0].rstrip(), tags[1]
     at = prompt.rfind(opener)
     behind = prompt[at + len(opener) :] if at >= 0 else ""
-    line = "\n" if "\n" in behind else ""
-    if at < 0 or behind.strip() not in ("", closer):
-        closed = prompt.rstrip().endswith(closer)
-        at, line = (prompt.rfind(closer), "") if closed else (len(prompt), "\n")
+    if at >= 0 and behind.strip() in ("", closer):
+        line = "\n" if "\n" in behind else ""
+    else:
+        at = prompt.rfind(closer) if prompt.rstrip().endswith(closer) else len(prompt)
     begun = f"{prompt[:at]}{opener}{line}{thoughts.lstrip()}"
     return f"{begun.rstrip()}{line}{closer}{line * 2}{content.lstrip()}" if content else begun
 

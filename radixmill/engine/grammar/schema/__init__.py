@@ -14,7 +14,7 @@ from radixmill.engine.grammar.errors import GrammarError
 from radixmill.engine.grammar.schema.cases import MAX_BRANCHES, MAX_WORK, CaseAnalysis
 from radixmill.engine.grammar.schema.formats import RAW_FORMATS
 from radixmill.engine.grammar.schema.read import MAX_COUNT
-from radixmill.engine.grammar.schema.regex import write
+from radixmill.engine.grammar.schema.regex import without, write
 from radixmill.engine.grammar.schema.shapes import STRING, Literal, Strings
 from radixmill.engine.grammar.schema.source import MAX_BYTES, MAX_DEPTH, MAX_VALUES, Document, read_json
 from radixmill.engine.grammar.schema.writer import LAYOUT, Writer
@@ -31,6 +31,7 @@ __all__ = [
     "Strings",
     "normalise",
     "strings_of",
+    "without",
     "write",
 ]
 

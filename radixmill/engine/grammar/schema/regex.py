@@ -143,6 +143,21 @@ def _outside(node: dict[str, Any]) -> Expr:
     return alt(options if "" in node else [EMPTY, *options])
 
 
+def without(word: str) -> Expr | None:
+    """Every string that `word` does not occur in. None where its first character occurs in it again."""
+    if not word:
+        return NOTHING
+    first, *more = word
+    if first in more:
+        return None
+    plain = rep(("set", inverse(_chars(first))), 0, None)
+    behind = NOTHING  # the first character and those after it so far
+    for c in reversed(more):
+        other = cat((("set", inverse(_chars(first + c))), plain))
+        behind = alt((EMPTY, other, cat((literal(c), behind))))
+    return cat((plain, rep(cat((literal(first), behind)), 0, None)))
+
+
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -28,9 +28,9 @@ Format = dict[str, Any]
 
 Schema = dict[str, Any]
 NO_NAME = frozenset(SPACE + "\"'`{}[]()<>,;=")  # what no name of a tool has in it
-# Many models write a line end before they end their answer: where it could only be the gap before another call, they
-# would write calls without end.
-LINE_END: Format = {"type": "optional", "content": {"type": "const_string", "value": "\n"}}
+# Behind its calls many a model writes a line end and ends its answer, or an empty line and would go on with text. Where
+# these could only be the gap before another call, it would write calls without end.
+LAST_LINE: Format = {"type": "optional", "content": {"type": "regex", "pattern": r"\n{1,2}"}}
 NO_ARGUMENTS: Schema = {"type": "object", "properties": {}, "additionalProperties": False}
 INPUT: Schema = {
     "type": "object",
@@ -224,7 +224,7 @@ class Calls(ABC):
     def only(self, targets: Sequence[Target], *, parallel: bool) -> Format:
         """One call or, with `parallel`, more, and nothing else."""
         run, around = self._run(targets, parallel), self.around
-        return sequence(constant(around.open), run, constant(around.close), LINE_END if parallel else None)
+        return sequence(constant(around.open), run, constant(around.close), LAST_LINE if parallel else None)
 
     def among_text(self, targets: Sequence[Target], *, parallel: bool) -> Format:
         """Free text, in which the opening tag begins calls."""
