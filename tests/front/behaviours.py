@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from radixmill.core.request import Constraint
-from radixmill.front.dialects import Callee, Dialect
+from radixmill.front.dialects import Called, Callee, Dialect, Splitter
 from radixmill.front.session import Tool
 from tests.front.dialect_kit import NOTHING, NOW, PARIS, WEATHER
 
@@ -116,15 +116,19 @@ class Writer:
         before, name, behind = self.calls(call).partition("Pari")
         return before + name, behind
 
-    @property
-    def first(self) -> str:
-        """How an answer begins that has calls, of which `now` is the first."""
-        return self.forms.section.open + self.forms.written(*NOW)
+    def behind_first(self, text: str) -> str:
+        """What stands behind the first call, `now`, of an answer with several; without what closes their section."""
+        _, first, rest = text.partition(self.forms.written(*NOW))
+        closing = self.forms.section.close
+        return rest.removesuffix(closing).rstrip() if first and closing and rest.endswith(closing) else rest
 
     @property
     def one_by_one(self) -> bool:
         """Whether a call is whole before the next one is."""
-        return self.calls(NOW, PARIS).startswith(self.first + self.forms.gap)
+        text = self.calls(NOW, PARIS)
+        cut = text[: text.index("Pari")]
+        splitter = Splitter(self.dialect, {"now": Callee(), "get_weather": Callee()})
+        return any(isinstance(piece, Called) for piece in splitter.push(cut))
 
     @property
     def json_arguments(self) -> str:
@@ -320,7 +324,7 @@ def _(w: Writer) -> Row:
 @behaviour("thoughts that stay in the content do not hide calls", THINKS)
 def _(w: Writer) -> Row:
     said = w.answer(w.thought("why"), w.calls(NOW))
-    return Row(said=said, content=w.thought("why"), calls=(NOW,), separate=False, order="sc")
+    return Row(said=said, content=w.thought("why") + w.turn, calls=(NOW,), separate=False, order="sc")
 
 
 @behaviour("thoughts may come in one piece", THINKS)
@@ -454,9 +458,9 @@ def _(w: Writer) -> Row:
 
 @behaviour("tags as letters within a string of arguments are of the string", QUOTES)
 def _(w: Writer) -> Row:
-    tags = " ".join(sorted({w.open, w.close, *w.forms.section, *w.forms.call} - {""}))
+    tags = " ".join(sorted({w.open, w.close, *w.forms.openers, *w.forms.section, *w.forms.call} - {""}))
     call = ("get_weather", {"city": tags})
-    before, value, behind = w.calls(call).partition(json.dumps(tags)[1:-1])
+    before, value, behind = w.calls(call).rpartition(json.dumps(tags)[1:-1])
     return Row(said=(before, Letters(value), behind), calls=(call,))
 
 
@@ -573,13 +577,13 @@ def _(w: Writer) -> Row:
 @behaviour("calls that were whole are given when length cuts the next one off", ONE_BY_ONE, FRAMELESS)
 def _(w: Writer) -> Row:
     said = "".join(w.calls(NOW, PARIS).partition("Pari")[:2])
-    return Row(said=(said,), content=said.removeprefix(w.first), calls=(NOW,), end="length", order="cs")
+    return Row(said=(said,), content=w.behind_first(said), calls=(NOW,), end="length", order="cs")
 
 
 @behaviour("an unknown tool among others: those before it are given, and it is content", ONE_BY_ONE, FRAMELESS)
 def _(w: Writer) -> Row:
     said = w.calls(NOW, UNKNOWN)
-    return Row(said=(said,), content=said.removeprefix(w.first), calls=(NOW,), order="cs")
+    return Row(said=(said,), content=w.behind_first(said), calls=(NOW,), order="cs")
 
 
 @behaviour("an unknown tool in a list of calls: all of it is content", ALL_AT_ONCE, FRAMELESS)
