@@ -97,7 +97,9 @@ def read(dialect: Dialect, row: Row, exact: frozenset[str], cuts: Iterable[int])
 def splitter_of(dialect: Dialect, row: Row, exact: frozenset[str]) -> Splitter:
     return Splitter(
         dialect,
-        {name: callee._replace(bound=row.choice == "required") for name, callee in CALLEES.items()} if row.may_call else {},
+        {name: callee._replace(bound=row.choice == "required") for name, callee in CALLEES.items()}
+        if row.may_call
+        else {},
         opened=row.begins == "opened" or is_open(dialect, row.continues),
         separate=row.separate,
         whole_thoughts=row.at_once,
