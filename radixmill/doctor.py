@@ -90,7 +90,7 @@ def dialect_lines(detected: Detected) -> Iterator[str]:
 _GROUNDS = {
     "template": "what the chat template writes",
     "tags": "tags in vocabulary and chat template",
-    "text": "a text of the family",
+    "text": "a text written by its form, or by hand from its vendor's documentation",
 }
 
 

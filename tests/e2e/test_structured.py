@@ -123,7 +123,7 @@ def test_a_mask_beyond_its_limits_ends_its_sequence_alone(tiny_server: Server) -
     assert answers[0].json()["error"]["param"] == "ebnf" and "too many ways" in answers[0].json()["error"]["message"]
     assert same(alone, beside) and re.fullmatch("[a-z]{150}", beside["text"][0])
     after = stats(tiny_server)
-    assert after["device_steps"] > before["device_steps"] + 150, "it is the same engine"
+    assert after["device_steps"] >= before["device_steps"] + 150, "it is the same engine"
     assert after["grammars"] >= 2 and after["building"] == 0
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from radixmill.core.request import Constraint
-from radixmill.front.dialects import Callee, Dialect
+from radixmill.front.dialects import Called, Callee, Dialect, Splitter
 from radixmill.front.session import Tool
 from tests.front.dialect_kit import NOTHING, NOW, PARIS, WEATHER
 
@@ -23,8 +23,8 @@ TOOLS = (
     Tool(name="get_weather", parameters=WEATHER),
     Tool(name="now", parameters=NOTHING),
     Tool(name="note", custom=True),
-    Tool(name="sql", custom=True, format=Constraint(kind="regex", text="SELECT [0-9]+")),
 )
+BOUND = Tool(name="sql", custom=True, format=Constraint(kind="regex", text="SELECT [0-9]+"))  # a grammar comes with it
 CALLEES = {
     "get_weather": Callee("object", WEATHER),
     "now": Callee("object", NOTHING),
@@ -61,11 +61,16 @@ class Row:
     separate: bool = True
     at_once: bool = False  # thoughts come in one piece
     stop: tuple[str, ...] = ()
+    bound: bool = False  # one of the tools has a format
     cut: bool = False  # the arguments of the last call are only begun: their text begins what the call says
 
     @property
     def text(self) -> str:
         return "".join(self.said)
+
+    @property
+    def may_call(self) -> bool:
+        return self.tools and self.choice != "none"
 
 
 class Need(NamedTuple):
@@ -111,6 +116,20 @@ class Writer:
         before, name, behind = self.calls(call).partition("Pari")
         return before + name, behind
 
+    def behind_first(self, text: str) -> str:
+        """What stands behind the first call, `now`, of an answer with several; without what closes their section."""
+        _, first, rest = text.partition(self.forms.written(*NOW))
+        closing = self.forms.section.close
+        return rest.removesuffix(closing).rstrip() if first and closing and rest.endswith(closing) else rest
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether a call is whole before the next one is."""
+        text = self.calls(NOW, PARIS)
+        cut = text[: text.index("Pari")]
+        splitter = Splitter(self.dialect, {"now": Callee(), "get_weather": Callee()})
+        return any(isinstance(piece, Called) for piece in splitter.push(cut))
+
     @property
     def json_arguments(self) -> str:
         """The arguments as the call has them, if as JSON."""
@@ -126,6 +145,8 @@ CALL_ENDS = Need("a call does not end its thoughts", lambda writer: bool(writer.
 CALL_STAYS = Need("a call ends its thoughts", lambda writer: bool(writer.think and not writer.think.ended_by_call))
 JSON = Need("its arguments are not written as JSON", lambda writer: bool(writer.json_arguments))
 QUOTES = Need("its values stand unquoted", lambda writer: re.search("[\"'|]Paris", writer.calls(PARIS)) is not None)
+ONE_BY_ONE = Need("its calls are whole all at once", lambda writer: writer.one_by_one)
+ALL_AT_ONCE = Need("its calls are whole one by one", lambda writer: not writer.one_by_one)
 TAGGED = Need("nothing marks its calls", lambda writer: len(writer.forms.openers[0]) > 1)
 FRAMELESS = Need("it marks content", lambda writer: not writer.dialect.answer_opens)
 
@@ -280,7 +301,7 @@ def _(w: Writer) -> Row:
 @behaviour("white space before thoughts goes with their opening tag", THINKS)
 def _(w: Writer) -> Row:
     said = w.answer(f"\n \n{w.thought('why')}", w.content("so"))
-    return Row(said=said, thoughts="why", content="so", counted=w.thought("why"))
+    return Row(said=said, thoughts="why", content="so", counted=f"\n \n{w.thought('why')}")
 
 
 @behaviour("characters of several bytes stay whole in thoughts", THINKS)
@@ -303,7 +324,7 @@ def _(w: Writer) -> Row:
 @behaviour("thoughts that stay in the content do not hide calls", THINKS)
 def _(w: Writer) -> Row:
     said = w.answer(w.thought("why"), w.calls(NOW))
-    return Row(said=said, content=w.thought("why"), calls=(NOW,), separate=False, order="sc")
+    return Row(said=said, content=w.thought("why") + w.turn, calls=(NOW,), separate=False, order="sc")
 
 
 @behaviour("thoughts may come in one piece", THINKS)
@@ -437,9 +458,9 @@ def _(w: Writer) -> Row:
 
 @behaviour("tags as letters within a string of arguments are of the string", QUOTES)
 def _(w: Writer) -> Row:
-    tags = " ".join(sorted({w.open, w.close, *w.forms.section, *w.forms.call} - {""}))
+    tags = " ".join(sorted({w.open, w.close, *w.forms.openers, *w.forms.section, *w.forms.call} - {""}))
     call = ("get_weather", {"city": tags})
-    before, value, behind = w.calls(call).partition(json.dumps(tags)[1:-1])
+    before, value, behind = w.calls(call).rpartition(json.dumps(tags)[1:-1])
     return Row(said=(before, Letters(value), behind), calls=(call,))
 
 
@@ -462,7 +483,7 @@ def _(w: Writer) -> Row:
 @behaviour("a custom tool's input that a format binds")
 def _(w: Writer) -> Row:
     said = f"{w.forms.section.open}{w.forms.head('sql', 'text')}{SQL}{w.forms.tail('text')}{w.forms.section.close}"
-    return Row(said=w.answer(said), calls=(("sql", SQL),))
+    return Row(said=w.answer(said), calls=(("sql", SQL),), bound=True)
 
 
 @behaviour("a call within open thoughts ends them", THINKS, CALL_ENDS)
@@ -553,10 +574,27 @@ def _(w: Writer) -> Row:
     return Row(said=(text,), content=text, end="length")
 
 
-@behaviour("calls that were whole are given when length cuts the next one off")
+@behaviour("calls that were whole are given when length cuts the next one off", ONE_BY_ONE, FRAMELESS)
 def _(w: Writer) -> Row:
-    said = w.calls(NOW, PARIS).partition("Pari")
-    return Row(said=("".join(said[:2]),), calls=(NOW,), end="length", order="c")
+    said = "".join(w.calls(NOW, PARIS).partition("Pari")[:2])
+    return Row(said=(said,), content=w.behind_first(said), calls=(NOW,), end="length", order="cs")
+
+
+@behaviour("an unknown tool among others: those before it are given, and it is content", ONE_BY_ONE, FRAMELESS)
+def _(w: Writer) -> Row:
+    said = w.calls(NOW, UNKNOWN)
+    return Row(said=(said,), content=w.behind_first(said), calls=(NOW,), order="cs")
+
+
+@behaviour("an unknown tool in a list of calls: all of it is content", ALL_AT_ONCE, FRAMELESS)
+def _(w: Writer) -> Row:
+    return Row(said=(w.calls(NOW, UNKNOWN),), content=w.calls(NOW, UNKNOWN), order="s", reason="stop")
+
+
+@behaviour("a list of calls that is cut off is content", ALL_AT_ONCE, FRAMELESS)
+def _(w: Writer) -> Row:
+    said = "".join(w.calls(NOW, PARIS).partition("Pari")[:2])
+    return Row(said=(said,), content=said, end="length", order="s")
 
 
 @behaviour("without tools calls are content", FRAMELESS)

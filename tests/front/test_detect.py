@@ -16,7 +16,7 @@ from radixmill.front.session.detect import Detected, detect_dialect, known_names
 from radixmill.front.text import ChatTemplate, TextStack, Tokenizer
 from radixmill.front.text.gguf import gguf_vocabulary
 from radixmill.front.text.template import CHATML
-from tests.data import shared
+from tests.data import ROOT, shared
 from tests.front.text_kit import byte_level
 
 # Template → parser of thoughts and its ground, parser of calls and its ground.
@@ -226,6 +226,24 @@ def test_it_does_not_keep_a_start_waiting(name):
         detect_dialect(made)
         seconds.append(time.thread_time() - began)
     assert min(seconds) < 0.25  # about 0.05 on a machine that does nothing else
+
+
+def test_the_docs_have_all_names():
+    page = (ROOT / "docs" / "parsers.md").read_text(encoding="utf-8")
+    for subject, title in (("thoughts", "| names for thoughts |"), ("calls", "| names for calls |")):
+        [line] = [line for line in page.splitlines() if line.startswith(title)]
+        assert re.findall("`([^`]+)`", line) == known_names(subject)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
+def test_a_family_is_taken_where_only_the_vocabulary_knows_its_tags(family):
+    """By name, behind a template that writes neither thoughts nor calls."""
+    tags = sorted(family().tags | {tag for tag in family.calls.tags if tag})
+    made = stack(CHATML, *(tag.strip() for tag in tags if tag.strip()))
+    names = ((family.reasoning_parsers or ("none",))[0], (family.tool_call_parsers or ("none",))[0])
+    one = detect_dialect(made, *names)
+    assert all(proof.passed for proof in one.proofs)
+    assert (one.reasoning_parser, one.tool_call_parser) == names
 
 
 def test_families_have_names_that_flags_can_say():

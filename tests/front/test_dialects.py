@@ -6,7 +6,20 @@ from itertools import pairwise
 
 import pytest
 
-from radixmill.front.dialects import GENERIC, THINKING, Called, Callee, Passed, Piece, Said, Splitter, Thought, joined
+from radixmill.front.dialects import (
+    GENERIC,
+    THINKING,
+    Called,
+    Callee,
+    Dialect,
+    Passed,
+    Piece,
+    Said,
+    Splitter,
+    Thought,
+    Thoughts,
+    joined,
+)
 from radixmill.front.dialects.extent import MAX_DEPTH
 
 TOOLS = {"f": Callee(), "g": Callee(), "note": Callee("input"), "sql": Callee("text")}
@@ -194,3 +207,15 @@ def test_white_space_before_what_is_no_call_stays(broken):
     ):
         assert plain(split(text)) == pieces
         assert plain(split(text, list(range(len(text))))) == pieces
+
+
+def test_white_space_at_the_end_goes_with_calls_only():
+    again = Dialect(think=Thoughts(interleaved=True))
+    for text, pieces in (
+        (f"{CALL} \n", [F]),
+        (f"{CALL}x \n", [F, ("said", "x \n")]),
+        (f"{CALL}<think> \n", [F, ("thought", " \n")]),
+        (f"{CALL}<think>x</think> \n", [F, ("thought", "x"), ("said", " \n")]),
+    ):
+        assert plain(split(text, dialect=again)) == pieces
+        assert plain(split(text, list(range(len(text))), dialect=again)) == pieces

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from radixmill.core.errors import BadRequest
 from radixmill.core.request import Constraint
 from radixmill.front.dialects import GENERIC, THINKING
+from radixmill.front.dialects.calls.base import LAST_LINE
 from radixmill.front.session import (
     Arguments,
     Ask,
@@ -286,11 +287,11 @@ def bound(asked: Ask, text: ByteText | None = None) -> Session:
 
 
 def calls_of(format: Any, *, ends: bool = True) -> Any:
-    """The run of calls, behind which the answer may have a line end."""
+    """The run of calls, behind which line ends may stand."""
     if not ends:
         return format
     calls, end = format["elements"]
-    assert end == {"type": "optional", "content": {"type": "const_string", "value": "\n"}}
+    assert end == LAST_LINE
     return calls
 
 

@@ -14,7 +14,7 @@ from tests.fakes import SPEC, EchoClient
 from tests.front.kit import CHAT, TEXT, answer, error, make_front, post
 from tests.front.test_session import with_spec
 
-STRICT = "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if extra %}<{{ extra }}>{% endif %}{% if add_generation_prompt %}[go]{% endif %}"
+STRICT = "{% for m in messages %}{% if m.content == 'no' %}{{ raise_exception('not this') }}{% endif %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if extra %}<{{ extra }}>{% endif %}{% if add_generation_prompt %}[go]{% endif %}"
 
 
 @lru_cache(maxsize=1)
@@ -76,7 +76,7 @@ def test_what_the_prompt_says_comes_back(app):
 @pytest.mark.parametrize(
     "body, param, words",
     [
-        ({"messages": [{"role": "tool", "content": "4"}]}, "messages", "no tools here"),
+        ({"messages": [{"role": "user", "content": "no"}]}, "messages", "not this"),
         (
             {"messages": [{"role": "user", "content": "a"}], "chat_template_kwargs": {"messages": []}},
             "chat_template_kwargs",

@@ -94,6 +94,9 @@ CHAT: dict[str, Meaning] = {
     "add_generation_prompt": both("a new message of the assistant begins behind the conversation", "true"),
     "continue_final_message": both("the answer goes on with the last message, the assistant's", "false"),
     "chat_template_kwargs": both("variables for the chat template"),
+    "Part.thinking": both("earlier thoughts, as text or as a list of text parts; for parts of type `thinking`"),
+    "ThoughtPart.type": both("`text`"),
+    "ThoughtPart.text": both("the text"),
     "documents": vllm(
         "texts to answer from, objects like `{title, text}`; for chat templates that have a place for them"
     ),

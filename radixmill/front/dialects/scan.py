@@ -71,6 +71,15 @@ class Scan:
             return False
         return size == 0 or self._counts(tag, at)
 
+    def ends_within(self, tag: str) -> bool:
+        """Whether all that is left of the whole text is a beginning of the tag."""
+        return (
+            self.last
+            and self.at < len(self.text)
+            and tag.startswith(self.text[self.at :])
+            and self._counts(tag, self.at)
+        )
+
     def seek(self, tags: Iterable[str], start: int) -> tuple[int, str]:
         """Where the first of the tags begins, and which; else how far there surely is none, and "". Of several at one
         place the longest; while one may be longer, none is told. Takes no longer than the text up to there is."""
@@ -141,7 +150,7 @@ class Scan:
     def close(self, tag: str) -> Steps[None]:
         """Behind a closing tag; at the end of the text a part of it will do, or nothing. Raises Malformed."""
         if not (yield from self.takes(tag)) and tag:
-            if not self.last or not tag.startswith(self.text[self.at :]):
+            if not self.last or (self.at < len(self.text) and not self.ends_within(tag)):
                 raise Malformed
             self.at = len(self.text)
 

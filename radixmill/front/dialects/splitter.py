@@ -69,9 +69,9 @@ class Splitter:
         self.mark = self.scan.mark
         self._opened, self._separate, self._whole_thoughts = opened, separate, whole_thoughts and separate
         self._guaranteed, self._only_calls, self._one_call = guaranteed, guaranteed and only_calls, one_call
+        self._behind_calls = False  # whether a call is the last that was read, besides tags and space
         self._since = 0  # where the thoughts at hand begin
         self._pieces: _Pieces = []
-        self._said_to = 0  # where the last content ends
         self._thoughts: list[str] = []  # kept until they are whole
         self._thought_at = 0  # where the last of them ends
         self._parts = self._answer()
@@ -172,7 +172,7 @@ class Splitter:
         """Behind their opening tag, to behind what ends them."""
         think = self.dialect.think
         assert think is not None
-        self.thinking = True
+        self.thinking, self._behind_calls = True, False
         if self._separate:
             yield from self._skip_openers(think.open)
         enders = self._call_openers() if think.ended_by_call and self._separate and not self._guaranteed else ()
@@ -279,7 +279,7 @@ class Splitter:
                 if whole or self._streams(kept):
                     if not self._give(kept):
                         return self._back_to(start, whole=True)
-                    start, kept, self.inside_call = self.scan.at, [], not whole
+                    start, kept, self.inside_call, self._behind_calls = self.scan.at, [], not whole, whole
                 if whole and self._one_call:
                     self.over = True
                     break
@@ -293,7 +293,7 @@ class Splitter:
 
     def _streams(self, kept: _Kept) -> bool:
         """Whether this part of a call can be given before it is whole."""
-        if not self._guaranteed:
+        if not (self._guaranteed and kept):
             return False
         match kept[0][0]:
             case Begun(name):
@@ -368,8 +368,7 @@ class Splitter:
     def _skip_rest(self, rest: str, tags: list[str]) -> None:
         """At the end: white space behind calls, and where nothing but calls may stand the beginning of one."""
         begun = self._only_calls and any(tag.startswith(rest) for tag in tags)
-        behind_text = self._said_to == self.scan.position
-        if (not rest and self.calls and not behind_text) or begun:
+        if (not rest and self._behind_calls) or begun:
             self._skip(len(self.scan.text) - self.scan.at)
 
     def _frame(self, length: int) -> None:
@@ -390,8 +389,9 @@ class Splitter:
 
     def _said(self, length: int) -> None:
         if length:
-            text, self._said_to = self._take(length), self.scan.position
-            self._pieces.append(Said(text, self._said_to))
+            self._behind_calls = False
+            text = self._take(length)
+            self._pieces.append(Said(text, self.scan.position))
 
 
 class _Broken(NamedTuple):

@@ -6,13 +6,14 @@ Pure functions on messages. Some hold for a family; the others are tried where a
     one_call      one call in a message, its result behind it           Llama 3
     joined        messages of one role that follow each other, in one   Gemma, Mistral
     folded        what the system says, in the user's next message      Gemma
+    spaced        empty messages where it is another's turn             Mistral
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, groupby
 from typing import Any
 
 from radixmill.front.dialects.dialect import Dialect
@@ -51,7 +52,8 @@ def _split(dialect: Dialect, text: str, *, opened: bool) -> tuple[str, str]:
     pieces = [*splitter.push(text), *splitter.finish()]
     thoughts = "".join(piece.text for piece in pieces if isinstance(piece, Thought))
     said = "".join(piece.text for piece in pieces if isinstance(piece, Said))
-    return thoughts, said if said.strip() else ""
+    # Line ends around them are the templates' to write.
+    return (thoughts.strip("\n"), said.lstrip("\n")) if said.strip() else (thoughts.lstrip("\n"), "")
 
 
 def _first_text(content: Any) -> str:
@@ -165,10 +167,61 @@ def _results_of(calls: Sequence[Any], at: int, results: Sequence[Message]) -> li
     ids = [call.get("id") for call in calls]
     last = len(calls) - 1
     places = (
-        ids.index(result["tool_call_id"]) if result.get("tool_call_id") in ids else min(place, last)
+        ids.index(id) if (id := result.get("tool_call_id")) and id in ids else min(place, last)
         for place, result in enumerate(results)
     )
     return [result for place, result in zip(places, results, strict=True) if place == at]
+
+
+def in_order(messages: Sequence[Message]) -> list[Message]:
+    """Results in the order of their calls: most templates tell whose they are by that alone."""
+    out: list[Message] = []
+    ids: list[Any] = []
+    for is_result, run in groupby(messages, key=lambda message: message["role"] == "tool"):
+        told = list(run)
+        if is_result and all(message.get("tool_call_id") in ids for message in told):
+            told.sort(key=lambda message: ids.index(message["tool_call_id"]))
+        out += told
+        ids = [call["id"] for call in told[-1].get("tool_calls") or () if call.get("id")]
+    return out
+
+
+def calls_apart(messages: Sequence[Message]) -> list[Message]:
+    """Content and calls of one message in two, for templates that write the calls only where there is no content."""
+    out: list[Message] = []
+    for message in messages:
+        if message.get("tool_calls") and message.get("content"):
+            out.append({name: value for name, value in message.items() if name != "tool_calls"})
+            message = {"role": message["role"], "content": None, "tool_calls": message["tool_calls"]}
+        out.append(message)
+    return out
+
+
+def led(messages: Sequence[Message]) -> list[Message]:
+    """All that the system says in one message, the first."""
+    said = [message for message in messages if message["role"] in SYSTEM]
+    if len(said) < 2:
+        return list(messages)
+    content: Any = None
+    for message in said:
+        content = _both(content, message.get("content"))
+    return [{**said[0], "content": content}, *(message for message in messages if message["role"] not in SYSTEM)]
+
+
+def spaced(messages: Sequence[Message]) -> list[Message]:
+    """Empty messages: of the user before an answer that nothing was asked for, of the assistant between results of tools
+    and what the user says next."""
+    out: list[Message] = []
+    before = ""
+    for message in messages:
+        role = message["role"]
+        if role == "assistant" and before in ("", *SYSTEM):
+            out.append({"role": "user", "content": ""})
+        if role == "user" and before == "tool":
+            out.append({"role": "assistant", "content": ""})
+        out.append(message)
+        before = role
+    return out
 
 
 def joined(messages: Sequence[Message]) -> list[Message]:
@@ -214,7 +267,7 @@ def _as_parts(content: Any) -> list[Any]:
     return content if isinstance(content, list) else [{"type": "text", "text": text_of(content)}]
 
 
-STEPS: tuple[Step, ...] = (nine_ids, one_call, joined, folded)
+STEPS: tuple[Step, ...] = (nine_ids, one_call, spaced, joined, folded)
 
 
 def ways(told: Callable[[], Sequence[Message]]) -> Iterator[Step]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from radixmill.core.errors import CannotStart
 from radixmill.front.dialects import FAMILIES, Dialect, Thoughts
 from radixmill.front.dialects.calls.unread import Unread
-from radixmill.front.dialects.proof import ANSWER, THOUGHT, Proof, Sample, Subject, prove, reads, stated
+from radixmill.front.dialects.proof import ANSWER, THOUGHT, Proof, Sample, Subject, documented, prove, reads, stated
 from radixmill.front.session.rehearse import EFFORT, Rehearsal
 from radixmill.front.text import TextStack
 
@@ -235,7 +235,10 @@ class _Detection:
         """The proof of calls that no template writes: we tell the model what they look like, and tags must be tokens."""
         if family.calls != GENERIC.calls and (unknown := self._unknown(family.calls.tags)):
             return Proof("calls", "tags", False, _lost(unknown), stated(family).text)
-        return prove(dialect, [stated(family)], {"calls": "text"})[0]
+        samples = [stated(family)]
+        if family.example and dialect.think == family.think:
+            samples.insert(0, documented(family()))
+        return prove(dialect, samples, {"calls": "text"})[0]
 
 
 def _lost(tags: Iterable[str]) -> str:

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 from radixmill.core.errors import BadRequest
 from radixmill.front.dialects import Dialect
 from radixmill.front.dialects.calls.unread import Unread
-from radixmill.front.dialects.history import fitted
-from radixmill.front.dialects.turns import Step, indexed_ids, nine_ids, thoughts_apart, ways
+from radixmill.front.dialects.history import SYSTEM, fitted
+from radixmill.front.dialects.turns import Step, calls_apart, in_order, indexed_ids, led, nine_ids, thoughts_apart, ways
 from radixmill.front.dialects.writer import HERMES, Message, tells_of_tools, told_of, with_tools
 from radixmill.front.session.ask import ChatPrompt
 from radixmill.front.session.detect import Detected, detect_dialect
-from radixmill.front.text import ChatTemplate, TemplateError, TextStack, TooSlow, encode_chat
+from radixmill.front.text import TemplateError, TextStack, TooSlow, encode_chat
 
 
 class Text(Protocol):
@@ -85,7 +85,6 @@ class ModelText:
         self.encode = stack.tokenizer.encode
         self.decode = stack.tokenizer.decode
         self.token_bytes = stack.tokenizer.token_bytes
-        self._renames = _renames(stack.template)
 
     def encode_chat(self, chat: ChatPrompt) -> list[int]:
         template = self.stack.template
@@ -145,20 +144,22 @@ class ModelText:
     def _history(self, messages: Sequence[Message]) -> list[Message]:
         """With the template's names of roles and the family's turns, and thoughts apart from contents."""
         apart = [thoughts_apart(self.dialect, self._renamed(message), opened=self._opens) for message in messages]
-        return fitted(self.dialect, apart)
+        several = sum(message["role"] in SYSTEM for message in apart) > 1
+        return fitted(self.dialect, in_order(led(apart) if several and self._drops_systems else apart))
 
     def _told(self, messages: Sequence[Message], tools: list[Message]) -> tuple[list[Message], list[Message]]:
         """Messages and tools for the template; all in the messages where it has no place for tools. Ids as the family has
-        them. A template that knows the roles of earlier calls keeps them if no tools are given now, or if it writes calls.
-        """
+        them. A template that writes calls keeps those of history."""
         template, messages = self.stack.template, _with_ids(self.dialect, messages)
         assert template is not None, "only who has a template asks"
-        knows_roles = any("tool" in source for source in template.sources.values())
-        if template.takes_tools or not (tools or (tells_of_tools(messages) and not knows_roles)):
+        written = not tells_of_tools(messages) or template.shows_calls(None)
+        if written and not template.shows_calls("so"):
+            messages = calls_apart(messages)
+        if template.takes_tools or (written and not tools):
             return messages, tools
         form = HERMES if isinstance(self.dialect.calls, Unread) else self.dialect.calls
-        tell = with_tools if self.detected.generic else told_of
-        return tell(form, messages, tools, system=self._takes_system), []
+        tell = with_tools if self.detected.generic or not written else told_of
+        return tell(form, led(messages) if tools else messages, tools, system=self._takes_system), []
 
     @cached_property
     def _opens(self) -> bool:
@@ -175,16 +176,36 @@ class ModelText:
 
     @cached_property
     def _takes_system(self) -> bool:
+        return "PROBE" in (self._probed(("system", "PROBE"), ("user", ".")) or "")
+
+    @cached_property
+    def _drops_systems(self) -> bool:
+        """Whether one of two system messages is silently left out."""
+        text = self._probed(("system", "PROBE"), ("user", "."), ("assistant", "."), ("system", "PROBE"), ("user", "."))
+        return text is not None and text.count("PROBE") < 2
+
+    def _probed(self, *messages: tuple[str, str]) -> str | None:
+        """The template's text of messages, each a role and a content; None where it refuses them."""
         assert self.stack.template is not None, "only who has a template asks"
-        probe = [{"role": "system", "content": "PROBE"}, {"role": "user", "content": "."}]
         try:
-            return "PROBE" in self.stack.template.render(probe)
+            return self.stack.template.render([{"role": role, "content": content} for role, content in messages])
+        except TooSlow:
+            raise
         except TemplateError:
-            return False
+            return None
 
     def _renamed(self, message: Message) -> Message:
         role = message["role"]
         return {**message, "role": self._renames.get(role, role)}
+
+    @cached_property
+    def _renames(self) -> dict[str, str]:
+        """OpenAI's newer and older names of roles, for templates that never heard of them, or have nothing to say there."""
+        sources = self.stack.template.sources.values() if self.stack.template else ()
+        known = any("developer" in source for source in sources)
+        if known and "PROBE" in (self._probed(("developer", "PROBE"), ("user", ".")) or ""):
+            return {"function": "tool"}
+        return {"function": "tool", "developer": "system"}
 
 
 SWITCHES = ("enable_thinking", "thinking")  # what templates call it; all are set where the family's is not known
@@ -204,9 +225,3 @@ def _check_effort(dialect: Dialect, effort: Any) -> None:
             f"reasoning_effort must be {known}: this model always thinks, and knows no other efforts than these.",
             param="reasoning_effort",
         )
-
-
-def _renames(template: ChatTemplate | None) -> dict[str, str]:
-    """OpenAI's newer and older names of roles, for templates that never heard of them."""
-    sources = " ".join(template.sources.values()) if template else ""
-    return {"function": "tool"} if "developer" in sources else {"function": "tool", "developer": "system"}

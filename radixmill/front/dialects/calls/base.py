@@ -28,9 +28,9 @@ Format = dict[str, Any]
 
 Schema = dict[str, Any]
 NO_NAME = frozenset(SPACE + "\"'`{}[]()<>,;=")  # what no name of a tool has in it
-# Many models write a line end before they end their answer: where it could only be the gap before another call, they
-# would write calls without end.
-LINE_END: Format = {"type": "optional", "content": {"type": "const_string", "value": "\n"}}
+# Behind its calls many a model writes a line end and ends its answer, or an empty line and would go on with text. Where
+# these could only be the gap before another call, it would write calls without end.
+LAST_LINE: Format = {"type": "optional", "content": {"type": "regex", "pattern": r"\n{1,2}"}}
 NO_ARGUMENTS: Schema = {"type": "object", "properties": {}, "additionalProperties": False}
 INPUT: Schema = {
     "type": "object",
@@ -146,18 +146,20 @@ class Calls(ABC):
                 return
             yield from scan.space()
             yield from self._one(scan, tools)
-        while (yield from self._goes_on(scan)):
+        while (yield from self._section_goes_on(scan, behind_call=not inside)):
             yield from self._one(scan, tools)
+            inside = False
 
-    def _goes_on(self, scan: Scan) -> Steps[bool]:
-        """Whether another call of the section follows. If its end does, the scan is behind that; else it stays."""
+    def _section_goes_on(self, scan: Scan, *, behind_call: bool) -> Steps[bool]:
+        """Whether another call of the section follows. If its end does, the scan is behind that; else it stays. Behind
+        a call a part of it will do at the end of the text."""
         start = scan.at
         yield from scan.space(also=self.between)
         if (yield from scan.takes(self.section.close)):
             return False
         if (yield from scan.which(self.call.open)):
             return True
-        scan.at = start
+        scan.at = len(scan.text) if behind_call and scan.ends_within(self.section.close) else start
         return False
 
     def _one(self, scan: Scan, tools: Mapping[str, Callee]) -> Reader:
@@ -222,7 +224,7 @@ class Calls(ABC):
     def only(self, targets: Sequence[Target], *, parallel: bool) -> Format:
         """One call or, with `parallel`, more, and nothing else."""
         run, around = self._run(targets, parallel), self.around
-        return sequence(constant(around.open), run, constant(around.close), LINE_END if parallel else None)
+        return sequence(constant(around.open), run, constant(around.close), LAST_LINE if parallel else None)
 
     def among_text(self, targets: Sequence[Target], *, parallel: bool) -> Format:
         """Free text, in which the opening tag begins calls."""
