@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from pathlib import Path
 
 from radixmill.front.text import TextStack
 from tests.data import ROOT

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from radixmill.front.text.literals import any_of
 from radixmill.front.text.stack import TextStack
-from radixmill.front.text.template import Message, Tags, TemplateError, private_char, strings
+from radixmill.front.text.template import ChatTemplate, Message, Tags, TemplateError, in_ascii, private_char, strings
 from radixmill.front.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ def encode_chat(
     """
     if stack.template is None:
         raise TemplateError("this model has no chat template")
-    template, tokenizer, guard = stack.template, stack.tokenizer, _guard(stack.tokenizer)
+    template, tokenizer, guard = stack.template, stack.tokenizer, _guard(stack.tokenizer, stack.template)
     template.check_kwargs(kwargs)
     ends: dict[str, Any] = {
         "add_generation_prompt": add_generation_prompt,
@@ -100,22 +100,33 @@ def _begun(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
 
 
 class Guard:
-    """Finds the literals of one tokenizer's control tokens in the texts of users."""
+    """Finds the literals of one tokenizer's control tokens in the texts of users, and where a template would make one of
+    its own text and a user's: `<` and a name and `>`. The words of templates are left alone there, since they look for
+    them; what they write around users' texts they write around no words of their own.
+    """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None = None) -> None:
         self._control = frozenset(tokenizer.control)
         self._literal = re.compile(any_of(self._control))
         self._added = any_of(a.literal for a in tokenizer.added)
         self._begins = frozenset(text[:n] for text in self._control for n in range(1, len(text)))
         self._ends = frozenset(text[n:] for text in self._control for n in range(1, len(text)))
         self._longest = max(map(len, self._control), default=0)
+        constants = template.constants if template else ()
+        self._opens = any(map(self._is_begun, constants))  # the template's text before a user's may begin a literal
+        self._closes = any(map(self._is_ended, constants))  # that behind one may end it
+        self._words = template.words | _STRUCTURE if template else _STRUCTURE
+        self._all = "\0".join(self._control)
 
     def concerns(self, data: Any) -> bool:
         """Whether a control literal stands in a text, or may arise where a template puts two texts side by side."""
         texts = [text for text in strings(data) if text]
         if any(self._literal.search(text) for text in texts):
             return True
-        return any(map(self._is_begun, texts)) and any(map(self._is_ended, texts))
+        begun = any(map(self._is_begun, texts))
+        if begun and (self._closes or any(map(self._is_ended, texts))):
+            return True
+        return self._opens and any(map(self._goes_on, texts))
 
     def marked(self, data: T, mark: str) -> T:
         """`data` with the mark before each place where a control literal begins, or begins and the text ends.
@@ -128,22 +139,25 @@ class Guard:
             raise ValueError("the request's messages or tools are nested too deeply") from None
 
     def resolve(self, text: str, mark: str) -> str:
-        """A rendered text with the marks moved: from the users' literals to the template's."""
+        """A rendered text with the marks moved: from the users' literals to the template's. Some templates write marks as
+        JSON does for readers of ASCII."""
+        escaped = re.escape(in_ascii(mark))
 
         def swap(match: re.Match[str]) -> str:
-            if match[0].startswith(mark):
-                return match[0][1:]
+            if match["marked"] is not None:
+                return match["marked"]
             return mark + match[0] if match[0] in self._control else match[0]
 
-        return re.sub(f"{mark}.?|{self._added}", swap, text, flags=re.DOTALL)
+        return re.sub(f"(?:{mark}|{escaped})(?P<marked>.?)|{self._added}", swap, text, flags=re.DOTALL)
 
     def _mark(self, text: str, mark: str) -> str:
-        places, at = [], 0
+        places, at = [0] * (self._opens and self._goes_on(text)), 0
         while match := self._literal.search(text, at):
             places.append(match.start())
             at = match.start() + 1  # literals may overlap: each must lose its beginning
         tail = max(len(text) - self._longest + 1, at, 0)
         places += [i for i in range(tail, len(text)) if text[i:] in self._begins]
+        places = sorted(set(places))
         ends = [*places[1:], len(text)]
         return (
             text[: places[0]] + "".join(mark + text[i:j] for i, j in zip(places, ends, strict=True)) if places else text
@@ -155,8 +169,21 @@ class Guard:
     def _is_ended(self, text: str) -> bool:
         return any(text[:n] in self._ends for n in range(1, min(self._longest, len(text) + 1)))
 
+    def _goes_on(self, text: str) -> bool:
+        """Whether a literal that was begun could go on with this text: its head is the end of one, or all is the inside."""
+        if text in self._words:
+            return False
+        return self._is_ended(text) or (len(text) < self._longest and text in self._all)
 
-_guard: Callable[[Tokenizer], Guard] = lru_cache(maxsize=16)(Guard)
+
+# What messages and tools are made of.
+_STRUCTURE = frozenset(
+    {"role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "thinking", "reasoning"}
+    | {"type", "text", "function", "id", "arguments", "parameters", "description", "properties", "required"}
+    | {"system", "developer", "user", "assistant", "tool", "documents", "title"}
+)
+
+_guard: Callable[[Tokenizer, ChatTemplate | None], Guard] = lru_cache(maxsize=16)(Guard)
 
 
 def _mapped(data: Any, change: Callable[[str], str]) -> Any:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import chain
 from typing import Any
 
 import jinja2
-from jinja2 import meta
+from jinja2 import meta, nodes
 
 from radixmill.core.errors import BadModel
 from radixmill.front.text.budget import OutOfTime, OverBudget
@@ -53,7 +53,7 @@ class ChatTemplate:
     documents, "default" the others.
 
     `variables` (bos_token, …) are visible to the template. `origin` says where it comes from. `names`: what it reads besides
-    what it sets itself. `takes_tools`, `takes_documents`: whether it has a place for them. Raises BadModel where the
+    what it sets itself. `constants`: its own texts; `words`: what it looks for. `takes_tools`, `takes_documents`: whether it has a place for them. Raises BadModel where the
     source is no Jinja.
 
     A message's content is a string, null, or a list of parts `{"type": "text", "text": …}`. A template that knows only
@@ -72,6 +72,8 @@ class ChatTemplate:
         self.reserved = _OURS | _TOKENS | environment.globals.keys()
         self._templates = {name: _compile(environment, text, origin) for name, text in self.sources.items()}
         self.names = frozenset(name for text in self.sources.values() for name in _free_names(environment, text))
+        self.constants = frozenset(text for source in self.sources.values() for text in _constants(environment, source))
+        self.words = frozenset(word for source in self.sources.values() for word in _words(environment, source))
         self.takes_tools, self.takes_documents = "tools" in self.names, "documents" in self.names
         self._knows_parts = lru_cache(maxsize=64)(self._probe_parts)
         self._knows_objects = lru_cache(maxsize=8)(self._probe_objects)
@@ -314,12 +316,21 @@ def strings(value: Any) -> Iterable[str]:
 
 
 def private_char(texts: Iterable[str]) -> str:
-    """A private-use character that none of `texts` has."""
+    """A private-use character that none of `texts` has, nor JSON's way to write it in ASCII."""
+    texts = list(texts)
     used = set().union(*texts)
-    free = (c for c in map(chr, chain(range(0xE000, 0xF900), range(0xF0000, 0x10FFFE))) if c not in used)
+    free = (
+        c
+        for c in map(chr, chain(range(0xE000, 0xF900), range(0xF0000, 0x10FFFE)))
+        if c not in used and not any(in_ascii(c) in text for text in texts)
+    )
     if (found := next(free, None)) is None:
         raise ValueError("the text uses every private-use character of Unicode")
     return found
+
+
+def in_ascii(char: str) -> str:
+    return json.dumps(char)[1:-1]
 
 
 def _compile(environment: Sandbox, source: str, origin: str) -> jinja2.Template:
@@ -330,6 +341,20 @@ def _compile(environment: Sandbox, source: str, origin: str) -> jinja2.Template:
         raise BadModel(
             f"{where} is no template: line {error.lineno}: {error.message}", "Use --chat-template FILE"
         ) from None
+
+
+def _constants(environment: Sandbox, source: str) -> Iterator[str]:
+    """The texts that a template has of its own."""
+    for node in environment.parse(source).find_all((nodes.TemplateData, nodes.Const)):
+        text = node.data if isinstance(node, nodes.TemplateData) else node.value
+        if isinstance(text, str) and text:
+            yield text
+
+
+def _words(environment: Sandbox, source: str) -> Iterator[str]:
+    """What a template may look for in messages and tools: names of attributes, and all its constants."""
+    for node in environment.parse(source).find_all((nodes.Getattr, nodes.Const)):
+        yield node.attr if isinstance(node, nodes.Getattr) else str(node.value)
 
 
 def _free_names(environment: Sandbox, source: str) -> set[str]:
