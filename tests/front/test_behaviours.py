@@ -6,12 +6,14 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from openai import OpenAI
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from radixmill.front.dialects import Called, Dialect, Passed, Piece, Said, Splitter, Thought, joined
 from radixmill.front.session import (
@@ -22,6 +24,7 @@ from radixmill.front.session import (
     Content,
     End,
     Event,
+    Front,
     Reasoning,
     Session,
     ToolRule,
@@ -29,7 +32,8 @@ from radixmill.front.session import (
 )
 from tests.fakes import EOS, REPLY, SPEC, USER, ByteText, EchoClient
 from tests.front.behaviours import BOUND, CALLEES, TABLE, TOOLS, Behaviour, Letters, Row, Writer
-from tests.front.dialect_kit import families, name_of
+from tests.front.dialect_kit import NOTHING, WEATHER, families, name_of
+from tests.front.kit import make_front, serving
 
 LITERAL = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]|◁/?\w+▷")  # what looks like a control token in a tag
 PAIRS = [
@@ -307,3 +311,82 @@ def rightly_named(dialect: Dialect, row: Row, calls: list[tuple[str, str, str]])
     assert all(re.fullmatch(pattern[dialect.call_ids], id) for id in ids), ids
     if dialect.call_ids == "indexed" and row.text.count(dialect.calls.section.open) == 1:
         assert ids == [f"functions.{name}:{at}" for at, (_, name, _) in enumerate(calls)]
+
+
+# --- HTTP, and OpenAI's own client
+
+SHOWN = (
+    "thoughts, then content",
+    "thoughts, then calls",
+    "thoughts that the prompt opened, without an end: cut off by length",
+    "a call within open thoughts ends them",
+    "several calls",
+    "content before, between and behind calls",
+    "a call of an unknown tool is content",
+    "a call that length cuts off is content",
+    "a call that must come",
+)
+FUNCTIONS = [
+    {"type": "function", "function": {"name": "get_weather", "parameters": WEATHER}},
+    {"type": "function", "function": {"name": "now", "parameters": NOTHING}},
+]
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[Front, OpenAI]]:
+    app, front = make_front()
+    with serving(app) as live, OpenAI(base_url=f"{live.url}/v1", api_key="any", max_retries=0) as client:
+        yield front, client
+
+
+@pytest.mark.parametrize("dialect", families(), ids=name_of)
+def test_with_openais_client(served, dialect):
+    front, client = served
+    for row in [one.row(Writer(dialect)) for name in SHOWN if not (one := TABLE[name]).lacks(Writer(dialect))]:
+        front.session, _ = world(dialect, row, tokens=True, cuts=(2,))
+        front.client = front.session.client
+        asking: dict[str, Any] = {
+            "model": "echo",
+            "messages": [{"role": "user", "content": "hi"}],
+            "tools": FUNCTIONS,
+            "tool_choice": row.choice,
+            "seed": 1,
+        }
+        answer = client.chat.completions.create(**asking)
+        whole = answered(answer)
+        assert whole[:2] == (row.thoughts or None, row.content or None)
+        assert [(name, json.loads(given)) for _, name, given in whole[2]] == list(row.calls)
+        assert whole[3] == (row.reason or ("length" if row.end == "length" else "tool_calls" if row.calls else "stop"))
+        streamed, usage = gathered(
+            client.chat.completions.create(**asking, stream=True, stream_options={"include_usage": True})
+        )
+        assert [streamed[0], streamed[1], *streamed[3:]] == [whole[0], whole[1], *whole[3:]]
+        assert [call[1:] for call in streamed[2]] == [call[1:] for call in whole[2]]
+        assert usage == answer.usage
+
+
+def answered(answer: ChatCompletion) -> tuple[Any, ...]:
+    (choice,) = answer.choices
+    message = choice.message
+    calls = [(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ()]
+    assert message.tool_calls is None or calls
+    extra = message.model_extra or {}
+    thoughts = extra.get("reasoning_content")
+    assert extra.get("reasoning") == thoughts
+    return thoughts, message.content, calls, choice.finish_reason
+
+
+def gathered(stream: Iterable[ChatCompletionChunk]) -> tuple[tuple[Any, ...], Any]:
+    thoughts, content, calls, reason, usage = "", "", list[list[str]](), None, None
+    for chunk in stream:
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            delta, reason = choice.delta, choice.finish_reason or reason
+            thoughts += (delta.model_extra or {}).get("reasoning_content") or ""
+            content += delta.content or ""
+            for call in delta.tool_calls or ():
+                if call.index == len(calls):
+                    assert call.id and call.function.name and call.function.arguments == ""
+                    calls.append([call.id, call.function.name, ""])
+                calls[call.index][2] += call.function.arguments or ""
+    return (thoughts or None, content or None, [tuple(call) for call in calls], reason), usage
