@@ -186,6 +186,10 @@ def test_conversations_are_told_whole(name: str, talk: str, tools: tuple[Any, ..
     if name == ONLY_WITH_TOOLS and not tools:
         pytest.skip("a template for requests with tools")
     messages = TALKS[talk]
+    if name == "openai-gpt-oss-120b" and talk == "a late system":
+        with pytest.raises(ValueError, match="before all others"):
+            told(name, *messages, tools=tools)
+        return
     shown = told(name, *messages, tools=tools)
     for message in messages:
         assert (message["content"] or "") in shown
@@ -278,7 +282,7 @@ def test_thoughts_go_on_although_they_are_switched_off(name: str, switch: bool) 
         add_generation_prompt=False,
         template_kwargs=kwargs,
     )
-    assert shown.endswith("<think>why so") or shown.endswith("<think>\nwhy so")
+    assert shown.endswith(("<think>why so", "<think>\nwhy so"))
     assert shown.count("<think>") == 1 and "</think>" not in shown
 
 

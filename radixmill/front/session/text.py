@@ -144,7 +144,7 @@ class ModelText:
     def _history(self, messages: Sequence[Message]) -> list[Message]:
         """With the template's names of roles and the family's turns, and thoughts apart from contents."""
         apart = [thoughts_apart(self.dialect, self._renamed(message), opened=self._opens) for message in messages]
-        several = sum(message["role"] in SYSTEM for message in apart) > 1
+        several = sum(message["role"] in SYSTEM for message in apart) > 1 and not self.dialect.one_call
         return fitted(self.dialect, in_order(led(apart) if several and self._drops_systems else apart))
 
     def _told(self, messages: Sequence[Message], tools: list[Message]) -> tuple[list[Message], list[Message]]:

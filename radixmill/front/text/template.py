@@ -346,7 +346,7 @@ def _compile(environment: Sandbox, source: str, origin: str) -> jinja2.Template:
 def _constants(environment: Sandbox, source: str) -> Iterator[str]:
     """The texts that a template has of its own."""
     for node in environment.parse(source).find_all((nodes.TemplateData, nodes.Const)):
-        text = node.data if isinstance(node, nodes.TemplateData) else node.value
+        text = node.data if isinstance(node, nodes.TemplateData) else getattr(node, "value", None)
         if isinstance(text, str) and text:
             yield text
 
@@ -354,7 +354,7 @@ def _constants(environment: Sandbox, source: str) -> Iterator[str]:
 def _words(environment: Sandbox, source: str) -> Iterator[str]:
     """What a template may look for in messages and tools: names of attributes, and all its constants."""
     for node in environment.parse(source).find_all((nodes.Getattr, nodes.Const)):
-        yield node.attr if isinstance(node, nodes.Getattr) else str(node.value)
+        yield node.attr if isinstance(node, nodes.Getattr) else str(getattr(node, "value", ""))
 
 
 def _free_names(environment: Sandbox, source: str) -> set[str]:
