@@ -3,6 +3,7 @@
 # make chaos   kill engines under load                   make clean   remove what these made
 # make conformance   thousands of requests from OpenAI's schema
 # make fuzz    random texts over every family of dialects
+# make tool-calls   a hundred random tools, called by real models
 
 PYTHON ?= python3
 VENV   := .venv
@@ -11,7 +12,7 @@ MODEL  ?= smollm2-135m-instruct
 PORT   ?= 30000
 NATIVE := $(wildcard radixmill/device/kernels/cpu/csrc/*) CMakeLists.txt pyproject.toml
 
-.PHONY: serve test lint fast bench chaos conformance fuzz clean install
+.PHONY: serve test lint fast bench chaos conformance fuzz tool-calls clean install
 
 serve: $(VENV)/.installed
 	@$(BIN)/radixmill serve $(MODEL) --port $(PORT)
@@ -51,6 +52,9 @@ chaos: $(VENV)/.tested
 
 conformance: $(VENV)/.tested
 	$(BIN)/python -m tests.front.conformance --cases 5000 $(ARGS)
+
+tool-calls: $(VENV)/.tested
+	$(BIN)/python -m tests.e2e.tool_calls --families $(ARGS)
 
 fuzz: $(VENV)/.tested
 	$(BIN)/python -m tests.front.fuzz $(ARGS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,8 @@ from tests.e2e.engine_kit import Live
 from tests.e2e.tool_calls import COUNT, WAYS, by_family, fault_of, required, run, tally
 from tests.e2e.tool_schemas import tool
 
-WHOLE = bool(os.environ.get("RADIXMILL_ALL_TOOLS"))
-FEW = COUNT if WHOLE else 10
-CUTS = 2  # of 100 answers
+FEW = 10  # `make tool-calls` asks for a hundred
+CUTS = 1
 
 weights = pytest.mark.weights
 
@@ -75,7 +73,7 @@ def test_what_is_wrong_is_found() -> None:
 def test_required_calls_are_valid(request: pytest.FixtureRequest, model: str, way: str) -> None:
     found = run(request.getfixturevalue(model), [required(seed, **WAYS[way]) for seed in range(FEW)])
     assert not found.wrong and found.calls >= FEW - len(found.cut)
-    assert len(found.cut) <= CUTS * FEW // COUNT, found
+    assert len(found.cut) <= CUTS, found
 
 
 @weights
@@ -94,27 +92,36 @@ def parts(choice: dict[str, Any]) -> Any:
 
 
 @weights
+@pytest.mark.slow
 def test_calls_are_valid_in_every_familys_form(live: Live) -> None:
-    found = by_family(live, FEW)
+    found = by_family(live, 3)
     assert set(found) == {family.__name__ for family in FAMILIES}
     assert not {name: one.wrong for name, one in found.items() if one.wrong}
 
 
 @weights
-@pytest.mark.parametrize("family", FAMILIES)
-def test_strict_tools_are_valid_where_a_model_may_call_them(live: Live, family: type[Dialect]) -> None:
-    """The earlier turns make the model call, in whatever form: where it does, the arguments hold."""
-    with live.writing(family()):
-        bodies = [strict(seed, temperature=1) for seed in range(4)]
-        for body, choice in zip(bodies, live.chats(bodies), strict=True):
-            calls = choice["message"].get("tool_calls") or []
-            cut = choice["finish_reason"] == "length"
-            assert not any(fault_of(body, call) for call in (calls[:-1] if cut else calls)), choice
+@pytest.mark.slow
+def test_strict_tools_are_valid_where_a_model_may_call_them(live: Live) -> None:
+    """The tokens of the opening tag are made likely, in any order: now and then it is written, in most of the forms."""
+    called = set()
+    for family in FAMILIES:
+        with live.writing(family()):
+            bodies = [tempted(live, family(), seed) for seed in range(4)]
+            for body, choice in zip(bodies, live.chats(bodies), strict=True):
+                calls = choice["message"].get("tool_calls") or []
+                whole = calls[:-1] if choice["finish_reason"] == "length" else calls
+                assert not (faults := [fault for call in whole if (fault := fault_of(body, call))]), faults
+                called |= {family.__name__} if whole else set()
+    assert len(called) >= len(FAMILIES) // 2, called
 
 
-def strict(seed: int, **more: Any) -> dict[str, Any]:
-    body = required(seed, tool_choice="auto", max_tokens=128, **more)
-    return {**body, "tools": [{**one, "function": {**one["function"], "strict": True}} for one in body["tools"]]}
+def tempted(live: Live, family: Dialect, seed: int) -> dict[str, Any]:
+    """A chat with strict tools that may be called, and likely are."""
+    body = required(seed, tool_choice="auto", max_tokens=192, temperature=1)
+    opener = live.llm.session.text.encode(family.calls.openers[0], add_special=False)
+    tools = [{**one, "function": {**one["function"], "strict": True}} for one in body["tools"]]
+    rules = {"max_thinking_tokens": 16} if family.think else {}
+    return {**body, **rules, "tools": tools, "logit_bias": {str(token): 6 for token in opener}}
 
 
 @weights

@@ -8,6 +8,7 @@ prints a line for each model and way to ask. A model that is not named: RADIXMIL
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import time
@@ -84,7 +85,17 @@ def fault_of(body: Body, call: Body) -> str:
 
 
 def judge(schema: Any) -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER)
+    return jsonschema.Draft202012Validator(schema, format_checker=FORMATS)
+
+
+FORMATS = jsonschema.FormatChecker(["uuid", "email"])
+
+
+@FORMATS.checks("date", ValueError)
+def is_date(value: Any) -> bool:
+    """RFC 3339 has a year 0000, a leap year; Python has none."""
+    text = value.replace("0000-", "0400-", 1) if isinstance(value, str) and value.startswith("0000-") else value
+    return not isinstance(value, str) or (len(value) == 10 and bool(datetime.date.fromisoformat(text)))
 
 
 def run(live: Live, bodies: Sequence[Body]) -> Tally:
@@ -96,11 +107,12 @@ def run(live: Live, bodies: Sequence[Body]) -> Tally:
 
 
 def by_family(live: Live, count: int) -> dict[str, Tally]:
-    """The same model's calls in every family's own form."""
+    """The same model's calls in every family's own form. It was taught none: what it begins to think it must end."""
     found = {}
     for family in FAMILIES:
+        rules = {"max_thinking_tokens": 16} if family.think else {}
         with live.writing(family()):
-            found[family.__name__] = run(live, [required(seed, temperature=1) for seed in range(count)])
+            found[family.__name__] = run(live, [required(seed, temperature=1, **rules) for seed in range(count)])
     return found
 
 

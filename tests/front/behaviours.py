@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from radixmill.core.request import Constraint
-from radixmill.front.dialects import Callee, Dialect
+from radixmill.front.dialects import Called, Callee, Dialect, Splitter
 from radixmill.front.session import Tool
 from tests.front.dialect_kit import NOTHING, NOW, PARIS, WEATHER
 
@@ -116,15 +116,19 @@ class Writer:
         before, name, behind = self.calls(call).partition("Pari")
         return before + name, behind
 
-    @property
-    def first(self) -> str:
-        """How an answer begins that has calls, of which `now` is the first."""
-        return self.forms.section.open + self.forms.written(*NOW)
+    def behind_first(self, text: str) -> str:
+        """What stands behind the first call, `now`, of an answer with several; without what closes their section."""
+        _, first, rest = text.partition(self.forms.written(*NOW))
+        closing = self.forms.section.close
+        return rest.removesuffix(closing).rstrip() if first and closing and rest.endswith(closing) else rest
 
     @property
     def one_by_one(self) -> bool:
         """Whether a call is whole before the next one is."""
-        return self.calls(NOW, PARIS).startswith(self.first + self.forms.gap)
+        text = self.calls(NOW, PARIS)
+        cut = text[: text.index("Pari")]
+        splitter = Splitter(self.dialect, {"now": Callee(), "get_weather": Callee()})
+        return any(isinstance(piece, Called) for piece in splitter.push(cut))
 
     @property
     def json_arguments(self) -> str:
@@ -134,17 +138,22 @@ class Writer:
 
 
 THINKS = Need("it has no thoughts", lambda writer: writer.think is not None)
+THINKS_NOT = Need("it has thoughts", lambda writer: writer.think is None)
 SWITCHES = Need("nothing turns its thoughts off", lambda writer: bool(writer.think and writer.think.switch))
 INTERLEAVES = Need("its thoughts come once", lambda writer: bool(writer.think and writer.think.interleaved))
 THINKS_ONCE = Need("its thoughts may come again", lambda writer: not (writer.think and writer.think.interleaved))
 CALL_ENDS = Need("a call does not end its thoughts", lambda writer: bool(writer.think and writer.think.ended_by_call))
 CALL_STAYS = Need("a call ends its thoughts", lambda writer: bool(writer.think and not writer.think.ended_by_call))
 JSON = Need("its arguments are not written as JSON", lambda writer: bool(writer.json_arguments))
-QUOTES = Need("its values stand unquoted", lambda writer: re.search("[\"'|]Paris", writer.calls(PARIS)) is not None)
+QUOTES = Need(
+    "its values stand unquoted", lambda writer: re.search(r"[\"'](\|>)?Paris", writer.calls(PARIS)) is not None
+)
 ONE_BY_ONE = Need("its calls are whole all at once", lambda writer: writer.one_by_one)
 ALL_AT_ONCE = Need("its calls are whole one by one", lambda writer: not writer.one_by_one)
 TAGGED = Need("nothing marks its calls", lambda writer: len(writer.forms.openers[0]) > 1)
-FRAMELESS = Need("it marks content", lambda writer: not writer.dialect.answer_opens)
+CLOSES_ONCE = Need(
+    "what closes its thoughts closes content, too", lambda writer: writer.close != writer.dialect.answer_close
+)
 
 TABLE: dict[str, Behaviour] = {}
 
@@ -192,6 +201,12 @@ def _(w: Writer) -> Row:
 
 
 # --- thoughts
+
+
+@behaviour("tags of other families' thoughts are content", THINKS_NOT)
+def _(w: Writer) -> Row:
+    text = "<think>why</think>so"
+    return Row(said=(text,), content=text, counted="")
 
 
 @behaviour("thoughts, then content", THINKS)
@@ -248,13 +263,13 @@ def _(w: Writer) -> Row:
     return Row(said=w.answer(w.thought(""), w.content("so")), content="so", counted=w.thought(""))
 
 
-@behaviour("the first closing tag ends thoughts, a second is content", THINKS, FRAMELESS)
+@behaviour("the first closing tag ends thoughts, a second is content", THINKS, CLOSES_ONCE)
 def _(w: Writer) -> Row:
     said = w.answer(w.thought("why"), w.content(f"so{w.close}much"))
     return Row(said=said, thoughts="why", content=f"so{w.close}much", order="ts", counted=w.thought("why"))
 
 
-@behaviour("a closing tag that closes nothing is content", THINKS, FRAMELESS)
+@behaviour("a closing tag that closes nothing is content", THINKS, CLOSES_ONCE)
 def _(w: Writer) -> Row:
     return Row(said=w.answer(w.content(f"so{w.close}much")), content=f"so{w.close}much", counted="")
 
@@ -311,7 +326,7 @@ def _(w: Writer) -> Row:
     return Row(said=said, thoughts=f"why {w.close} not", content=f"so {letters}", order="ts")
 
 
-@behaviour("thoughts may stay in the content, tags and all", THINKS, FRAMELESS)
+@behaviour("thoughts may stay in the content, tags and all", THINKS)
 def _(w: Writer) -> Row:
     text = w.thought("why") + "\n\nso"
     return Row(said=(text,), content=text, separate=False, counted=w.thought("why"))
@@ -320,7 +335,7 @@ def _(w: Writer) -> Row:
 @behaviour("thoughts that stay in the content do not hide calls", THINKS)
 def _(w: Writer) -> Row:
     said = w.answer(w.thought("why"), w.calls(NOW))
-    return Row(said=said, content=w.thought("why"), calls=(NOW,), separate=False, order="sc")
+    return Row(said=said, content=w.thought("why") + w.turn, calls=(NOW,), separate=False, order="sc")
 
 
 @behaviour("thoughts may come in one piece", THINKS)
@@ -340,12 +355,12 @@ def _(w: Writer) -> Row:
     return Row(said=said, thoughts=" and on", content="so", continues=f"{w.open}so far", counted=f" and on{w.close}")
 
 
-@behaviour("a message that ends behind thoughts is gone on with", THINKS, FRAMELESS)
+@behaviour("a message that ends behind thoughts is gone on with", THINKS)
 def _(w: Writer) -> Row:
     return Row(said=(" and on",), content=" and on", continues=f"{w.thought('why')}so far", counted="")
 
 
-@behaviour("a message is gone on with", FRAMELESS)
+@behaviour("a message is gone on with")
 def _(w: Writer) -> Row:
     return Row(said=(" and on",), content=" and on", continues="so far")
 
@@ -370,7 +385,7 @@ def _(w: Writer) -> Row:
     return Row(said=said, thoughts="why", stop=(w.close,), reason="stop")
 
 
-@behaviour("a stop string matches across a tag", THINKS, FRAMELESS)
+@behaviour("a stop string matches across a tag", THINKS)
 def _(w: Writer) -> Row:
     return Row(said=(w.thought("why") + "so",), thoughts="wh", stop=(f"y{w.close}s",), reason="stop")
 
@@ -454,9 +469,9 @@ def _(w: Writer) -> Row:
 
 @behaviour("tags as letters within a string of arguments are of the string", QUOTES)
 def _(w: Writer) -> Row:
-    tags = " ".join(sorted({w.open, w.close, *w.forms.section, *w.forms.call} - {""}))
+    tags = " ".join(sorted({w.open, w.close, *w.forms.openers, *w.forms.section, *w.forms.call} - {""}))
     call = ("get_weather", {"city": tags})
-    before, value, behind = w.calls(call).partition(json.dumps(tags)[1:-1])
+    before, value, behind = w.calls(call).rpartition(json.dumps(tags)[1:-1])
     return Row(said=(before, Letters(value), behind), calls=(call,))
 
 
@@ -514,91 +529,91 @@ def _(w: Writer) -> Row:
 # --- what is no call
 
 
-@behaviour("a call of an unknown tool is content", FRAMELESS)
+@behaviour("a call of an unknown tool is content")
 def _(w: Writer) -> Row:
     return Row(said=(w.calls(UNKNOWN),), content=w.calls(UNKNOWN), reason="stop")
 
 
-@behaviour("a call of an unknown tool is content, white space and text around it too", FRAMELESS)
+@behaviour("a call of an unknown tool is content, white space and text around it too")
 def _(w: Writer) -> Row:
     text = f"\n I look: {w.calls(UNKNOWN)}\n done "
     return Row(said=(text,), content=text, reason="stop")
 
 
-@behaviour("a malformed call is content", TAGGED, FRAMELESS)
+@behaviour("a malformed call is content", TAGGED)
 def _(w: Writer) -> Row:
     text = f"{w.forms.openers[0]}?! no call {w.forms.closer}"
     return Row(said=(text,), content=text, reason="stop")
 
 
-@behaviour("an opening tag alone is content", TAGGED, FRAMELESS)
+@behaviour("an opening tag alone is content", TAGGED)
 def _(w: Writer) -> Row:
     return Row(said=(w.forms.openers[0],), content=w.forms.openers[0], reason="stop")
 
 
-@behaviour("a malformed call is content, and the next one a call", TAGGED, FRAMELESS)
+@behaviour("a malformed call is content, and the next one a call", TAGGED)
 def _(w: Writer) -> Row:
     text = f"{w.forms.openers[0]}?! no call {w.forms.closer} "
     return Row(said=(text, w.calls(PARIS)), content=text, calls=(PARIS,), order="sc")
 
 
-@behaviour("arguments that are no object are content", JSON, FRAMELESS)
+@behaviour("arguments that are no object are content", JSON)
 def _(w: Writer) -> Row:
     text = w.calls(PARIS).replace(w.json_arguments, "[1]")
     return Row(said=(text,), content=text, reason="stop")
 
 
-@behaviour("arguments that are no JSON are content", JSON, FRAMELESS)
+@behaviour("arguments that are no JSON are content", JSON)
 def _(w: Writer) -> Row:
     text = w.calls(PARIS).replace(w.json_arguments, '{"city": Paris}')
     return Row(said=(text,), content=text, reason="stop")
 
 
-@behaviour("a call that the end of text cuts off is content", FRAMELESS)
+@behaviour("a call that the end of text cuts off is content")
 def _(w: Writer) -> Row:
     return Row(said=w.halves()[:1], content=w.halves()[0], reason="stop")
 
 
-@behaviour("a call that length cuts off is content", FRAMELESS)
+@behaviour("a call that length cuts off is content")
 def _(w: Writer) -> Row:
     return Row(said=w.halves()[:1], content=w.halves()[0], end="length")
 
 
-@behaviour("a call that is cut off behind content is content", FRAMELESS)
+@behaviour("a call that is cut off behind content is content")
 def _(w: Writer) -> Row:
     text = f"I look.\n{w.halves()[0]}"
     return Row(said=(text,), content=text, end="length")
 
 
-@behaviour("calls that were whole are given when length cuts the next one off", ONE_BY_ONE, FRAMELESS)
+@behaviour("calls that were whole are given when length cuts the next one off", ONE_BY_ONE)
 def _(w: Writer) -> Row:
     said = "".join(w.calls(NOW, PARIS).partition("Pari")[:2])
-    return Row(said=(said,), content=said.removeprefix(w.first), calls=(NOW,), end="length", order="cs")
+    return Row(said=(said,), content=w.behind_first(said), calls=(NOW,), end="length", order="cs")
 
 
-@behaviour("an unknown tool among others: those before it are given, and it is content", ONE_BY_ONE, FRAMELESS)
+@behaviour("an unknown tool among others: those before it are given, and it is content", ONE_BY_ONE)
 def _(w: Writer) -> Row:
     said = w.calls(NOW, UNKNOWN)
-    return Row(said=(said,), content=said.removeprefix(w.first), calls=(NOW,), order="cs")
+    return Row(said=(said,), content=w.behind_first(said), calls=(NOW,), order="cs")
 
 
-@behaviour("an unknown tool in a list of calls: all of it is content", ALL_AT_ONCE, FRAMELESS)
+@behaviour("an unknown tool in a list of calls: all of it is content", ALL_AT_ONCE)
 def _(w: Writer) -> Row:
     return Row(said=(w.calls(NOW, UNKNOWN),), content=w.calls(NOW, UNKNOWN), order="s", reason="stop")
 
 
-@behaviour("a list of calls that is cut off is content", ALL_AT_ONCE, FRAMELESS)
+@behaviour("a list of calls that is cut off is content", ALL_AT_ONCE)
 def _(w: Writer) -> Row:
     said = "".join(w.calls(NOW, PARIS).partition("Pari")[:2])
     return Row(said=(said,), content=said, end="length", order="s")
 
 
-@behaviour("without tools calls are content", FRAMELESS)
+@behaviour("without tools calls are content")
 def _(w: Writer) -> Row:
     return Row(said=(w.calls(PARIS),), content=w.calls(PARIS), tools=False, reason="stop")
 
 
-@behaviour("where no call may be made calls are content", FRAMELESS)
+@behaviour("where no call may be made calls are content")
 def _(w: Writer) -> Row:
     return Row(said=(w.calls(PARIS),), content=w.calls(PARIS), choice="none", reason="stop")
 

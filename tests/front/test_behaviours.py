@@ -6,12 +6,14 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from openai import OpenAI
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from radixmill.front.dialects import Called, Dialect, Passed, Piece, Said, Splitter, Thought, joined
 from radixmill.front.session import (
@@ -22,14 +24,16 @@ from radixmill.front.session import (
     Content,
     End,
     Event,
+    Front,
     Reasoning,
     Session,
     ToolRule,
     gather,
 )
-from tests.fakes import CONTROL, EOS, REPLY, SPEC, USER, ByteText, EchoClient
+from tests.fakes import EOS, REPLY, SPEC, USER, ByteText, EchoClient
 from tests.front.behaviours import BOUND, CALLEES, TABLE, TOOLS, Behaviour, Letters, Row, Writer
-from tests.front.dialect_kit import families, name_of
+from tests.front.dialect_kit import NOTHING, WEATHER, families, name_of
+from tests.front.kit import make_front, serving
 
 LITERAL = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]|◁/?\w+▷")  # what looks like a control token in a tag
 PAIRS = [
@@ -97,7 +101,9 @@ def read(dialect: Dialect, row: Row, exact: frozenset[str], cuts: Iterable[int])
 def splitter_of(dialect: Dialect, row: Row, exact: frozenset[str]) -> Splitter:
     return Splitter(
         dialect,
-        CALLEES if row.may_call else {},
+        {name: callee._replace(bound=row.choice == "required") for name, callee in CALLEES.items()}
+        if row.may_call
+        else {},
         opened=row.begins == "opened" or is_open(dialect, row.continues),
         separate=row.separate,
         whole_thoughts=row.at_once,
@@ -181,38 +187,22 @@ def held(row: Row, made: Heard) -> None:
 
 
 class FamilyText(ByteText):
-    """Bytes, and control tokens for what looks like one in the family's tags, if there are to be any."""
+    """Bytes, and control tokens for what looks like one in the family's tags, if there are to be any. The end of a
+    prompt is one token, whatever its length."""
 
     def __init__(self, dialect: Dialect, begun: str, *, tokens: bool) -> None:
-        super().__init__(dialect, begun)
-        self.ending = SPEC.vocab_size  # of the prompt: one token, whatever its length
-        self.more = {self.ending + 1 + at: one for at, one in enumerate(sorted(literals(dialect) if tokens else ()))}
-        self.control = {**ByteText.control, **{one: id for id, one in self.more.items()}}
-        self.special_ids = frozenset(CONTROL) | self.more.keys()
-        self.cut = re.compile("|".join(map(re.escape, sorted(self.more.values(), key=len, reverse=True))) or "(?!)")
+        super().__init__(dialect, begun, sorted(literals(dialect)) if tokens else ())
+        self.ending = max(self.control.values()) + 1
 
-    def spelled(self, parts: Iterable[str]) -> list[int]:
-        ids: list[int] = []
-        for part in parts:
-            at = 0
-            for match in () if isinstance(part, Letters) else self.cut.finditer(part):
-                ids += [*part[at : match.start()].encode(), self.control[match[0]]]
-                at = match.end()
-            ids += part[at:].encode()
-        return ids
+    def ids(self, parts: Iterable[str]) -> list[int]:
+        return [id for part in parts for id in (part.encode() if isinstance(part, Letters) else self.spelled(part))]
 
     def encode_chat(self, chat: ChatPrompt) -> list[int]:
-        said = [token for message in chat.messages for token in (USER, *self.spelled([str(message["content"])]))]
+        said = [token for message in chat.messages for token in (USER, *self.spelled(str(message["content"])))]
         return said + [REPLY, self.ending] * chat.add_generation_prompt
 
     def token_bytes(self, token: int) -> bytes:
-        if token == self.ending:
-            return self.begun.encode()
-        return self.more[token].encode() if token in self.more else super().token_bytes(token)
-
-    def decode(self, ids: Any, *, skip_special: bool = True) -> str:
-        kept = [i for i in ids if not (skip_special and i in self.special_ids)]
-        return b"".join(map(self.token_bytes, kept)).decode("utf-8", "replace")
+        return self.begun.encode() if token == self.ending else super().token_bytes(token)
 
 
 def begun(dialect: Dialect, row: Row) -> str:
@@ -226,8 +216,8 @@ def begun(dialect: Dialect, row: Row) -> str:
 
 def world(dialect: Dialect, row: Row, *, tokens: bool, cuts: tuple[int, ...]) -> tuple[Session, FamilyText]:
     text = FamilyText(dialect, begun(dialect, row), tokens=tokens)
-    script = [*text.spelled(row.said), *([EOS] if row.end == "eos" else [])]
-    spec = replace(SPEC, vocab_size=text.ending + 1 + len(text.more), context=8192)
+    script = [*text.ids(row.said), *([EOS] if row.end == "eos" else [])]
+    spec = replace(SPEC, vocab_size=text.ending + 1, context=8192)
     return Session(text, EchoClient(lambda request, choice: script, cuts=cuts, spec=spec), ("echo",)), text
 
 
@@ -289,14 +279,14 @@ def test_through_a_session(dialect, behaviour, tokens):
     made.names, made.inputs = [name for _, name, _ in calls], [text for *_, text in calls]
     held(row, made)
     assert reason == (row.reason or ("length" if row.end == "length" else "tool_calls" if row.calls else "stop"))
-    rightly_named(dialect, calls)
+    rightly_named(dialect, row, calls)
     for cuts in ((1,), (3,), (2, 5, 1)):
         session, text = world(dialect, row, tokens=tokens, cuts=cuts)
         events, other = asyncio.run(events_of(session, row))
         assert folded(events) == whole and other == usage
         assert not row.at_once or sum(isinstance(event, Reasoning) and bool(event.text) for event in events) <= 1
     if row.counted is not None:
-        assert usage.reasoning == len(text.spelled([row.counted]))
+        assert usage.reasoning == len(text.spelled(row.counted))
 
 
 async def whole_of(session: Session, row: Row) -> tuple[Any, Any]:
@@ -314,10 +304,89 @@ async def events_of(session: Session, row: Row) -> tuple[list[Event], Any]:
     return events, generation.usage()
 
 
-def rightly_named(dialect: Dialect, calls: list[tuple[str, str, str]]) -> None:
+def rightly_named(dialect: Dialect, row: Row, calls: list[tuple[str, str, str]]) -> None:
     pattern = {"ours": "call_[0-9a-f]{24}", "nine": "[a-zA-Z0-9]{9}", "indexed": r"functions\.\w+:\d+"}
     ids = [id for id, *_ in calls]
     assert len(set(ids)) == len(ids)
     assert all(re.fullmatch(pattern[dialect.call_ids], id) for id in ids), ids
-    if dialect.call_ids == "indexed":
+    if dialect.call_ids == "indexed" and row.text.count(dialect.calls.section.open) == 1:
         assert ids == [f"functions.{name}:{at}" for at, (_, name, _) in enumerate(calls)]
+
+
+# --- HTTP, and OpenAI's own client
+
+SHOWN = (
+    "thoughts, then content",
+    "thoughts, then calls",
+    "thoughts that the prompt opened, without an end: cut off by length",
+    "a call within open thoughts ends them",
+    "several calls",
+    "content before, between and behind calls",
+    "a call of an unknown tool is content",
+    "a call that length cuts off is content",
+    "a call that must come",
+)
+FUNCTIONS = [
+    {"type": "function", "function": {"name": "get_weather", "parameters": WEATHER}},
+    {"type": "function", "function": {"name": "now", "parameters": NOTHING}},
+]
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[Front, OpenAI]]:
+    app, front = make_front()
+    with serving(app) as live, OpenAI(base_url=f"{live.url}/v1", api_key="any", max_retries=0) as client:
+        yield front, client
+
+
+@pytest.mark.parametrize("dialect", families(), ids=name_of)
+def test_with_openais_client(served, dialect):
+    front, client = served
+    for row in [one.row(Writer(dialect)) for name in SHOWN if not (one := TABLE[name]).lacks(Writer(dialect))]:
+        front.session, _ = world(dialect, row, tokens=True, cuts=(2,))
+        front.client = front.session.client
+        asking: dict[str, Any] = {
+            "model": "echo",
+            "messages": [{"role": "user", "content": "hi"}],
+            "tools": FUNCTIONS,
+            "tool_choice": row.choice,
+            "seed": 1,
+        }
+        answer = client.chat.completions.create(**asking)
+        whole = answered(answer)
+        assert whole[:2] == (row.thoughts or None, row.content or None)
+        assert [(name, json.loads(given)) for _, name, given in whole[2]] == list(row.calls)
+        assert whole[3] == (row.reason or ("length" if row.end == "length" else "tool_calls" if row.calls else "stop"))
+        streamed, usage = gathered(
+            client.chat.completions.create(**asking, stream=True, stream_options={"include_usage": True})
+        )
+        assert [streamed[0], streamed[1], *streamed[3:]] == [whole[0], whole[1], *whole[3:]]
+        assert [call[1:] for call in streamed[2]] == [call[1:] for call in whole[2]]
+        assert usage == answer.usage
+
+
+def answered(answer: ChatCompletion) -> tuple[Any, ...]:
+    (choice,) = answer.choices
+    message = choice.message
+    calls = [(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ()]
+    assert message.tool_calls is None or calls
+    extra = message.model_extra or {}
+    thoughts = extra.get("reasoning_content")
+    assert extra.get("reasoning") == thoughts
+    return thoughts, message.content, calls, choice.finish_reason
+
+
+def gathered(stream: Iterable[ChatCompletionChunk]) -> tuple[tuple[Any, ...], Any]:
+    thoughts, content, calls, reason, usage = "", "", list[list[str]](), None, None
+    for chunk in stream:
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            delta, reason = choice.delta, choice.finish_reason or reason
+            thoughts += (delta.model_extra or {}).get("reasoning_content") or ""
+            content += delta.content or ""
+            for call in delta.tool_calls or ():
+                if call.index == len(calls):
+                    assert call.id and call.function.name and call.function.arguments == ""
+                    calls.append([call.id, call.function.name, ""])
+                calls[call.index][2] += call.function.arguments or ""
+    return (thoughts or None, content or None, [tuple(call) for call in calls], reason), usage

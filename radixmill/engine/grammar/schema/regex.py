@@ -147,7 +147,7 @@ def without(word: str) -> Expr | None:
     """Every string that `word` does not occur in. None where its first character occurs in it again."""
     if not word:
         return NOTHING
-    first, *more = word
+    first, more = word[0], word[1:]
     if first in more:
         return None
     plain = rep(("set", inverse(_chars(first))), 0, None)
