@@ -7,7 +7,7 @@ from functools import lru_cache
 import pytest
 
 from radixmill.front.session import ChatPrompt, ModelText, Session
-from radixmill.front.text import ChatTemplate, TextStack, load_text
+from radixmill.front.text import ChatTemplate, TextStack, budget, load_text
 from radixmill.store import ModelFiles
 from tests.data import shared
 from tests.fakes import SPEC, EchoClient
@@ -112,3 +112,62 @@ def test_a_model_that_does_not_chat():
     front.session = Session(ModelText(TextStack(stack().tokenizer, None)), client, ("base",))
     fault = error(post(app, CHAT, {"messages": [{"role": "user", "content": "a"}]}), 400)
     assert "/v1/completions" in fault["message"] and SPEC.name == "echo"
+
+
+RAG = (
+    "{% for m in messages %}[{{ m.role }}]{% for d in documents or [] %}({{ d.title }}: {{ d.text }}){% endfor %}"
+    "{{ m.content }}{% if m.reasoning_content %}/{{ m.reasoning_content }}{% endif %}{% endfor %}"
+)
+QUESTION = [{"role": "user", "content": "q"}]
+DOCUMENTS = [{"title": "T", "text": "x <|im_end|>"}]
+
+
+def heard(app, body: dict) -> str:
+    """The prompt as the model got it."""
+    return answer(app, CHAT, {"messages": QUESTION, "max_tokens": 100, **body})["choices"][0]["message"]["content"]
+
+
+def test_documents_reach_the_template(app):
+    app, client = app
+    app, front = make_front(client)
+    front.session = Session(text(RAG), client, ("qwen",))
+    for body in ({"documents": DOCUMENTS}, {"chat_template_kwargs": {"documents": DOCUMENTS}}):
+        assert heard(app, body) == "[user](T: x <|im_end|>)q"
+        assert stack().tokenizer.control["<|im_end|>"] not in client.requests[-1].prompt
+    counted = post(app, "/tokenize", {"messages": QUESTION, "documents": DOCUMENTS}).json()
+    assert counted["tokens"] == list(client.requests[-1].prompt)
+    both = {"messages": QUESTION, "documents": DOCUMENTS, "chat_template_kwargs": {"documents": DOCUMENTS}}
+    assert error(post(app, CHAT, both), 400)["param"] == "documents"
+
+
+def test_documents_without_a_place(app):
+    app, _ = app
+    fault = error(post(app, CHAT, {"messages": QUESTION, "documents": DOCUMENTS}), 400)
+    assert fault["param"] == "documents" and "no place for documents" in fault["message"]
+    assert heard(app, {"documents": []}) == "[user]q[go]"
+    assert error(post(app, CHAT, {"messages": QUESTION, "documents": ["x"]}), 400)["param"].startswith("documents")
+
+
+def test_thoughts_may_be_parts_of_history(app):
+    app, client = app
+    app, front = make_front(client)
+    front.session = Session(text(RAG), client, ("qwen",))
+    for thinking in ("why", [{"type": "text", "text": "w"}, {"type": "text", "text": "hy"}]):
+        said = [{"type": "thinking", "thinking": thinking}, {"type": "text", "text": "so"}]
+        assert (
+            heard(app, {"messages": [{"role": "assistant", "content": said}, *QUESTION]}) == "[assistant]so/why[user]q"
+        )
+    fault = error(post(app, CHAT, {"messages": [{"role": "user", "content": said}]}), 400)
+    assert fault["param"] == "messages[0].content[0].type"
+
+
+def test_a_template_that_takes_too_long(app, monkeypatch):
+    app, client = app
+    app, front = make_front(client)
+    slow = "{% if messages[0].content == 'slow' %}{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}{% endif %}ok"
+    front.session = Session(text(slow), client, ("qwen",))
+    monkeypatch.setattr(budget, "SECONDS", 0.1)
+    assert heard(app, {}) == "ok"
+    fault = error(post(app, CHAT, {"messages": [{"role": "user", "content": "slow"}]}), 400)
+    assert "took longer than 0.1 seconds" in fault["message"]
+    assert heard(app, {}) == "ok"

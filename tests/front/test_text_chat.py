@@ -192,3 +192,36 @@ def test_hostile_texts_cost_linear_time() -> None:
         ids = encode_chat(made, [{"role": "user", "content": text}])
         assert control_of(made, ids) == control_of(made, encode_chat(made, [{"role": "user", "content": "x"}]))
         assert time.process_time() - begun < 5.0
+
+
+@pytest.mark.parametrize("literal", CONTROL)
+def test_json_in_ascii_hides_no_control_token(literal: str) -> None:
+    made = stack(byte_level(), "{{ messages | tojson(ensure_ascii=True) }}<|im_start|>")
+    for text in (literal, f"\ue000\\ue000{literal}", f"\\ue000\\ue001{literal}"):
+        ids = encode_chat(made, [{"role": "user", "content": text}])
+        assert control_of(made, ids) == [made.tokenizer.control["<|im_start|>"]]
+        plain = made.template.render([{"role": "user", "content": text}]) if made.template else ""
+        assert made.tokenizer.decode(ids, skip_special=False) == plain
+
+
+@pytest.mark.parametrize("literal", CONTROL)
+def test_templates_that_write_around_texts_complete_no_literal(literal: str) -> None:
+    made = stack(byte_level(), "{% for m in messages %}<{{ m.content }}>{{ m.name }}{% endfor %}<|im_start|>")
+    for content, name in ((literal[1:-1], ""), ("x" + literal[:-1], ""), (literal[1:], "x"), ("x", literal[1:])):
+        ids = encode_chat(made, [{"role": "user", "content": content, "name": name}])
+        assert control_of(made, ids) == [made.tokenizer.control["<|im_start|>"]]
+        assert made.tokenizer.decode(ids, skip_special=False) == f"<{content}>{name}<|im_start|>"
+
+
+@pytest.mark.parametrize("literal", CONTROL)
+def test_what_is_prepared_is_the_templates(literal: str) -> None:
+    """What `prepare` writes around users' texts counts as control tokens, what stands in these does not."""
+    made = stack(byte_level(), "{{ messages[0].content }}")
+
+    def prepare(messages: Any, tools: Any) -> Any:
+        return [{"role": "user", "content": f"<s>{messages[0]['content']}</s>"}], tools
+
+    for text in ("x", literal):
+        ids = encode_chat(made, [{"role": "user", "content": text}], prepare=prepare)
+        assert control_of(made, ids) == [made.tokenizer.control["<s>"], made.tokenizer.control["</s>"]]
+        assert made.tokenizer.decode(ids, skip_special=False) == f"<s>{text}</s>"

@@ -178,6 +178,25 @@ def test_where_templates_come_from(tmp_path: Path) -> None:
     assert says(chat_template=str(tmp_path / "mine.jinja")) == "mine"
 
 
+def test_templates_by_name(tmp_path: Path) -> None:
+    root = folder("bytes")
+    (tmp_path / "tokenizer.json").write_bytes((root / "tokenizer.json").read_bytes())
+    own = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "own"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": own}))
+
+    def says(name: str) -> str:
+        template = load(tmp_path, chat_template=name).template
+        assert template is not None
+        return template.render([{"role": "user", "content": "x"}])
+
+    assert says("tool_use") == "tools" and says("default") == "own"
+    assert says("chatml").startswith("<|im_start|>user\nx") and says("lines") == "user: x\nassistant:"
+    with pytest.raises(
+        CannotStart, match=r"rag: there is no such file.*own are default, tool_use; built in are chatml, lines"
+    ):
+        says("rag")
+
+
 def test_named_templates_as_files(tmp_path: Path) -> None:
     (tmp_path / "additional_chat_templates").mkdir()
     (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("tools")

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from radixmill.core.errors import BadModel
 from radixmill.front.text import ChatTemplate, TemplateError
@@ -96,6 +98,99 @@ def test_as_transformers_renders(path: Path, talk: str) -> None:
     assert messages == before
 
 
+WORDS = st.text('ab </think>\n{}"é😀|', max_size=12)
+HELPERS = [
+    "{{ d | tojson }}{{ d | tojson(ensure_ascii=True) }}{{ d | tojson(indent=2) }}{{ d | tojson(separators=(',', ':')) }}",
+    "{{ d | tojson(sort_keys=True) }}{{ d | tojson(True, 1, none, true) }}{{ d.t | tojson }}{{ (d | tojson)[:-1] }}",
+    "{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}{{ m.content }}{% if loop.index > 3 %}"
+    "{% break %}{% endif %}{% endfor %}",
+    "{% set x = 1 %}{% generation %}{% set x = 2 %}{{ x }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    "{% endgeneration %}{{ x }}",
+    "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ loop.index }}{{ m.content }}\n"
+    "{% endgeneration %}\n{% endif %}{% endfor %}",
+    "{% if messages | length > 2 %}{{ raise_exception('too many: ' ~ messages | length) }}{% endif %}ok",
+    "{{ strftime_now('%Y') }}{{ messages | map(attribute='role') | join('/') }}{{ messages | selectattr('role', 'equalto', 'user') "
+    "| list | length }}{{ messages[1:] | length }}{{ d | items | list }}{{ d.n + 1 }}{{ d.t ~ d.n }}{{ '%s' % d.t }}",
+    "{%- macro f(m, n=2) -%}{{ m.content * n }}{%- endmacro -%}{% for m in messages %}{{ f(m) | trim }}{{ m is mapping }}"
+    "{{ m.content is string }}{{ m.get('x', 'none') }}{% endfor %}{% set ns = namespace(a=[]) %}"
+    "{% for m in messages %}{% set ns.a = ns.a + [m.role] %}{% endfor %}{{ ns.a }}",
+]
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("source", HELPERS)
+@settings(deadline=None, max_examples=60)
+@given(
+    contents=st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), WORDS), max_size=5),
+    data=st.fixed_dictionaries({"t": WORDS, "n": st.integers(-9, 10**6), "é": st.lists(WORDS, max_size=2)}),
+)
+def test_the_helpers_of_templates(source: str, contents: list[tuple[str, str]], data: dict[str, Any]) -> None:
+    """tojson and its options, raise_exception, the clock, generation blocks, loop controls: as transformers has them."""
+    messages = [{"role": role, "content": content} for role, content in contents]
+    ours, theirs = both_render(source, messages, d=data)
+    assert ours == theirs
+
+
+MESSAGE = st.one_of(
+    st.builds(lambda role, content: {"role": role, "content": content}, st.sampled_from(["user", "assistant"]), WORDS),
+    st.builds(
+        lambda content, thoughts: {"role": "assistant", "content": content, "reasoning_content": thoughts}, WORDS, WORDS
+    ),
+)
+TALK = st.builds(
+    lambda first, more, called: [*first, *more, *(calls({"city": "Köln", "n": [1, {"a": None}]}) if called else [])],
+    st.sampled_from([[], [{"role": "system", "content": " Be brief.\n"}]]),
+    st.lists(MESSAGE, min_size=1, max_size=5),
+    st.booleans(),
+)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+@settings(deadline=None, max_examples=25)
+@given(
+    messages=TALK,
+    tools=st.booleans(),
+    asked=st.fixed_dictionaries(
+        {}, optional={"enable_thinking": st.booleans(), "add_generation_prompt": st.booleans()}
+    ),
+)
+def test_any_conversation_as_transformers_renders_it(
+    path: Path, messages: list[dict[str, Any]], tools: bool, asked: dict[str, Any]
+) -> None:
+    if any(message["content"] == "" or "tool_calls" in message for message in messages) and path.stem in QUEUES:
+        return
+    asked = {"add_generation_prompt": True, **asked}
+    ours, theirs = both_render(path.read_text(encoding="utf-8"), messages, tools=TOOLS if tools else None, **asked)
+    if not theirs.startswith(REFUSED) or "tool_calls" not in str(messages):  # arguments we also give as text
+        assert ours == theirs
+
+
+REFUSED = "refused: "
+
+
+def both_render(source: str, messages: list[dict[str, Any]], **asked: Any) -> tuple[str, str]:
+    """What we and transformers make of it; a refusal as its words."""
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    try:
+        ours = ChatTemplate(source, variables=TOKENS).render(messages, **asked)
+    except TemplateError as error:
+        ours = f"{REFUSED}{str(error).removeprefix('the chat template failed on these messages: ')}"
+    try:
+        given = {"add_generation_prompt": True, "documents": None, "tools": None, **asked}
+        theirs = _compile_jinja_template(source).render(messages=[_named(m) for m in messages], **TOKENS, **given)
+    except Exception as error:
+        theirs = f"{REFUSED}{error}"
+    return ours, theirs
+
+
+def _named(message: dict[str, Any]) -> dict[str, Any]:
+    """With its thoughts by all names, as ours are."""
+    thoughts = message.get("reasoning_content")
+    return {**message, "thinking": thoughts, "reasoning": thoughts} if thoughts else message
+
+
 @pytest.mark.parametrize("arguments", [{"city": "Köln"}, '{"city": "Köln"}'], ids=["object", "text"])
 @pytest.mark.parametrize("path", WITH_CALLS, ids=lambda p: p.stem)
 def test_arguments_of_calls_come_out_once_encoded(path: Path, arguments: Any) -> None:
@@ -154,6 +249,33 @@ def test_failures_are_template_errors(source: str) -> None:
 def test_no_jinja_is_a_bad_model() -> None:
     with pytest.raises(BadModel, match=r"chat_template\.jinja.*line 2"):
         ChatTemplate("\n{% if %}", origin="chat_template.jinja")
+
+
+def test_documents_have_a_place_or_none() -> None:
+    made = ChatTemplate("{% for d in documents or [] %}{{ d.title }}: {{ d.text }}{% endfor %}")
+    assert made.takes_documents and not ChatTemplate(CHATML).takes_documents
+    assert (
+        made.render([user("x")]) == "" and made.render([user("x")], documents=[{"title": "t", "text": "x"}]) == "t: x"
+    )
+    named = ChatTemplate({"default": "plain", "tool_use": "tools", "rag": "rag"})
+    assert named.render([user("x")], documents=[{"text": "x"}]) == "rag"
+    assert named.render([user("x")], documents=[{"text": "x"}], tools=TOOLS) == "tools"
+
+
+PARTS = """{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}
+{%- if p.type == 'thinking' %}[THINK]{{ VALUE }}[/THINK]{% else %}{{ p.text }}{% endif %}{% endfor %}{% endif %}/{% endfor %}"""
+
+
+@pytest.mark.parametrize("value", ["p.thinking", "p.thinking[0].text"])
+def test_thoughts_as_parts_of_contents(value: str) -> None:
+    """As Magistral's template has them; from memory of the vendor's documentation."""
+    made = ChatTemplate(PARTS.replace("VALUE", value))
+    answer = {"role": "assistant", "content": "so", "reasoning_content": "since"}
+    assert made.render([user("q"), answer]) == "q/[THINK]since[/THINK]so/"
+    assert made.render([user("q"), {"role": "assistant", "content": "so"}]) == "q/so/"
+    going = [user("q"), {"role": "assistant", "content": None, "reasoning_content": "since"}]
+    assert made.render(going, continue_final_message=True, tags=("[THINK]", "[/THINK]")) == "q/[THINK]since"
+    assert made.render([user("q"), answer], continue_final_message=True) == "q/[THINK]since[/THINK]so"
 
 
 def test_tool_use_serves_requests_with_tools() -> None:

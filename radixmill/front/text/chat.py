@@ -171,7 +171,7 @@ class Guard:
 
     def _goes_on(self, text: str) -> bool:
         """Whether a literal that was begun could go on with this text: its head is the end of one, or all is the inside."""
-        if text in self._words:
+        if not text or text in self._words:
             return False
         return self._is_ended(text) or (len(text) < self._longest and text in self._all)
 
