@@ -67,7 +67,7 @@ class _Draw:
     def number(self) -> Schema:
         low = round(self.rng.uniform(-50, 50), 2)
         bound = self.rng.choice(("minimum", "exclusiveMinimum"))
-        return {"type": "number", bound: low, "maximum": low + self.rng.randint(1, 1000)}
+        return {"type": "number", bound: low, "maximum": round(low + self.rng.randint(1, 1000), 2)}
 
     def flag(self) -> Schema:
         return {"type": self.rng.choice(("boolean", "boolean", "null"))}
