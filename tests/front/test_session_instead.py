@@ -12,7 +12,7 @@ from radixmill.front.dialects import FAMILIES, Dialect, joined
 from radixmill.front.dialects.families import GptOss, Hunyuan, InternS1, Llama3, Llama4
 from radixmill.front.session import Tool, ToolRule
 from radixmill.front.session.speech import Speech
-from tests.engine.grammar_kit import refusal, takes
+from tests.engine.grammar_kit import HARMONY, VOCABULARY, refusal, takes
 from tests.front.dialect_kit import plain
 from tests.front.test_session_grammar import speech
 
@@ -70,7 +70,9 @@ def test_an_answer_of_the_clients_form_or_calls(family):
         assert allows(bound, call(family, *names))
         assert found(bound, call(family, *names)) == [("call", name, '{"n": 1}') for name in names]
         assert not allows(bound, call(family, "f", n="x")) and not allows(bound, call(family, "g"))
-        assert not allows(bound, framed(family, "So")) and not allows(bound, framed(family, '{"a": 1} ' + call(family, "f")))
+        assert not allows(bound, framed(family, "So")) and not allows(
+            bound, framed(family, '{"a": 1} ' + call(family, "f"))
+        )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -98,7 +100,11 @@ def test_calls_in_text_are_bound_however_they_begin(family):
     assert allows(bound, framed(family, "So")) and allows(bound, call(family, "f"))
     for text in openers(family):
         for before in ("", "x ", "\n"):
-            for said in (before + text, framed(family, before + text), framed(family, f"x\n{family.answer_close}{text}")):
+            for said in (
+                before + text,
+                framed(family, before + text),
+                framed(family, f"x\n{family.answer_close}{text}"),
+            ):
                 calls = [part for part in found(bound, said) if part[0] == "call"]
                 assert not calls or not allows(bound, said), said
 
@@ -111,22 +117,17 @@ def test_the_openers_beside_the_first_are_read_and_not_written():
     assert all(seen[family] for family in (GptOss, InternS1, Hunyuan, Llama4)) and len(seen) == len(FAMILIES)
 
 
-def test_messages_whose_tags_are_letters_hide_no_calls():
-    bad = call(GptOss, "f", n="x")
-    bound = auto(GptOss, think=True)
-    for before in (
-        "<|channel|>analysis<|message|>hm<|end|>",
-        "<|channel|>analysis<|message|>hm<|start|>assistant",
-        "<|channel|>commentary<|message|>x<|end|>",
-        "<|channel|>commentary<|message|>x<|start|>assistant",
-    ):
-        end = "<|end|><|start|>assistant<|channel|>final<|message|>so"
-        for text in (bad, bad.replace("<|channel|>commentary ", "").replace("<|constrain|>", "<|channel|>")):
-            assert not allows(bound, before + text + end) or "call" not in dict.fromkeys(
-                part[0] for part in found(bound, before + text + end)
-            )
-    good = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant" + call(GptOss, "f")
-    assert allows(bound, good) and found(bound, good)[-1] == ("call", "f", '{"n": 1}')
+def test_parts_of_an_answer_hide_no_calls():
+    bound, turn = auto(GptOss, think=True), "<|end|><|start|>assistant"
+    assert bound.constraint is not None
+    for before in ("<|channel|>analysis<|message|>hm", "<|channel|>commentary<|message|>x"):
+        good = before + turn + call(GptOss, "f")
+        assert takes("structural_tag", bound.constraint.text, good, HARMONY)
+        assert found(bound, good)[-1] == ("call", "f", '{"n": 1}')
+        for between in (turn, "<|end|>", "<|start|>assistant", turn + "<|channel|>final<|message|>"):
+            bad = before + between + call(GptOss, "f", n="x")
+            for vocabulary in (HARMONY, VOCABULARY):  # with control tokens, and with tags in letters
+                assert not takes("structural_tag", bound.constraint.text, bad, vocabulary), bad
 
 
 def test_a_list_may_begin_with_a_number_where_no_tool_does():
