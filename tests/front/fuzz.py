@@ -45,7 +45,7 @@ WORDS = (
     "=",
     "`",
     "```json\n",
-    *(LONG := ("0x" + "f" * 300, "+" + "9" * 400, "1_0" + "0" * 400, "9" * 5000)),  # numbers beyond floats, and ints
+    *("0x" + "f" * 300, "+" + "9" * 400, "1_0" + "0" * 400, "9" * 5000),  # numbers beyond floats, and ints
 )
 BITS = (
     "{",
