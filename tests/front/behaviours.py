@@ -502,6 +502,12 @@ def _(w: Writer) -> Row:
     return Row(said=(f"{w.open}why ", w.calls(PARIS)), thoughts="why ", calls=(PARIS,), counted=f"{w.open}why ")
 
 
+@behaviour("a call ends thoughts that stay in the content, too", THINKS, CALL_ENDS)
+def _(w: Writer) -> Row:
+    begun = f"{w.open}why "
+    return Row(said=(begun, w.calls(PARIS)), content=begun, calls=(PARIS,), separate=False, order="sc", counted=begun)
+
+
 @behaviour("content behind a call that ended thoughts is content", THINKS, CALL_ENDS)
 def _(w: Writer) -> Row:
     said = (f"{w.open}why ", w.turn.join((w.calls(PARIS), w.content("so"))))

@@ -10,6 +10,7 @@ from typing import Any
 from radixmill.front.dialects import FAMILIES, Called, Callee, Dialect, Passed, Piece, Said, Splitter, Thought, joined
 from radixmill.front.dialects.calls.base import Begun, Given, Whole
 from radixmill.front.dialects.extent import SPACE, read_input
+from radixmill.front.dialects.families import DeepSeekR1, Hermes, KimiK2, Llama4, Qwen3Coder, Qwen3Thinking
 from radixmill.front.dialects.scan import Malformed, Scan
 
 WEATHER = {
@@ -23,9 +24,26 @@ PARIS = ("get_weather", {"city": "Paris", "days": 3})
 NOW = ("now", {})
 
 
+class Qwen3ThinkingCoder(Dialect):
+    """Thoughts and calls of two families, as users can name them."""
+
+    think, calls = Qwen3Thinking.think, Qwen3Coder.calls
+
+
+class DeepSeekR1Hermes(Dialect):
+    think, calls = DeepSeekR1.think, Hermes.calls
+
+
+class KimiK2Pythonic(Dialect):
+    think, calls = KimiK2.think, Llama4.calls
+
+
+MIXED = (Qwen3ThinkingCoder, DeepSeekR1Hermes, KimiK2Pythonic)
+
+
 def families() -> list[Dialect]:
-    """One of each."""
-    return [family() for family in FAMILIES]
+    """One of each, and some pairs."""
+    return [family() for family in (*FAMILIES, *MIXED)]
 
 
 def name_of(dialect: Dialect) -> str:
@@ -180,7 +198,7 @@ def _reread(case: Case, scan: Scan, told: list[Any], *, over: bool) -> tuple[lis
     """Calls and how many tags stand from here on, up to where something else does."""
     found: list[tuple[str, str]] = []
     tags, gaps = 0, SPACE + case.dialect.calls.between
-    closers = case.dialect.tags | ({case.dialect.calls.section.close} - {""})
+    closers = case.dialect.tags | ({case.dialect.calls.run_close} - {""})
     while scan.at < len(scan.text) and not (over and len(found) >= len(told)):
         at = scan.at
         if len(found) < len(told) and (more := _calls(case, scan) or _calls(case, scan, inside=True)):
@@ -201,7 +219,7 @@ def _half_closed(case: Case, scan: Scan) -> bool:
     rest = scan.text[scan.at :]
     calls = case.dialect.calls
     ended = scan.base + len(scan.text) == len(case.text)
-    return ended and any(tag.startswith(rest) for tag in (calls.call.close, calls.section.close) if tag)
+    return ended and any(tag.startswith(rest) for tag in (calls.call.close, calls.run_close) if tag)
 
 
 def _calls(case: Case, scan: Scan, *, inside: bool = False) -> list[tuple[str, str]]:

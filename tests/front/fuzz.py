@@ -45,6 +45,7 @@ WORDS = (
     "=",
     "`",
     "```json\n",
+    *("0x" + "f" * 300, "+" + "9" * 400, "1_0" + "0" * 400, "9" * 5000),  # numbers beyond floats, and ints
 )
 BITS = (
     "{",
@@ -66,6 +67,7 @@ BITS = (
     '{"a": 1}',
     '"name": "now"',
     '{"name": "now"}',
+    '{"\\ud800": 1}',
 )
 SPACES = ("\n", " ", "\n\n", "\t", " \n")
 CALLS = (

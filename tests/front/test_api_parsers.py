@@ -83,6 +83,16 @@ def test_calls_of_a_text():
     assert parsed(GptOss.example, tool_call_parser="gpt-oss")["calls"] == CALLED
 
 
+def test_calls_within_thoughts_are_those_of_a_chat():
+    text = f"<think>a{HERMES}"
+    fields = {"text": text, "tools": TOOLS}
+    assert answer(make_app(text=ByteText(Qwen3())), PARSE, fields) == {"normal_text": "<think>a", "calls": CALLED}
+    for separate in (True, False):
+        app = make_app(EchoClient(says(text)), text=ByteText(Qwen3()))
+        message = answer(app, CHAT, {**HELLO, "tools": TOOLS, "separate_reasoning": separate})["choices"][0]["message"]
+        assert [call["function"]["name"] for call in message["tool_calls"]] == [name for name, _ in CALLS]
+
+
 @pytest.mark.parametrize("family", [one for one in FAMILIES if one.tool_call_parsers], ids=lambda one: one.__name__)
 def test_calls_of_every_parser(family):
     for name in family.tool_call_parsers:

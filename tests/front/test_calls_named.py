@@ -194,6 +194,13 @@ def test_both_forms_of_mistral_see_the_same_tags():
     assert MistralArray().tags == {"[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"} == MistralNamed().tags - {""}
 
 
+@pytest.mark.parametrize("dialect", [Mistral(), MistralCompact()])
+def test_both_forms_of_mistral_read_one_text_alike(dialect):
+    begun = '[TOOL_CALLS] [{"name": "g"} , {"name": "zz"}'
+    assert read(dialect, f"{begun}]x") == [G, ("said", ' , {"name": "zz"}x')]
+    assert read(dialect, f'{begun}, {{"name": "g"}}]x') == [G, ("said", ' , {"name": "zz"}'), G, ("said", "x")]
+
+
 def test_numbers_go_through_an_answer():
     written = KimiK2().calls.all_written([("f", {"a": 1}), ("g", {})])
     assert written == k2(K2_F, f"functions.g:1{ARG}{{}}")

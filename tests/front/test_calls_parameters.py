@@ -35,7 +35,10 @@ WEATHER = {
     "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
     "required": ["city", "days"],
 }
-ANYTHING = {"type": "object", "properties": {"s": {"type": "string"}, "v": {}, "n": {"type": ["string", "null"]}}}
+ANYTHING = {
+    "type": "object",
+    "properties": {"s": {"type": "string"}, "v": {}, "n": {"type": ["string", "null"]}, "l": {"type": "array"}},
+}
 TOOLS = {
     "get_weather": Callee(parameters=WEATHER),
     "now": Callee(),
@@ -162,6 +165,9 @@ def one(value: str, key: str = "s", tail: str = "</function></tool_call>") -> st
         (one("null", "n"), {"n": None}),
         (one("None", "n"), {"n": None}),
         (one("3", "n"), {"n": "3"}),
+        (one('\n{"a": 1}\n', "n"), {"n": '{"a": 1}'}),
+        (one("\n[1,]\n", "l"), {"l": "[1,]"}),
+        (one("\n[1]\n", "l"), {"l": [1]}),
         (one("True", "v"), {"v": True}),
         (one("True"), {"s": "True"}),
         (one('{"a": "</parameter></function></tool_call>"}', "v"), {"v": {"a": "</parameter></function></tool_call>"}}),
@@ -185,6 +191,15 @@ def one(value: str, key: str = "s", tail: str = "</function></tool_call>") -> st
 def test_what_a_value_means(text, arguments):
     ((_, name, given),) = read(Qwen3Coder, text)
     assert name == "f" and json.loads(given) == arguments
+
+
+def test_json_that_is_to_be_text_keeps_what_is_not_of_the_form():
+    text = '<minimax:tool_call><invoke name="f"><parameter name="n"> [1] </parameter></invoke></minimax:tool_call>'
+    assert read(MiniMaxM2, text) == [call("f", '{"n": " [1] "}')]
+
+
+def test_before_another_call_the_closing_tag_may_be_missing():
+    assert read(Qwen3Coder, XML.removesuffix("</tool_call>") + XML) == [PARIS, PARIS]
 
 
 BROKEN = [

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from radixmill.front.dialects import Callee
 from radixmill.front.dialects.calls.python_literal import literal
 from radixmill.front.dialects.extent import MAX_DEPTH
-from radixmill.front.dialects.families import Llama4
+from radixmill.front.dialects.families import Gemma4, Llama4
 from radixmill.front.dialects.scan import Malformed, Scan
 from radixmill.front.session import Tool, ToolRule
 from tests.engine.grammar_kit import takes
@@ -52,10 +52,23 @@ def read(text: str, **rules) -> list[tuple[str, ...]]:
         ("[sql(\n<input>\nSELECT 1\n</input>), g()]", [("call", "sql", "SELECT 1"), G]),
         ("[1, 2]", [("said", "[1, 2]")]),
         ("[f(a=1)", [("said", "[f(a=1)")]),
+        ('[f(a={"\\ud83d\\ude00": 1})]', [("call", "f", '{"a": {"😀": 1}}')]),
     ],
 )  # fmt: skip
 def test_what_a_text_means(text, pieces):
     assert read(text) == pieces
+
+
+@pytest.mark.parametrize(
+    "number", ["0x" + "f" * 300, "+" + "9" * 400, "1_0" + "0" * 400, "9" * 5000, "0x" + "f" * 5000]
+)
+def test_numbers_beyond_all_bounds_are_none(number):
+    for dialect, text in ((Llama4(), f"[f(a={number})]"), (Gemma4(), f"<|tool_call>call:f{{a:{number}}}<tool_call|>")):
+        assert plain(Case(dialect, text, TOOLS).read()[0]) == [("said", text)]
+
+
+def test_a_key_with_half_a_character_is_none():
+    assert read(text := '[f(a={"\\ud800": 1})]') == [("said", text)]
 
 
 @pytest.mark.parametrize(

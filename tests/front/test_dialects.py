@@ -21,6 +21,7 @@ from radixmill.front.dialects import (
     joined,
 )
 from radixmill.front.dialects.extent import MAX_DEPTH
+from radixmill.front.dialects.families import Mistral, Qwen3
 
 TOOLS = {"f": Callee(), "g": Callee(), "note": Callee("input"), "sql": Callee("text")}
 CALL = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
@@ -163,6 +164,30 @@ def test_thoughts_may_stay_in_the_content():
     text = f" <think>{CALL}</think>\n{CALL}"
     assert plain(split(text, separate=False)) == [("said", f" <think>{CALL}</think>"), F]
     assert plain(split("a</think>b", separate=False, opened=True)) == [("said", "a</think>b")]
+
+
+@pytest.mark.parametrize("separate", [True, False])
+def test_what_is_a_call_does_not_depend_on_where_thoughts_go(separate):
+    pieces = plain(split(f"<think>a{CALL}b</think>c", dialect=Qwen3(), separate=separate))
+    assert pieces == [("thought", "a") if separate else ("said", "<think>a"), F, ("said", "b</think>c")]
+
+
+def test_before_another_call_the_closing_tag_may_be_missing():
+    open_call = CALL.removesuffix("</tool_call>")
+    assert plain(split(open_call + CALL)) == [F, F]
+    text = "<tool_call>x</tool_call>"
+    assert plain(split(open_call + text)) == [F, ("said", open_call[len(open_call.rstrip()) :] + text)]
+    assert plain(split(open_call + "x")) == [("said", open_call + "x")]
+
+
+def test_half_a_character_ends_in_no_text():
+    tools = {"note": Callee("input"), "g": Callee()}
+    noted = '<tool_call>{"name": "note", "arguments": {"input": "a\\ud800b"}}</tool_call>'
+    assert plain(split(noted, tools=tools)) == [("call", "note", "a\ufffdb")]
+    escaped = '<tool_call>{"name": "g", "arguments": {"a": "\\ud800"}}</tool_call>'
+    assert plain(split(escaped, tools=tools)) == [("call", "g", '{"a": "\\ud800"}')]
+    named = '[TOOL_CALLS][{"name": "g", "arguments": {}, "id": "\\ud800"}]'
+    assert plain(split(named, tools=tools, dialect=Mistral())) == [("said", named)]
 
 
 def test_thoughts_may_come_in_one_piece():

@@ -59,10 +59,16 @@ def behind_space(text: str, at: int) -> int:
 
 
 def read_input(arguments: str) -> str | None:
-    """The text in `{"input": "…"}`, and nothing else in it; None for other arguments."""
+    """The text in `{"input": "…"}`, and nothing else in it; None for other arguments. No text can hold a surrogate that
+    stands alone, which JSON's escapes can: U+FFFD stands for it."""
     value = read(arguments)
     text = value.get("input") if isinstance(value, dict) and len(value) == 1 else None
-    return text if isinstance(text, str) else None
+    return paired(text, "replace") if isinstance(text, str) else None
+
+
+def paired(text: str, alone: Literal["strict", "replace"] = "strict") -> str:
+    """With two surrogates that make one character as that. Raises UnicodeDecodeError where one stands alone."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", alone)
 
 
 def read(text: str) -> Any:

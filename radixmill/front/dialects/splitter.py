@@ -42,7 +42,7 @@ class Splitter:
     """Cuts one raw text. `push` every portion, then `finish` once.
 
     `tools`: the names that may be called; none: calls are text. `opened`: the prompt ended within thoughts.
-    `separate=False`: thoughts are content, tags and all. `whole_thoughts`: they come in one piece. `one_call`: nothing
+    `separate=False`: thoughts are content, tags and all; what is a call does not depend on it. `whole_thoughts`: they come in one piece. `one_call`: nothing
     comes behind the first call. `exact`: literals of control tokens; tags that begin with one are found only where such
     a token was marked.
     """
@@ -181,7 +181,7 @@ class Splitter:
         self.thinking, self._behind_calls = True, False
         if self._separate:
             yield from self._skip_openers(think.open)
-        enders = self._call_openers() if think.ended_by_call and self._separate and not self._guaranteed else ()
+        enders = self._call_openers() if think.ended_by_call and not self._guaranteed else ()
         enders = tuple(filter(None, (think.close, self.dialect.turn, *enders)))
         while self.thinking:
             at, tag = self.scan.seek(enders, self.scan.at)
@@ -277,7 +277,7 @@ class Splitter:
             if not broken.whole:
                 yield from self._broken()
             inside = moved
-            if not inside or not self.dialect.calls.section.close:
+            if not inside or not self.dialect.calls.run_close:
                 return False
 
     def _run(self, inside: bool) -> Steps[_Broken | None]:

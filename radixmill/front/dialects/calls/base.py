@@ -136,6 +136,11 @@ class Calls(ABC):
         """How far a call that is none reaches; "": no farther than what was wrong."""
         return self.call.close or self.section.close
 
+    @property
+    def run_close(self) -> str:
+        """What ends calls of which each can be told from the next, one that is none too; "": they stand alone."""
+        return self.section.close
+
     # --- reading
 
     def read(self, scan: Scan, tools: Mapping[str, Callee], *, inside: bool = False) -> Reader:
@@ -165,10 +170,20 @@ class Calls(ABC):
     def _one(self, scan: Scan, tools: Mapping[str, Callee]) -> Reader:
         yield from scan.expect(self.call.open, *(() if self.section.open else self.also))
         yield from self.body(scan, tools)
-        if self.call.close:
-            yield from scan.space()
-            yield from scan.close(self.call.close)
+        yield from self.ended(scan)
         yield Whole()
+
+    def ended(self, scan: Scan) -> Steps[None]:
+        """Behind a call's closing tag; before another call, and at the end of the text, it may be missing. Raises
+        Malformed."""
+        if not self.call.close:
+            return
+        start = scan.at
+        yield from scan.space()
+        if self.call.open and (yield from scan.which(self.call.open)):
+            scan.at = start
+        else:
+            yield from scan.close(self.call.close)
 
     @abstractmethod
     def body(self, scan: Scan, tools: Mapping[str, Callee]) -> Reader:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from radixmill.front.dialects.calls.base import Begun, Callee, Calls, Given, Known, Reader, Tags, ToolShape
-from radixmill.front.dialects.extent import SPACE, read
+from radixmill.front.dialects.extent import SPACE, paired, read
 from radixmill.front.dialects.scan import Malformed, Scan, Steps
 
 
@@ -158,7 +158,11 @@ def value(scan: Scan) -> Steps[str]:
 
 
 def _text(string: str) -> str:
-    return str(checked(string))
+    """What a JSON string says. Raises Malformed, too, where a surrogate stands alone in it."""
+    try:
+        return paired(str(checked(string)))
+    except UnicodeDecodeError:
+        raise Malformed from None
 
 
 def checked(text: str) -> object:

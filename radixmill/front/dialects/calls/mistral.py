@@ -40,9 +40,13 @@ class MistralNamed(NamedJson):
     id_mark: str = "[CALL_ID]"
     mark: str = "[ARGS]"
 
+    @property
+    def run_close(self) -> str:
+        return _ARRAY.run_close
+
     def read(self, scan: Scan, tools: Mapping[str, Callee], *, inside: bool = False) -> Reader:
-        if (yield from _is_array(scan)):
-            yield from JsonArray.read(_ARRAY, scan, tools)
+        if inside or (yield from _is_array(scan)):
+            yield from JsonArray.read(_ARRAY, scan, tools, inside=inside)
         else:
             yield from NamedJson.read(self, scan, tools)
 

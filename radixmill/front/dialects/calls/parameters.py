@@ -37,7 +37,7 @@ from radixmill.front.dialects.calls.base import (
     sequence,
 )
 from radixmill.front.dialects.calls.json_object import object_given, string
-from radixmill.front.dialects.calls.typed import TEXT, Kinds, is_text, json_of, kinds_of, quoted
+from radixmill.front.dialects.calls.typed import TEXT, Kinds, is_text, json_in, json_of, kinds_of, quoted
 from radixmill.front.dialects.extent import SPACE
 from radixmill.front.dialects.scan import Malformed, Scan, Steps
 
@@ -157,8 +157,8 @@ class Parameters(Calls):
             is_text = opener == self.value.open if self.json_value else is_text
         if is_text:
             return quoted((yield from self._text(scan)))
-        text = yield from self._whole_json(scan)
-        return json_of((yield from self._text(scan)) if text is None else text, kinds)
+        found = yield from self._whole_json(scan, kinds)
+        return json_of((yield from self._text(scan)), kinds) if found is None else found
 
     def _text(self, scan: Scan) -> Steps[str]:
         """Text up to the first closing tag behind which the call can go on. If none comes, the scan stays before it."""
@@ -177,9 +177,9 @@ class Parameters(Calls):
             else:
                 yield
 
-    def _whole_json(self, scan: Scan) -> Steps[str | None]:
-        """JSON in brackets or quotes, and what closes the value behind it; None, and the scan has not moved, where it
-        is none: then it ends where text would."""
+    def _whole_json(self, scan: Scan, kinds: Kinds) -> Steps[str | None]:
+        """JSON in brackets or quotes, of one of the types, and what closes the value behind it; None, and the scan has
+        not moved, where it is none: then it is read, and ends, as text would."""
         start = scan.at
         try:
             yield from scan.space()
@@ -189,17 +189,17 @@ class Parameters(Calls):
                 yield from scan.json()
             else:
                 raise Malformed
-            text = scan.text[start : scan.at]
+            found = json_in(scan.text[start : scan.at], kinds)
             yield from scan.space()
             yield from scan.expect(self.value.close)
             behind = scan.at
-            if not (yield from self._goes_on_here(scan)):
+            if found is None or not (yield from self._goes_on_here(scan)):
                 raise Malformed
         except Malformed:
             scan.at = start
             return None
         scan.at = behind
-        return text
+        return found
 
     def _goes_on_here(self, scan: Scan) -> Steps[bool]:
         """Whether another parameter follows, or the end of the call."""
@@ -212,7 +212,7 @@ class Parameters(Calls):
             if self.end:
                 yield from scan.close(self.end)
                 yield from scan.space()
-            yield from scan.close(self.call.close)
+            yield from self.ended(scan)
         except Malformed:
             return False
         return True

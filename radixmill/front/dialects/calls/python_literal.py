@@ -11,7 +11,7 @@ import math
 import re
 import unicodedata
 
-from radixmill.front.dialects.extent import MAX_DEPTH, read
+from radixmill.front.dialects.extent import MAX_DEPTH, paired, read
 from radixmill.front.dialects.scan import Malformed, Scan, Steps
 
 _ESCAPE = re.compile(
@@ -58,7 +58,7 @@ def _dict(scan: Scan, depth: int) -> Steps[str]:
     yield from scan.expect("{")
     yield from scan.space()
     while comma and not (yield from scan.takes("}")):
-        key = json.dumps(read((yield from _string(scan))), ensure_ascii=False)
+        key = _dumped(read((yield from _string(scan))))
         yield from scan.space()
         yield from scan.expect(":")
         yield from scan.space()
@@ -124,10 +124,9 @@ def _meaning(match: re.Match[str]) -> str:
 def _dumped(text: str) -> str:
     """JSON of a text, of whose surrogates none may stand alone."""
     try:
-        whole = text.encode("utf-16", "surrogatepass").decode("utf-16")
+        return json.dumps(paired(text), ensure_ascii=False)
     except UnicodeDecodeError:
         raise Malformed from None
-    return json.dumps(whole, ensure_ascii=False)
 
 
 def atom(scan: Scan) -> Steps[str]:
@@ -145,11 +144,11 @@ def _number(text: str) -> str:
     """JSON of a number that only Python writes so."""
     try:
         value = int(text, 0) if _INT.fullmatch(text) else float(text) if _FLOAT.fullmatch(text) else math.nan
-    except ValueError:
-        raise Malformed from None
-    if not math.isfinite(value):
-        raise Malformed
-    return json.dumps(value)
+        if math.isfinite(value):
+            return json.dumps(value)
+    except (ValueError, OverflowError):  # beyond what Python reads, floats hold, or Python writes
+        pass
+    raise Malformed
 
 
 _INT = re.compile(r"[+-]?(0[xX][0-9a-fA-F_]+|0[oO][0-7_]+|0[bB][01_]+|[0-9][0-9_]*)")

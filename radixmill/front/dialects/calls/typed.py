@@ -41,13 +41,19 @@ def quoted(text: str) -> str:
 
 def json_of(text: str, kinds: Kinds) -> str:
     """The JSON in a text, if it is of one of the types; else the text as a JSON string."""
+    found = json_in(text, kinds)
+    return quoted(text) if found is None else found
+
+
+def json_in(text: str, kinds: Kinds) -> str | None:
+    """The JSON in a text, if it is of one of the types."""
     bare = text.strip(SPACE)
     said = _PYTHON.get(bare, bare)
     try:
         value = read(said)
     except ValueError:
-        return quoted(text)
-    return said if _kind(value) in kinds else quoted(text)
+        return None
+    return said if _kind(value) in kinds else None
 
 
 class _Look:
