@@ -13,15 +13,13 @@ import pytest
 
 from radixmill.front.dialects import Called, Dialect, Passed, Said, Splitter, Thought
 from tests.front import fuzz
-from tests.front.dialect_kit import PARIS, Case, every_char, families, fault, lost, name_of
+from tests.front.dialect_kit import PARIS, TOOLS, Case, every_char, families, fault, lost, name_of
 
 every_family = pytest.mark.parametrize("dialect", families(), ids=name_of)
 TEXTS = 300  # of each family
 SIZE = 40_000  # characters of a text that is made to take long
-WHOLE, BY_CHAR = (
-    0.6,
-    4.0,
-)  # seconds for one of them: far more than it takes, less than if it took the square of its length
+WHOLE = 0.6  # seconds for one of them: far more than it takes, less than if it took the square of its length
+LONG, LONG_TAKES = 100_000, 4.0  # characters of an argument, and the same for it
 
 
 @every_family
@@ -101,10 +99,10 @@ def beginnings(dialect: Dialect) -> Iterator[str]:
         yield from (dialect.think.open, dialect.think.open + call)
 
 
-def slowest(dialect: Dialect, **rules: bool) -> Iterator[Case]:
+def slowest(dialect: Dialect, size: int) -> Iterator[Case]:
     for begun in beginnings(dialect):
         for unit in dict.fromkeys(units(dialect)):
-            yield Case(dialect, (begun + unit * (SIZE // len(unit) + 1))[:SIZE], rules=rules)
+            yield Case(dialect, (begun + unit * (size // len(unit) + 1))[:size])
 
 
 def seconds(case: Case, cuts: Iterable[int] = ()) -> float:
@@ -115,14 +113,23 @@ def seconds(case: Case, cuts: Iterable[int] = ()) -> float:
 
 @every_family
 def test_no_text_takes_long(dialect):
-    for case in slowest(dialect):
+    for case in slowest(dialect, SIZE):
         assert seconds(case) < WHOLE, case.text[:80]
 
 
 @pytest.mark.slow
 @every_family
+def test_no_text_takes_long_by_the_character(dialect):
+    for case in slowest(dialect, SIZE // 4):
+        assert seconds(case, every_char(case.text)) < WHOLE, case.text[:80]
+
+
+@pytest.mark.slow
+@every_family
 @pytest.mark.parametrize("guaranteed", [False, True], ids=["free", "guaranteed"])
-def test_no_text_takes_long_by_the_character(dialect, guaranteed):
-    for case in slowest(dialect, guaranteed=guaranteed):
-        assert seconds(case) < WHOLE, case.text[:80]
-        assert seconds(case, every_char(case.text)) < BY_CHAR, case.text[:80]
+def test_long_arguments_by_the_character(dialect, guaranteed):
+    before, city, behind = dialect.calls.all_written([PARIS]).partition("Paris")
+    tools = {name: tool._replace(bound=guaranteed) for name, tool in TOOLS.items()}
+    for unit in ("a", " ", "a\\n<b> "):
+        text = before + (unit * LONG)[:LONG] + behind
+        assert city and seconds(Case(dialect, text, tools, {"guaranteed": guaranteed}), every_char(text)) < LONG_TAKES

@@ -13,7 +13,8 @@
 - A call counts if its form is right, its tool known, and its arguments an object. It is given when it is whole.
   Everything else in tags is content, exactly as it was written.
 - Where a grammar guarantees calls (`guaranteed`), arguments are given while they come, and a call that is cut off before
-  its name is whole is left out. Where it allows nothing else (`only_calls`), so is an opener that is cut off.
+  its name is whole is left out. Where it allows nothing else (`only_calls`), so is an opener that is cut off. Where it
+  allows them only in place of content (`calls_first`), none are looked for once content was begun.
 - Tags that a family puts around content are dropped, unless thoughts are content, too. One that stands between the parts
   of an answer ends the part before it.
 - White space inside the tags, and between them and the next tag or the end, goes with them; all other stays.
@@ -56,6 +57,7 @@ class Splitter:
         whole_thoughts: bool = False,
         guaranteed: bool = False,
         only_calls: bool = False,
+        calls_first: bool = False,
         one_call: bool = False,
         exact: Iterable[str] = (),
     ) -> None:
@@ -69,6 +71,8 @@ class Splitter:
         self.mark = self.scan.mark
         self._opened, self._separate, self._whole_thoughts = opened, separate, whole_thoughts and separate
         self._guaranteed, self._only_calls, self._one_call = guaranteed, guaranteed and only_calls, one_call
+        self._calls_first = calls_first
+        self._content_begun = False
         self._behind_calls = False  # whether a call is the last that was read, besides tags and space
         self._since = 0  # where the thoughts at hand begin
         self._pieces: _Pieces = []
@@ -135,9 +139,11 @@ class Splitter:
 
     def _content(self) -> Steps[None]:
         closers, turn = (self.dialect.answer_close, self.dialect.answer_end), self.dialect.turn
-        openers = [tag for tag in (*closers, turn, self._reopener, *self._call_openers()) if tag]
+        calls = () if self._calls_first else self._call_openers()
+        openers = [tag for tag in (*closers, turn, self._reopener, *calls) if tag]
         while not self.over:
             at, tag = self.scan.seek(openers, self.scan.at)
+            self._content_begun |= at > self.scan.at
             self._said(at - self.scan.at)
             if tag and tag in (*closers, turn):
                 return self._frame(len(tag)) if tag in closers else None
@@ -234,7 +240,16 @@ class Splitter:
     def _call_openers(self, *, start: bool = False) -> tuple[str, ...]:
         """What begins calls; `start`: where nothing visible stands before."""
         calls = self.dialect.calls
-        return () if not self.tools else (*calls.openers, *calls.first_openers) if start else calls.openers
+        if not self.tools or (self._calls_first and self._content_begun):
+            return ()
+        return (*calls.openers, *self._first_openers()) if start else calls.openers
+
+    def _first_openers(self) -> tuple[str, ...]:
+        """Where a grammar guarantees calls, only what it has written."""
+        calls = self.dialect.calls
+        if not self._guaranteed:
+            return calls.first_openers
+        return () if self._calls_first else tuple(filter(calls.head("").startswith, calls.first_openers))
 
     def _calls(self, tag: str, *, gap: int = 0, within: bool = False) -> Steps[bool]:
         """The calls that begin here with `tag`; whether what follows stands behind calls, not behind text.

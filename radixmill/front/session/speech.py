@@ -8,6 +8,9 @@ The grammar, where one is needed, says all that may stand behind the thoughts:
     auto       given        calls, or an answer that matches it
     none       given        an answer that matches it
 
+Where calls and an answer that matches it are alternatives, calls stand first or nowhere: what looks like one within the
+answer is its text.
+
 A tool that is not strict may be called with any object where "auto" needs a grammar, and only with what its schema
 allows where a call is required.
 """
@@ -84,6 +87,7 @@ class Speech:
             whole_thoughts=not self.ask.stream_reasoning,
             guaranteed=self.calls is not None,
             only_calls=self.ask.tools is not None and self.ask.tools.choice == "required",
+            calls_first=self.calls is not None and self.ask.constraint is not None,
             one_call=self.ask.tools is not None and not self.ask.tools.parallel,
             exact=exact,
         )
@@ -124,11 +128,12 @@ class Speech:
             return (
                 _refuse_calls("tool_choice") if rule.choice == "required" else _refuse_calls("tools") if bound else None
             )
-        only = rule.choice == "required" or self.ask.constraint is not None
+        own = self.ask.constraint is not None
+        only = rule.choice == "required" or own
         if not only and not bound:
             return None
         if only or self._goes_on:
-            calls = only_calls(self.dialect, targets, parallel=rule.parallel)
+            calls = only_calls(self.dialect, targets, parallel=rule.parallel, instead=own)
             return behind_content(self.dialect, calls, free=not only) if self._goes_on else calls
         return text_and_calls(self.dialect, targets, parallel=rule.parallel)
 

@@ -51,7 +51,8 @@ def load_text(
     `tokenizer`: a folder, a tokenizer.json or a .gguf file to take the tokenizer from instead of the model's own;
     `chat_template`: a file to take the template from, or the name of one: of the model's own, or of BUILT_IN; `gguf`:
     the model's file, if it is open already. A template is looked for in that order: `chat_template`,
-    chat_template.jinja, tokenizer_config.json, the GGUF file; a model without one gets ChatML if its vocabulary has `<|im_start|>`, else lines of "role: content".
+    chat_template.jinja, tokenizer_config.json, the GGUF file; a model without one gets ChatML if its vocabulary has
+    `<|im_start|>`, else lines of "role: content".
     Raises CannotStart (BadModel for damaged files).
     """
     own = tokenizer is None

@@ -52,9 +52,9 @@ class ChatTemplate:
     """A model's chat template, or its set of named ones: "tool_use" serves requests with tools, "rag" those with
     documents, "default" the others.
 
-    `variables` (bos_token, …) are visible to the template. `origin` says where it comes from. `names`: what it reads besides
-    what it sets itself. `constants`: its own texts; `words`: what it looks for. `takes_tools`, `takes_documents`: whether it has a place for them. Raises BadModel where the
-    source is no Jinja.
+    `variables` (bos_token, …) are visible to the template. `origin` says where it comes from. `names`: what it reads
+    besides what it sets itself. `constants`: its own texts; `words`: what it looks for. `takes_tools`,
+    `takes_documents`: whether it has a place for them. Raises BadModel where the source is no Jinja.
 
     A message's content is a string, null, or a list of parts `{"type": "text", "text": …}`. A template that knows only
     strings gets the parts joined by line ends; one that prints null as a word, or fails on it, gets "". Arguments

@@ -226,8 +226,13 @@ class Calls(ABC):
         run, around = self._run(targets, parallel), self.around
         return sequence(constant(around.open), run, constant(around.close), LAST_LINE if parallel else None)
 
+    def instead(self, targets: Sequence[Target], *, parallel: bool) -> Format:
+        """The same where an answer of the client's own form, JSON perhaps, may stand in their place. Two ways that begin
+        alike must not be one lexeme as far as that goes: the library's lexer doesn't go back."""
+        return self.only(targets, parallel=parallel)
+
     def among_text(self, targets: Sequence[Target], *, parallel: bool) -> Format:
-        """Free text, in which the opening tag begins calls."""
+        """Free text, in which the first opening tag begins calls; the others, which are read like it, are never written."""
         tags, once = [self.tag(target) for target in targets], not parallel
         if self.section.open:
             run, around = self._run(targets, parallel), self.around
@@ -235,6 +240,7 @@ class Calls(ABC):
         return {
             "type": "triggered_tags",
             "triggers": [self.openers[0]],
+            "excludes": list(self.openers[1:]),
             "tags": tags,
             "at_least_one": False,
             "stop_after_first": once,

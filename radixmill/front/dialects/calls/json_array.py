@@ -13,6 +13,7 @@ from radixmill.front.dialects.calls.base import (
     Reader,
     Tags,
     Target,
+    constant,
     either,
     regex,
     sequence,
@@ -117,6 +118,10 @@ class JsonRun(JsonObject):
     def all_written(self, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
         """With the mark: so they are calls behind text, too."""
         return f"{self.mark}{JsonObject.all_written(self, calls)}"
+
+    def instead(self, targets: Sequence[Target], *, parallel: bool) -> Format:
+        """Behind the mark: what begins with a brace is the answer."""
+        return sequence(constant(self.mark), self.only(targets, parallel=parallel))
 
     def among_text(self, targets: Sequence[Target], *, parallel: bool) -> Format:
         """An answer that begins with a brace is calls; in one that does not, the mark begins some."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from radixmill.front.dialects.calls.base import (
     FENCE,
+    LAST_LINE,
     NO_ARGUMENTS,
     Begun,
     Callee,
@@ -31,9 +32,7 @@ from radixmill.front.dialects.calls.members import members_format
 from radixmill.front.dialects.calls.python_literal import literal
 from radixmill.front.dialects.scan import Malformed, Scan, Steps
 
-# The beginning of a text that is no list of calls, and such a text that is nothing more.
-_TEXT = r"\s*([^\s\[]|\[+[^\[A-Za-z_])"
-_NO_TEXT = r"\s*\[*"
+_NO_TEXT = r"\s*\[*"  # a text that is no list of calls, and nothing more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +156,13 @@ class Pythonic(Calls):
         named = members_format(target.schema, "{}=".format, json_schema, ", ")
         return named or sequence(constant("**"), json_schema(target.schema))
 
+    def instead(self, targets: Sequence[Target], *, parallel: bool) -> Format:
+        """The bracket is a lexeme of its own, as it is in JSON: `[f(` could not become `[false`."""
+        open, close = self.section
+        bracket = {"type": "tag", "begin": open, "content": constant(""), "end": ""}
+        apart = {"type": "tags_in_order", "tags": [bracket], "required": [True]}
+        return sequence(apart, self._run(targets, parallel), constant(close), LAST_LINE if parallel else None)
+
     def among_text(self, targets: Sequence[Target], *, parallel: bool) -> Format:
         """A list of calls; or text that begins otherwise, in which lists of one call may begin."""
         open, close = self.section
@@ -169,4 +175,10 @@ class Pythonic(Calls):
             "at_least_one": False,
             "stop_after_first": not parallel,
         }
-        return either(self.only(targets, parallel=parallel), regex(_NO_TEXT), sequence(regex(_TEXT), text))
+        return either(self.only(targets, parallel=parallel), regex(_NO_TEXT), sequence(regex(_text(targets)), text))
+
+
+def _text(targets: Sequence[Target]) -> str:
+    """The beginning of a text that is no list of calls: behind a bracket stands nothing that begins a name."""
+    first = "".join(sorted({rf"\x{{{ord(target.name[0]):x}}}" for target in targets}))
+    return rf"\s*([^\s\[]|\[+[^\[A-Za-z_{first}])"
