@@ -11,6 +11,8 @@ Verdict = Literal["more", "done", "bad"]
 SPACE = " \t\r\n"  # JSON's
 MAX_DEPTH = 200  # of nested values; deeper calls are taken for text
 _OUTSIDE = frozenset(SPACE + "0123456789+-.,:eEtrufalsn")  # of strings and brackets: what JSON may hold there
+_BETWEEN = re.compile(f"[^{re.escape(''.join(sorted(_OUTSIDE)))}]")
+_IN_STRINGS = re.compile(r'["\\\x00-\x1f]')
 
 
 class Extent:
@@ -22,12 +24,21 @@ class Extent:
 
     def feed(self, text: str, start: int = 0) -> tuple[int, Verdict]:
         """Go on with `text[start:]`. Where it stopped: behind it, or at the character that can't be."""
-        for at in range(start, len(text)):
+        at = self._telling(text, start)
+        while at < len(text):
             if not self._takes(text[at]):
                 return at, "bad"
             if not self.depth:
                 return at + 1, "done"
-        return len(text), "more"
+            at = self._telling(text, at + 1)
+        return at, "more"
+
+    def _telling(self, text: str, at: int) -> int:
+        """Where the next character stands that may change anything."""
+        if self._escaped or not self.depth:
+            return at
+        found = (_IN_STRINGS if self._quoted else _BETWEEN).search(text, at)
+        return found.start() if found else len(text)
 
     def _takes(self, char: str) -> bool:
         if self._quoted:

@@ -83,11 +83,12 @@ class Scan:
     def seek(self, tags: Iterable[str], start: int) -> tuple[int, str]:
         """Where the first of the tags begins, and which; else how far there surely is none, and "". Of several at one
         place the longest; while one may be longer, none is told. Takes no longer than the text up to there is."""
-        tags = tuple(tags)
+        if not (tags := tuple(tags)):
+            return len(self.text), ""
         whole, cut_off = _patterns(tags)
         found = self._first(whole, tags, start)
         if not self.last:
-            found = self._cut_off(cut_off, tags, max(start, len(self.text) - max(map(len, tags), default=0)), found)
+            found = self._cut_off(cut_off, tags, max(start, len(self.text) - max(map(len, tags))), found)
         return found
 
     def _first(self, whole: re.Pattern[str], tags: Sequence[str], start: int) -> tuple[int, str]:

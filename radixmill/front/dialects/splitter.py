@@ -322,16 +322,17 @@ class Splitter:
         call, shape = self.calls - 1, ""
         for found, end in _together(kept):
             match found:
+                case Given(text):
+                    given = read_input(text) if shape == "input" else text
+                    if given is None:
+                        return False
+                    if given:
+                        pieces.append(Passed(call, given, end))
                 case Begun(name, id):
                     if name not in self.tools:
                         return False
                     call, shape = call + 1, self.tools[name].shape
                     pieces.append(Called(call, name, shape != "object", end, id))
-                case Given(text):
-                    given = read_input(text) if shape == "input" else text
-                    if given is None:
-                        return False
-                    pieces += [Passed(call, given, end)] if given else []
         if self._one_call:
             pieces, call = [piece for piece in pieces if piece.call == 0], 0
         self._thoughts_kept()
@@ -398,8 +399,10 @@ class Splitter:
         self.scan.drop()
 
     def _take(self, length: int) -> str:
-        text = self.scan.text[self.scan.at : self.scan.at + length]
-        self._skip(length)
+        scan = self.scan
+        text = scan.text[scan.at : scan.at + length]
+        scan.at += length
+        scan.drop()
         return text
 
     def _said(self, length: int) -> None:
@@ -418,14 +421,16 @@ class _Broken(NamedTuple):
 
 def _keep(kept: _Kept, found: Found, end: int) -> None:
     match found:
+        case Given() | Begun():
+            kept.append((found, end))
         case Known(id):
             _know(kept, id)
-        case Begun() | Given():
-            kept.append((found, end))
 
 
 def _together(kept: _Kept) -> _Kept:
     """Texts of one call put together."""
+    if len(kept) == 1:  # as where they are given while they come
+        return kept
     out: _Kept = []
     for given, group in groupby(kept, lambda one: isinstance(one[0], Given)):
         ones = list(group)
