@@ -45,8 +45,8 @@ WORDS = (
     "=",
     "`",
     "```json\n",
-    *("0x" + "f" * 300, "+" + "9" * 400, "1_0" + "0" * 400, "9" * 5000),  # numbers beyond floats, and ints
 )
+LONG = ("0x" + "f" * 300, "+" + "9" * 400, "1_0" + "0" * 400, "9" * 5000)  # numbers beyond floats, or what Python reads
 BITS = (
     "{",
     "}",
@@ -124,9 +124,10 @@ class Alphabet:
             lambda dice: dice.choice(self.calls),
             lambda dice: _part(dice, dice.choice(self.calls)),
             lambda dice: _hurt(dice, dice.choice(self.calls)),
+            lambda dice: dice.choice(self.calls).replace("3", dice.choice(LONG)),
             lambda dice: dice.choice(self.heads),
             lambda dice: dice.choice(WORDS),
-            lambda dice: dice.choice(BITS),
+            lambda dice: dice.choice((*BITS, *LONG)),
             lambda dice: dice.choice(SPACES),
         )
         parts = [dice.choice(kinds)(dice) for _ in range(dice.randint(0, 7))]
