@@ -141,7 +141,7 @@ def test_a_call_ends_thoughts_where_the_front_reads_it_so() -> None:
 
     assert ends(ENDED_BY_CALL, tools=F) == both
     assert ends(ENDED_BY_CALL) == ends(THINKING, tools=F) == both[:1]
-    assert ends(ENDED_BY_CALL, tools=F, separate_reasoning=False) == both[:1]
+    assert ends(ENDED_BY_CALL, tools=F, separate_reasoning=False) == both
     required = ToolRule(tools=F.tools, choice="required")
     assert ends(ENDED_BY_CALL, tools=required) == both[:1], "a grammar has calls behind thoughts"
 

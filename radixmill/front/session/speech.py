@@ -97,7 +97,7 @@ class Speech:
         most, think = self.ask.max_thinking_tokens, self.dialect.think
         if most is None or think is None:
             return None
-        called = think.ended_by_call and self.tools and self.ask.separate_reasoning and self.calls is None
+        called = think.ended_by_call and self.tools and self.calls is None
         return ThinkingBudget(
             tokens=most,
             close=spelled(text, think.close),
