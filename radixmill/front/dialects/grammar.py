@@ -82,4 +82,4 @@ def _no_calls(dialect: Dialect) -> Format:
 
 
 def _text(without: Sequence[str]) -> Format:
-    return {"type": "any_text", "excludes": list(without)}
+    return {"type": "any_text", "excludes": list(without)} if without else {"type": "any_text"}

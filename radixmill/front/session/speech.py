@@ -8,6 +8,9 @@ The grammar, where one is needed, says all that may stand behind the thoughts:
     auto       given        calls, or an answer that matches it
     none       given        an answer that matches it
 
+Where calls and an answer that matches it are alternatives, calls stand first or nowhere: what looks like one within the
+answer is its text.
+
 A tool that is not strict may be called with any object where "auto" needs a grammar, and only with what its schema
 allows where a call is required.
 """
