@@ -162,6 +162,7 @@ def drawn(alphabet: Alphabet, dice: random.Random) -> tuple[Case, list[Part]]:
         "separate": dice.random() < 0.85,
         "whole_thoughts": dice.random() < 0.15,
         "one_call": dice.random() < 0.1,
+        "calls_first": dice.random() < 0.1,
     }
     exact = frozenset(tag for tag in alphabet.tags if dice.random() < 0.5) if dice.random() < 0.3 else frozenset()
     case = Case(
