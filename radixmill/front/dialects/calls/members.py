@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Sequence
 
 from radixmill.front.dialects.calls.base import Format, Schema, constant, either, sequence
+from radixmill.front.dialects.calls.plain import member, members_of
 
 MOST = 30  # members; the grammar grows with their square
-_SHARED = ("$defs", "definitions")
-_PLAIN = {
-    "type",
-    "properties",
-    "required",
-    "additionalProperties",
-    "title",
-    "description",
-    "$schema",
-    "examples",
-    "default",
-}
-_ELSEWHERE = re.compile(r'"\$(id|anchor|dynamicAnchor|dynamicRef|recursiveRef)"|"\$ref": "(?!#/(\$defs|definitions)/)')
 
 
 def members_format(
@@ -29,22 +15,11 @@ def members_format(
 ) -> Format | None:
     """The members that the schema names, in its order, those that are not required perhaps left out; None where that is
     not all that the schema asks for, or names no members. `key`: a name and what stands between it and its value."""
-    properties, required = schema.get("properties"), schema.get("required", [])
-    if not _is_plain(schema) or not isinstance(properties, dict) or not 0 < len(properties) <= MOST:
+    members, required = members_of(schema), schema.get("required", [])
+    if not members or len(members) > MOST or not all(map(str.isidentifier, members)):
         return None
-    if not set(required) <= properties.keys() or not all(map(str.isidentifier, properties)):
-        return None
-    shared = {word: schema[word] for word in _SHARED if word in schema}
-    parts = [sequence(constant(key(name)), value(_with(shared, below))) for name, below in properties.items()]
-    return _in_order(parts, [name in required for name in properties], separator)
-
-
-def _is_plain(schema: Schema) -> bool:
-    return schema.keys() <= _PLAIN | {*_SHARED} and not _ELSEWHERE.search(json.dumps(schema))
-
-
-def _with(shared: Schema, schema: Schema) -> Schema:
-    return {**shared, **schema} if isinstance(schema, dict) else schema
+    parts = [sequence(constant(key(name)), value(member(schema, name))) for name in members]
+    return _in_order(parts, [name in required for name in members], separator)
 
 
 def _in_order(parts: Sequence[Format], needed: Sequence[bool], separator: str) -> Format:

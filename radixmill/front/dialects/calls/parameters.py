@@ -37,6 +37,7 @@ from radixmill.front.dialects.calls.base import (
     sequence,
 )
 from radixmill.front.dialects.calls.json_object import object_given, string
+from radixmill.front.dialects.calls.plain import ANNOTATIONS, member, members_of
 from radixmill.front.dialects.calls.typed import TEXT, Kinds, is_text, json_in, json_of, kinds_of, quoted
 from radixmill.front.dialects.extent import SPACE
 from radixmill.front.dialects.scan import Malformed, Scan, Steps
@@ -48,20 +49,6 @@ listed   the schema's parameters in its order, those that are optional perhaps
 any      any parameters, which any object's members may be
 json     one JSON object in place of parameters: what no list of parameters could be held to
 """
-
-_ANNOTATIONS = frozenset(
-    {"title", "description", "default", "example", "examples", "deprecated", "$comment", "$schema"}
-)
-_DEFINITIONS = ("$defs", "definitions")
-_BASES = {
-    "$id",
-    "$anchor",
-    "$dynamicRef",
-    "$dynamicAnchor",
-    "$recursiveRef",
-    *_DEFINITIONS,
-}  # change what references mean
-_LISTED = _ANNOTATIONS | {"type", "properties", "required", "additionalProperties", *_DEFINITIONS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,20 +247,13 @@ class Parameters(Calls):
     def layout(self, schema: Schema) -> Layout:
         """How arguments that a schema binds are written."""
         others = schema.get("additionalProperties", True)
-        if others is True and set(schema) - _ANNOTATIONS <= {"type", "additionalProperties"}:
+        if others is True and set(schema) - ANNOTATIONS <= {"type", "additionalProperties"}:
             return "any"
-        properties, required = _properties(schema), schema.get("required", [])
-        is_listed = (
-            schema.get("type", "object") == "object"
-            and _LISTED.issuperset(schema)
-            and isinstance(properties, dict)
-            and isinstance(required, list)
-            and all(name in properties for name in required)
-            and all(name and self.key.close not in name and "\n" not in name for name in properties)
-            and _refers_to_definitions(properties)
-            and all(_refers_to_definitions(schema.get(keyword)) for keyword in _DEFINITIONS)
-        )
-        return "listed" if is_listed else "json"
+        members = members_of(schema)
+        return "json" if members is None or not all(map(self._can_name, members)) else "listed"
+
+    def _can_name(self, name: str) -> bool:
+        return bool(name) and self.key.close not in name and "\n" not in name
 
     def content(self, target: Target) -> Format:
         if target.shape == "text":
@@ -289,17 +269,15 @@ class Parameters(Calls):
                 return sequence(json_schema(target.schema), constant(self.line))
 
     def _listed(self, schema: Schema) -> Format:
-        properties, required = _properties(schema), schema.get("required", [])
-        if not properties:
+        members, required = members_of(schema), schema.get("required", [])
+        if not members:
             return constant("")
-        tags = [self._bound_member(schema, name) for name in properties]
-        return {"type": "tags_in_order", "tags": tags, "required": [name in required for name in properties]}
+        tags = [self._bound_member(schema, name) for name in members]
+        return {"type": "tags_in_order", "tags": tags, "required": [name in required for name in members]}
 
     def _bound_member(self, schema: Schema, name: str) -> Format:
         plain = is_text(schema, name)
-        bound = schema["properties"][name]
-        if isinstance(bound, dict):
-            bound = {**{key: schema[key] for key in (*_DEFINITIONS, "$schema") if key in schema}, **bound}
+        bound = member(schema, name)
         content = {**json_schema(bound), "type": "raw_string", **self._no_end} if plain else json_schema(bound)
         around = self._around_value(name, plain)
         return {"type": "tag", "begin": around.open, "content": content, "end": around.close}
@@ -318,20 +296,3 @@ class Parameters(Calls):
     @property
     def _no_end(self) -> Format:
         return {"excludes": [self.value.close]}
-
-
-def _properties(schema: Schema) -> Any:
-    return schema.get("properties", {} if schema.get("additionalProperties") is False else None)
-
-
-def _refers_to_definitions(schema: Any) -> bool:
-    """Whether references lead to definitions at the root only: these go along with each parameter's schema."""
-    if isinstance(schema, list):
-        return all(map(_refers_to_definitions, schema))
-    if not isinstance(schema, dict):
-        return True
-    if not _BASES.isdisjoint(schema) or isinstance(schema.get("id"), str):
-        return False
-    reference = schema.get("$ref", "#/$defs/")
-    is_inside = isinstance(reference, str) and reference.startswith(tuple(f"#/{key}/" for key in _DEFINITIONS))
-    return is_inside and all(map(_refers_to_definitions, schema.values()))
