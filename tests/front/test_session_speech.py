@@ -38,7 +38,12 @@ from radixmill.front.session import (
 from tests.fakes import EOS, ByteText, EchoClient
 from tests.front.kit import says
 
-SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+SCHEMA = {
+    "type": "object",
+    "properties": {"a": {"type": "integer"}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
 F, G = Tool(name="f", parameters=SCHEMA, field="tools[0]"), Tool(name="g", field="tools[1]")
 STRICT = Tool(name="f", parameters=SCHEMA, strict=True, field="tools[0].function.parameters")
 NOTE = Tool(name="note", custom=True)

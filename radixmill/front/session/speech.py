@@ -12,13 +12,13 @@ Where calls and an answer that matches it are alternatives, calls stand first or
 answer is its text.
 
 A tool that is not strict may be called with any object where "auto" needs a grammar, and only with what its schema
-allows where a call is required.
+allows where a call is required: see arguments.py.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NoReturn
 
 from msgspec.structs import replace
@@ -47,6 +47,7 @@ from radixmill.front.dialects.grammar import (
 )
 from radixmill.front.dialects.history import THOUGHTS
 from radixmill.front.dialects.turns import thoughts_apart
+from radixmill.front.session.arguments import bound_schema
 from radixmill.front.session.ask import Ask, ChatPrompt, Tool, ToolRule
 from radixmill.front.session.text import Text
 
@@ -115,7 +116,7 @@ class Speech:
             if tool.format is not None:
                 yield tool.field, tool.format
             elif self._is_bound(tool) and tool.parameters is not None:
-                yield tool.field, Constraint(kind="json_schema", text=json.dumps(of_object(tool.parameters)))
+                yield tool.field, Constraint(kind="json_schema", text=json.dumps(bound_schema(tool.parameters)))
 
     def _calls(self) -> Format | None:
         """The grammar of calls, and of the text around them; None where calls are free."""
@@ -152,7 +153,7 @@ class Speech:
             return Target(tool.name, shape, INPUT)
         if not self._is_bound(tool):
             return Target(tool.name, shape, ANY_ARGUMENTS)
-        return Target(tool.name, shape, NO_ARGUMENTS if tool.parameters is None else of_object(tool.parameters))
+        return Target(tool.name, shape, NO_ARGUMENTS if tool.parameters is None else bound_schema(tool.parameters))
 
     def _callee(self, tool: Tool) -> Callee:
         """NOTE: its parameters are those of `_target`: a reader must know how the grammar had them written."""
@@ -209,18 +210,6 @@ def template_tools(rule: ToolRule | None) -> tuple[dict[str, Any], ...]:
     may = callable_tools(rule)
     shown = may if rule is None or len(may) < 2 else rule.tools
     return tuple(_shown(tool) for tool in shown)
-
-
-def of_object(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema of arguments that takes objects only, whatever else it says.
-
-    It stays the root, to which its references may point. Beside $ref older drafts look at nothing, so that moves down.
-    """
-    bound = {"type": "object", **parameters}
-    if "$ref" in bound:
-        moved = [{key: bound.pop(key)} for key in ("$ref", "allOf") if key in bound]
-        bound["allOf"] = moved
-    return bound
 
 
 def shape_of(tool: Tool) -> ToolShape:
