@@ -31,6 +31,7 @@ from radixmill.front.session import (
     Front,
     Generation,
     Prompt,
+    Reasoning,
     Sampling,
     Session,
     TextPrompt,
@@ -78,12 +79,13 @@ Logprob = tuple[float, tuple[tuple[int, float], ...]]  # the token's, and (id, l
 
 @dataclass
 class Choice:
-    """One continuation."""
+    """One continuation. `reasoning`: the thoughts of a chat, which are not in `text`; tokens are of both."""
 
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[Logprob] | None = None
     finish_reason: str = ""
+    reasoning: str = ""
 
 
 @dataclass(frozen=True)
@@ -316,8 +318,9 @@ async def _fold(generation: Generation, params: Params) -> Answer:
         for event in events:
             choice = choices[event.choice]
             match event:
-                case Content():
-                    choice.text += event.text
+                case Content() | Reasoning():
+                    choice.text += event.text if isinstance(event, Content) else ""
+                    choice.reasoning += event.text if isinstance(event, Reasoning) else ""
                     choice.token_ids += [token.id for token in event.tokens]
                     if choice.logprobs is not None:
                         choice.logprobs += [(t.logprob.logprob, t.logprob.top) for t in event.tokens if t.logprob]

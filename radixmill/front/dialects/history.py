@@ -13,14 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Any
 
 from radixmill.front.dialects.dialect import Dialect
-from radixmill.front.dialects.writer import text_of
-
-Message = dict[str, Any]
-SYSTEM = ("system", "developer")
-THOUGHTS = ("reasoning_content", "thinking", "reasoning")  # the names that messages have for them
+from radixmill.front.dialects.messages import SYSTEM, THOUGHTS, Message, results_by_call, text_of
 
 
 def fitted(dialect: Dialect, messages: Sequence[Message]) -> list[Message]:
@@ -72,13 +67,8 @@ def _turn(messages: Iterable[Message]) -> tuple[list[Message], list[Message]]:
 
 
 def _answered(calls: Sequence[Message], results: Sequence[Message]) -> Iterator[Message]:
-    """Each call and its results: by ids, or else by their places."""
-    ids = [call["tool_calls"][0].get("id") for call in calls]
-    whose: list[list[Message]] = [[] for _ in calls]
-    for place, result in enumerate(results):
-        id = result.get("tool_call_id")
-        whose[ids.index(id) if id and id in ids else min(place, len(calls) - 1)].append(result)
-    for call, own in zip(calls, whose, strict=True):
+    """Each call and its results."""
+    for call, own in zip(calls, results_by_call([call["tool_calls"][0] for call in calls], results), strict=True):
         yield from (call, *own)
 
 

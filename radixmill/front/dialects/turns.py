@@ -17,12 +17,10 @@ from itertools import combinations, groupby
 from typing import Any
 
 from radixmill.front.dialects.dialect import Dialect
-from radixmill.front.dialects.history import SYSTEM, THOUGHTS
+from radixmill.front.dialects.messages import SYSTEM, THOUGHTS, Message, results_by_call, text_of
 from radixmill.front.dialects.pieces import Said, Thought
 from radixmill.front.dialects.splitter import Splitter
-from radixmill.front.dialects.writer import text_of
 
-Message = dict[str, Any]
 Step = Callable[[Sequence[Message]], list[Message]]
 
 
@@ -155,22 +153,10 @@ def one_call(messages: Sequence[Message]) -> list[Message]:
             continue
         size = next((i for i, later in enumerate(told) if later["role"] != "tool"), len(told))
         results, told = told[:size], told[size:]
-        for i, call in enumerate(calls):
-            own = _results_of(calls, i, results)
+        for i, (call, own) in enumerate(zip(calls, results_by_call(calls, results), strict=True)):
             shown = message if i == 0 else {"role": "assistant", "content": None}
             out += [{**shown, "tool_calls": [call]}, *own]
     return out
-
-
-def _results_of(calls: Sequence[Any], at: int, results: Sequence[Message]) -> list[Message]:
-    """By ids, or else by their places; those of no call are of the last."""
-    ids = [call.get("id") for call in calls]
-    last = len(calls) - 1
-    places = (
-        ids.index(id) if (id := result.get("tool_call_id")) and id in ids else min(place, last)
-        for place, result in enumerate(results)
-    )
-    return [result for place, result in zip(places, results, strict=True) if place == at]
 
 
 def in_order(messages: Sequence[Message]) -> list[Message]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from radixmill.front.dialects.calls.base import Calls
 from radixmill.front.dialects.calls.json_object import JsonObject
+from radixmill.front.dialects.messages import Message, text_of
 
-Message = dict[str, Any]
 HERMES = JsonObject()  # the form of calls that models know who were taught none
 
 
@@ -117,10 +117,3 @@ def _prepended(messages: list[Message], text: str, *, system: bool) -> list[Mess
         both = f"{said}\n\n{text}" if system else f"{text}\n\n{said}"
         return [*messages[:at], {**messages[at], "content": both}, *messages[at + 1 :]]
     return [{"role": role, "content": text}, *messages]
-
-
-def text_of(content: Any) -> str:
-    """A message's content, its parts joined."""
-    if isinstance(content, list):
-        return "\n".join(str(part.get("text") or "") for part in content)
-    return content or ""

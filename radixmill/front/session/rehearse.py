@@ -14,10 +14,10 @@ from functools import lru_cache
 from typing import Any
 
 from radixmill.front.dialects import FAMILIES, CallIds
+from radixmill.front.dialects.messages import Message
 from radixmill.front.dialects.proof import ANSWER, CALLS, PARAMETERS, THOUGHT, Call, Sample, Token
 from radixmill.front.text import TemplateError, TextDecoder, TextStack
 
-Message = dict[str, Any]
 USER: Message = {"role": "user", "content": "hello"}
 TOOLS = [
     {"type": "function", "function": {"name": name, "description": f"calls {name}", "parameters": parameters}}

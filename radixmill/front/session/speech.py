@@ -45,7 +45,7 @@ from radixmill.front.dialects.grammar import (
     only_calls,
     text_and_calls,
 )
-from radixmill.front.dialects.history import THOUGHTS
+from radixmill.front.dialects.messages import THOUGHTS, text_of
 from radixmill.front.dialects.turns import thoughts_apart
 from radixmill.front.session.arguments import bound_schema
 from radixmill.front.session.ask import Ask, ChatPrompt, Tool, ToolRule
@@ -254,7 +254,7 @@ def speech_of(text: Text, ask: Ask, prompts: Sequence[Sequence[int]]) -> Speech:
 def _thinking(text: Text, think: Thoughts, prompt: ChatPrompt, ids: Sequence[int]) -> Thinking:
     if prompt.continue_final_message:
         last = thoughts_apart(text.dialect, prompt.messages[-1])
-        if _text_of(last.get("content")).strip():
+        if text_of(last.get("content")).strip():
             return "not"
         return "opened" if any(last.get(name) for name in THOUGHTS) else "may"
     said = _at_end(text, think, ids) if prompt.add_generation_prompt else "may"
@@ -278,11 +278,6 @@ def spelled(text: Text, tag: str) -> tuple[int, ...]:
         if ids[: len(head)] == head and b"".join(map(text.token_bytes, rest)) == tag.encode():
             return rest
     return found
-
-
-def _text_of(content: Any) -> str:
-    parts = content if isinstance(content, list) else [{"text": content or ""}]
-    return "".join(part.get("text") or "" for part in parts)
 
 
 def _shown(tool: Tool) -> dict[str, Any]:

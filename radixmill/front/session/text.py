@@ -9,9 +9,10 @@ from typing import Any, Protocol
 from radixmill.core.errors import BadRequest
 from radixmill.front.dialects import Dialect
 from radixmill.front.dialects.calls.unread import Unread
-from radixmill.front.dialects.history import SYSTEM, fitted
+from radixmill.front.dialects.history import fitted
+from radixmill.front.dialects.messages import SYSTEM, Message
 from radixmill.front.dialects.turns import Step, calls_apart, in_order, indexed_ids, led, nine_ids, thoughts_apart, ways
-from radixmill.front.dialects.writer import HERMES, Message, tells_of_tools, told_of, with_tools
+from radixmill.front.dialects.writer import HERMES, tells_of_tools, told_of, with_tools
 from radixmill.front.session.ask import ChatPrompt
 from radixmill.front.session.detect import Detected, detect_dialect
 from radixmill.front.text import TemplateError, TextStack, TooSlow, encode_chat
