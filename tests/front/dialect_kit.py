@@ -7,7 +7,19 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from radixmill.front.dialects import FAMILIES, Called, Callee, Dialect, Passed, Piece, Said, Splitter, Thought, joined
+from radixmill.front.dialects import (
+    FAMILIES,
+    Called,
+    Callee,
+    Dialect,
+    Passed,
+    Piece,
+    Rules,
+    Said,
+    Splitter,
+    Thought,
+    joined,
+)
 from radixmill.front.dialects.calls.base import Begun, Given, Whole
 from radixmill.front.dialects.extent import SPACE, read_input
 from radixmill.front.dialects.families import DeepSeekR1, Hermes, KimiK2, Llama4, Qwen3Coder, Qwen3Thinking
@@ -62,7 +74,7 @@ class Case:
     marks: frozenset[int] = frozenset()
 
     def splitter(self) -> Splitter:
-        return Splitter(self.dialect, self.tools, exact=self.exact, **self.rules)
+        return Splitter(self.dialect, self.tools, Rules(**self.rules), exact=self.exact)
 
     def read(self, cuts: Iterable[int] = ()) -> tuple[list[Piece], Splitter]:
         """Its pieces, pushed in parts that end at `cuts`."""

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from openai import OpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from radixmill.front.dialects import Called, Dialect, Passed, Piece, Said, Splitter, Thought, joined
+from radixmill.front.dialects import Called, Dialect, Passed, Piece, Rules, Said, Splitter, Thought, joined
 from radixmill.front.session import (
     Arguments,
     Ask,
@@ -104,12 +104,14 @@ def splitter_of(dialect: Dialect, row: Row, exact: frozenset[str]) -> Splitter:
         {name: callee._replace(bound=row.choice == "required") for name, callee in CALLEES.items()}
         if row.may_call
         else {},
-        opened=row.begins == "opened" or is_open(dialect, row.continues),
-        separate=row.separate,
-        whole_thoughts=row.at_once,
-        guaranteed=row.choice == "required" or row.bound,
-        only_calls=row.choice == "required",
-        one_call=not row.parallel,
+        Rules(
+            opened=row.begins == "opened" or is_open(dialect, row.continues),
+            separate=row.separate,
+            whole_thoughts=row.at_once,
+            guaranteed=row.choice == "required" or row.bound,
+            only_calls=row.choice == "required",
+            one_call=not row.parallel,
+        ),
         exact=exact,
     )
 

@@ -14,6 +14,7 @@ from radixmill.front.dialects import (
     Dialect,
     Passed,
     Piece,
+    Rules,
     Said,
     Splitter,
     Thought,
@@ -30,7 +31,7 @@ NO_ARGUMENTS = '<tool_call>\n{"name": "f"}\n</tool_call>'
 
 def split(text: str, cuts: list[int] | None = None, *, dialect=THINKING, tools=TOOLS, **rules) -> list[Piece]:
     """The pieces of a text pushed in parts cut at `cuts`, one behind the other of the same kind joined."""
-    splitter = Splitter(dialect, tools, **rules)
+    splitter = Splitter(dialect, tools, Rules(**rules))
     marks = sorted({0, *(cut % (len(text) + 1) for cut in cuts or ()), len(text)})
     pieces: list[Piece] = []
     for start, stop in pairwise(marks):
@@ -191,23 +192,23 @@ def test_half_a_character_ends_in_no_text():
 
 
 def test_thoughts_may_come_in_one_piece():
-    splitter = Splitter(THINKING, whole_thoughts=True)
+    splitter = Splitter(THINKING, rules=Rules(whole_thoughts=True))
     pieces = [piece for char in "<think>why not</think>so" for piece in splitter.push(char)]
     assert pieces[0] == Thought("why not", 14) and [type(p) for p in pieces[1:]] == [Said, Said]
-    splitter = Splitter(THINKING, whole_thoughts=True, opened=True)
+    splitter = Splitter(THINKING, rules=Rules(whole_thoughts=True, opened=True))
     assert splitter.push("why ") + splitter.push("not") == [] and splitter.finish() == [Thought("why not", 7)]
 
 
 def test_guaranteed_arguments_come_while_they_are_written():
-    splitter = Splitter(THINKING, TOOLS, guaranteed=True)
+    splitter = Splitter(THINKING, TOOLS, Rules(guaranteed=True))
     pieces = [piece for char in CALL for piece in splitter.push(char)]
     assert pieces[0][:3] == (0, "f", False)
     assert [p.text for p in pieces[1:]] == ['{"', *'a": 1}']
-    assert not splitter.inside_call and splitter.between_calls and splitter.finish() == []
+    assert not splitter.inside_call and splitter.calls == 1 and splitter.finish() == []
 
 
 def test_a_guaranteed_call_that_is_cut_off_keeps_what_it_said():
-    splitter = Splitter(THINKING, TOOLS, guaranteed=True)
+    splitter = Splitter(THINKING, TOOLS, Rules(guaranteed=True))
     assert plain(joined(splitter.push(CALL[: CALL.index("}}")]) + splitter.finish())) == [("call", "f", '{"a": 1')]
     assert splitter.inside_call
 

@@ -4,7 +4,7 @@ from radixmill.front.dialects.calls.base import Callee, ToolShape
 from radixmill.front.dialects.dialect import CallIds, Dialect, Thoughts
 from radixmill.front.dialects.families import FAMILIES, GENERIC, THINKING
 from radixmill.front.dialects.pieces import Called, Passed, Piece, Said, Thought, joined
-from radixmill.front.dialects.splitter import Splitter
+from radixmill.front.dialects.splitter import Rules, Splitter
 
 __all__ = [
     "FAMILIES",
@@ -16,6 +16,7 @@ __all__ = [
     "Dialect",
     "Passed",
     "Piece",
+    "Rules",
     "Said",
     "Splitter",
     "Thought",

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 from radixmill.front.dialects.calls.base import Callee
 from radixmill.front.dialects.dialect import Dialect
 from radixmill.front.dialects.pieces import Called, Passed, Piece, Said, Thought
-from radixmill.front.dialects.splitter import Splitter
+from radixmill.front.dialects.splitter import Rules, Splitter
 
 Subject = Literal["thoughts", "calls"]
 Basis = Literal["template", "tags", "text"]
@@ -142,7 +142,7 @@ def _portions(text: str) -> Iterator[tuple[str, Sequence[str]]]:
 
 
 def _read(dialect: Dialect, sample: Sample, portions: Iterable[str]) -> list[Part]:
-    splitter = Splitter(dialect, CALLEES, opened=sample.opens(dialect))
+    splitter = Splitter(dialect, CALLEES, Rules(opened=sample.opens(dialect)))
     pieces: list[Piece] = []
     for portion in portions:
         pieces += splitter.push(portion)
@@ -151,7 +151,7 @@ def _read(dialect: Dialect, sample: Sample, portions: Iterable[str]) -> list[Par
 
 def _read_tokens(dialect: Dialect, sample: Sample) -> list[Part]:
     """As answers are read: control tokens count by what they are, not by their letters."""
-    splitter = Splitter(dialect, CALLEES, opened=sample.opens(dialect), exact=sample.exact)
+    splitter = Splitter(dialect, CALLEES, Rules(opened=sample.opens(dialect)), exact=sample.exact)
     pieces: list[Piece] = []
     at = 0
     for token in sample.tokens:

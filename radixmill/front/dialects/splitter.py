@@ -25,6 +25,7 @@ What comes out does not depend on the portions that go in, but for where one kin
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
@@ -38,27 +39,32 @@ _Pieces = list[Piece]
 _Kept = list[tuple[Found, int]]  # what a reader found, and where the raw text stood then
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """How one answer is read."""
+
+    opened: bool = False  # the prompt ended within thoughts
+    separate: bool = True  # else thoughts are content, tags and all; what is a call does not depend on it
+    whole_thoughts: bool = False  # they come in one piece
+    guaranteed: bool = False  # a grammar sees to it that what begins like a call is one
+    only_calls: bool = False  # and that nothing else is there
+    calls_first: bool = False  # calls stand before all content, or nowhere
+    one_call: bool = False  # nothing comes behind the first call
+
+
 class Splitter:
     """Cuts one raw text. `push` every portion, then `finish` once.
 
-    `tools`: the names that may be called; none: calls are text. `opened`: the prompt ended within thoughts.
-    `separate=False`: thoughts are content, tags and all; what is a call does not depend on it. `whole_thoughts`: they come in one piece. `one_call`: nothing
-    comes behind the first call. `exact`: literals of control tokens; tags that begin with one are found only where such
-    a token was marked.
+    `tools`: the names that may be called; none: calls are text. `exact`: literals of control tokens; tags that have one in
+    them are found only where such a token was marked.
     """
 
     def __init__(
         self,
         dialect: Dialect,
         tools: Mapping[str, Callee] | None = None,
+        rules: Rules = Rules(),
         *,
-        opened: bool = False,
-        separate: bool = True,
-        whole_thoughts: bool = False,
-        guaranteed: bool = False,
-        only_calls: bool = False,
-        calls_first: bool = False,
-        one_call: bool = False,
         exact: Iterable[str] = (),
     ) -> None:
         self.dialect, self.tools = dialect, dict(tools or {})
@@ -69,9 +75,7 @@ class Splitter:
         self.thinking = False
         self.scan = Scan(exact)
         self.mark = self.scan.mark
-        self._opened, self._separate, self._whole_thoughts = opened, separate, whole_thoughts and separate
-        self._guaranteed, self._only_calls, self._one_call = guaranteed, guaranteed and only_calls, one_call
-        self._calls_first = calls_first
+        self.rules = rules
         self._content_begun = False
         self._behind_calls = False  # whether a call is the last that was read, besides tags and space
         self._since = 0  # where the thoughts at hand begin
@@ -79,11 +83,6 @@ class Splitter:
         self._thoughts: list[str] = []  # kept until they are whole
         self._thought_at = 0  # where the last of them ends
         self._parts = self._answer()
-
-    @property
-    def between_calls(self) -> bool:
-        """Whether a call has ended and nothing else was begun."""
-        return self.calls > 0 and not self.inside_call
 
     def thought_spans(self) -> list[tuple[int, int]]:
         """Where thoughts stand in the raw text, those at hand included."""
@@ -106,7 +105,7 @@ class Splitter:
     # --- the parts of an answer
 
     def _answer(self) -> Generator[None, None, None]:
-        if self._opened and self.dialect.think:
+        if self.rules.opened and self.dialect.think:
             yield from self._think()
             yield from self._gap(again=True)
         else:
@@ -139,7 +138,7 @@ class Splitter:
 
     def _content(self) -> Steps[None]:
         closers, turn = (self.dialect.answer_close, self.dialect.answer_end), self.dialect.turn
-        calls = () if self._calls_first else self._call_openers()
+        calls = () if self.rules.calls_first else self._call_openers()
         openers = [tag for tag in (*closers, turn, self._reopener, *calls) if tag]
         while not self.over:
             at, tag = self.scan.seek(openers, self.scan.at)
@@ -179,9 +178,9 @@ class Splitter:
         think = self.dialect.think
         assert think is not None
         self.thinking, self._behind_calls = True, False
-        if self._separate:
+        if self.rules.separate:
             yield from self._skip_openers(think.open)
-        enders = self._call_openers() if think.ended_by_call and not self._guaranteed else ()
+        enders = self._call_openers() if think.ended_by_call and not self.rules.guaranteed else ()
         enders = tuple(filter(None, (think.close, self.dialect.turn, *enders)))
         while self.thinking:
             at, tag = self.scan.seek(enders, self.scan.at)
@@ -221,10 +220,10 @@ class Splitter:
             self._thought(len(tag))
 
     def _thought(self, length: int) -> None:
-        if not self._separate:
+        if not self.rules.separate:
             return self._said(length)
         text, self._thought_at = self._take(length), self.scan.position
-        if self._whole_thoughts:
+        if self.rules.whole_thoughts:
             self._thoughts.append(text)
         elif text:
             self._pieces.append(Thought(text, self.scan.position))
@@ -240,16 +239,16 @@ class Splitter:
     def _call_openers(self, *, start: bool = False) -> tuple[str, ...]:
         """What begins calls; `start`: where nothing visible stands before."""
         calls = self.dialect.calls
-        if not self.tools or (self._calls_first and self._content_begun):
+        if not self.tools or (self.rules.calls_first and self._content_begun):
             return ()
         return (*calls.openers, *self._first_openers()) if start else calls.openers
 
     def _first_openers(self) -> tuple[str, ...]:
         """Where a grammar guarantees calls, only what it has written."""
         calls = self.dialect.calls
-        if not self._guaranteed:
+        if not self.rules.guaranteed:
             return calls.first_openers
-        return () if self._calls_first else tuple(filter(calls.head("").startswith, calls.first_openers))
+        return () if self.rules.calls_first else tuple(filter(calls.head("").startswith, calls.first_openers))
 
     def _calls(self, tag: str, *, gap: int = 0, within: bool = False) -> Steps[bool]:
         """The calls that begin here with `tag`; whether what follows stands behind calls, not behind text.
@@ -263,7 +262,7 @@ class Splitter:
             begun, before = self.calls, self.scan.position
             broken = yield from self._run(inside)
             if broken is None:
-                if self._only_calls and self.scan.last:
+                if self.rules.only_calls and self.scan.last:
                     self._leaves_out()
                 return not inside or self.scan.position > before
             if within and begun == self.calls:
@@ -295,7 +294,7 @@ class Splitter:
                     if not self._give(kept):
                         return self._back_to(start, whole=True)
                     start, kept, self.inside_call, self._behind_calls = self.scan.at, [], not whole, whole
-                if whole and self._one_call:
+                if whole and self.rules.one_call:
                     self.over = True
                     break
         except Malformed:
@@ -308,7 +307,7 @@ class Splitter:
 
     def _streams(self, kept: _Kept) -> bool:
         """Whether this part of a call can be given before it is whole."""
-        if not (self._guaranteed and kept):
+        if not (self.rules.guaranteed and kept):
             return False
         match kept[0][0]:
             case Begun(name):
@@ -333,7 +332,7 @@ class Splitter:
                         return False
                     call, shape = call + 1, self.tools[name].shape
                     pieces.append(Called(call, name, shape != "object", end, id))
-        if self._one_call:
+        if self.rules.one_call:
             pieces, call = [piece for piece in pieces if piece.call == 0], 0
         self._thoughts_kept()
         self._pieces += pieces
@@ -342,7 +341,7 @@ class Splitter:
 
     def _leaves_out(self) -> bool:
         """At the end, where a grammar guaranteed calls: drop what was begun of one and never came."""
-        if not (self._guaranteed and self.scan.last):
+        if not (self.rules.guaranteed and self.scan.last):
             return False
         rest = self.scan.text[self.scan.at :]
         begun = self.dialect.calls.is_begun
@@ -383,13 +382,13 @@ class Splitter:
 
     def _skip_rest(self, rest: str, tags: list[str]) -> None:
         """At the end: white space behind calls, and where nothing but calls may stand the beginning of one."""
-        begun = self._only_calls and any(tag.startswith(rest) for tag in tags)
+        begun = self.rules.only_calls and any(tag.startswith(rest) for tag in tags)
         if (not rest and self._behind_calls) or begun:
             self._skip(len(self.scan.text) - self.scan.at)
 
     def _frame(self, length: int) -> None:
         """A tag around thoughts or content, or between the parts of an answer."""
-        if self._separate:
+        if self.rules.separate:
             self._skip(length)
         else:
             self._said(length)

@@ -19,7 +19,7 @@ from typing import Any
 from radixmill.front.dialects.dialect import Dialect
 from radixmill.front.dialects.messages import SYSTEM, THOUGHTS, Message, results_by_call, text_of
 from radixmill.front.dialects.pieces import Said, Thought
-from radixmill.front.dialects.splitter import Splitter
+from radixmill.front.dialects.splitter import Rules, Splitter
 
 Step = Callable[[Sequence[Message]], list[Message]]
 
@@ -46,7 +46,7 @@ def thoughts_apart(dialect: Dialect, message: Message, *, opened: bool = False) 
 
 
 def _split(dialect: Dialect, text: str, *, opened: bool) -> tuple[str, str]:
-    splitter = Splitter(dialect, opened=opened)
+    splitter = Splitter(dialect, rules=Rules(opened=opened))
     pieces = [*splitter.push(text), *splitter.finish()]
     thoughts = "".join(piece.text for piece in pieces if isinstance(piece, Thought))
     said = "".join(piece.text for piece in pieces if isinstance(piece, Said))

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Literal, NamedTuple
 
 from radixmill.core.errors import BadRequest
-from radixmill.front.dialects import Called, Callee, Dialect, Passed, Said, Splitter, Thought
+from radixmill.front.dialects import Called, Callee, Dialect, Passed, Rules, Said, Splitter, Thought
 from radixmill.front.dialects.proof import Subject
 from radixmill.front.session.ask import Tool
 from radixmill.front.session.detect import AUTO, FIELDS, families_named, known_names
@@ -45,7 +45,7 @@ def blocks(dialect: Dialect, text: str) -> list[Block]:
     Only the text is looked at: it began within thoughts if they close before they open, or where the family always
     begins with them.
     """
-    splitter = Splitter(dialect, opened=_begins_within(dialect, text))
+    splitter = Splitter(dialect, rules=Rules(opened=_begins_within(dialect, text)))
     pieces = splitter.push(text) + splitter.finish()
     return [Block(kind, "".join(words)) for kind, words in _grouped(pieces)]
 
@@ -60,7 +60,8 @@ def calls(dialects: Sequence[Dialect], tools: Sequence[Tool], text: str) -> Pars
 
 
 def _calls(dialect: Dialect, tools: Sequence[Tool], text: str) -> Parsed:
-    splitter = Splitter(dialect, {tool.name: Callee(shape_of(tool), tool.parameters) for tool in tools}, separate=False)
+    callees = {tool.name: Callee(shape_of(tool), tool.parameters) for tool in tools}
+    splitter = Splitter(dialect, callees, Rules(separate=False))
     said: list[str] = []
     made: list[tuple[str, str]] = []
     for piece in splitter.push(text) + splitter.finish():

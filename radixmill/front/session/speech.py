@@ -25,7 +25,7 @@ from msgspec.structs import replace
 
 from radixmill.core.errors import BadRequest
 from radixmill.core.request import Constraint, ThinkingBudget
-from radixmill.front.dialects import Callee, Dialect, Splitter, Thoughts, ToolShape
+from radixmill.front.dialects import Callee, Dialect, Rules, Splitter, Thoughts, ToolShape
 from radixmill.front.dialects.calls.base import (
     INPUT,
     NO_ARGUMENTS,
@@ -80,17 +80,19 @@ class Speech:
         """None where nothing is to be split. `exact`: literals of control tokens."""
         if not self.splits:
             return None
-        return Splitter(
-            self.dialect,
-            {tool.name: self._callee(tool) for tool in self.tools},
+        return Splitter(self.dialect, {tool.name: self._callee(tool) for tool in self.tools}, self._rules, exact=exact)
+
+    @property
+    def _rules(self) -> Rules:
+        rule = self.ask.tools
+        return Rules(
             opened=self.thinking == "opened",
             separate=self.ask.separate_reasoning,
             whole_thoughts=not self.ask.stream_reasoning,
             guaranteed=self.calls is not None,
-            only_calls=self.ask.tools is not None and self.ask.tools.choice == "required",
+            only_calls=self.calls is not None and rule is not None and rule.choice == "required",
             calls_first=self.calls is not None and self.ask.constraint is not None,
-            one_call=self.ask.tools is not None and not self.ask.tools.parallel,
-            exact=exact,
+            one_call=rule is not None and not rule.parallel,
         )
 
     def budget(self, text: Text) -> ThinkingBudget | None:
