@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from radixmill.core.messages import End as EngineEnd
 from radixmill.core.messages import TokenDelta, TokenLogprob, Usage
 from radixmill.front.session import Content, End, Token
-from radixmill.front.session.choice import Choice
+from radixmill.front.session.choice import Choice, Shown
 from radixmill.front.text import StopScanner, TextDecoder
 from tests.fakes import EOS, ByteText
 
@@ -27,9 +27,7 @@ def run(
         0,
         TextDecoder(text),
         StopScanner(tuple(stops), keep=keep_stop) if stops else None,
-        keep_tokens=True,
-        keep_stop=keep_stop,
-        **rules,
+        shown=Shown(keep_tokens=True, keep_stop=keep_stop, **rules),
     )
     whole = [*tokens, EOS] if eos else tokens
     end = EngineEnd("stop" if eos else "length", Usage(3, len(whole), 1), EOS if eos else None)
@@ -122,6 +120,6 @@ def test_the_engine_may_keep_the_end_token_to_itself():
 def test_keep_stop_shows_an_ordinary_stop_token():
     text = ByteText()
     for keep, shown in ((False, "a"), (True, "a.")):
-        choice = Choice(0, TextDecoder(text), None, keep_stop=keep)
+        choice = Choice(0, TextDecoder(text), None, shown=Shown(keep_stop=keep))
         events = choice.push(TokenDelta(0, 0, tuple(b"a."), None, EngineEnd("stop", Usage(1, 2, 0), ord("."))))
         assert events == (Content(0, shown), End(0, "stop", ord(".")))

@@ -15,11 +15,22 @@ from collections import deque
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from msgspec import Struct
+
 from radixmill.core.messages import End as EngineEnd
 from radixmill.core.messages import TokenDelta, TokenLogprob
 from radixmill.front.dialects import Called, CallIds, Passed, Piece, Said, Splitter, Thought, joined
 from radixmill.front.session.events import Arguments, Call, Content, End, Event, FinishReason, Reasoning, Token
 from radixmill.front.text import StopScanner, TextDecoder
+
+
+class Shown(Struct, frozen=True, kw_only=True):
+    """What of a sequence is told, and how."""
+
+    request: str = ""  # what ids of calls are made from
+    scan_after: int = 0  # output tokens whose text is not searched for stop strings (min_tokens)
+    keep_stop: bool = False  # a token that ends the sequence is shown; whether a stop string is, the scanner knows
+    keep_tokens: bool = False  # events carry the tokens behind their text
 
 
 class Choice:
@@ -31,19 +42,13 @@ class Choice:
         decoder: TextDecoder,
         scanner: StopScanner | None,
         splitter: Splitter | None = None,
+        shown: Shown = Shown(),
         *,
         tags: Mapping[int, str] = MappingProxyType({}),
-        request: str = "",
-        scan_after: int = 0,
-        keep_stop: bool = False,
-        keep_tokens: bool = False,
     ) -> None:
-        """`tags`: control tokens that tags of the splitter have in them → their literals. `request`: what ids of calls are made from. `scan_after`:
-        output tokens whose text is not searched for stop strings (min_tokens). `keep_stop`: a token that ends the
-        sequence is shown; whether a stop string is, the scanner knows."""
+        """`tags`: control tokens that tags of the splitter have in them → their literals."""
         self.index, self.decoder, self.scanner, self.splitter = index, decoder, scanner, splitter
-        self.request, self.tags = request, tags
-        self.scan_after, self.keep_stop, self.keep_tokens = scan_after, keep_stop, keep_tokens
+        self.shown, self.tags = shown, tags
         self.counted = 0  # output tokens, those that ended the text included
         self.cached: int | None = None  # prompt tokens found in the cache at the first admission
         self.ended = False
@@ -94,7 +99,7 @@ class Choice:
 
     def _is_unseen(self, token: int, end: EngineEnd | None) -> bool:
         """Whether this token ended the sequence and stays out of the text."""
-        return end is not None and end.token == token and not self.keep_stop
+        return end is not None and end.token == token and not self.shown.keep_stop
 
     def _has_called(self) -> bool:
         return self.splitter is not None and self.splitter.over
@@ -103,7 +108,7 @@ class Choice:
         self.counted += 1
         if logprob is not None:
             self.logprob_sum += logprob.logprob
-        if self.keep_tokens:
+        if self.shown.keep_tokens:
             self.held.append(Token(token, self.decoded, logprob))
         if self.splitter is not None and self.splitter.dialect.think:
             self._begins.append(self.decoded)
@@ -116,7 +121,7 @@ class Choice:
         return text
 
     def _scan(self, text: str) -> tuple[str, str | None]:
-        if self.scanner is None or not text or self.counted <= self.scan_after:
+        if self.scanner is None or not text or self.counted <= self.shown.scan_after:
             return text, None
         return self.scanner.push(text)
 
@@ -173,7 +178,7 @@ class Choice:
 
     def _call_id(self, name: str, call: int) -> str:
         style = self.splitter.dialect.call_ids if self.splitter else "ours"
-        return call_id(self.request, self.index, call, style, name)
+        return call_id(self.shown.request, self.index, call, style, name)
 
     def _tokens(self, end: int, *, flush: bool) -> tuple[Token, ...]:
         tokens: list[Token] = []

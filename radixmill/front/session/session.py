@@ -14,7 +14,7 @@ from radixmill.core.errors import BadRequest, NotReady, Overloaded, UnknownModel
 from radixmill.core.request import Constraint, GenerateRequest, SamplingParams, ThinkingBudget, choice_seed
 from radixmill.core.spec import ModelSpec
 from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, TextPrompt, TokenPrompt
-from radixmill.front.session.choice import Choice
+from radixmill.front.session.choice import Choice, Shown
 from radixmill.front.session.echo import PromptText, prompt_text
 from radixmill.front.session.generation import Facts, Generation
 from radixmill.front.session.limits import SIZES, THREAD_CHARS
@@ -265,17 +265,19 @@ class Session:
         return self._spellings[tags]
 
     def _choice(self, speech: Speech, spells: Text | Spelling, index: int) -> Choice:
-        ask = speech.ask
+        ask, marks = speech.ask, spells.marks if isinstance(spells, Spelling) else {}
         return Choice(
             index,
             TextDecoder(spells, skip_special=ask.skip_special_tokens),
             StopScanner(ask.stop, keep=ask.keep_stop) if ask.stop else None,
-            speech.splitter(self.text.control),
-            request=ask.id,
-            tags=spells.marks if isinstance(spells, Spelling) else {},
-            scan_after=ask.sampling.min_tokens,
-            keep_stop=ask.keep_stop,
-            keep_tokens=ask.keep_tokens,
+            speech.splitter(marks.values()),
+            Shown(
+                request=ask.id,
+                scan_after=ask.sampling.min_tokens,
+                keep_stop=ask.keep_stop,
+                keep_tokens=ask.keep_tokens,
+            ),
+            tags=marks,
         )
 
 
