@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count, groupby
 from operator import attrgetter
@@ -21,6 +21,17 @@ from typing import Any
 import msgspec
 
 from radixmill.engine.grammar.errors import GrammarError
+from radixmill.engine.grammar.fields import (
+    Format,
+    ends_of,
+    field_of,
+    head_of,
+    is_whole,
+    list_of,
+    string_of,
+    strings_of,
+    tags_of,
+)
 from radixmill.engine.grammar.gbnf import MAX_TIMES, Alt, Ref, Seq, Text, parse
 from radixmill.engine.grammar.lexemes import quoted, times, to_lark
 from radixmill.engine.grammar.matcher import RULES
@@ -30,8 +41,6 @@ from radixmill.engine.grammar.schema import LAYOUT, normalise
 from radixmill.engine.grammar.vocabulary import Vocabulary
 
 MAX_DEPTH = 64  # formats within formats
-
-Format = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +151,7 @@ class _Writer:
     # --- one part of the text
 
     def _const_string(self, form: Format, place: str, end: str) -> Piece:
-        return self._literal(_string(form, "value", place))
+        return self._literal(string_of(form, "value", place))
 
     def _json_schema(self, form: Format, place: str, end: str) -> Piece:
         style = form.get("style", "json")
@@ -152,24 +161,24 @@ class _Writer:
             return self._qwen_xml(form, place, end)
         if style != "json":
             raise GrammarError(f"the style {style!r} is not supported; json and qwen_xml are", f"{place}/style")
-        return self._json(_field(form, "json_schema", place), f"{place}/json_schema", _space(form, place))
+        return self._json(field_of(form, "json_schema", place), f"{place}/json_schema", _space(form, place))
 
     def _regex(self, form: Format, place: str, end: str) -> Piece:
-        return Piece(to_lexeme(_string(form, "pattern", place)), True)
+        return Piece(to_lexeme(string_of(form, "pattern", place)), True)
 
     def _grammar(self, form: Format, place: str, end: str) -> Piece:
         """What follows a recursive grammar belongs to its analysis: a tag's end is written into it (see `_tagged`)."""
-        return self._gbnf(_string(form, "grammar", place), f"{place}/grammar", [])
+        return self._gbnf(string_of(form, "grammar", place), f"{place}/grammar", [])
 
     def _any_text(self, form: Format, place: str, end: str) -> Piece:
         for limit in ("max_tokens", "max_chars"):
             if form.get(limit) is not None:
                 raise GrammarError(f"{limit} is not supported", f"{place}/{limit}")
-        excludes = _strings(form, "excludes", place) if form.get("excludes") else []
+        excludes = strings_of(form, "excludes", place) if form.get("excludes") else []
         return self._free([*excludes, *([end] if end else [])])
 
     def _token(self, form: Format, place: str, end: str) -> Piece:
-        token = _field(form, "token", place)
+        token = field_of(form, "token", place)
         if isinstance(token, str):
             token = self._control.get(token, token)
         if not isinstance(token, int) or isinstance(token, bool) or token < 0:
@@ -179,46 +188,46 @@ class _Writer:
     # --- several
 
     def _sequence(self, form: Format, place: str, end: str) -> Piece:
-        elements = _list(form, "elements", place)
-        ends = [*map(_head, elements[1:]), end]
+        elements = list_of(form, "elements", place)
+        ends = [*map(head_of, elements[1:]), end]
         return self._join([self.format(e, f"{place}/elements/{i}", ends[i]) for i, e in enumerate(elements)])
 
     def _or(self, form: Format, place: str, end: str) -> Piece:
-        elements = _list(form, "elements", place)
+        elements = list_of(form, "elements", place)
         if not elements:
             raise GrammarError("needs at least one element", f"{place}/elements")
         return self._either([self.format(e, f"{place}/elements/{i}", end) for i, e in enumerate(elements)])
 
     def _optional(self, form: Format, place: str, end: str) -> Piece:
-        return self._times(self.format(_field(form, "content", place), f"{place}/content", end), 0, 1)
+        return self._times(self.format(field_of(form, "content", place), f"{place}/content", end), 0, 1)
 
     def _star(self, form: Format, place: str, end: str) -> Piece:
-        return self._times(self.format(_field(form, "content", place), f"{place}/content", ""), 0, None)
+        return self._times(self.format(field_of(form, "content", place), f"{place}/content", ""), 0, None)
 
     def _plus(self, form: Format, place: str, end: str) -> Piece:
-        return self._times(self.format(_field(form, "content", place), f"{place}/content", ""), 1, None)
+        return self._times(self.format(field_of(form, "content", place), f"{place}/content", ""), 1, None)
 
     def _repeat(self, form: Format, place: str, end: str) -> Piece:
-        low, high = _field(form, "min", place), _field(form, "max", place)
-        if not _whole(low) or not _whole(high) or low < 0 or high < -1 or max(low, high) > MAX_TIMES:
+        low, high = field_of(form, "min", place), field_of(form, "max", place)
+        if not is_whole(low) or not is_whole(high) or low < 0 or high < -1 or max(low, high) > MAX_TIMES:
             raise GrammarError(f"min and max must be whole numbers up to {MAX_TIMES:,} (max -1: no limit)", place)
         if 0 <= high < low:
             raise GrammarError("max is below min", place)
-        content = self.format(_field(form, "content", place), f"{place}/content", "")
+        content = self.format(field_of(form, "content", place), f"{place}/content", "")
         return self._times(content, low, None if high == -1 else high)
 
     # --- tags
 
     def _tag(self, form: Format, place: str, end: str) -> Piece:
-        return self._tagged(form, place, _field(form, "begin", place))
+        return self._tagged(form, place, field_of(form, "begin", place))
 
     def _tagged(self, form: Format, place: str, begin: Any) -> Piece:
         """A tag, of whose begin only `begin` is still to come."""
         first = self._edge(begin, f"{place}/begin")
-        content, ends = _field(form, "content", place), _ends(form, place)
+        content, ends = field_of(form, "content", place), ends_of(form, place)
         edges = [self._edge(end, f"{place}/end") for end in ends]
         if all(edge.lexeme for edge in edges) and isinstance(content, dict) and content.get("type") == "grammar":
-            text = _string(content, "grammar", f"{place}/content")
+            text = string_of(content, "grammar", f"{place}/content")
             return self._join([first, self._gbnf(text, f"{place}/content/grammar", ends)])
         texts = [end if isinstance(end, str) else "" for end in ends]
         bodies = [self.format(content, f"{place}/content", text) for text in texts]
@@ -235,10 +244,10 @@ class _Writer:
 
     def _triggered_tags(self, form: Format, place: str, end: str) -> Piece:
         """Free text; where a trigger occurs in it, one of the tags that begin so."""
-        triggers = _strings(form, "triggers", place)
+        triggers = strings_of(form, "triggers", place)
         if not triggers or not all(triggers):
             raise GrammarError("needs at least one trigger, none of them empty", f"{place}/triggers")
-        excludes = _strings(form, "excludes", place) if form.get("excludes") else []
+        excludes = strings_of(form, "excludes", place) if form.get("excludes") else []
         stops = [*triggers, *excludes, *([end] if end else [])]
         by_trigger = self._by_trigger(form, place, triggers)
         calls = [self._call(trigger, rests, stops) for trigger, rests in by_trigger.items() if rests]
@@ -247,16 +256,16 @@ class _Writer:
         once, at_least = bool(form.get("stop_after_first")), bool(form.get("at_least_one"))
         if not at_least:
             return self._either([text, call]) if once else self._join([self._times(call, 0, None), text])
-        whole = [self.format(tag, f"{place}/tags/{i}", "") for i, tag in enumerate(_tags(form, place))]
+        whole = [self.format(tag, f"{place}/tags/{i}", "") for i, tag in enumerate(tags_of(form, place))]
         first = self._either(whole)
         return first if once else self._join([first, self._times(call, 0, None), text])
 
     def _by_trigger(self, form: Format, place: str, triggers: list[str]) -> dict[str, list[Piece]]:
         """Trigger → the tags that begin with it, without it."""
         found: dict[str, list[Piece]] = {trigger: [] for trigger in triggers}
-        for index, tag in enumerate(_tags(form, place)):
+        for index, tag in enumerate(tags_of(form, place)):
             where = f"{place}/tags/{index}"
-            begin = _field(tag, "begin", where)
+            begin = field_of(tag, "begin", where)
             fits = [trigger for trigger in triggers if isinstance(begin, str) and begin.startswith(trigger)]
             if not fits:
                 raise GrammarError(f"the tag's begin {begin!r} starts with none of the triggers", f"{where}/begin")
@@ -271,12 +280,12 @@ class _Writer:
         return self._join([head, self._either(rests)])
 
     def _tags_with_separator(self, form: Format, place: str, end: str) -> Piece:
-        whole = [self.format(tag, f"{place}/tags/{i}", "") for i, tag in enumerate(_tags(form, place))]
+        whole = [self.format(tag, f"{place}/tags/{i}", "") for i, tag in enumerate(tags_of(form, place))]
         if form.get("stop_after_first"):
             tag = self._either(whole)
             return tag if form.get("at_least_one") else self._times(tag, 0, 1)
         # NOTE: separator and begin are one lexeme: what ends the run may begin as the separator does.
-        separator = self._literal(_string(form, "separator", place))
+        separator = self._literal(string_of(form, "separator", place))
         shared = [self._shared(tag) for tag in whole]
         more = self._times(self._either([self._join([separator, tag]) for tag in shared]), 0, None)
         tags = self._join([self._either(shared), more])
@@ -294,7 +303,7 @@ class _Writer:
         NOTE: each is a lexeme of its own, so that the next may be any of the rest. How a tag begins must tell it from
         the others and from what stands behind them all.
         """
-        tags, required = _tags(form, place), _list(form, "required", place)
+        tags, required = tags_of(form, place), list_of(form, "required", place)
         if len(required) != len(tags):
             raise GrammarError("must say of each tag whether it is required", f"{place}/required")
         pieces = [self.format(tag, f"{place}/tags/{i}", "") for i, tag in enumerate(tags)]
@@ -306,8 +315,8 @@ class _Writer:
 
     def _raw_string(self, form: Format, place: str, end: str) -> Piece:
         """Text that, as a JSON string, is valid; without `excludes`."""
-        excludes = _strings(form, "excludes", place) if form.get("excludes") else []
-        schema = json.dumps(_field(form, "json_schema", place))
+        excludes = strings_of(form, "excludes", place) if form.get("excludes") else []
+        schema = json.dumps(field_of(form, "json_schema", place))
         try:
             return Piece(raw_strings(schema, excludes), True)
         except GrammarError as error:
@@ -323,7 +332,7 @@ class _Writer:
 
     def _qwen_xml(self, form: Format, place: str, end: str) -> Piece:
         """`<parameter=name>`, a line with the value, `</parameter>`, for each property in order; strings are bare."""
-        schema, where = _field(form, "json_schema", place), f"{place}/json_schema"
+        schema, where = field_of(form, "json_schema", place), f"{place}/json_schema"
         if schema is True:
             schema = {}
         if not isinstance(schema, dict):
@@ -452,63 +461,6 @@ def _space(form: Format, place: str) -> str:
     """What may stand between two tokens of JSON."""
     if (most := form.get("max_whitespace_cnt")) is None:
         return LAYOUT
-    if not _whole(most) or not 0 <= most <= MAX_TIMES:
+    if not is_whole(most) or not 0 <= most <= MAX_TIMES:
         raise GrammarError(f"must be a whole number up to {MAX_TIMES:,}", f"{place}/max_whitespace_cnt")
     return rf"[ \t\r\n]{{0,{most}}}"
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _field(form: Format, name: str, place: str) -> Any:
-    if name not in form:
-        raise GrammarError(f'needs "{name}"', place)
-    return form[name]
-
-
-def _string(form: Format, name: str, place: str) -> str:
-    value = _field(form, name, place)
-    if not isinstance(value, str):
-        raise GrammarError("must be a string", f"{place}/{name}")
-    return value
-
-
-def _list(form: Format, name: str, place: str) -> list[Any]:
-    value = _field(form, name, place)
-    if not isinstance(value, list):
-        raise GrammarError("must be an array", f"{place}/{name}")
-    return value
-
-
-def _strings(form: Format, name: str, place: str) -> list[str]:
-    values = _list(form, name, place)
-    if not all(isinstance(value, str) for value in values):
-        raise GrammarError("must be an array of strings", f"{place}/{name}")
-    return values
-
-
-def _tags(form: Format, place: str) -> list[Format]:
-    """The tags of a list. There they need no type: XGrammar's own examples leave it out."""
-    tags = _list(form, "tags", place)
-    if not tags:
-        raise GrammarError("needs at least one tag", f"{place}/tags")
-    return [{"type": "tag", **tag} if isinstance(tag, dict) else {} for tag in tags]
-
-
-def _head(form: Any) -> str:
-    """The text that a format surely begins with, as far as it is seen at once."""
-    head = (
-        form.get({"const_string": "value", "tag": "begin"}.get(form.get("type", ""), ""))
-        if isinstance(form, dict)
-        else ""
-    )
-    return head if isinstance(head, str) else ""
-
-
-def _ends(form: Format, place: str) -> list[Any]:
-    end = _field(form, "end", place)
-    ends = end if isinstance(end, list) else [end]
-    if not ends:
-        raise GrammarError("needs at least one end", f"{place}/end")
-    return ends
