@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 
 from radixmill.front.text import TextStack
-from tests.data import ROOT
+from tests.data import ROOT, shared
 from tests.front.text_kit import NORMAL, USER_DEFINED, byte_level, stack
 
 FILES = sorted((ROOT.parent / "shared" / "data" / "templates").glob("*.jinja"))
@@ -21,7 +21,8 @@ _LITERAL = re.compile(
 
 
 def source_of(name: str) -> str:
-    return next(path for path in FILES if path.stem == name).read_text(encoding="utf-8")
+    """A template's text, or a skip."""
+    return shared("templates", f"{name}.jinja").read_text(encoding="utf-8")
 
 
 def literals_of(name: str) -> tuple[str, ...]:
