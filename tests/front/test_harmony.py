@@ -349,6 +349,13 @@ def test_other_efforts_are_refused(model, effort):
     assert refused.value.param == "reasoning_effort"
 
 
+def test_thoughts_cannot_be_turned_off(model):
+    with pytest.raises(BadRequest, match="always thinks") as refused:
+        prompt(model, USER, thinks=False)
+    assert refused.value.param == "reasoning"
+    assert prompt(model, USER, thinks=True) == prompt(model, USER)
+
+
 def test_efforts_are_each_family_s_own(model):
     other = ModelText(model.stack, Detected(Hermes(), "none", "hermes"))
     assert "Reasoning: none" in prompt(other, USER, template_kwargs={"reasoning_effort": "none"})

@@ -96,6 +96,8 @@ class ModelText:
         except ValueError as error:
             raise BadRequest(f"{error}.", param="chat_template_kwargs") from None
         _check_effort(self.dialect, self._kwargs(chat).get("reasoning_effort"))
+        if self.dialect.efforts and chat.thinks is False:
+            raise BadRequest("This model always thinks: that can't be turned off.", param="reasoning")
         if chat.documents and not template.takes_documents:
             raise BadRequest(
                 "This model's chat template has no place for documents: put their text into a message.",
