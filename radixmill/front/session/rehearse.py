@@ -16,7 +16,7 @@ from typing import Any
 from radixmill.front.dialects import FAMILIES, CallIds
 from radixmill.front.dialects.messages import Message
 from radixmill.front.dialects.proof import ANSWER, CALLS, PARAMETERS, THOUGHT, Call, Sample, Token
-from radixmill.front.text import TemplateError, TextDecoder, TextStack
+from radixmill.front.text import TextDecoder, TextStack
 
 USER: Message = {"role": "user", "content": "hello"}
 TOOLS = [
@@ -86,7 +86,7 @@ class Rehearsal:
         """The message as the model would write it; None where the template refuses it, or drops a part."""
         try:
             history = self._render(message, switch)
-        except (TemplateError, ValueError):
+        except ValueError:
             return None
         prompt, text = _behind(self.prompt(switch), history)
         text = _before(text, self._end(switch))
@@ -110,14 +110,14 @@ class Rehearsal:
         """What stands before an answer; "" where the template refuses that."""
         try:
             return self._render(None, switch, on)
-        except (TemplateError, ValueError):
+        except ValueError:
             return ""
 
     def _turn_end(self, switch: str) -> str:
         """What stands behind an answer."""
         try:
             return self._render({"role": "assistant", "content": ANSWER}, switch).rpartition(ANSWER)[2]
-        except (TemplateError, ValueError):
+        except ValueError:
             return ""
 
     def _render(self, answer: Message | None, switch: str, on: bool = True) -> str:

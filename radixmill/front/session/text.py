@@ -15,7 +15,7 @@ from radixmill.front.dialects.turns import Step, calls_apart, in_order, indexed_
 from radixmill.front.dialects.writer import HERMES, tells_of_tools, told_of, with_tools
 from radixmill.front.session.ask import ChatPrompt
 from radixmill.front.session.detect import Detected, detect_dialect
-from radixmill.front.text import TemplateError, TextStack, TooSlow, encode_chat
+from radixmill.front.text import TemplateError, TextStack, encode_chat
 
 
 class Text(Protocol):
@@ -111,8 +111,6 @@ class ModelText:
         for change in ways(lambda: self._told(messages, list(chat.tools))[0]):
             try:
                 return self._attempt(chat, messages, change)
-            except TooSlow:
-                raise
             except TemplateError as error:
                 refusal = refusal or error
         assert refusal is not None, "there is at least one way"
@@ -192,8 +190,6 @@ class ModelText:
         assert self.stack.template is not None, "only who has a template asks"
         try:
             return self.stack.template.render([{"role": role, "content": content} for role, content in messages])
-        except TooSlow:
-            raise
         except TemplateError:
             return None
 

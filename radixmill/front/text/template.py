@@ -44,8 +44,8 @@ class TemplateError(ValueError):
     """The template refused the conversation, or failed on it. The message is for the client."""
 
 
-class TooSlow(TemplateError):
-    """The template took too long. Another try would take as long."""
+class TooSlow(ValueError):
+    """The template took too long. No refusal: another try, in other shapes, would take as long."""
 
 
 class ChatTemplate:
@@ -96,7 +96,7 @@ class ChatTemplate:
         added after. If that message has thoughts and no content, it ends inside them. Where the template leaves thoughts
         out that the model is to go on from, they are written by the `tags` of thoughts.
         Other keyword arguments are the template's own (`enable_thinking`, …).
-        Raises TemplateError where the template refuses, ValueError for an argument that is not the template's.
+        Raises TemplateError where the template refuses, TooSlow where it takes too long, ValueError for an argument that is not the template's.
         """
         self.check_kwargs(kwargs)
         name = self._chosen(tools, kwargs.get("documents"))
@@ -138,8 +138,6 @@ class ChatTemplate:
         filled = [{**m, "content": ""} if m.get("content", "") is None else m for m in messages]
         try:
             text = self._render(name, messages, fixed)
-        except TooSlow:
-            raise
         except TemplateError:
             return self._render(name, filled, fixed)
         if "None" not in text:
@@ -199,8 +197,6 @@ class ChatTemplate:
         fixed = {"tools": tools, "add_generation_prompt": False}
         try:
             return "PROBE" in self._with_nulls(self._chosen(tools, None), conversation, fixed)
-        except TooSlow:
-            raise
         except TemplateError:
             return False
 
@@ -216,8 +212,6 @@ class ChatTemplate:
             )
             try:
                 text = self._render(name, _about("assistant", message), {"tools": None, "add_generation_prompt": False})
-            except TooSlow:
-                raise
             except TemplateError:
                 continue
             if "PROBE" in text and "'PROBE'" not in text:
@@ -229,8 +223,6 @@ class ChatTemplate:
         probe = [{"type": "text", "text": "PROBE"}]
         try:
             text = self._render(name, _about(role, {"content": probe}), {"tools": None, "add_generation_prompt": True})
-        except TooSlow:
-            raise
         except TemplateError:
             return False
         return "PROBE" in text and "'PROBE'" not in text and '"PROBE"' not in text
@@ -243,8 +235,6 @@ class ChatTemplate:
             conversation = _about("assistant", {"content": content, "tool_calls": calls})
             try:
                 text = self._render(name, conversation, {"tools": tools, "add_generation_prompt": False})
-            except TooSlow:
-                raise
             except TemplateError:
                 continue
             if "probe" in text:
