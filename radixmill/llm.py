@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 
 from tqdm import tqdm
 
-from radixmill import launch, store
+from radixmill import store
 from radixmill.cli import build
 from radixmill.core.config import Config
 from radixmill.core.errors import CannotStart, EngineFailed
@@ -40,6 +40,7 @@ from radixmill.front.session import (
 from radixmill.front.session.native.items import constraint_of
 from radixmill.front.session.open import open_session, open_text
 from radixmill.link.remote import RemoteEngine
+from radixmill.supervise import Supervisor
 
 T = TypeVar("T")
 
@@ -119,10 +120,10 @@ class Offline:
         self._text = open_text(config, self.files)
         self._loop = asyncio.new_event_loop()
         self._threads = [threading.Thread(target=self._loop.run_forever, name="radixmill-link", daemon=True)]
-        self._client = RemoteEngine()
-        self._supervisor = launch.Supervisor(
+        self._supervisor = Supervisor(
             config, self.files, started=time.monotonic(), front=False, on_event=self._on_event
         )
+        self._client = RemoteEngine(on_asked=self._on_asked)
         self._threads.append(threading.Thread(target=self._supervise, name="radixmill-supervisor", daemon=True))
         for thread in self._threads:
             thread.start()
@@ -189,6 +190,10 @@ class Offline:
             self._supervisor.run()
         finally:
             self._on_event({"event": "failed", "detail": "the engine's supervisor has ended"})
+
+    def _on_asked(self, count: int) -> None:
+        with suppress(ValueError):  # the supervisor has ended
+            self._supervisor.local.asked = count
 
     def _on_event(self, event: dict[str, Any]) -> None:
         """From the supervisor's thread."""

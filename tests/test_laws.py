@@ -17,6 +17,7 @@ ALLOW: dict[str, set[str]] = {
     "core": set(),
     "store": {"core"},
     "observe": {"core"},
+    "supervise": {"core", "observe", "store"},
     "link": {"core"},
     "front.text": {"core", "store"},
     "front.dialects": {"core"},

@@ -189,6 +189,18 @@ class ServerOptions:
     store_bytes: int = option(64 << 20, "most bytes of them kept, as JSON", size=True, low=0)
     max_body_bytes: int = option(32 << 20, "largest request body", size=True, low=1)
     max_queued_requests: int = option(1024, "requests that may be in flight or waiting; more get 429", low=1)
+    fronts: int = option(
+        1,
+        "HTTP processes; one more for each core that tokenising and streaming fill. Each keeps what it stored itself",
+        low=1,
+        high=64,
+    )
+    stall_timeout: float = option(
+        5.0,
+        "seconds without progress, while there is work, after which the engine is killed and its work resumed by another",
+        low=0.1,
+        high=86400.0,
+    )
     drain_timeout: float = option(30.0, "seconds to finish live requests after SIGTERM", low=0.0, high=86400.0)
     log_level: str = option("info", "what is logged", choices=("debug", "info", "warning", "error"))
 

@@ -3,7 +3,7 @@
     front → engine   Submit | Cancel | Control
     engine → front   Ready | Deltas | Reply          (Died is made by the link itself)
 
-A sequence id is unique among the live sequences of one front. `TokenDelta.at` is the output index of its first token:
+A sequence id is unique among all sequences of a server: each front counts from a number of its own. `TokenDelta.at` is the output index of its first token:
 a receiver drops what it holds already, and a gap is a bug.
 """
 
@@ -16,19 +16,22 @@ from msgspec import Struct
 from radixmill.core.request import GenerateRequest
 from radixmill.core.spec import ModelSpec
 
-EndReason = Literal["stop", "length", "cancelled", "grammar", "failed"]
+# expired: it waited longer than it may. failed: a fault of ours.
+EndReason = Literal["stop", "length", "cancelled", "grammar", "expired", "failed"]
 
 
 class SeqStart(Struct, frozen=True, array_like=True):
     """One sequence of a request: where it draws its random numbers from, and what it has said already.
 
     `score`: it is the one that tells the log-probabilities of the prompt. Who has said something has told them.
+    `alone`: engines have died over it, or beside it: until it has said something, nothing else runs in its steps.
     """
 
     seq: int
     seed: int
     output: tuple[int, ...] = ()
     score: bool = False
+    alone: bool = False
 
 
 class Submit(Struct, tag=True, frozen=True):

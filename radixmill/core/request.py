@@ -85,7 +85,8 @@ class GenerateRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     thinking: ThinkingBudget | None = None  # None: thoughts may be as long as they like
     tenant: str = ""  # salts the cache namespace: tenants can't probe each other's prompts
     priority: int = 0  # higher runs first
-    deadline: float | None = None  # seconds since the epoch
+    account: str = ""  # who pays: tokens are shared out fairly among accounts
+    wait: float | None = None  # seconds it may wait for its first step; None: as long as it takes
     adapter: str | None = None
     numerics: str | None = None  # refuse any other numerics id
     arrived: float = 0.0  # seconds since the epoch, at the front

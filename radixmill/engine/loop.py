@@ -13,6 +13,7 @@ from radixmill.core.request import Constraint
 from radixmill.engine.grammar import Built, Grammars, Refused
 from radixmill.engine.schedule import Scheduler
 from radixmill.link.socket import EngineSocket, Joined, Left, Peer, Said, Woken
+from radixmill.observe.pulse import EnginePulse
 
 log = logging.getLogger("radixmill.engine")
 
@@ -35,11 +36,12 @@ class Engine:
         incarnation: int = 1,
         overlap: bool = False,
         grammars: Grammars | None = None,
+        pulse: EnginePulse | None = None,
         on_progress: Progress | None = None,
     ) -> None:
-        """`grammars`: those of the scheduler."""
+        """`grammars`: those of the scheduler. `pulse`: where we show that we live; None: nobody looks."""
         self.scheduler, self.executor, self.link = scheduler, executor, link
-        self._grammars = grammars
+        self._grammars, self._pulse = grammars, pulse or EnginePulse.private()
         self._asked: list[tuple[Peer, Control]] = []  # about grammars that are being built
         self._ready = Ready(executor.spec, incarnation)
         self._overlap = overlap
@@ -57,7 +59,7 @@ class Engine:
             self._intake(wait=flying is None and self.scheduler.idle)
             self._send(self.scheduler.pending())  # what grammars forced at once comes before what a step samples
             plan = self.scheduler.schedule()
-            ticket = self.executor.launch(plan) if plan else None
+            ticket = self._launch(plan) if plan else None
             if flying:
                 self._land(*flying)
             if plan and ticket:
@@ -71,8 +73,14 @@ class Engine:
     def stop(self) -> None:
         self._stopping = True
 
+    def _launch(self, plan: StepPlan) -> Ticket:
+        """Say first whom it computes: if that kills us, they are suspects."""
+        self._pulse.launched(plan.step, self.scheduler.flying(plan))
+        return self.executor.launch(plan)
+
     def _land(self, plan: StepPlan, ticket: Ticket) -> None:
         deltas = self.scheduler.commit(plan, ticket.result())
+        self._pulse.landed(plan.step)
         self._send(deltas)
         if deltas and self._on_progress:
             self._on_progress()
@@ -89,6 +97,7 @@ class Engine:
             self.link.send(peer, Deltas(tuple(items)))
 
     def _intake(self, *, wait: bool) -> None:
+        self._pulse.load(**self.scheduler.load())
         for incident in self.link.poll(None if wait else 0):
             match incident:
                 case Joined(peer):
@@ -102,6 +111,8 @@ class Engine:
                     self._hear(peer, message)
                 case _:
                     assert_never(incident)
+        if wait:  # whoever wonders whether we live nudges us
+            self._pulse.beat()
 
     def _hear(self, peer: Peer, message: ToEngine) -> None:
         match message:

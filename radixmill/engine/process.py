@@ -13,6 +13,7 @@ from radixmill.engine.grammar import Grammars
 from radixmill.engine.loop import Engine, Progress
 from radixmill.engine.schedule import Scheduler
 from radixmill.link.socket import EngineSocket
+from radixmill.observe.pulse import EnginePulse
 
 log = logging.getLogger("radixmill.engine")
 
@@ -24,10 +25,11 @@ def serve(
     *,
     watch: socket.socket | None,
     incarnation: int,
+    pulse: EnginePulse | None = None,
     on_progress: Progress | None = None,
     open_builder: Callable[[], socket.socket] | None = None,
 ) -> None:
-    """`config`: resolved. Run the loop until the supervisor (the other end of `watch`) is gone.
+    """`config`: resolved. Run the loop until the supervisor (the other end of `watch`) is gone. `pulse`: see observe.pulse.
 
     `open_builder` starts a process that tries grammars; None: there are none.
     """
@@ -43,6 +45,7 @@ def serve(
         incarnation=incarnation,
         overlap=config.schedule.overlap,
         grammars=grammars,
+        pulse=pulse,
         on_progress=on_progress,
     )
     # What start-up made lives as long as the process: keep the collector from walking it again and again.

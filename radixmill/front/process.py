@@ -22,10 +22,12 @@ from radixmill.front.api.app import create_app
 from radixmill.front.session import Front, ModelText
 from radixmill.front.session.open import open_session, open_text
 from radixmill.link.remote import RemoteEngine
+from radixmill.observe.pulse import FrontPulse
 from radixmill.store import ModelFiles
 
 log = logging.getLogger("radixmill.front")
 
+NUMBERS = 40  # bits of a sequence's number that are its front's own count; those above tell the fronts apart
 READY = "The server is fired up and ready to roll!"  # scripts wait for this sentence
 
 
@@ -33,7 +35,15 @@ class FrontProcess:
     """One front: the HTTP server, the engine's client, and the line to the supervisor."""
 
     def __init__(
-        self, config: Config, files: ModelFiles, listener: socket.socket, control: socket.socket, started: float
+        self,
+        config: Config,
+        files: ModelFiles,
+        listener: socket.socket,
+        control: socket.socket,
+        *,
+        started: float,
+        number: int,
+        pulse: FrontPulse,
     ) -> None:
         self._config, self._files, self._listener, self._control, self._started = (
             config,
@@ -43,7 +53,8 @@ class FrontProcess:
             started,
         )
         self._imported = time.monotonic()
-        self._engine = RemoteEngine()
+        self._pulse = pulse
+        self._engine = RemoteEngine((number << NUMBERS) + 1, self._on_asked)
         self._front = Front(config=config, client=self._engine)
         self._server = _Server(
             uvicorn.Config(
@@ -59,6 +70,9 @@ class FrontProcess:
                 timeout_graceful_shutdown=5,
             )
         )
+
+    def _on_asked(self, count: int) -> None:
+        self._pulse.asked = count
 
     async def run(self) -> None:
         """Until drained or until the supervisor is gone. Raises CannotStart where the tokenizer can't be loaded, or a named parser does not fit."""
@@ -120,6 +134,8 @@ class FrontProcess:
                 await self._engine.connect(path, incarnation)
             case {"event": "failed", "detail": str(detail)}:
                 self._engine.give_up(detail)
+            case {"event": "died"}:
+                pass
             case {"event": "drain"}:
                 self._drained = asyncio.create_task(self._drain())
             case _:
@@ -156,10 +172,17 @@ class _Server(uvicorn.Server):
 
 
 def serve(
-    config: Config, files: ModelFiles, listener: socket.socket, control: socket.socket, *, started: float
+    config: Config,
+    files: ModelFiles,
+    listener: socket.socket,
+    control: socket.socket,
+    *,
+    started: float,
+    number: int,
+    pulse: FrontPulse,
 ) -> None:
-    """Run a front until it is told to stop over `control`."""
-    process = FrontProcess(config, files, listener, control, started)
+    """Run a front, the `number`th of its server, until it is told to stop over `control`."""
+    process = FrontProcess(config, files, listener, control, started=started, number=number, pulse=pulse)
     try:
         uvloop.run(process.run())
     except* CannotStart as group:

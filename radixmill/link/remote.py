@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never, cast
 
@@ -90,11 +90,13 @@ class RemoteStream:
 class RemoteEngine:
     """EngineClient over a local socket."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 1, on_asked: Callable[[int], None] = lambda count: None) -> None:
+        """`first`: sequences and questions are numbered from it on. `on_asked` hears how many of them are unanswered."""
         self._journal = Journal()
+        self._on_asked = on_asked
         self._streams: dict[int, RemoteStream] = {}
         self._questions: dict[int, _Question] = {}
-        self._ids = itertools.count(1)
+        self._ids = itertools.count(first)
         self._wire: _Wire | None = None
         self._spec: ModelSpec | None = None
         self._state: State = "loading"
@@ -122,12 +124,14 @@ class RemoteEngine:
             self._fail_all(self._detail)
         elif self._serving:
             self._send(Submit(request, starts))
+        self._tell_asked()
         return stream
 
     def cancel(self, seq: int) -> None:
         if record := self._journal.close(seq):
             self._deliver(record.cancelled())
             self._send(Cancel(seq))
+            self._tell_asked()
 
     async def control(self, verb: str, **args: Any) -> dict[str, Any]:
         if self._spec is None or self._state == "failed":
@@ -136,10 +140,12 @@ class RemoteEngine:
         self._questions[question.control.id] = question
         if self._serving:
             self._send(question.control)
+        self._tell_asked()
         try:
             reply = await question.answer
         finally:
             self._questions.pop(question.control.id, None)
+            self._tell_asked()
         if not reply.ok:
             raise EngineFailed(reply.error)
         return reply.data
@@ -169,7 +175,9 @@ class RemoteEngine:
         return self._spec
 
     def give_up(self, detail: str) -> None:
-        """The engine will not come back: every live sequence fails, and new ones are refused."""
+        """The engine will not come back: every live sequence fails, and new ones are refused. The first reason counts."""
+        if self._state == "failed":
+            return
         self._state, self._detail = "failed", detail
         self._fail_all(detail)
         for question in self._questions.values():
@@ -205,6 +213,10 @@ class RemoteEngine:
                 self._receive_died(message)
             case _:
                 assert_never(message)
+        self._tell_asked()
+
+    def _tell_asked(self) -> None:
+        self._on_asked(len(self._journal) + len(self._questions))
 
     def _receive_deltas(self, wire: _Wire, message: Deltas) -> None:
         try:

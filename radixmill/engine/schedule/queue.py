@@ -23,17 +23,20 @@ class Queue:
 
     def __init__(self) -> None:
         self._items: list[Sequence] = []  # by rank
+        self.tokens = 0  # of the prompts that wait
 
     def __len__(self) -> int:
         return len(self._items)
 
     def add(self, seq: Sequence) -> None:
         insort(self._items, seq, key=_rank)
+        self.tokens += seq.prompt_len
 
     def remove(self, seq: Sequence) -> None:
         at = bisect_left(self._items, seq.rank, key=_rank)
         assert self._items[at] is seq
         del self._items[at]
+        self.tokens -= seq.prompt_len
 
     def take(self, seq: Sequence) -> None:
         """It leaves because it is admitted."""

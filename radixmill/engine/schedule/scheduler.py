@@ -167,6 +167,19 @@ class Scheduler:
         """Nothing runs, waits, flies or is to be told."""
         return not (self.running.rows or self.queue or self._flying or self._pending)
 
+    def flying(self, plan: StepPlan) -> list[int]:
+        """Ids of the sequences that a launched plan computes."""
+        return [seq.id for seq in self._flying[plan.step]]
+
+    def load(self) -> dict[str, Any]:
+        """How much there is to do, see observe.pulse."""
+        return {
+            "busy": not self.idle,
+            "running": len(self.running.rows),
+            "waiting": len(self.queue),
+            "waiting_tokens": self.queue.tokens,
+        }
+
     def flush_cache(self) -> int:
         """Forget all prefixes that no sequence holds; how many pages that freed."""
         return self.cache.flush()

@@ -1,0 +1,145 @@
+"""Pages of shared memory by which processes see each other live: 64-bit words, one writer each, no locks, no messages.
+
+A process that hangs, is stopped or has died can't answer questions; its page can be read all the same. Times are of the
+monotonic clock, which all processes of a machine share and nobody sets.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+_WORD = 8
+_BANK = 2048  # words: a step's sequences
+_BEAT, _BUSY, _STEPS, _STEP_AT, _RUNNING, _WAITING, _WAITING_TOKENS = range(7)
+_FLYING = 16  # two banks, for steps of even and of odd number: a count, then ids
+
+
+class Words:
+    """A file of 64-bit words, mapped."""
+
+    def __init__(self, path: Path, words: int) -> None:
+        """`path`: made, full of zeros, if it is not there. Raises OSError."""
+        self.path = path
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(number, words * _WORD)
+            self._map = mmap.mmap(number, words * _WORD)
+        finally:
+            os.close(number)
+        self.words = memoryview(self._map).cast("Q")
+
+    def close(self) -> None:
+        """Unmap. Whoever was lent `words` must have let go of it."""
+        self.words.release()
+        self._map.close()
+
+
+class EnginePulse:
+    """What an engine writes of itself: that it lives, whether it has work, and which sequences a launched step computes."""
+
+    def __init__(self, path: Path) -> None:
+        self._page = Words(path, _FLYING + 2 * _BANK)
+        self.words = self._page.words
+
+    @classmethod
+    def private(cls) -> Self:
+        """One that nobody else reads, for an engine without a supervisor."""
+        path = Path(f"/dev/shm/radixmill-{os.getpid()}-{time.monotonic_ns()}")
+        if not path.parent.is_dir():
+            path = Path(os.environ.get("TMPDIR", "/tmp")) / path.name
+        pulse = cls(path)
+        path.unlink()
+        return pulse
+
+    # --- the engine writes
+
+    def beat(self) -> None:
+        """Something has been done. Native code counts up the same word after each layer."""
+        self.words[_BEAT] = (self.words[_BEAT] + 1) & ((1 << 64) - 1)
+
+    def launched(self, step: int, seqs: Sequence[int]) -> None:
+        """A step begins that computes these sequences. Written before: they may be what kills us."""
+        bank = _FLYING + _BANK * (step % 2)
+        count = min(len(seqs), _BANK - 1)
+        self.words[bank] = 0
+        for at, seq in enumerate(seqs[:count], bank + 1):
+            self.words[at] = seq
+        self.words[bank] = count
+        self.words[_BUSY] = 1
+
+    def landed(self, step: int) -> None:
+        """The step is done."""
+        self.words[_FLYING + _BANK * (step % 2)] = 0
+        self.words[_STEPS] += 1
+        self.words[_STEP_AT] = time.monotonic_ns()
+        self.beat()
+
+    def load(self, *, busy: bool, running: int, waiting: int, waiting_tokens: int = 0) -> None:
+        """Sequences that run and wait, and the tokens that the waiting ones have to compute."""
+        self.words[_BUSY] = busy
+        self.words[_RUNNING], self.words[_WAITING], self.words[_WAITING_TOKENS] = running, waiting, waiting_tokens
+
+    # --- others read
+
+    @property
+    def beats(self) -> int:
+        return self.words[_BEAT]
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.words[_BUSY])
+
+    @property
+    def steps(self) -> int:
+        return self.words[_STEPS]
+
+    @property
+    def running(self) -> int:
+        return self.words[_RUNNING]
+
+    @property
+    def waiting(self) -> int:
+        return self.words[_WAITING]
+
+    @property
+    def waiting_tokens(self) -> int:
+        return self.words[_WAITING_TOKENS]
+
+    def step_age(self) -> float | None:
+        """Seconds since a step was done; None before the first."""
+        at = self.words[_STEP_AT]
+        return (time.monotonic_ns() - at) / 1e9 if at else None
+
+    def flying(self) -> frozenset[int]:
+        """Sequences of the steps that have been launched and are not done."""
+        found: set[int] = set()
+        for bank in (_FLYING, _FLYING + _BANK):
+            found.update(self.words[bank + 1 : bank + 1 + min(self.words[bank], _BANK - 1)])
+        return frozenset(found)
+
+    def close(self) -> None:
+        self._page.close()
+
+
+class FrontPulse:
+    """What a front writes of itself: how much it waits for. An engine that is stopped while idle would not know."""
+
+    def __init__(self, path: Path) -> None:
+        self._page = Words(path, 8)
+
+    @property
+    def asked(self) -> int:
+        """Sequences and questions that the engine has not answered."""
+        return self._page.words[0]
+
+    @asked.setter
+    def asked(self, count: int) -> None:
+        self._page.words[0] = count
+
+    def close(self) -> None:
+        self._page.close()

@@ -1,0 +1,88 @@
+"""How a child begins: a fresh interpreter that inherits nothing but the sockets named here, and one line that says who it is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from radixmill.core.config import Config
+from radixmill.store import ModelFiles
+
+
+@dataclass(frozen=True)
+class Boot:
+    """All that a child is told when it starts."""
+
+    role: str
+    config: Config
+    model_name: str
+    model_root: str
+    model_sha256: str | None
+    started: float  # monotonic clock when the command began; one clock for all processes of a machine
+    number: int = 1  # of the fronts started so far, which one
+    deployment: int = 1  # of an engine: which model it serves
+    incarnation: int = 1
+    listener: int = -1  # inherited file descriptor
+    pulse: str = ""  # the page it writes, see observe.pulse
+    beside: bool = False  # of an engine: others hold memory that is not free yet, see the executor
+    vocab_size: int = 0  # of the model, and the tokens that end its answers: for the role that has no model
+    eos_ids: tuple[int, ...] = ()
+
+    @property
+    def files(self) -> ModelFiles:
+        return ModelFiles(self.model_name, Path(self.model_root), self.model_sha256)
+
+
+def start_role(role: str, line: socket.socket, *listeners: socket.socket) -> subprocess.Popen[bytes]:
+    """A fresh interpreter of radixmill.launch at the other end of `line`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "radixmill.launch", role, str(line.fileno())],  # the role is for whoever reads ps
+        pass_fds=(line.fileno(), *(listener.fileno() for listener in listeners)),
+        stdin=subprocess.DEVNULL,
+        env=_environment(),
+    )
+
+
+def send(line: socket.socket, value: Any) -> None:
+    """One line of JSON. Raises OSError."""
+    line.sendall(msgspec.json.encode(value) + b"\n")
+
+
+def say(control: socket.socket, **event: Any) -> None:
+    """A child's word to the supervisor, which may be gone."""
+    with contextlib.suppress(OSError):
+        control.setblocking(True)
+        send(control, event)
+
+
+def first_line(control: socket.socket) -> bytes:
+    """The first line, and not a byte more: what follows is the role's to read."""
+    while True:
+        seen = control.recv(1 << 20, socket.MSG_PEEK)
+        if not seen:
+            raise SystemExit(1)
+        if b"\n" in seen:
+            return control.recv(seen.index(b"\n") + 1)
+        time.sleep(0.001)
+
+
+def _environment() -> dict[str, str]:
+    """NumPy's own thread pools would only fight ours; children must find the package as we did."""
+    here = str(Path(__file__).resolve().parents[2])
+    paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {
+        **os.environ,
+        "OPENBLAS_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(paths),
+    }

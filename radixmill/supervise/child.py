@@ -1,0 +1,75 @@
+"""A process we started, and the line to it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from radixmill.observe.pulse import EnginePulse, FrontPulse
+from radixmill.supervise.boot import send
+
+
+@dataclass(eq=False)
+class Child:
+    """One process of a role. Equal only to itself."""
+
+    role: str
+    number: int  # of its role, counted from 1
+    process: subprocess.Popen[bytes]
+    control: socket.socket
+    pulse: EnginePulse | FrontPulse
+    held: bytearray = field(default_factory=bytearray)
+    excuse: str = ""  # why it said that it cannot start
+    verdict: str = ""  # why we killed it
+    up: bool = False  # it serves
+    progressed: bool = False  # an engine has committed a token, a front has been up
+
+    def tell(self, **event: Any) -> None:
+        with contextlib.suppress(OSError):  # a child that is gone is noticed by the loop
+            send(self.control, event)
+
+    def nudge(self) -> None:
+        """Wake it, if it can be woken: an engine that waits beats then."""
+        with contextlib.suppress(OSError):
+            self.control.send(b"\n", socket.MSG_DONTWAIT)
+
+    def heard(self) -> list[dict[str, Any]] | None:
+        """What it has said since; None once the line is dead."""
+        try:
+            data = self.control.recv(1 << 16)
+        except OSError:
+            data = b""
+        if not data:
+            return None
+        self.held += data
+        *lines, rest = bytes(self.held).split(b"\n")
+        self.held = bytearray(rest)
+        return [msgspec.json.decode(line) for line in lines]
+
+    def reap(self, *, kill: bool = True, patience: float = 5.0) -> int:
+        """Make sure that the process is gone; its exit status."""
+        if not kill:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(patience)
+        if self.process.poll() is None:
+            self.process.kill()
+        self.control.close()
+        return self.process.wait()
+
+    def cause(self, status: int) -> str:
+        """Why it ended, in a few words."""
+        return self.excuse or self.verdict or _cause(status)
+
+
+def _cause(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-status).name
+    return f"signal {-status}"

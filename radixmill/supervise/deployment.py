@@ -1,0 +1,44 @@
+"""One model that is served, through all incarnations of its engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from radixmill.core.config import Config
+from radixmill.store import ModelFiles
+from radixmill.supervise.child import Child
+from radixmill.supervise.watch import Watch
+
+CRASH_LIMIT = 5  # engines that die one after the other without a single token
+
+
+@dataclass(eq=False)
+class Deployment:
+    """Several live side by side only while one takes over from another."""
+
+    number: int
+    config: Config
+    files: ModelFiles
+    watch: Watch
+    engine: Child | None = None
+    incarnations: int = 0
+    up: bool = False  # an engine of it has come up
+    crashes: int = 0  # deaths in a row without a committed token between them
+    restart_at: float | None = None  # monotonic clock: when to start another engine
+    event: dict[str, Any] = field(default_factory=dict)  # what fronts were told last
+
+    def pin(self, tokens: int, context: int) -> None:
+        """Later incarnations get the sizes of the first, whatever memory is free by then: records must fit again."""
+        cache = replace(self.config.cache, max_total_tokens=tokens)
+        model = replace(self.config.model, context_length=context)
+        self.config = replace(self.config, cache=cache, model=model)
+
+    def bereave(self) -> float | None:
+        """Its engine has died. Seconds to wait before the next is started; None: never, it dies too often."""
+        assert self.engine is not None
+        self.crashes = 1 if self.engine.progressed else self.crashes + 1
+        self.engine = None
+        if self.crashes >= CRASH_LIMIT:
+            return None
+        return 0.0 if self.crashes == 1 else 0.1 * 2**self.crashes

@@ -1,0 +1,333 @@
+"""The supervisor: owns the listening socket, starts the processes, restarts those that die or hang.
+
+supervisor ──control──▶ front     the engines' whereabouts, drain
+           ──control──▶ engine    its end of stream means: stop
+           ◀─control──            phases, progress, why it cannot start
+           ◀──pulse───            whether it moves, and what it computes (shared memory)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import selectors
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from radixmill.core.config import Config
+from radixmill.observe.pulse import EnginePulse, FrontPulse
+from radixmill.store import ModelFiles
+from radixmill.supervise.address import listen
+from radixmill.supervise.boot import Boot, send, start_role
+from radixmill.supervise.child import Child
+from radixmill.supervise.deployment import CRASH_LIMIT, Deployment
+from radixmill.supervise.watch import Watch
+
+log = logging.getLogger("radixmill.supervisor")
+
+
+class Supervisor:
+    """Runs an engine for each deployment, and the fronts where there are any."""
+
+    def __init__(
+        self,
+        config: Config,
+        files: ModelFiles,
+        *,
+        started: float,
+        front: bool = True,
+        on_event: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        """`on_event` hears what a front would hear, for a client inside this process; that client writes `local`."""
+        self.config, self.started = config, started
+        self.listener = listen(config.server.host, config.server.port) if front else None
+        self._on_event = on_event
+        self._folder = Path(tempfile.mkdtemp(prefix="radixmill-"))
+        self.local = FrontPulse(self._folder / "local.pulse")
+        self._selector = selectors.DefaultSelector()
+        self._wake, self._woken = socket.socketpair()
+        self._wake.setblocking(False)
+        self._woken.setblocking(False)
+        self._selector.register(self._woken, selectors.EVENT_READ, None)
+        self._numbers = itertools.count(1)
+        self.deployments = [self._deployment(config, files)]
+        self._fronts: list[Child] = []
+        self._front_starts = 0
+        self._front_up = False  # one has come up
+        self._front_crashes = 0  # deaths in a row, each without having come up
+        self._front_restarts: list[float] = []  # monotonic clock: when to start another
+        self._stopping = 0
+        self._deadline = float("inf")
+        self._exit: int | None = None
+
+    # --- life
+
+    def run(self) -> int:
+        """Until told to stop, or until nothing can be served. Returns the exit code.
+
+        An engine that no longer comes up is not the end: the front goes on to say so.
+        """
+        try:
+            self.start()
+            while self._exit is None:
+                self.turn()
+            return self._exit
+        finally:
+            self.close()
+
+    def start(self) -> None:
+        for deployment in self.deployments:
+            self._start_engine(deployment)
+        if self.listener:
+            for _ in range(self.config.server.fronts):
+                self._start_front()
+
+    def turn(self, timeout: float | None = None) -> None:
+        """Wait for the next incident and deal with it."""
+        for key, _ in self._selector.select(self._patience(timeout)):
+            if key.data is None:
+                self._drain_wake()
+            elif key.data.process.returncode is None:  # not buried in this very turn
+                self._hear(key.data)
+        now = time.monotonic()
+        for deployment in self.deployments:
+            if deployment.restart_at is not None and now >= deployment.restart_at:
+                deployment.restart_at = None
+                self._start_engine(deployment)
+            self._check(deployment, now)
+        for at in [at for at in self._front_restarts if now >= at]:
+            self._front_restarts.remove(at)
+            self._start_front()
+        if self._stopping and now > self._deadline:
+            log.warning("live requests did not finish in time; stopping all the same")
+            self._exit = 0
+
+    def stop(self, *_: object) -> None:
+        """Finish live requests, then end; at the second call, at once. Safe in a signal handler and from any thread."""
+        self._stopping += 1
+        with contextlib.suppress(OSError):
+            self._wake.send(b"!")
+
+    def close(self) -> None:
+        """End every child and remove what was made."""
+        for child in [*self._fronts, *self._engines()]:
+            child.reap()
+            child.pulse.close()
+        self._fronts.clear()
+        self.deployments.clear()
+        if self.listener:
+            self.listener.close()
+        self._selector.close()
+        self._wake.close()
+        self._woken.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def engine_pid(self) -> int | None:
+        """Process id of the engine that new requests go to; None while there is none."""
+        engine = self.deployments[-1].engine if self.deployments else None
+        return engine.process.pid if engine else None
+
+    def _engines(self) -> list[Child]:
+        return [deployment.engine for deployment in self.deployments if deployment.engine]
+
+    def _patience(self, timeout: float | None) -> float | None:
+        restarts = [each.restart_at for each in self.deployments if each.restart_at is not None]
+        until = min([*restarts, *self._front_restarts, self._deadline]) - time.monotonic()
+        watches = [each.watch.interval for each in self.deployments if each.engine and each.engine.up]
+        until = min([until, *watches, *([] if timeout is None else [timeout])])
+        return None if until == float("inf") else max(until, 0.0)
+
+    def _drain_wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._woken.recv(64):
+                pass
+        if self._stopping >= 2 or self.listener is None:
+            self._exit = 0
+        elif self._stopping == 1:
+            log.info("finishing live requests (at most %g s); again to stop at once", self.config.server.drain_timeout)
+            self._deadline = time.monotonic() + self.config.server.drain_timeout + 2.0
+            self._announce({"event": "drain"})
+
+    def _announce(self, event: dict[str, Any]) -> None:
+        """Tell every front, and the client in this process if there is one."""
+        for child in self._fronts:
+            child.tell(**event)
+        if self._on_event:
+            self._on_event(event)
+
+    # --- children
+
+    def _deployment(self, config: Config, files: ModelFiles) -> Deployment:
+        return Deployment(next(self._numbers), config, files, Watch(config.server.stall_timeout))
+
+    def _start_engine(self, deployment: Deployment) -> None:
+        deployment.incarnations += 1
+        name = f"engine-{deployment.number}.{deployment.incarnations}"
+        path, pulse = self._folder / f"{name}.sock", self._folder / f"{name}.pulse"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(str(path))
+            listener.listen(64)
+            boot = Boot(
+                "engine",
+                deployment.config,
+                deployment.files.name,
+                str(deployment.files.root),
+                deployment.files.sha256,
+                time.monotonic() if deployment.up else self.started,
+                deployment=deployment.number,
+                incarnation=deployment.incarnations,
+                listener=listener.fileno(),
+                pulse=str(pulse),
+            )
+            deployment.engine = self._spawn(boot, deployment.incarnations, listener, EnginePulse(pulse))
+        deployment.event = {
+            "event": "engine",
+            "deployment": deployment.number,
+            "path": str(path),
+            "pulse": str(pulse),
+            "incarnation": deployment.incarnations,
+        }
+        self._announce(deployment.event)
+
+    def _start_front(self) -> None:
+        assert self.listener
+        self._front_starts += 1
+        current = self.deployments[-1]
+        pulse = self._folder / f"front-{self._front_starts}.pulse"
+        boot = Boot(
+            "front",
+            current.config,
+            current.files.name,
+            str(current.files.root),
+            current.files.sha256,
+            self.started if self._front_starts <= self.config.server.fronts else time.monotonic(),
+            number=self._front_starts,
+            deployment=current.number,
+            listener=self.listener.fileno(),
+            pulse=str(pulse),
+        )
+        front = self._spawn(boot, self._front_starts, self.listener, FrontPulse(pulse))
+        self._fronts.append(front)
+        front.tell(**current.event)
+
+    def _spawn(self, boot: Boot, number: int, listener: socket.socket, pulse: EnginePulse | FrontPulse) -> Child:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = start_role(boot.role, theirs, listener)
+        child = Child(boot.role, number, process, ours, pulse)
+        with contextlib.suppress(OSError):  # a child that is gone already is noticed by the loop
+            send(ours, boot)
+        self._selector.register(ours, selectors.EVENT_READ, child)
+        return child
+
+    def _hear(self, child: Child) -> None:
+        events = child.heard()
+        if events is None:
+            self._bury(child)
+            return
+        for event in events:
+            match event:
+                case {"event": "cannot_start", "message": str(message)}:
+                    child.excuse = message
+                case {"event": "progress"}:
+                    child.progressed = True
+                case {"event": "up"}:
+                    child.up = True
+                    if child.role == "engine":
+                        self._come_up(child, event["tokens"], event["context"])
+                    else:
+                        child.progressed = self._front_up = True
+
+    def _come_up(self, engine: Child, tokens: int, context: int) -> None:
+        deployment = self._of(engine)
+        deployment.up = True
+        deployment.pin(tokens, context)
+
+    def _of(self, engine: Child) -> Deployment:
+        return next(deployment for deployment in self.deployments if deployment.engine is engine)
+
+    # --- death
+
+    def _check(self, deployment: Deployment, now: float) -> None:
+        """Kill its engine if it has stalled; the end of its line is heard next."""
+        engine = deployment.engine
+        if engine is None or not engine.up or engine.verdict:
+            return
+        pulse = engine.pulse
+        assert isinstance(pulse, EnginePulse)
+        busy, asked = pulse.busy, self._asked()
+        if asked and not busy:
+            engine.nudge()
+        if deployment.watch.look(pulse.beats, busy or asked, now):
+            engine.verdict = f"no progress for {deployment.watch.patience:g} s"
+            log.error("engine %d is wedged (%s); killing it", engine.number, engine.verdict)
+            engine.process.kill()
+
+    def _asked(self) -> bool:
+        """Whether some front waits for something."""
+        pulses = [self.local, *(front.pulse for front in self._fronts)]
+        return any(pulse.asked for pulse in pulses if isinstance(pulse, FrontPulse))
+
+    def _bury(self, child: Child) -> None:
+        """A child's line is dead: reap it, and start another unless that is pointless."""
+        self._selector.unregister(child.control)
+        status = child.reap(kill=child.role == "engine", patience=1.0)
+        cause = child.cause(status)
+        if child.role == "front":
+            self._bury_front(child, cause)
+        else:
+            self._bury_engine(child, self._of(child), cause)
+        child.pulse.close()
+
+    def _bury_front(self, child: Child, cause: str) -> None:
+        self._fronts.remove(child)
+        if self._stopping:
+            if not self._fronts:
+                self._exit = 0
+            return
+        self._front_crashes = 1 if child.progressed else self._front_crashes + 1
+        if not self._front_up and (child.excuse or not child.progressed):
+            self._give_up_start(child, cause)
+        elif self._front_crashes >= CRASH_LIMIT:
+            log.error("the front died %d times in a row without being ready (%s); ending", self._front_crashes, cause)
+            self._exit = 1
+        else:
+            log.error("front %d died (%s); starting another", child.number, cause)
+            pause = 0.0 if self._front_crashes == 1 else 0.1 * 2**self._front_crashes
+            self._front_restarts.append(time.monotonic() + pause)
+
+    def _bury_engine(self, child: Child, deployment: Deployment, cause: str) -> None:
+        assert isinstance(child.pulse, EnginePulse)
+        struck = child.pulse.flying() if child.up else ()
+        if not deployment.up and (child.excuse or not child.progressed):
+            deployment.engine = None
+            self._give_up_start(child, cause)
+            return
+        pause = deployment.bereave()
+        if pause is None:
+            detail = f"the engine died {deployment.crashes} times in a row without a token"
+            log.error("%s (%s); not restarting it", detail, cause)
+            deployment.event = {"event": "failed", "deployment": deployment.number, "detail": detail}
+            self._announce(deployment.event)
+            return
+        log.error("engine %d died (%s); starting another", child.number, cause)
+        self._announce({"event": "died", "deployment": deployment.number, "struck": sorted(struck), "cause": cause})
+        if pause:
+            deployment.restart_at = time.monotonic() + pause
+        else:
+            self._start_engine(deployment)
+
+    def _give_up_start(self, child: Child, cause: str) -> None:
+        """It never came up: what is wrong will be wrong again."""
+        message = child.excuse or f"the {child.role} ended while it was starting ({cause})"
+        print(f"radixmill: error: {message}", file=sys.stderr)
+        self._announce({"event": "failed", "deployment": self.deployments[-1].number, "detail": message})
+        self._exit = 2 if child.excuse else 1
