@@ -54,7 +54,7 @@ class FrontProcess:
         )
         self._imported = time.monotonic()
         self._pulse = pulse
-        self._engine = RemoteEngine((number << NUMBERS) + 1, self._on_asked)
+        self._engine = RemoteEngine((number << NUMBERS) + 1, self._on_asked, self._on_condemned)
         self._front = Front(config=config, client=self._engine)
         self._server = _Server(
             uvicorn.Config(
@@ -73,6 +73,9 @@ class FrontProcess:
 
     def _on_asked(self, count: int) -> None:
         self._pulse.asked = count
+
+    def _on_condemned(self) -> None:
+        self._control.sendall(msgspec.json.encode({"event": "condemned"}) + b"\n")
 
     async def run(self) -> None:
         """Until drained or until the supervisor is gone. Raises CannotStart where the tokenizer can't be loaded, or a named parser does not fit."""
@@ -134,8 +137,8 @@ class FrontProcess:
                 await self._engine.connect(path, incarnation)
             case {"event": "failed", "detail": str(detail)}:
                 self._engine.give_up(detail)
-            case {"event": "died"}:
-                pass
+            case {"event": "died", "struck": list(struck)}:
+                self._engine.strike(struck)
             case {"event": "drain"}:
                 self._drained = asyncio.create_task(self._drain())
             case _:
