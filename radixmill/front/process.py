@@ -19,6 +19,7 @@ from radixmill.core.config import Config
 from radixmill.core.errors import CannotStart, EngineFailed
 from radixmill.core.spec import ModelSpec
 from radixmill.front.api.app import create_app
+from radixmill.front.api.keys import open_keys
 from radixmill.front.session import Front, ModelText
 from radixmill.front.session.open import open_session, open_text
 from radixmill.link.remote import RemoteEngine
@@ -58,7 +59,7 @@ class FrontProcess:
         self._front = Front(config=config, client=self._engine)
         self._server = _Server(
             uvicorn.Config(
-                create_app(self._front),
+                create_app(self._front, open_keys(config.server, lenient=number > config.server.fronts)),
                 http="httptools",
                 loop="none",
                 ws="none",

@@ -17,11 +17,12 @@ from radixmill import __version__
 from radixmill.core.errors import BadRequest, EngineFailed
 from radixmill.front.api.body import Reader
 from radixmill.front.api.docs import operation
-from radixmill.front.session import Ask, Front, Sampling, TokenPrompt, gather
+from radixmill.front.api.guard import caller_of
+from radixmill.front.session import Ask, Caller, Front, Sampling, TokenPrompt, gather
 from radixmill.front.session.info import engine_stats, model_info, server_info
 
 PROBE_SECONDS = 20.0
-PROBE_TENANT = "\0health"  # a cache namespace no client can name by accident
+PROBE = Caller("health")  # an owner that no key has: its prefixes are met by nobody else
 ID_PREFIXES = ("chatcmpl-", "cmpl-", "resp_", "msg_")
 
 
@@ -75,9 +76,8 @@ async def probe(front: Front) -> None:
         prompts=(TokenPrompt((0,)),),
         max_tokens=1,
         sampling=Sampling(temperature=0.0, ignore_eos=True),
-        tenant=PROBE_TENANT,
     )
-    generation = await session.start(ask)
+    generation = await session.start(ask, PROBE)
     try:
         async with asyncio.timeout(PROBE_SECONDS):
             await gather(generation)
@@ -113,7 +113,7 @@ def add_order_routes(app: FastAPI, front: Front) -> None:
         session, body = front.ready_session(), parsed.body
         if not body.rid and not body.abort_all:
             raise BadRequest("rid must be the id of a request, or abort_all true.", param="rid")
-        return _json(Aborted(session.abort(_bare(body.rid), everything=body.abort_all)))
+        return _json(Aborted(session.abort(_bare(body.rid), caller_of(request.scope), everything=body.abort_all)))
 
     app.add_api_route(
         "/flush_cache", flush_cache, methods=["POST"], **operation("Empty the prefix cache", None, Flushed)

@@ -2,6 +2,7 @@
 
 from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, Sampling, TextPrompt, TokenPrompt, Tool, ToolRule
 from radixmill.front.session.batch import Batch
+from radixmill.front.session.caller import ANYONE, Caller, Meter, salts
 from radixmill.front.session.echo import PromptText
 from radixmill.front.session.events import Arguments, Call, Content, End, Event, FinishReason, Reasoning, Token, Usage
 from radixmill.front.session.fold import Gatherer, Whole, WholeCall, gather, winners
@@ -12,10 +13,12 @@ from radixmill.front.session.speech import template_tools
 from radixmill.front.session.text import ModelText, Text
 
 __all__ = [
+    "ANYONE",
     "Arguments",
     "Ask",
     "Batch",
     "Call",
+    "Caller",
     "ChatPrompt",
     "Content",
     "End",
@@ -25,6 +28,7 @@ __all__ = [
     "Front",
     "Gatherer",
     "Generation",
+    "Meter",
     "ModelText",
     "Prompt",
     "PromptText",
@@ -41,6 +45,7 @@ __all__ = [
     "Whole",
     "WholeCall",
     "gather",
+    "salts",
     "template_tools",
     "winners",
 ]
