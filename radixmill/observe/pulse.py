@@ -23,13 +23,17 @@ _HEARD = _FLYING + 2 * _BANK
 class Words:
     """A file of 64-bit words, mapped."""
 
-    def __init__(self, path: Path, words: int) -> None:
-        """`path`: made, full of zeros, if it is not there. Raises OSError."""
+    def __init__(self, path: Path, words: int, *, read_only: bool = False) -> None:
+        """`path`: made, full of zeros, if it is not there, but not if we only read. Raises OSError."""
         self.path = path
-        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        number = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT) | os.O_CLOEXEC, 0o600)
         try:
-            os.ftruncate(number, words * _WORD)
-            self._map = mmap.mmap(number, words * _WORD)
+            if not read_only:
+                os.ftruncate(number, words * _WORD)
+            elif os.fstat(number).st_size < words * _WORD:
+                raise OSError(f"{path} is no page of {words} words")
+            access = mmap.ACCESS_READ if read_only else mmap.ACCESS_WRITE
+            self._map = mmap.mmap(number, words * _WORD, access=access)
         finally:
             os.close(number)
         self.words = memoryview(self._map).cast("Q")
@@ -43,8 +47,9 @@ class Words:
 class EnginePulse:
     """What an engine writes of itself: that it lives, whether it has work, and which sequences a launched step computes."""
 
-    def __init__(self, path: Path) -> None:
-        self._page = Words(path, _HEARD + _BANK)
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """`read_only`: the page of another process, which must be there. Raises OSError."""
+        self._page = Words(path, _HEARD + _BANK, read_only=read_only)
         self.words = self._page.words
 
     @classmethod

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from radixmill.observe.watch import Watch
 
 from radixmill.core.config import CacheOptions, ComputeOptions, Config, Hardware, ModelOptions, ScheduleOptions
 from radixmill.core.plan import StepPlan
@@ -18,7 +19,6 @@ from radixmill.device.kernels import native_isa
 from radixmill.device.runner import Runner
 from radixmill.observe.pulse import EnginePulse
 from radixmill.store import ModelFiles
-from radixmill.supervise.watch import Watch
 from tests.device.test_runner import TINY, admit, plan
 
 LAYERS = 12
