@@ -2,13 +2,15 @@
 
     RadixMillError
     ├── CannotStart                 command line: one line, exit code 2
-    │   └── BadModel                the model's files or its architecture are not what we can serve
+    │   ├── BadModel                the model's files or its architecture are not what we can serve
+    │   └── NoRoom                  it does not fit into the memory that is free
     └── ServeError                  an answer to a client; status, type, code, param
         ├── BadRequest          400
         │   └── ContextTooLong  400  context_length_exceeded
         ├── Unauthorized        401  invalid_api_key
         ├── NotFound            404
         │   └── UnknownModel    404  model_not_found
+        ├── Conflict            409
         ├── TooLarge            413
         ├── Overloaded          429  rate_limit_exceeded
         ├── EngineFailed        500
@@ -34,6 +36,10 @@ class CannotStart(RadixMillError):
 
 class BadModel(CannotStart):
     """The model's files are missing, damaged, or of an architecture that has no model file here."""
+
+
+class NoRoom(CannotStart):
+    """There is too little free memory for the model."""
 
 
 class ServeError(RadixMillError):
@@ -93,6 +99,10 @@ class UnknownModel(NotFound):
         super().__init__(
             f"The model `{name}` does not exist here; this server has: {', '.join(served)}.", param="model"
         )
+
+
+class Conflict(ServeError):
+    status, type, code = 409, "invalid_request_error", "conflict"
 
 
 class TooLarge(ServeError):
