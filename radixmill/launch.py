@@ -85,7 +85,16 @@ def _front_role(boot: Boot, control: socket.socket) -> None:
 
     listener = socket.socket(fileno=boot.listener)
     pulse = FrontPulse(Path(boot.pulse))
-    serve_front(boot.config, boot.files, listener, control, started=boot.started, number=boot.number, pulse=pulse)
+    serve_front(
+        boot.config,
+        boot.files,
+        listener,
+        control,
+        started=boot.started,
+        number=boot.number,
+        deployment=boot.deployment,
+        pulse=pulse,
+    )
 
 
 def _grammar_role(boot: Boot, control: socket.socket) -> None:

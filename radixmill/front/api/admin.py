@@ -110,10 +110,12 @@ def add_order_routes(app: FastAPI, front: Front) -> None:
 
     async def abort_request(request: Request) -> Response:
         parsed = await aborts.read(request)
-        session, body = front.ready_session(), parsed.body
+        body = parsed.body
+        if front.session is None:
+            front.ready_session()
         if not body.rid and not body.abort_all:
             raise BadRequest("rid must be the id of a request, or abort_all true.", param="rid")
-        return _json(Aborted(session.abort(_bare(body.rid), everything=body.abort_all)))
+        return _json(Aborted(front.abort(_bare(body.rid), everything=body.abort_all)))
 
     app.add_api_route(
         "/flush_cache", flush_cache, methods=["POST"], **operation("Empty the prefix cache", None, Flushed)

@@ -8,7 +8,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from radixmill import __version__
 from radixmill.core.errors import ServeError
-from radixmill.front.api import admin, parsers, tokens
+from radixmill.front.api import admin, parsers, reload, tokens
 from radixmill.front.api.admin import add_health_routes, add_info_routes, add_order_routes
 from radixmill.front.api.anthropic import routes as anthropic
 from radixmill.front.api.anthropic.routes import add_anthropic_routes
@@ -20,6 +20,7 @@ from radixmill.front.api.native.routes import add_native_routes
 from radixmill.front.api.openai import routes
 from radixmill.front.api.openai.routes import add_openai_routes
 from radixmill.front.api.parsers import add_parser_routes
+from radixmill.front.api.reload import add_reload_routes
 from radixmill.front.api.tokens import add_token_routes
 from radixmill.front.session import Front
 
@@ -42,7 +43,8 @@ def create_app(front: Front) -> FastAPI:
     add_health_routes(app, front)
     add_info_routes(app, front)
     add_order_routes(app, front)
-    describe(app, (*routes.KINDS, *anthropic.KINDS, *native.KINDS, *tokens.KINDS, *parsers.KINDS, *admin.KINDS))
+    add_reload_routes(app, front)
+    describe(app, (*routes.KINDS, *anthropic.KINDS, *native.KINDS, *tokens.KINDS, *parsers.KINDS, *admin.KINDS, *reload.KINDS))
     app.add_exception_handler(ServeError, on_serve_error)
     app.add_exception_handler(HTTPException, on_http_error)
     if front.config.server.api_key:

@@ -5,7 +5,7 @@ from radixmill.front.session.batch import Batch
 from radixmill.front.session.echo import PromptText
 from radixmill.front.session.events import Arguments, Call, Content, End, Event, FinishReason, Reasoning, Token, Usage
 from radixmill.front.session.fold import Gatherer, Whole, WholeCall, gather, winners
-from radixmill.front.session.front import Front
+from radixmill.front.session.front import Front, Mode, Reloaded
 from radixmill.front.session.generation import Facts, Generation
 from radixmill.front.session.session import Session
 from radixmill.front.session.speech import template_tools
@@ -25,10 +25,12 @@ __all__ = [
     "Front",
     "Gatherer",
     "Generation",
+    "Mode",
     "ModelText",
     "Prompt",
     "PromptText",
     "Reasoning",
+    "Reloaded",
     "Sampling",
     "Session",
     "Text",

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from radixmill.core.errors import BadRequest, EngineFailed
+from radixmill.core.errors import BadRequest, EngineFailed, ServeError
 from radixmill.core.messages import TokenDelta, TokenLogprob
 from radixmill.front.session.choice import Choice
 from radixmill.front.session.echo import PromptText
@@ -62,6 +62,7 @@ class Generation:
         # What choices have said before their prompt's scores were known, by prompt.
         self._held: dict[int, list[TokenDelta]] = {p: [] for p in range(len(facts.prompts))} if scored else {}
         self._on_close: Callable[[], None] | None = on_close
+        self._interruption: ServeError | None = None
 
     @property
     def id(self) -> str:
@@ -84,6 +85,8 @@ class Generation:
             yield (End(choice.index, "length"),)
 
     def _push(self, delta: TokenDelta) -> tuple[Event, ...]:
+        if self._interruption and delta.end and delta.end.reason == "cancelled":
+            raise self._interruption
         prompt, nth = divmod(self._by_seq[delta.seq].index, self.facts.width)
         held = self._held.get(prompt)
         if held is None:
@@ -131,6 +134,11 @@ class Generation:
         """Ask the engine to stop; the ends come as events, with reason "abort"."""
         for stream in self.streams:
             stream.cancel()
+
+    def interrupt(self, error: ServeError) -> None:
+        """End what still runs by raising `error` to whoever iterates. What has been said until now comes first."""
+        self._interruption = error
+        self.abort()
 
     def close(self) -> None:
         """Stop whatever still runs and give the place in the queue back. Idempotent."""

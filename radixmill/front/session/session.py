@@ -9,8 +9,11 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+from weakref import WeakSet
 
-from radixmill.core.errors import BadRequest, NotReady, Overloaded, UnknownModel
+from radixmill.core.errors import BadRequest, NotReady, Overloaded, ServeError, UnknownModel
 from radixmill.core.request import Constraint, GenerateRequest, SamplingParams, ThinkingBudget, choice_seed
 from radixmill.core.spec import ModelSpec
 from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, TextPrompt, TokenPrompt
@@ -48,11 +51,34 @@ class Session:
         self._spellings: dict[frozenset[str], Spelling] = {}  # by tags: a dialect's with calls, or without
         self._live: dict[str, Generation | None] = {}  # None: still being prepared
         self._aborted: set[str] = set()  # while they were being prepared
+        self._users: WeakSet[asyncio.Task[Any]] = WeakSet()  # tasks that have been given this session
+        self._interruption: ServeError | None = None  # why all that runs must end
 
     @property
     def live(self) -> int:
         """Requests taken and not yet over."""
         return len(self._live)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing runs, and nobody who was given the session may yet start something."""
+        return not self._live and all(task.done() for task in self._users)
+
+    def use(self) -> None:
+        """The current task may start requests, until it is done."""
+        with suppress(RuntimeError):  # no loop runs: there is no task
+            if task := asyncio.current_task():
+                self._users.add(task)
+
+    def interrupt(self, error: ServeError) -> None:
+        """End everything that runs, and whatever starts from now on, by `error`."""
+        self._interruption = error
+        for generation in [each for each in self._live.values() if each]:
+            generation.interrupt(error)
+
+    def resume(self) -> None:
+        """What starts from now on may run to its end again."""
+        self._interruption = None
 
     def spec(self) -> ModelSpec:
         """The model, if requests can be served now; else raises NotReady."""
@@ -87,7 +113,9 @@ class Session:
             self._leave(ask.id)
             raise
         self._live[ask.id] = generation
-        if ask.id in self._aborted:
+        if self._interruption:
+            generation.interrupt(self._interruption)
+        elif ask.id in self._aborted:
             generation.abort()
         return generation
 
