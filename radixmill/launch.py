@@ -62,7 +62,7 @@ def _engine_role(boot: Boot, control: socket.socket) -> None:
     listener = socket.socket(fileno=boot.listener)
     folder = Path(listener.getsockname()).parent
     pulse = EnginePulse(Path(boot.pulse))
-    executor = open_executor(boot.config, boot.files, beside=boot.beside, promised=boot.promised)
+    executor = open_executor(boot.config, boot.files, beats=pulse.word, beside=boot.beside, promised=boot.promised)
     spec = executor.spec
     tokens = spec.kv_groups[0].pages * spec.page_size
     say(control, event="up", tokens=tokens, context=spec.context, bytes=executor.nbytes)

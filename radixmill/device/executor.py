@@ -108,13 +108,15 @@ def open_executor(
     files: ModelFiles,
     hardware: Hardware | None = None,
     *,
+    beats: memoryview | None = None,
     beside: bool = False,
     promised: int = 0,
 ) -> LocalExecutor:
-    """Load a model and make it ready to run. `promised`: bytes that count as free but are other engines'. `beside`: look
-    for room before anything is loaded, because another one serves meanwhile.
+    """Load a model and make it ready to run.
 
-    Raises CannotStart (BadModel for the files, NoRoom) with one clear line.
+    `beats`: a 64-bit word that is counted up as loading and computing get on, see observe.pulse. `promised`: bytes that
+    count as free but are other engines'. `beside`: look for room before anything is loaded, because another one serves
+    meanwhile. Raises CannotStart (BadModel for the files, NoRoom) with one clear line.
     """
     hardware = hardware or detect()
     hardware = replace(hardware, free_bytes=max(hardware.free_bytes - promised, 0))
@@ -126,6 +128,7 @@ def open_executor(
         model_config = kind.config.from_hf(checkpoint.config, allow_unknown=config.model.allow_unknown_config)
         resolved = _resolve(config, hardware, model_config)
         ops = _open_backend(resolved.config)
+        ops.beats = None if beats is None else np.frombuffer(beats, np.uint64)
         if beside:
             weights = weight_bytes(checkpoint, ops, BITS[config.compute.quantization])
             check_room(weights, _kv_bytes(ops, model_config, resolved), hardware.free_bytes)

@@ -20,7 +20,7 @@ import msgspec
 from radixmill import store
 from radixmill.core.config import Config, with_model
 from radixmill.core.errors import BadRequest, CannotStart, Conflict, EngineFailed, NotReady, ServeError
-from radixmill.front.session import Front, Mode, ModelText, Reloaded, Session
+from radixmill.front.session import EngineView, Front, Mode, ModelText, Reloaded, Session
 from radixmill.front.session.front import Served
 from radixmill.front.session.open import open_session, open_text
 from radixmill.link.remote import RemoteEngine
@@ -30,6 +30,7 @@ from radixmill.store import ModelFiles
 log = logging.getLogger("radixmill.front")
 
 LAST_WORDS = 3.0  # seconds to tell clients that their answer ends early
+SERVING = ("ready", "draining")  # states of an engine that has said Ready and has not died since
 DEPLOYMENTS = 32  # bits of a sequence's number that are the count within its deployment
 LOOK = 0.05  # seconds between looks whether live requests have finished
 
@@ -47,6 +48,7 @@ class Model:
     config: Config
     files: ModelFiles
     client: RemoteEngine
+    view: EngineView
     text: asyncio.Future[Text]
     session: Session | None = None  # once text and engine are there
 
@@ -87,7 +89,7 @@ class Models:
     def begin(self, number: int, config: Config, files: ModelFiles) -> Model:
         """The one that a front comes up on."""
         model = self._add(number, config, files, _loading(config, files))
-        self._front.client = model.client
+        self._front.client, self._front.view = model.client, model.view
         return model
 
     async def open(self, first: Model) -> bool:
@@ -104,9 +106,11 @@ class Models:
 
     # --- the supervisor's words
 
-    async def engine(self, number: int, path: str, incarnation: int) -> None:
+    async def engine(self, number: int, event: dict[str, Any]) -> None:
+        """Another incarnation of its engine begins."""
         if model := self._all.get(number):
-            await model.client.connect(path, incarnation)
+            model.view.point(event["pulse"])
+            await model.client.connect(event["path"], event["incarnation"])
 
     def failed(self, number: int, detail: str) -> None:
         if model := self._all.get(number):
@@ -201,15 +205,19 @@ class Models:
     def _add(self, number: int, config: Config, files: ModelFiles, text: asyncio.Future[Text]) -> Model:
         first = self._first + ((number % 256) << DEPLOYMENTS) + 1
         client = RemoteEngine(first, partial(self._on_asked, number))
-        self._all[number] = Model(number, config, files, client, text)
+        view = EngineView(config.server.stall_timeout, lambda: client.health().state in SERVING)
+        self._all[number] = Model(number, config, files, client, view, text)
         return self._all[number]
 
     def _drop(self, model: Model) -> None:
         del self._all[model.number]
         model.client.close()
+        model.view.close()
         self._on_asked(model.number, 0)
 
     def _on_asked(self, number: int, count: int) -> None:
+        if model := self._all.get(number):
+            model.view.asked(count)
         self._asked[number] = count
         self._pulse.asked = sum(self._asked.values())
 
@@ -228,7 +236,8 @@ class Models:
         front, earlier = self._front, [each for each in self._all.values() if each.number < model.number]
         if front.session:
             front.retiring.append(front.session)
-        front.session, front.client, front.config, front.holding = model.session, model.client, model.config, False
+        front.session, front.client, front.view = model.session, model.client, model.view
+        front.config, front.holding = model.config, False
         if self._current is None:
             self._say(event="up")
         self._current = model
@@ -252,7 +261,7 @@ class Models:
         if not await _idle(models, until):
             _interrupt(models, NotReady("This answer ends early: the model is being replaced.", code="model_replaced"))
             await _idle(models, time.monotonic() + LAST_WORDS)
-        for number in [current.number] if current else [each for each in self._all]:
+        for number in [current.number] if current else list(self._all):
             self._say(event="released", deployment=number)
 
     def _do(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

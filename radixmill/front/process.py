@@ -20,6 +20,7 @@ from radixmill.core.config import Config
 from radixmill.core.errors import CannotStart, NotReady
 from radixmill.core.spec import ModelSpec
 from radixmill.front.api.app import create_app
+from radixmill.front.api.keys import open_keys
 from radixmill.front.models import LAST_WORDS, LOOK, Model, Models
 from radixmill.front.session import Front, ModelText
 from radixmill.observe.pulse import FrontPulse
@@ -61,7 +62,7 @@ class FrontProcess:
         self._draining: asyncio.Task[None] | None = None
         self._server = _Server(
             uvicorn.Config(
-                create_app(self._front),
+                create_app(self._front, open_keys(config.server, lenient=number > config.server.fronts)),
                 http="httptools",
                 loop="none",
                 ws="none",
@@ -128,8 +129,8 @@ class FrontProcess:
     async def _obey(self, event: dict[str, Any]) -> None:
         models = self._models
         match event:
-            case {"event": "engine", "deployment": int(number), "path": str(path), "incarnation": int(incarnation)}:
-                await models.engine(number, path, incarnation)
+            case {"event": "engine", "deployment": int(number)}:
+                await models.engine(number, event)
             case {"event": "failed", "deployment": int(number), "detail": str(detail)}:
                 models.failed(number, detail)
             case {"event": "died"}:

@@ -25,13 +25,13 @@ import msgspec
 
 from radixmill.core.config import Config
 from radixmill.observe.pulse import EnginePulse, FrontPulse
+from radixmill.observe.watch import Watch
 from radixmill.store import ModelFiles
 from radixmill.supervise.address import listen
 from radixmill.supervise.boot import Boot, Order, send, start_role
 from radixmill.supervise.child import Child
 from radixmill.supervise.deployment import CRASH_LIMIT, Deployment
 from radixmill.supervise.rollout import GRACE, Fault, Rollouts
-from radixmill.supervise.watch import Watch
 
 log = logging.getLogger("radixmill.supervisor")
 
@@ -186,9 +186,7 @@ class Supervisor:
 
     def add(self, config: Config, files: ModelFiles) -> Deployment:
         """A deployment that has no engine yet."""
-        self.deployments.append(
-            Deployment(next(self._numbers), config, files, Watch(config.server.stall_timeout))
-        )
+        self.deployments.append(Deployment(next(self._numbers), config, files, Watch(config.server.stall_timeout)))
         return self.deployments[-1]
 
     def remove(self, deployment: Deployment) -> None:

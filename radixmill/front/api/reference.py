@@ -80,7 +80,10 @@ PAGES = (
     Page("/abort_request", AbortBody, home="SGLang", own=frozenset(AbortBody.__struct_fields__)),
     Page("/admin/reload", ReloadBody, home="RadixMill", own=frozenset(ReloadBody.__struct_fields__)),
     Page(
-        "/update_weights_from_disk", UpdateWeightsBody, home="SGLang", own=frozenset(UpdateWeightsBody.__struct_fields__)
+        "/update_weights_from_disk",
+        UpdateWeightsBody,
+        home="SGLang",
+        own=frozenset(UpdateWeightsBody.__struct_fields__),
     ),
 )
 
