@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from radixmill.supervise.watch import Watch
+from radixmill.observe.watch import Watch
 
 from radixmill.core.config import CacheOptions, ComputeOptions, Config, Hardware, ModelOptions, ScheduleOptions
 from radixmill.core.plan import StepPlan
