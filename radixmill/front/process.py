@@ -133,8 +133,8 @@ class FrontProcess:
                 await models.engine(number, event)
             case {"event": "failed", "deployment": int(number), "detail": str(detail)}:
                 models.failed(number, detail)
-            case {"event": "died"}:
-                pass
+            case {"event": "died", "deployment": int(number), "struck": list(struck)}:
+                models.died(number, struck)
             case {"event": "prepare"}:
                 models.prepare(event)
             case {"event": "switch", "deployment": int(number)}:

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from radixmill.core.errors import BadRequest, EngineFailed, ServeError
+from radixmill.core.errors import BadRequest, EngineFailed, NotReady, ServeError
+from radixmill.core.messages import End as EngineEnd
 from radixmill.core.messages import TokenDelta, TokenLogprob
 from radixmill.front.session.choice import Choice
 from radixmill.front.session.echo import PromptText
@@ -103,18 +104,31 @@ class Generation:
         choice = self._by_seq[delta.seq]
         if choice.ended:
             return ()
-        if delta.end is not None and delta.end.reason == "failed":
-            log.error("request %s: sequence %d failed: %s", self.facts.id, delta.seq, delta.end.detail)
-            raise EngineFailed("The engine failed while it was generating this answer.")
-        if delta.end is not None and delta.end.reason == "grammar":
-            field = self.facts.constraint_field
-            raise BadRequest(f"{field} can't be followed any further: {delta.end.detail}.", param=field)
+        if delta.end is not None:
+            self._check(delta.seq, delta.end)
         events = choice.push(delta)
         if choice.ended:
             self._left -= 1
             if delta.end is None:  # a stop string: the engine does not know
                 self._stream_of[delta.seq].cancel(delta.seq)
         return events
+
+    def _check(self, seq: int, end: EngineEnd) -> None:
+        """Raises the error that an end is, if it is one."""
+        match end.reason:
+            case "failed":
+                log.error("request %s: sequence %d failed: %s", self.id, seq, end.detail)
+                raise EngineFailed(f"The engine failed while it was generating the answer to request {self.id}.")
+            case "condemned":
+                raise EngineFailed(
+                    f"Request {self.id} is given up: the engine died over it several times in a row.",
+                    code="engine_failed",
+                )
+            case "lost":
+                raise NotReady(f"The server has no engine any more: {end.detail}.")
+            case "grammar":
+                field = self.facts.constraint_field
+                raise BadRequest(f"{field} can't be followed any further: {end.detail}.", param=field)
 
     def usage(self) -> Usage:
         """Tokens so far; final once the last End is out."""
