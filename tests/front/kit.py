@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 import threading
 import time
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 from fastapi import FastAPI
 
@@ -163,3 +165,9 @@ def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.002)
+
+
+def makes_no_noise(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing was logged that a client could have caused on purpose: no traceback, no error, no warning."""
+    loud = [record for record in caplog.records if record.exc_info or record.levelno >= logging.WARNING]
+    assert not loud, "\n".join(record.getMessage() for record in loud)
