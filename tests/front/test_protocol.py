@@ -232,7 +232,7 @@ def test_a_long_answer_is_no_slow_request(caplog):
 
 def test_an_answer_before_the_body_is_whole_does_not_keep_the_connection(caplog):
     """A refused upload may end, but not go on for ever."""
-    with quiet_server(caplog, **FAST) as live:
+    with quiet_server(caplog, **{**FAST, "body_seconds": 60.0}) as live:
         start = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n"
         said, took = dribble(live, start, b"x" * 100)
         assert took < 10 and statuses(said) == [404]

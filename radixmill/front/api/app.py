@@ -8,13 +8,14 @@ from starlette.middleware.cors import CORSMiddleware
 
 from radixmill import __version__
 from radixmill.core.errors import ServeError
-from radixmill.front.api import admin, parsers, tokens
-from radixmill.front.api.admin import add_health_routes, add_info_routes, add_order_routes
+from radixmill.front.api import admin, health, parsers, tokens
+from radixmill.front.api.admin import add_info_routes, add_order_routes
 from radixmill.front.api.anthropic import routes as anthropic
 from radixmill.front.api.anthropic.routes import add_anthropic_routes
 from radixmill.front.api.docs import describe
 from radixmill.front.api.errors import on_http_error, on_serve_error
 from radixmill.front.api.guard import Gate, RequestId
+from radixmill.front.api.health import add_health_routes
 from radixmill.front.api.keys import Keyring, open_keys
 from radixmill.front.api.native import routes as native
 from radixmill.front.api.native.routes import add_native_routes
@@ -44,7 +45,8 @@ def create_app(front: Front, keys: Keyring | None = None) -> FastAPI:
     add_health_routes(app, front)
     add_info_routes(app, front)
     add_order_routes(app, front)
-    describe(app, (*routes.KINDS, *anthropic.KINDS, *native.KINDS, *tokens.KINDS, *parsers.KINDS, *admin.KINDS))
+    kinds = (routes, anthropic, native, tokens, parsers, health, admin)
+    describe(app, [kind for each in kinds for kind in each.KINDS])
     app.add_exception_handler(ServeError, on_serve_error)
     app.add_exception_handler(HTTPException, on_http_error)
     server = front.config.server
