@@ -249,9 +249,7 @@ class ServerOptions:
         False,
         "a line for each request: its id, route, status, seconds and tokens, and the first digits of its key's digest",
     )
-    log_prompts: bool = option(
-        False, "with --log-requests, also what was asked and answered; and errors in the log may quote it"
-    )
+    log_prompts: bool = option(False, "what was asked and answered, in the log; and errors there may quote it")
     log_level: str = option("info", "what is logged", choices=("debug", "info", "warning", "error"))
 
 

@@ -59,6 +59,7 @@ class Generation:
         self._by_seq = dict(zip((seq for stream in streams for seq in stream.seqs), choices, strict=bool(streams)))
         self._stream_of = {seq: stream for stream in streams for seq in stream.seqs}
         self._left = len(self.choices)
+        self.tape: dict[int, list[int]] | None = None  # what each choice has said, where that is to be logged
         self.scores: dict[int, tuple[TokenLogprob, ...] | None] = {}
         # What choices have said before their prompt's scores were known, by prompt.
         self._held: dict[int, list[TokenDelta]] = {p: [] for p in range(len(facts.prompts))} if scored else {}
@@ -106,6 +107,8 @@ class Generation:
             return ()
         if delta.end is not None:
             self._check(delta.seq, delta.end)
+        if self.tape is not None:
+            self.tape.setdefault(choice.index, []).extend(delta.tokens)
         events = choice.push(delta)
         if choice.ended:
             self._left -= 1

@@ -42,4 +42,5 @@ def open_session(config: Config, files: ModelFiles, text: ModelText, client: Eng
         defaults=defaults,
         max_requests=config.server.max_queued_requests,
         shared_prefixes=config.cache.shared_prefix_cache,
+        log_prompts=config.server.log_prompts,
     )

@@ -6,9 +6,10 @@ Every user error is raised by `start`, before the first byte of an answer.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 from weakref import WeakSet
@@ -28,6 +29,8 @@ from radixmill.front.session.text import Spelling, Text
 from radixmill.front.text import StopScanner, TextDecoder
 from radixmill.front.text.template import strings
 from radixmill.link.client import EngineClient, Stream
+
+log = logging.getLogger("radixmill.front")
 
 ANY_MODEL = "default"  # accepted for whatever is served
 SEED_BITS = 53  # a seed we draw survives a trip through a JavaScript number
@@ -52,12 +55,13 @@ class Session:
         defaults: Mapping[str, float] | None = None,
         max_requests: int = 1024,
         shared_prefixes: bool = False,
+        log_prompts: bool = False,
     ) -> None:
         """`served`: names of the model, the shown one first. `defaults`: sampling defaults of its generation_config.
-        `shared_prefixes`: all owners share their cached prefixes."""
+        `shared_prefixes`: all owners share their cached prefixes. `log_prompts`: what is asked and answered is logged."""
         self.text, self.client, self.served = text, client, tuple(served)
         self.defaults = check_defaults(defaults or {})
-        self.max_requests, self.shared_prefixes = max_requests, shared_prefixes
+        self.max_requests, self.shared_prefixes, self.log_prompts = max_requests, shared_prefixes, log_prompts
         self._spellings: dict[frozenset[str], Spelling] = {}  # by tags: a dialect's with calls, or without
         self._live: dict[Name, Generation | None] = {}  # None: still being prepared
         self._aborted: set[Name] = set()  # while they were being prepared
@@ -254,7 +258,14 @@ class Session:
         )
         choices = self._choices(speech, len(prompts))
         generation = Generation(facts, streams, choices, lambda: self._over(ask.id, generation, caller), scored=scored)
+        if self.log_prompts:
+            self._tell(ask.id, "asks", enumerate(prompts))
+            generation.tape = {}
         return generation
+
+    def _tell(self, id: str, verb: str, texts: Iterable[tuple[int, Sequence[int]]]) -> None:
+        for i, ids in texts:
+            log.info("request %s %s [%d]: %s", id, verb, i, self.text.decode(ids, skip_special=False))
 
     def _fill_ends(self, ask: Ask) -> tuple[int, ...]:
         fills = any(isinstance(prompt, TextPrompt) and prompt.suffix for prompt in ask.prompts)
@@ -270,6 +281,8 @@ class Session:
 
     def _over(self, id: str, generation: Generation, caller: Caller) -> None:
         self._leave(Name(caller.owner, id))
+        if generation.tape is not None:
+            self._tell(id, "hears", generation.tape.items())
         if caller.meter:
             usage = generation.usage()
             caller.meter.prompt += usage.prompt
