@@ -201,6 +201,9 @@ class ServerOptions:
         low=0.1,
         high=86400.0,
     )
+    write_timeout: float = option(
+        60.0, "seconds that a client may leave what was sent to it unread; then it is cut off", low=0.1, high=86400.0
+    )
     drain_timeout: float = option(30.0, "seconds to finish live requests after SIGTERM", low=0.0, high=86400.0)
     log_level: str = option("info", "what is logged", choices=("debug", "info", "warning", "error"))
 

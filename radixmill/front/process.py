@@ -19,6 +19,7 @@ from radixmill.core.config import Config
 from radixmill.core.errors import CannotStart, EngineFailed
 from radixmill.core.spec import ModelSpec
 from radixmill.front.api.app import create_app
+from radixmill.front.api.connection import connection
 from radixmill.front.session import EngineView, Front, ModelText
 from radixmill.front.session.open import open_session, open_text
 from radixmill.link.remote import RemoteEngine
@@ -61,7 +62,7 @@ class FrontProcess:
         self._server = _Server(
             uvicorn.Config(
                 create_app(self._front),
-                http="httptools",
+                http=connection(config.server.write_timeout),
                 loop="none",
                 ws="none",
                 lifespan="off",

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 
 from radixmill.core.config import Config, ServerOptions
 from radixmill.front.api.app import create_app
+from radixmill.front.api.connection import connection
 from radixmill.front.session import Front, Session
 from tests.fakes import EOS, ByteText, EchoClient
 from tests.front import openapi
@@ -113,7 +114,7 @@ class Judged:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        answer: dict[str, Any] = {"content": b""}
+        answer: dict[str, Any] = {"content": bytearray()}
 
         async def heard(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -121,7 +122,9 @@ class Judged:
             else:
                 answer["content"] += message.get("body", b"")
                 if not message.get("more_body"):
-                    self.faults += openapi.judge(scope["method"], scope["path"], httpx.Response(**answer))
+                    self.faults += openapi.judge(
+                        scope["method"], scope["path"], httpx.Response(**answer | {"content": bytes(answer["content"])})
+                    )
             await send(message)
 
         await self.app(scope, receive, heard)
@@ -131,21 +134,28 @@ class Judged:
 class Live:
     url: str
     port: int
+    server: uvicorn.Server
+
+    @property
+    def connections(self) -> int:
+        return len(self.server.server_state.connections)
 
 
 @contextmanager
-def serving(app: FastAPI) -> Iterator[Live]:
+def serving(app: FastAPI, *, write_timeout: float = 60.0, judge: bool = True) -> Iterator[Live]:
     """The app on a real socket, in a thread. Answers are judged, as those of `call`."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     judged = Judged(app)
-    server = uvicorn.Server(uvicorn.Config(judged, log_level="warning", lifespan="off"))
+    server = uvicorn.Server(
+        uvicorn.Config(judged if judge else app, http=connection(write_timeout), log_level="warning", lifespan="off")
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
         until(lambda: server.started)
-        yield Live(f"http://127.0.0.1:{port}", port)
+        yield Live(f"http://127.0.0.1:{port}", port, server)
     finally:
         server.should_exit = True
         thread.join(10)

@@ -15,6 +15,7 @@ from radixmill import __version__
 from radixmill.core.errors import BadRequest
 from radixmill.front.api.body import Reader
 from radixmill.front.api.docs import operation
+from radixmill.front.api.sse import while_connected
 from radixmill.front.session import Front
 from radixmill.front.session.info import engine_stats, model_info, server_info
 
