@@ -20,6 +20,7 @@ from radixmill.core.errors import CannotStart, EngineFailed
 from radixmill.core.spec import ModelSpec
 from radixmill.front.api.app import create_app
 from radixmill.front.api.connection import connection
+from radixmill.front.api.keys import open_keys
 from radixmill.front.session import EngineView, Front, ModelText
 from radixmill.front.session.open import open_session, open_text
 from radixmill.link.remote import RemoteEngine
@@ -61,7 +62,7 @@ class FrontProcess:
         self._front = Front(config=config, client=self._engine, view=self._view)
         self._server = _Server(
             uvicorn.Config(
-                create_app(self._front),
+                create_app(self._front, open_keys(config.server, lenient=number > config.server.fronts)),
                 http=connection(config.server.write_timeout),
                 loop="none",
                 ws="none",

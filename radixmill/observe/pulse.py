@@ -63,8 +63,13 @@ class EnginePulse:
 
     # --- the engine writes
 
+    @property
+    def word(self) -> memoryview:
+        """The word that `beat` counts up, for native code that does the same after each layer."""
+        return self.words[_BEAT : _BEAT + 1]
+
     def beat(self) -> None:
-        """Something has been done. Native code counts up the same word after each layer."""
+        """Something has been done."""
         self.words[_BEAT] = (self.words[_BEAT] + 1) & ((1 << 64) - 1)
 
     def launched(self, step: int, seqs: Sequence[int]) -> None:

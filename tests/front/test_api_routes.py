@@ -13,6 +13,7 @@ from radixmill.core.config import Config, walk
 from radixmill.core.errors import ServeError
 from radixmill.front.api.app import create_app
 from radixmill.front.session import Front
+from radixmill.front.session.caller import namespace
 from tests.fakes import ByteText, EchoClient
 from tests.front.kit import CHAT, HELLO, TEXT, answer, call, chunks, error, make_app, make_front, post, says
 
@@ -364,7 +365,11 @@ def test_fields_that_reach_the_engine():
     }
     response = answer(make_app(client), CHAT, body)
     request = client.requests[0]
-    assert (request.tenant, request.priority, request.sampling.max_tokens) == ("team-a", -3, 5)
+    assert (request.tenant, request.priority, request.sampling.max_tokens) == (
+        namespace("", ["team-a"]),
+        -3,
+        5,
+    )
     assert (
         request.sampling.frequency_penalty,
         request.sampling.presence_penalty,

@@ -15,6 +15,7 @@ from radixmill import __version__
 from radixmill.core.errors import BadRequest
 from radixmill.front.api.body import Reader
 from radixmill.front.api.docs import operation
+from radixmill.front.api.guard import caller_of
 from radixmill.front.api.sse import while_connected
 from radixmill.front.session import Front
 from radixmill.front.session.info import engine_stats, model_info, server_info
@@ -68,7 +69,7 @@ def add_order_routes(app: FastAPI, front: Front) -> None:
         if not body.rid and not body.abort_all:
             raise BadRequest("rid must be the id of a request, or abort_all true.", param="rid")
         session = front.session or front.ready_session()  # in whatever state: what was taken can be stopped
-        return _json(Aborted(session.abort(_bare(body.rid), everything=body.abort_all)))
+        return _json(Aborted(session.abort(_bare(body.rid), caller_of(request.scope), everything=body.abort_all)))
 
     app.add_api_route(
         "/flush_cache", flush_cache, methods=["POST"], **operation("Empty the prefix cache", None, Flushed)

@@ -18,10 +18,10 @@ from radixmill.core.errors import EngineFailed
 from radixmill.front.api.docs import operation
 from radixmill.front.api.errors import error_headers
 from radixmill.front.api.sse import while_connected
-from radixmill.front.session import Ask, Condition, Front, Sampling, TokenPrompt, gather, not_ready
+from radixmill.front.session import Ask, Caller, Condition, Front, Sampling, TokenPrompt, gather, not_ready
 
 PROBE_SECONDS = 20.0
-PROBE_TENANT = "\0health"  # a cache namespace no client can name by accident
+PROBE = Caller("health")  # an owner that no key has: its prefixes are met by nobody else
 
 
 class Alive(Struct):
@@ -73,11 +73,10 @@ async def probe(front: Front) -> None:
         prompts=(TokenPrompt((0,)),),
         max_tokens=1,
         sampling=Sampling(temperature=0.0, ignore_eos=True),
-        tenant=PROBE_TENANT,
     )
     try:
         async with asyncio.timeout(PROBE_SECONDS):
-            generation = await session.start(ask)
+            generation = await session.start(ask, PROBE)
             try:
                 await gather(generation)
             finally:

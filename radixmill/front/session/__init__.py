@@ -2,6 +2,7 @@
 
 from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, Sampling, TextPrompt, TokenPrompt, Tool, ToolRule
 from radixmill.front.session.batch import Batch
+from radixmill.front.session.caller import ANYONE, Caller, Meter, salts
 from radixmill.front.session.echo import PromptText
 from radixmill.front.session.events import Arguments, Call, Content, End, Event, FinishReason, Reasoning, Token, Usage
 from radixmill.front.session.fold import Gatherer, Whole, WholeCall, gather, winners
@@ -13,10 +14,12 @@ from radixmill.front.session.text import ModelText, Text
 from radixmill.front.session.view import EngineView
 
 __all__ = [
+    "ANYONE",
     "Arguments",
     "Ask",
     "Batch",
     "Call",
+    "Caller",
     "ChatPrompt",
     "Condition",
     "Content",
@@ -28,6 +31,7 @@ __all__ = [
     "Front",
     "Gatherer",
     "Generation",
+    "Meter",
     "ModelText",
     "Prompt",
     "PromptText",
@@ -44,6 +48,7 @@ __all__ = [
     "Whole",
     "WholeCall",
     "gather",
+    "salts",
     "not_ready",
     "template_tools",
     "winners",

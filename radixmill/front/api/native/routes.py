@@ -12,9 +12,9 @@ from starlette.responses import Response
 
 from radixmill.front.api.body import Reader
 from radixmill.front.api.docs import operation
-from radixmill.front.api.guard import ID_KEY
+from radixmill.front.api.guard import ID_KEY, caller_of
 from radixmill.front.api.sse import EventStream, sse, started, while_connected
-from radixmill.front.session import Batch, Event, Front, Session
+from radixmill.front.session import Batch, Caller, Event, Front, Session
 from radixmill.front.session.native import Answers, GenerateBody, Generated, Item, start, to_items
 from radixmill.front.session.native.items import is_batch
 
@@ -48,18 +48,18 @@ class NativeRoute:
 
     async def __call__(self, request: Request) -> Response:
         parsed = await self.reader.read(request)
-        session, body = self.front.ready_session(), parsed.body
+        session, body, caller = self.front.ready_session(), parsed.body, caller_of(request.scope)
         items = to_items(body)
         if isinstance(body.rid, str):
             request.scope[ID_KEY] = body.rid
         if body.stream:
-            batch = await started(request.receive, start(session, items))
+            batch = await started(request.receive, start(session, items, caller))
             try:
                 return EventStream(batch, self._chunks(body, items, batch, session), parsed.headers())
             except BaseException:
                 batch.close()
                 raise
-        found = await while_connected(request.receive, whole(session, items))
+        found = await while_connected(request.receive, whole(session, items, caller))
         content = msgspec.json.encode(found if _listed(body, items) else found[0])
         return Response(content, headers=parsed.headers(), media_type="application/json")
 
@@ -76,9 +76,9 @@ def _listed(body: GenerateBody, items: Sequence[Item]) -> bool:
     return is_batch(body) or items[0].ask.n > 1
 
 
-async def whole(session: Session, items: Sequence[Item]) -> list[Generated]:
+async def whole(session: Session, items: Sequence[Item], caller: Caller) -> list[Generated]:
     """Every answer, prompt-major."""
-    batch = await start(session, items)
+    batch = await start(session, items, caller)
     try:
         answers = Answers(items, batch, session.text.token_bytes)
         async for events in batch:
