@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import math
 import socket
 import time
 from collections.abc import Iterator
@@ -19,8 +20,8 @@ from radixmill.core.config import Config
 from radixmill.core.errors import CannotStart, EngineFailed
 from radixmill.core.spec import ModelSpec
 from radixmill.front.api.app import create_app
-from radixmill.front.api.connection import connection
 from radixmill.front.api.keys import open_keys
+from radixmill.front.api.protocol import protocol_factory
 from radixmill.front.session import EngineView, Front, ModelText
 from radixmill.front.session.open import open_session, open_text
 from radixmill.link.remote import RemoteEngine
@@ -63,14 +64,15 @@ class FrontProcess:
         self._server = _Server(
             uvicorn.Config(
                 create_app(self._front, open_keys(config.server, lenient=number > config.server.fronts)),
-                http=connection(config.server.write_timeout),
+                http=protocol_factory(config.server),  # type: ignore[arg-type]
                 loop="none",
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_keep_alive=30,
+                proxy_headers=False,
+                timeout_keep_alive=math.ceil(config.server.keep_alive_timeout),
                 timeout_graceful_shutdown=5,
             )
         )

@@ -18,7 +18,7 @@ from fastapi import FastAPI
 
 from radixmill.core.config import Config, ServerOptions
 from radixmill.front.api.app import create_app
-from radixmill.front.api.connection import connection
+from radixmill.front.api.protocol import House, Limits
 from radixmill.front.session import Front, Session
 from tests.fakes import EOS, ByteText, EchoClient
 from tests.front import openapi
@@ -134,28 +134,31 @@ class Judged:
 class Live:
     url: str
     port: int
+    house: House
     server: uvicorn.Server
 
     @property
     def connections(self) -> int:
-        return len(self.server.server_state.connections)
+        return len(self.house.connections)
 
 
 @contextmanager
-def serving(app: FastAPI, *, write_timeout: float = 60.0, judge: bool = True) -> Iterator[Live]:
-    """The app on a real socket, in a thread. Answers are judged, as those of `call`."""
+def serving(app: FastAPI, *, judge: bool = True, **limits: Any) -> Iterator[Live]:
+    """The app on a real socket, in a thread. Answers are judged, as those of `call`. `limits`: others than the defaults."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     judged = Judged(app)
+    house = House(Limits.of(ServerOptions())._replace(**limits))
+    given = {"http": house.protocol, "ws": "none", "lifespan": "off", "proxy_headers": False, "server_header": False}
     server = uvicorn.Server(
-        uvicorn.Config(judged if judge else app, http=connection(write_timeout), log_level="warning", lifespan="off")
+        uvicorn.Config(judged if judge else app, log_config=None, timeout_graceful_shutdown=5, **given)
     )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
         until(lambda: server.started)
-        yield Live(f"http://127.0.0.1:{port}", port, server)
+        yield Live(f"http://127.0.0.1:{port}", port, house, server)
     finally:
         server.should_exit = True
         thread.join(10)

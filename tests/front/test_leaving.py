@@ -186,7 +186,7 @@ def sizes(client: EchoClient) -> dict[int, int]:
 def test_a_reader_that_stops_reading_is_cut_off():
     client = EchoClient(LONG)
     app, front = make_front(client)
-    with serving(app, write_timeout=1.0) as live, connected(live, CHAT, MUCH, receive_buffer=2048) as raw:
+    with serving(app, write_seconds=1.0) as live, connected(live, CHAT, MUCH, receive_buffer=2048) as raw:
         assert raw.recv(15) == b"HTTP/1.1 200 OK"
         until(lambda: idle(client, front) and not live.connections, 20)
         assert len(client.cancelled) > 50, "it was not over"
@@ -213,9 +213,9 @@ def test_others_do_not_suffer_from_it():
 
 def test_a_slow_reader_that_reads_gets_everything():
     client = EchoClient(LONG)
-    app, front = make_front(client)
+    app, _ = make_front(client)
     with (
-        serving(app, write_timeout=1.0, judge=False) as live,
+        serving(app, write_seconds=1.0, judge=False) as live,
         connected(live, CHAT, MUCH, receive_buffer=1 << 18) as raw,
     ):
         heard, began, rested = bytearray(), time.monotonic(), 0
@@ -233,7 +233,7 @@ def test_an_answer_that_nobody_reads_does_not_keep_its_connection():
     client = EchoClient(LONG)
     app, front = make_front(client)
     body = {**bodies("hi")[CHAT], "n": 30, "logprobs": True, "top_logprobs": 20}
-    with serving(app, write_timeout=1.0) as live, connected(live, CHAT, body, receive_buffer=2048):
+    with serving(app, write_seconds=1.0) as live, connected(live, CHAT, body, receive_buffer=2048):
         until(lambda: bool(client.requests) and idle(client, front), 60)
         until(lambda: not live.connections, 20)
 
@@ -242,7 +242,7 @@ def test_who_reads_nothing_and_closes_its_side_is_gone_at_once():
     """Not only when what was written has been flushed, which would be never."""
     client = EchoClient(LONG)
     app, front = make_front(client)
-    with serving(app, write_timeout=600) as live, connected(live, CHAT, MUCH, receive_buffer=2048) as raw:
+    with serving(app, write_seconds=600) as live, connected(live, CHAT, MUCH, receive_buffer=2048) as raw:
         assert raw.recv(15) == b"HTTP/1.1 200 OK"
         until(lambda: stuck(client), 20)
         raw.shutdown(socket.SHUT_WR)
