@@ -200,10 +200,13 @@ class Scheduler:
         return self.cache.flush()
 
     def stats(self) -> dict[str, Any]:
-        """Numbers for /server_info and the metrics."""
+        """Numbers for /server_info and the metrics. `conserved`: every page is free or somebody's; counted only when idle."""
         return {
+            "live": sum(map(len, self._live.values())),
             "running": len(self.running.rows),
             "waiting": len(self.queue),
+            "leases": len(self.cache.leases),
+            "conserved": self.cache.conserved() if self.idle else None,
             "step_budget": self.budget.tokens,
             "pages_free": self.cache.pools.free,
             "pages_evictable": self.cache.tree.evictable,

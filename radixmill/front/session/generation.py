@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar
 
 from msgspec import Struct
@@ -70,7 +70,7 @@ class Generation:
     def id(self) -> str:
         return self.facts.id
 
-    def __aiter__(self) -> AsyncIterator[tuple[Event, ...]]:
+    def __aiter__(self) -> AsyncGenerator[tuple[Event, ...], None]:
         return self._events() if self.streams else self._nothing_to_do()
 
     async def _events(self) -> AsyncGenerator[tuple[Event, ...], None]:
@@ -82,7 +82,7 @@ class Generation:
                     return
         raise EngineFailed("The engine stopped before the answer was complete.")
 
-    async def _nothing_to_do(self) -> AsyncIterator[tuple[Event, ...]]:
+    async def _nothing_to_do(self) -> AsyncGenerator[tuple[Event, ...], None]:
         for choice in self.choices:
             yield (End(choice.index, "length"),)
 
@@ -170,8 +170,9 @@ class Generation:
 async def merged(sources: Sequence[AsyncIterable[T]]) -> AsyncGenerator[T, None]:
     """Items of several sources as they come; the first error ends it."""
     if len(sources) == 1:
-        async for item in sources[0]:
-            yield item
+        async with _closing(sources[0]) as items:
+            async for item in items:
+                yield item
         return
     queue: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()
     pumps = [asyncio.create_task(_pump(source, queue)) for source in sources]
@@ -193,8 +194,19 @@ async def merged(sources: Sequence[AsyncIterable[T]]) -> AsyncGenerator[T, None]
 
 async def _pump(source: AsyncIterable[T], queue: asyncio.Queue[tuple[T] | BaseException | None]) -> None:
     try:
-        async for item in source:
-            queue.put_nowait((item,))
+        async with _closing(source) as items:
+            async for item in items:
+                queue.put_nowait((item,))
         queue.put_nowait(None)
     except Exception as error:
         queue.put_nowait(error)
+
+
+@asynccontextmanager
+async def _closing(source: AsyncIterable[T]) -> AsyncGenerator[AsyncIterable[T], None]:
+    """A source that is closed afterwards if it is a generator: then what it holds is let go of now, not by the collector."""
+    try:
+        yield source
+    finally:
+        if isinstance(source, AsyncGenerator):
+            await source.aclose()
