@@ -66,6 +66,8 @@ def submit(
     priority: int = 0,
     constraint: Constraint | None = None,
     thinking: ThinkingBudget | None = None,
+    account: str = "",
+    wait: float | None = None,
     **more: Any,
 ) -> Submit:
     """Sequences `ids` of one prompt; choice i has seed + i."""
@@ -78,6 +80,8 @@ def submit(
         thinking=thinking,
         tenant=tenant,
         priority=priority,
+        account=account,
+        wait=wait,
     )
     scores = sampling.prompt_logprobs is not None
     return Submit(request, tuple(SeqStart(i, seed + n, output, scores and n == 0) for n, i in enumerate(ids)))
