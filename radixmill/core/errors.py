@@ -9,6 +9,7 @@
         ├── Unauthorized        401  invalid_api_key
         ├── NotFound            404
         │   └── UnknownModel    404  model_not_found
+        ├── RequestTimeout      408  timeout
         ├── TooLarge            413
         ├── Overloaded          429  rate_limit_exceeded
         ├── EngineFailed        500
@@ -93,6 +94,15 @@ class UnknownModel(NotFound):
         super().__init__(
             f"The model `{name}` does not exist here; this server has: {', '.join(served)}.", param="model"
         )
+
+
+class RequestTimeout(ServeError):
+    """The time that the client, or the server, gave a request is over. Asking again would take as long."""
+
+    status, type, code = 408, "invalid_request_error", "timeout"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"The request was not done after {seconds:g} seconds, which is all it may take.")
 
 
 class TooLarge(ServeError):

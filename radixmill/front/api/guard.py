@@ -8,6 +8,7 @@ import logging
 import re
 import uuid
 
+from msgspec.structs import replace
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from radixmill.core.errors import ServeError, Unauthorized
 from radixmill.front.api.anthropic.errors import speaks_anthropic
 from radixmill.front.api.errors import ID_KEY, error_response, internal_error
+from radixmill.front.session import Ask
 from radixmill.front.session.limits import SIZES
 
 log = logging.getLogger("radixmill.front")
@@ -95,6 +97,11 @@ class Keys:
 def owner_of(scope: Scope) -> str:
     """Who sent a request, as far as keys tell; "" on a server without keys."""
     return str(scope.get(OWNER_KEY, ""))
+
+
+def charged(ask: Ask, scope: Scope) -> Ask:
+    """An Ask on the account of who sent it."""
+    return replace(ask, account=owner_of(scope))
 
 
 def _bearer(value: str) -> str:

@@ -10,9 +10,10 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from radixmill.core.errors import BadRequest, EngineFailed
+from radixmill.core.errors import BadRequest, EngineFailed, RequestTimeout
 from radixmill.core.messages import TokenDelta, TokenLogprob
 from radixmill.front.session.choice import Choice
+from radixmill.front.session.door import Place
 from radixmill.front.session.echo import PromptText
 from radixmill.front.session.events import End, Event, Usage
 from radixmill.link.client import Stream
@@ -50,10 +51,11 @@ class Generation:
         streams: Sequence[Stream],
         choices: Sequence[Choice],
         on_close: Callable[[], None],
+        place: Place,
         *,
         scored: bool = False,
     ) -> None:
-        """`scored`: the engine was asked for the prompts' log-probabilities."""
+        """`place`: told when prompts begin to be answered. `scored`: the engine was asked for the prompts' log-probabilities."""
         self.facts, self.streams, self.choices = facts, tuple(streams), tuple(choices)
         self._by_seq = dict(zip((seq for stream in streams for seq in stream.seqs), choices, strict=bool(streams)))
         self._stream_of = {seq: stream for stream in streams for seq in stream.seqs}
@@ -62,6 +64,9 @@ class Generation:
         # What choices have said before their prompt's scores were known, by prompt.
         self._held: dict[int, list[TokenDelta]] = {p: [] for p in range(len(facts.prompts))} if scored else {}
         self._on_close: Callable[[], None] | None = on_close
+        self.place = place
+        self._timer: asyncio.TimerHandle | None = None
+        self._overdue: RequestTimeout | None = None
 
     @property
     def id(self) -> str:
@@ -73,6 +78,8 @@ class Generation:
     async def _events(self) -> AsyncGenerator[tuple[Event, ...], None]:
         async with aclosing(merged(self.streams)) as deltas:
             async for delta in deltas:
+                if self._overdue:
+                    raise self._overdue
                 if events := self._push(delta):
                     yield events
                 if not self._left:
@@ -85,6 +92,7 @@ class Generation:
 
     def _push(self, delta: TokenDelta) -> tuple[Event, ...]:
         prompt, nth = divmod(self._by_seq[delta.seq].index, self.facts.width)
+        self.place.begun(self.facts.id, prompt)
         held = self._held.get(prompt)
         if held is None:
             return self._fold(delta)
@@ -103,6 +111,8 @@ class Generation:
         if delta.end is not None and delta.end.reason == "failed":
             log.error("request %s: sequence %d failed: %s", self.facts.id, delta.seq, delta.end.detail)
             raise EngineFailed("The engine failed while it was generating this answer.")
+        if delta.end is not None and delta.end.reason == "expired":
+            raise self.place.expired()
         if delta.end is not None and delta.end.reason == "grammar":
             field = self.facts.constraint_field
             raise BadRequest(f"{field} can't be followed any further: {delta.end.detail}.", param=field)
@@ -132,8 +142,19 @@ class Generation:
         for stream in self.streams:
             stream.cancel()
 
+    def limit(self, deadline: float, seconds: float) -> None:
+        """Stop and fail if it is not done by `deadline`, of the loop's clock: after `seconds` in all."""
+        self._timer = asyncio.get_running_loop().call_at(deadline, self._time_out, seconds)
+
+    def _time_out(self, seconds: float) -> None:
+        if self._left:
+            self._overdue = self.place.overdue(seconds)
+            self.abort()
+
     def close(self) -> None:
         """Stop whatever still runs and give the place in the queue back. Idempotent."""
+        if self._timer:
+            self._timer.cancel()
         if self._on_close is None:
             return
         on_close, self._on_close = self._on_close, None

@@ -9,12 +9,14 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from radixmill.core.errors import BadRequest, NotReady, Overloaded, UnknownModel
+from radixmill.core.errors import BadRequest, NotReady, UnknownModel
 from radixmill.core.request import Constraint, GenerateRequest, SamplingParams, ThinkingBudget, choice_seed
 from radixmill.core.spec import ModelSpec
 from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from radixmill.front.session.choice import Choice, Shown
+from radixmill.front.session.door import Door, Limits, Place
 from radixmill.front.session.echo import PromptText, prompt_text
 from radixmill.front.session.generation import Facts, Generation
 from radixmill.front.session.limits import SIZES, THREAD_CHARS
@@ -29,6 +31,16 @@ ANY_MODEL = "default"  # accepted for whatever is served
 SEED_BITS = 53  # a seed we draw survives a trip through a JavaScript number
 
 
+class Entry(NamedTuple):
+    """A request that has been taken, and what holds for it."""
+
+    spec: ModelSpec
+    model: str  # the name to answer with
+    place: Place
+    wait: float | None  # seconds until its first step
+    seconds: float | None  # in all
+
+
 class Session:
     """The front's side of one model."""
 
@@ -39,12 +51,12 @@ class Session:
         served: Sequence[str],
         *,
         defaults: Mapping[str, float] | None = None,
-        max_requests: int = 1024,
+        limits: Limits = Limits(),
     ) -> None:
         """`served`: names of the model, the shown one first. `defaults`: sampling defaults of its generation_config."""
         self.text, self.client, self.served = text, client, tuple(served)
         self.defaults = check_defaults(defaults or {})
-        self.max_requests = max_requests
+        self.door = Door(limits)
         self._spellings: dict[frozenset[str], Spelling] = {}  # by tags: a dialect's with calls, or without
         self._live: dict[str, Generation | None] = {}  # None: still being prepared
         self._aborted: set[str] = set()  # while they were being prepared
@@ -73,20 +85,25 @@ class Session:
             return self.served[0]
         raise UnknownModel(name, self.served)
 
-    async def start(self, ask: Ask) -> Generation:
-        """Take a request. Whoever gets the Generation must close it."""
-        spec = self.spec()
-        model = self.check_model(ask.model)
-        self._enter(ask.id)
+    async def start(self, ask: Ask, *, beside: Generation | None = None) -> Generation:
+        """Take a request. Whoever gets the Generation must close it. `beside`: of the same batch; they are one request."""
+        entry = self._enter(ask, beside)
+        deadline = None if entry.seconds is None else asyncio.get_running_loop().time() + entry.seconds
         try:
-            prompts = await self.tokenise(ask.prompts, ask.prompt_field)
-            speech = speech_of(self.text, ask, prompts)
-            await self._check(speech)
-            generation = self._submit(speech, model, spec, prompts)
-        except BaseException:
-            self._leave(ask.id)
+            async with asyncio.timeout_at(deadline) as timer:
+                prompts = await self.tokenise(ask.prompts, ask.prompt_field)
+                entry.place.weigh(ask.id, [len(ids) for ids in prompts])
+                speech = speech_of(self.text, ask, prompts)
+                await self._check(speech)
+            generation = self._submit(speech, entry, prompts)
+        except BaseException as error:
+            self._leave(ask.id, entry.place)
+            if isinstance(error, TimeoutError) and timer.expired():
+                raise entry.place.overdue(entry.seconds or 0.0) from None
             raise
         self._live[ask.id] = generation
+        if deadline is not None:
+            generation.limit(deadline, entry.seconds or 0.0)
         if ask.id in self._aborted:
             generation.abort()
         return generation
@@ -107,15 +124,14 @@ class Session:
                 self._aborted.add(key)
         return len(hit)
 
-    def _enter(self, id: str) -> None:
-        if len(self._live) >= self.max_requests:
-            raise Overloaded(
-                f"This server has its limit of {self.max_requests} requests in flight. Try again shortly.",
-                retry_after=1.0,
-            )
-        if id in self._live:
-            raise BadRequest(f"A request with the id {id!r} is running already.", param="rid")
-        self._live[id] = None
+    def _enter(self, ask: Ask, beside: Generation | None) -> Entry:
+        spec, model, limits = self.spec(), self.check_model(ask.model), self.door.limits
+        if ask.id in self._live:
+            raise BadRequest(f"A request with the id {ask.id!r} is running already.", param="rid")
+        place = self.door.enter(ask.account) if beside is None else beside.place
+        self._live[ask.id] = None
+        given = [seconds for seconds in (ask.timeout, limits.seconds) if seconds is not None]
+        return Entry(spec, model, place, limits.wait if beside is None else None, min(given, default=None))
 
     def _encode_all(self, prompts: Sequence[Prompt], field: str) -> tuple[tuple[int, ...], ...]:
         many = len(prompts) > 1
@@ -180,8 +196,8 @@ class Session:
         reason, place = str(reply.get("reason", "")), str(reply.get("place", ""))
         return f"{reason} (at {place})" if reason and place else reason
 
-    def _submit(self, speech: Speech, model: str, spec: ModelSpec, prompts: tuple[tuple[int, ...], ...]) -> Generation:
-        ask = speech.ask
+    def _submit(self, speech: Speech, entry: Entry, prompts: tuple[tuple[int, ...], ...]) -> Generation:
+        ask, spec = speech.ask, entry.spec
         if len(prompts) * ask.width > (most := int(SIZES["sequences"].high or 0)):
             raise BadRequest(
                 f"{len(prompts)} prompts with {ask.width} choices each are more than {most} sequences.", param="n"
@@ -193,10 +209,11 @@ class Session:
         scored = ask.sampling.prompt_logprobs is not None
         budget = speech.budget(self.text)
         _check_budget(budget, spec.vocab_size)
-        streams = [] if ask.max_tokens == 0 and not scored else self._streams(speech, prompts, params, seed, budget)
+        nothing = ask.max_tokens == 0 and not scored
+        streams = [] if nothing else self._streams(speech, prompts, params, seed, budget, entry.wait)
         facts = Facts(
             id=ask.id,
-            model=model,
+            model=entry.model,
             created=int(time.time()),
             seed=seed,
             fingerprint=spec.numerics,
@@ -206,7 +223,7 @@ class Session:
             texts=self._texts(ask, prompts),
         )
         choices = self._choices(speech, len(prompts))
-        return Generation(facts, streams, choices, lambda: self._leave(ask.id), scored=scored)
+        return Generation(facts, streams, choices, lambda: self._leave(ask.id, entry.place), entry.place, scored=scored)
 
     def _fill_ends(self, ask: Ask) -> tuple[int, ...]:
         fills = any(isinstance(prompt, TextPrompt) and prompt.suffix for prompt in ask.prompts)
@@ -220,7 +237,8 @@ class Session:
             for prompt, ids in zip(ask.prompts, prompts, strict=True)
         )
 
-    def _leave(self, id: str) -> None:
+    def _leave(self, id: str, place: Place) -> None:
+        place.leave(id)
         self._live.pop(id, None)
         self._aborted.discard(id)
 
@@ -231,7 +249,9 @@ class Session:
         params: list[SamplingParams],
         seed: int,
         budget: ThinkingBudget | None,
+        wait: float | None,
     ) -> list[Stream]:
+        """`wait`: seconds until the first step; when the first prompt has begun, the request has."""
         ask, now = speech.ask, time.time()
         streams: list[Stream] = []
         try:
@@ -245,6 +265,8 @@ class Session:
                     thinking=budget,
                     tenant=ask.tenant,
                     priority=ask.priority,
+                    account=ask.account,
+                    wait=None if p else wait,
                     arrived=now,
                 )
                 seeds = [choice_seed(seed, p * ask.width + c) for c in range(ask.width)]

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from radixmill.front.api.body import Reader
 from radixmill.front.api.docs import operation
-from radixmill.front.api.guard import ID_KEY
+from radixmill.front.api.guard import ID_KEY, charged
 from radixmill.front.api.sse import EventStream, sse, while_connected
 from radixmill.front.session import Event, Front, Session
 from radixmill.front.session.native import Answers, GenerateBody, Generated, Item, start, to_items
@@ -49,7 +49,7 @@ class NativeRoute:
     async def __call__(self, request: Request) -> Response:
         parsed = await self.reader.read(request)
         session, body = self.front.ready_session(), parsed.body
-        items = to_items(body)
+        items = [replace(item, ask=charged(item.ask, request.scope)) for item in to_items(body)]
         if isinstance(body.rid, str):
             request.scope[ID_KEY] = body.rid
         listed = is_batch(body) or items[0].ask.n > 1

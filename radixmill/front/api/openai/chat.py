@@ -121,6 +121,7 @@ def to_ask(body: ChatBody, id: str) -> Ask:
         seed=body.seed,
         tenant=body.cache_salt or "",
         priority=body.priority or 0,
+        timeout=body.timeout,
     )
 
 

@@ -92,6 +92,7 @@ def to_ask(body: CompletionBody, id: str) -> Ask:
         seed=body.seed,
         tenant=body.cache_salt or "",
         priority=body.priority or 0,
+        timeout=body.timeout,
     )
 
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from radixmill.front.api.body import Reader
 from radixmill.front.api.docs import operation
 from radixmill.front.api.errors import ID_KEY
-from radixmill.front.api.guard import owner_of
+from radixmill.front.api.guard import charged, owner_of
 from radixmill.front.api.openai import chat, completions, responses, stored
 from radixmill.front.api.openai.fields import GenerateBody
 from radixmill.front.api.openai.models import Card, Cards, add_model_routes
@@ -72,7 +72,7 @@ class GenerateRoute(Generic[Body, View]):
     async def __call__(self, request: Request) -> Response:
         parsed = await self.reader.read(request)
         session, body = self.front.ready_session(), parsed.body
-        ask = self.to_ask(body, body.rid or uuid.uuid4().hex)
+        ask = charged(self.to_ask(body, body.rid or uuid.uuid4().hex), request.scope)
         if body.rid:
             request.scope[ID_KEY] = body.rid
         if body.stream:

@@ -60,16 +60,16 @@ async def start(session: Session, items: Sequence[Item]) -> Batch:
     generations: list[Generation] = []
     try:
         for item in items:
-            generations += [await _start(session, item)]
+            generations.append(await _start(session, item, generations[0] if generations else None))
     except BaseException:
         Batch(generations).close()
         raise
     return Batch(generations)
 
 
-async def _start(session: Session, item: Item) -> Generation:
+async def _start(session: Session, item: Item, beside: Generation | None) -> Generation:
     try:
-        return await session.start(item.ask)
+        return await session.start(item.ask, beside=beside)
     except BadRequest as error:
         raise _in_our_words(error, item.params) from None
 
@@ -177,6 +177,7 @@ def _item(body: GenerateBody, rows: _Rows, at: int, field: str, prompt: Prompt) 
         seed=params.sampling_seed if params.seed is None else params.seed,
         tenant=_tenant(rows.get("cache_salt", at, ""), rows.get("extra_key", at, "")),
         priority=body.priority or 0,
+        timeout=body.timeout,
     )
     return Item(
         ask=ask,

@@ -168,8 +168,10 @@ class Making:
     async def _start(self, id: str) -> tuple[Generation, Maker]:
         body, session = self.body, self.session
         session.check_model(body.model or "default")
+        session.door.check(self.records.owner)  # fitting may tokenise more than once
         prompt = await fitted(session, body, self.known.items, self.known.tools, body.max_output_tokens)
-        generation = await session.start(to_ask(body, id, prompt, self.known.tools))
+        ask = to_ask(body, id, prompt, self.known.tools)
+        generation = await session.start(msgspec.structs.replace(ask, account=self.records.owner))
         base = begun(body, self.known.tools, generation.facts, session.defaults)
         maker = Maker(
             base,
