@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
+from pathlib import Path
+
 import pytest
 
+from radixmill.core.config import ScheduleOptions
+from radixmill.core.messages import Deltas
+from radixmill.engine.loop import Engine
+from radixmill.engine.schedule import Scheduler
+from radixmill.link.codec import Frames, decode_from_engine, frame
+from radixmill.link.socket import EngineSocket
 from tests.engine.drive import Drive
-from tests.engine.fakes import alone, spec, submit
+from tests.engine.fakes import HashExecutor, alone, spec, submit
 from tests.engine.test_constrained import ToyGrammars, bound
 
 
@@ -114,3 +125,35 @@ def test_nothing_is_left_of_those_that_ended() -> None:
     drive.scheduler.cancel("front", 3)
     drive.run()
     assert drive.scheduler.patience.left() is None and not drive.scheduler.patience._waits
+
+
+def test_it_happens_while_nothing_else_does(tmp_path: Path) -> None:
+    """The engine's loop waits for messages, and for whoever's time is up next."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "engine"))
+    listener.listen()
+    model = spec(eos=(49,))
+    scheduler = Scheduler(model, ScheduleOptions(), grammars=ToyGrammars(slow=True))  # type: ignore[arg-type]
+    ours, theirs = socket.socketpair()
+    engine = Engine(scheduler, HashExecutor(model), EngineSocket(listener, theirs))
+    loop = threading.Thread(target=_until_left, args=(engine,), daemon=True)
+    loop.start()
+    front = socket.socket(socket.AF_UNIX)
+    front.settimeout(20)
+    front.connect(str(tmp_path / "engine"))
+    began = time.monotonic()
+    front.sendall(frame(submit([1], 5, wait=0.3, **bound("1,2|3"))))
+    frames, deltas = Frames(), None
+    while not isinstance(deltas, Deltas):
+        for body in frames.push(front.recv(65536)):
+            deltas = decode_from_engine(body)
+    (delta,) = deltas.items
+    assert delta.seq == 5 and delta.end and delta.end.reason == "expired" and time.monotonic() - began >= 0.3
+    ours.close()
+    loop.join(10)
+    front.close()
+
+
+def _until_left(engine: Engine) -> None:
+    with pytest.raises(EOFError):
+        engine.run()
