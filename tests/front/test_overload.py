@@ -11,7 +11,7 @@ import pytest
 from radixmill.core.config import ServerOptions
 from radixmill.core.errors import BadRequest, Overloaded, RequestTimeout
 from radixmill.core.request import Constraint
-from radixmill.front.session import Ask, Session, TextPrompt, gather
+from radixmill.front.session import Ask, Caller, Session, TextPrompt, gather
 from radixmill.front.session.door import LATEST, SHARE, Door, Limits
 from radixmill.front.session.native import GenerateBody, to_items
 from radixmill.front.session.native.items import start as start_batch
@@ -187,7 +187,7 @@ def test_what_the_engine_is_told() -> None:
 
     async def go() -> None:
         s = session(client, wait=30.0)
-        (await s.start(ask("1", prompts=(TextPrompt("a"), TextPrompt("b")), account="key"))).close()
+        (await s.start(ask("1", prompts=(TextPrompt("a"), TextPrompt("b"))), Caller(owner="key"))).close()
 
     asyncio.run(go())
     assert [(r.wait, r.account) for r in client.requests] == [(30.0, "key"), (None, "key")]

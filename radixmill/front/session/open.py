@@ -42,7 +42,14 @@ def open_session(
     instead of the server's."""
     defaults = generation_defaults(files) if config.server.sampling_defaults == "model" else {}
     served = config.model.served_model_name or (files.name,)
-    return Session(text, client, served, defaults=defaults, limits=limits or limits_of(config.server))
+    return Session(
+        text,
+        client,
+        served,
+        defaults=defaults,
+        limits=limits or limits_of(config.server),
+        shared_prefixes=config.cache.shared_prefix_cache,
+    )
 
 
 def limits_of(server: ServerOptions) -> Limits:

@@ -15,6 +15,7 @@ from radixmill.core.errors import BadRequest, NotReady, UnknownModel
 from radixmill.core.request import Constraint, GenerateRequest, SamplingParams, ThinkingBudget, choice_seed
 from radixmill.core.spec import ModelSpec
 from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, TextPrompt, TokenPrompt
+from radixmill.front.session.caller import ANYONE, Caller, namespace
 from radixmill.front.session.choice import Choice, Shown
 from radixmill.front.session.door import Door, Limits, Place
 from radixmill.front.session.echo import PromptText, prompt_text
@@ -31,11 +32,19 @@ ANY_MODEL = "default"  # accepted for whatever is served
 SEED_BITS = 53  # a seed we draw survives a trip through a JavaScript number
 
 
+class Name(NamedTuple):
+    """Of a live request: ids are each owner's own."""
+
+    owner: str
+    id: str
+
+
 class Entry(NamedTuple):
     """A request that has been taken, and what holds for it."""
 
     spec: ModelSpec
     model: str  # the name to answer with
+    caller: Caller
     place: Place
     wait: float | None  # seconds until its first step
     seconds: float | None  # in all
@@ -52,14 +61,16 @@ class Session:
         *,
         defaults: Mapping[str, float] | None = None,
         limits: Limits = Limits(),
+        shared_prefixes: bool = False,
     ) -> None:
-        """`served`: names of the model, the shown one first. `defaults`: sampling defaults of its generation_config."""
+        """`served`: names of the model, the shown one first. `defaults`: sampling defaults of its generation_config.
+        `shared_prefixes`: all owners share their cached prefixes."""
         self.text, self.client, self.served = text, client, tuple(served)
         self.defaults = check_defaults(defaults or {})
-        self.door = Door(limits)
+        self.door, self.shared_prefixes = Door(limits), shared_prefixes
         self._spellings: dict[frozenset[str], Spelling] = {}  # by tags: a dialect's with calls, or without
-        self._live: dict[str, Generation | None] = {}  # None: still being prepared
-        self._aborted: set[str] = set()  # while they were being prepared
+        self._live: dict[Name, Generation | None] = {}  # None: still being prepared
+        self._aborted: set[Name] = set()  # while they were being prepared
 
     @property
     def live(self) -> int:
@@ -85,9 +96,10 @@ class Session:
             return self.served[0]
         raise UnknownModel(name, self.served)
 
-    async def start(self, ask: Ask, *, beside: Generation | None = None) -> Generation:
+    async def start(self, ask: Ask, caller: Caller = ANYONE, *, beside: Generation | None = None) -> Generation:
         """Take a request. Whoever gets the Generation must close it. `beside`: of the same batch; they are one request."""
-        entry = self._enter(ask, beside)
+        name = Name(caller.owner, ask.id)
+        entry = self._enter(ask, caller, beside)
         deadline = None if entry.seconds is None else asyncio.get_running_loop().time() + entry.seconds
         try:
             async with asyncio.timeout_at(deadline) as timer:
@@ -97,14 +109,14 @@ class Session:
                 await self._check(speech)
             generation = self._submit(speech, entry, prompts)
         except BaseException as error:
-            self._leave(ask.id, entry.place)
+            self._leave(name, entry.place)
             if isinstance(error, TimeoutError) and timer.expired():
                 raise entry.place.overdue(entry.seconds or 0.0) from None
             raise
-        self._live[ask.id] = generation
+        self._live[name] = generation
         if deadline is not None:
             generation.limit(deadline, entry.seconds or 0.0)
-        if ask.id in self._aborted:
+        if name in self._aborted:
             generation.abort()
         return generation
 
@@ -114,24 +126,28 @@ class Session:
             return self._encode_all(prompts, field)
         return await asyncio.to_thread(self._encode_all, prompts, field)
 
-    def abort(self, rid: str, *, everything: bool = False) -> int:
-        """Stop the live requests whose id begins with `rid`, or all. Returns how many."""
-        hit = [key for key in self._live if everything or key.startswith(rid)]
-        for key in hit:
-            if (generation := self._live[key]) is not None:
+    def abort(self, rid: str, caller: Caller = ANYONE, *, everything: bool = False) -> int:
+        """Stop the caller's live requests whose id begins with `rid`, or all of them. Returns how many.
+
+        An admin's reach is everyone's requests.
+        """
+        mine = [name for name in self._live if caller.admin or name.owner == caller.owner]
+        hit = [name for name in mine if everything or name.id.startswith(rid)]
+        for name in hit:
+            if (generation := self._live[name]) is not None:
                 generation.abort()
             else:
-                self._aborted.add(key)
+                self._aborted.add(name)
         return len(hit)
 
-    def _enter(self, ask: Ask, beside: Generation | None) -> Entry:
+    def _enter(self, ask: Ask, caller: Caller, beside: Generation | None) -> Entry:
         spec, model, limits = self.spec(), self.check_model(ask.model), self.door.limits
-        if ask.id in self._live:
+        if (name := Name(caller.owner, ask.id)) in self._live:
             raise BadRequest(f"A request with the id {ask.id!r} is running already.", param="rid")
-        place = self.door.enter(ask.account) if beside is None else beside.place
-        self._live[ask.id] = None
+        place = self.door.enter(caller.owner) if beside is None else beside.place
+        self._live[name] = None
         given = [seconds for seconds in (ask.timeout, limits.seconds) if seconds is not None]
-        return Entry(spec, model, place, limits.wait if beside is None else None, min(given, default=None))
+        return Entry(spec, model, caller, place, limits.wait if beside is None else None, min(given, default=None))
 
     def _encode_all(self, prompts: Sequence[Prompt], field: str) -> tuple[tuple[int, ...], ...]:
         many = len(prompts) > 1
@@ -210,7 +226,7 @@ class Session:
         budget = speech.budget(self.text)
         _check_budget(budget, spec.vocab_size)
         nothing = ask.max_tokens == 0 and not scored
-        streams = [] if nothing else self._streams(speech, prompts, params, seed, budget, entry.wait)
+        streams = [] if nothing else self._streams(speech, entry, prompts, params, seed, budget)
         facts = Facts(
             id=ask.id,
             model=entry.model,
@@ -223,7 +239,10 @@ class Session:
             texts=self._texts(ask, prompts),
         )
         choices = self._choices(speech, len(prompts))
-        return Generation(facts, streams, choices, lambda: self._leave(ask.id, entry.place), entry.place, scored=scored)
+        generation = Generation(
+            facts, streams, choices, lambda: self._over(ask.id, generation, entry.caller), entry.place, scored=scored
+        )
+        return generation
 
     def _fill_ends(self, ask: Ask) -> tuple[int, ...]:
         fills = any(isinstance(prompt, TextPrompt) and prompt.suffix for prompt in ask.prompts)
@@ -237,22 +256,30 @@ class Session:
             for prompt, ids in zip(ask.prompts, prompts, strict=True)
         )
 
-    def _leave(self, id: str, place: Place) -> None:
-        place.leave(id)
-        self._live.pop(id, None)
-        self._aborted.discard(id)
+    def _over(self, id: str, generation: Generation, caller: Caller) -> None:
+        self._leave(Name(caller.owner, id), generation.place)
+        if caller.meter:
+            usage = generation.usage()
+            caller.meter.prompt += usage.prompt
+            caller.meter.completion += usage.completion
+
+    def _leave(self, name: Name, place: Place) -> None:
+        place.leave(name.id)
+        self._live.pop(name, None)
+        self._aborted.discard(name)
 
     def _streams(
         self,
         speech: Speech,
+        entry: Entry,
         prompts: tuple[tuple[int, ...], ...],
         params: list[SamplingParams],
         seed: int,
         budget: ThinkingBudget | None,
-        wait: float | None,
     ) -> list[Stream]:
-        """`wait`: seconds until the first step; when the first prompt has begun, the request has."""
-        ask, now = speech.ask, time.time()
+        """When the first prompt has begun, the request has: only that one waits no longer than it may."""
+        ask, caller, now = speech.ask, entry.caller, time.time()
+        tenant = namespace("" if self.shared_prefixes else caller.owner, ask.salts)
         streams: list[Stream] = []
         try:
             for p, (ids, sampling) in enumerate(zip(prompts, params, strict=True)):
@@ -263,10 +290,10 @@ class Session:
                     sampling=sampling,
                     constraint=speech.constraint,
                     thinking=budget,
-                    tenant=ask.tenant,
+                    tenant=tenant,
+                    account=caller.owner,
                     priority=ask.priority,
-                    account=ask.account,
-                    wait=None if p else wait,
+                    wait=None if p else entry.wait,
                     arrived=now,
                 )
                 seeds = [choice_seed(seed, p * ask.width + c) for c in range(ask.width)]
