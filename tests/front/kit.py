@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from radixmill.core.config import Config, ServerOptions
 from radixmill.front.api.app import create_app
 from radixmill.front.api.protocol import House, Limits
-from radixmill.front.session import Front, Session
+from radixmill.front.session import Front, Session, door
 from tests.fakes import EOS, ByteText, EchoClient
 from tests.front import openapi
 
@@ -52,11 +52,15 @@ def make_app(
     text: ByteText | None = None,
     defaults: dict[str, float] | None = None,
     max_requests: int = 64,
+    max_tokens: int = 1 << 20,
+    wait: float | None = None,
+    seconds: float | None = None,
     **server: Any,
 ) -> FastAPI:
     client = client or EchoClient()
     config = replace(Config(), server=ServerOptions(**server))
-    session = Session(text or ByteText(), client, ("echo", "echo-alias"), defaults=defaults, max_requests=max_requests)
+    limits = door.Limits(requests=max_requests, tokens=max_tokens, wait=wait, seconds=seconds)
+    session = Session(text or ByteText(), client, ("echo", "echo-alias"), defaults=defaults, limits=limits)
     return create_app(Front(config, client, session))
 
 
