@@ -35,4 +35,11 @@ def open_session(config: Config, files: ModelFiles, text: ModelText, client: Eng
     """The front's side of the model in `files`. Sampling defaults come from its makers unless told otherwise."""
     defaults = generation_defaults(files) if config.server.sampling_defaults == "model" else {}
     served = config.model.served_model_name or (files.name,)
-    return Session(text, client, served, defaults=defaults, max_requests=config.server.max_queued_requests)
+    return Session(
+        text,
+        client,
+        served,
+        defaults=defaults,
+        max_requests=config.server.max_queued_requests,
+        shared_prefixes=config.cache.shared_prefix_cache,
+    )
