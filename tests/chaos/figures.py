@@ -20,6 +20,7 @@ class Gap:
     seconds: float
     recompute: float  # tokens to recompute ÷ prefill rate, of all deaths in it
     deaths: int = 1
+    of: str = ""  # which kind of request
 
     @property
     def ratio(self) -> float:
@@ -71,7 +72,7 @@ class Figures:
         return ("ok      " if self.good else "BROKEN  ") + " · ".join(parts)
 
     def complaints(self) -> list[str]:
-        long = [f"a pause of {gap.seconds:.2f} s, {gap.ratio:.2f} of what is promised" for gap in self.broken]
+        long = [f"{gap.of}: a pause of {gap.seconds:.2f} s, {gap.ratio:.2f} of what is promised" for gap in self.broken]
         lists = {"lost": self.lost, "different": self.different, "leak": self.leaks, "wrong": self.wrong, "gap": long}
         return [f"{name}: {each}" for name, items in lists.items() for each in items]
 

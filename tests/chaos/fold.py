@@ -170,5 +170,7 @@ def counts(usage: Any) -> dict[str, Any]:
     """Of tokens, those of the prompt summed over what was cached and what was not."""
     if not isinstance(usage, dict):
         return {}
-    prompt = [usage.get(name) or 0 for name in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")]
+    prompt = [
+        usage.get(name) or 0 for name in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+    ]
     return {**calm(usage), "prompt": sum(prompt)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import random
 import re
@@ -33,6 +34,7 @@ class Live:
     fold: Fold = field(default_factory=Fold)
     twin: Fold | None = None
     accepted: bool = False
+    port: int = 0  # of its connection, on our side
     broke: str = ""  # how its connection ended, if not as it should
 
     @property
@@ -96,6 +98,7 @@ class House:
         wish, fold = live.wish, live.fold
         reader, writer = await asyncio.open_connection(*self.address, limit=wire.LINE)
         try:
+            live.port = writer.get_extra_info("sockname")[1]
             writer.write(wire.message("POST", wish.route, wish.body))
             live.accepted = True  # held; a refusal takes it back
             answer = await wire.read_head(reader, writer)
@@ -120,7 +123,8 @@ class House:
         async def one(wish: Wish) -> Fold:
             async with gate:
                 live = await self.run(wish)
-            assert live.fold.done and not live.fold.error and not live.broke, (wish, live.broke, live.fold)
+            fault = live.broke or live.fold.error or ("" if live.fold.done else "it has no end")
+            assert not fault, f"undisturbed, {wish.kind}: {fault}"
             return live.fold
 
         return list(await asyncio.gather(*map(one, wishes)))
@@ -145,11 +149,11 @@ class House:
         """The pauses of a stream in which engines died."""
         found = []
         times = live.fold.times
-        for start, end in zip(times, times[1:], strict=False):
+        for start, end in itertools.pairwise(times):
             within = [death for death in self.deaths if start < (death.ready or death.at) < end]
             if within:
                 work = sum(death.recompute for death in within) / self.rate
-                found.append(Gap(end - start, work, len(within)))
+                found.append(Gap(end - start, work, len(within), live.wish.kind))
         return found
 
     async def measure_rate(self, tokens: int = 1000) -> None:
@@ -181,6 +185,25 @@ class House:
         self.deaths.append(death)
         self._watches.append(asyncio.create_task(self.revived(death)))
         return death
+
+    async def stop(self, seconds: float | None, *, wait: bool = True) -> None:
+        """SIGSTOP to the engine for so long; None: until it is replaced, which `wait` waits for."""
+        pid = self.engine()
+        assert pid is not None
+        work = sum(live.context for live in self.live if live.accepted)
+        death = Death(time.monotonic(), work, self.server.log.stat().st_size)
+        os.kill(pid, signal.SIGSTOP)
+        self.figures.faults["SIGSTOP" if seconds is None else "SIGSTOP, short"] += 1
+        if seconds is not None:
+            await asyncio.sleep(seconds)
+            os.kill(pid, signal.SIGCONT)
+        elif wait and not await self.until(lambda: self.took_over(death)):
+            self.figures.wrong.append("a stopped engine was not replaced")
+            os.kill(pid, signal.SIGCONT)
+
+    def took_over(self, death: Death) -> bool:
+        """Whether another engine serves, as the log tells."""
+        return self._says(death.log, TAKEN_OVER)
 
     async def recovered(self) -> None:
         """Wait until the last death has been got over."""
@@ -222,6 +245,12 @@ class House:
                 return False
             await asyncio.sleep(pause)
         return True
+
+    async def seen_idle(self, patience: float) -> None:
+        """Whoever went away must have been noticed by then."""
+        now = await asyncio.to_thread(footprint.settled, self.server, patience)
+        if not now.idle:
+            self.figures.wrong.append(f"{patience:g} s after the last client: {now.asked} asked, {now.state}")
 
     # --- leaks
 

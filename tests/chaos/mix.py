@@ -18,9 +18,40 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking is true %}<think>\n{% endif %}{% endif %}"
 )
 WORDS = (
-    "river mill stone wheel water baker flour bread winter summer road market wagon horse barrel apple harvest lantern "
-    "bridge village teacher window garden thunder copper needle thread candle sailor island harbour compass feather"
-).split()
+    "river",
+    "mill",
+    "stone",
+    "wheel",
+    "water",
+    "baker",
+    "flour",
+    "bread",
+    "winter",
+    "summer",
+    "road",
+    "market",
+    "wagon",
+    "horse",
+    "barrel",
+    "apple",
+    "harvest",
+    "lantern",
+    "bridge",
+    "village",
+    "teacher",
+    "window",
+    "garden",
+    "thunder",
+    "copper",
+    "needle",
+    "thread",
+    "candle",
+    "sailor",
+    "island",
+    "harbour",
+    "compass",
+    "feather",
+)
 CITY = {
     "type": "object",
     "properties": {"city": {"type": "string", "maxLength": 16}, "degrees": {"type": "integer"}},
@@ -62,7 +93,8 @@ def chat(rng: random.Random, tokens: int, **more: Any) -> dict[str, Any]:
 
 
 def text(rng: random.Random, tokens: int, **more: Any) -> dict[str, Any]:
-    return _streamed(tokens, rng, prompt=f"Once there was a {words(rng, rng.randint(4, 80))}", **more)
+    prompt = f"Once there was a {words(rng, rng.randint(4, 80))}"
+    return _streamed(tokens, rng, **{"prompt": prompt, **more})
 
 
 def _streamed(tokens: int, rng: random.Random, **more: Any) -> dict[str, Any]:
@@ -112,7 +144,12 @@ def _messages(rng: random.Random, tokens: int, **more: Any) -> dict[str, Any]:
 
 
 def _native(rng: random.Random, tokens: int) -> dict[str, Any]:
-    sampling = {"max_new_tokens": tokens, "temperature": 0.9, "sampling_seed": rng.randrange(1 << 40), "ignore_eos": True}
+    sampling = {
+        "max_new_tokens": tokens,
+        "temperature": 0.9,
+        "sampling_seed": rng.randrange(1 << 40),
+        "ignore_eos": True,
+    }
     return {"text": words(rng, 12), "sampling_params": sampling, "return_logprob": True, "stream": True}
 
 
