@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import selectors
 import socket
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +24,7 @@ MAX_PEERS = 128  # connections at a time; beyond that, the oldest that has never
 MAX_UNSENT = 64 << 20  # bytes that a peer may leave unread
 
 _CHUNK = 1 << 18
+_CREDENTIALS = struct.Struct("iII")  # process, user, group: what Linux tells of the other end
 
 
 @dataclass(eq=False, slots=True)
@@ -58,8 +61,18 @@ class Woken:
 Incident = Joined | Left | Said | Woken
 
 
+def is_ours(sock: socket.socket) -> bool:
+    """Whether the process at the other end of a local socket runs as the user that we run as. True where the system
+    cannot tell: there the folder's permissions alone keep others out."""
+    if sock.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
+        return True
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, user, _ = _CREDENTIALS.unpack(credentials)
+    return bool(user == os.geteuid())
+
+
 class EngineSocket:
-    """Accepts fronts, reads their messages, sends them ours. Never blocks but in `poll`."""
+    """Accepts fronts of our own user, reads their messages, sends them ours. Never blocks but in `poll`."""
 
     def __init__(
         self, listener: socket.socket, watch: socket.socket | None = None, wake: socket.socket | None = None
@@ -120,6 +133,9 @@ class EngineSocket:
         try:
             sock, _ = self._listener.accept()
         except OSError:  # it has gone again, or there are too many files open
+            return
+        if not is_ours(sock):
+            sock.close()
             return
         sock.setblocking(False)
         yield from self._make_room()
