@@ -94,6 +94,7 @@ def test_an_endless_loop_is_found_and_ends_like_a_death(server: Server) -> None:
     assert f"no progress for {PATIENCE:g} s" in server.log.read_text()
 
 
+@pytest.mark.slow
 def test_several_poisons_do_not_take_everybody_down(server: Server) -> None:
     """Nobody else is there to say a token in between: more deaths in a row than a crash loop may have."""
     before = deaths(server)
