@@ -97,6 +97,8 @@ def test_preempted_sequences_say_what_they_would_have_said(smollm2: Path) -> Non
     with LLM("smollm2-135m-instruct", max_total_tokens=8192, page_size=16) as roomy:
         alone = [roomy.generate(*each, progress=False)[0].choices for each in zip(prompts, wish, strict=True)]
     with LLM("smollm2-135m-instruct", max_total_tokens=304, context_length=200, page_size=16) as tight:
+        tight.generate(prompts[0], [replace(bound, max_tokens=1)], progress=False)  # builds the grammars, so that all
+        tight.generate(prompts[0], [replace(worded, max_tokens=1)], progress=False)  # five run at the same time
         crowd = [answer.choices for answer in tight.generate(prompts, wish, progress=False)]
         assert tight.stats()["preemptions"] > 0
     assert crowd == alone
