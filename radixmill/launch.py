@@ -42,7 +42,7 @@ def child_main(control_fd: int) -> int:
         signal.signal(number, signal.SIG_IGN)
     control = socket.socket(fileno=control_fd)
     boot = msgspec.json.decode(first_line(control), type=Boot)
-    logs.setup(boot.role, boot.config.server.log_level)
+    logs.setup(boot.role, boot.config.server.log_level, quotes=boot.config.server.log_prompts)
     try:
         _ROLES[boot.role](boot, control)
         return 0

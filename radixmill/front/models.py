@@ -112,6 +112,11 @@ class Models:
             model.view.point(event["pulse"])
             await model.client.connect(event["path"], event["incarnation"])
 
+    def died(self, number: int, struck: list[int]) -> None:
+        """Its engine died while it computed these sequences."""
+        if model := self._all.get(number):
+            model.client.strike(struck)
+
     def failed(self, number: int, detail: str) -> None:
         if model := self._all.get(number):
             model.client.give_up(detail)
@@ -204,7 +209,8 @@ class Models:
 
     def _add(self, number: int, config: Config, files: ModelFiles, text: asyncio.Future[Text]) -> Model:
         first = self._first + ((number % 256) << DEPLOYMENTS) + 1
-        client = RemoteEngine(first, partial(self._on_asked, number))
+        condemned = partial(self._say, event="condemned")
+        client = RemoteEngine(first, partial(self._on_asked, number), condemned)
         view = EngineView(config.server.stall_timeout, lambda: client.health().state in SERVING)
         self._all[number] = Model(number, config, files, client, view, text)
         return self._all[number]

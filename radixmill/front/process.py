@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import math
 import socket
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from radixmill.core.errors import CannotStart, NotReady
 from radixmill.core.spec import ModelSpec
 from radixmill.front.api.app import create_app
 from radixmill.front.api.keys import open_keys
+from radixmill.front.api.protocol import protocol_factory
 from radixmill.front.models import LAST_WORDS, LOOK, Model, Models
 from radixmill.front.session import Front, ModelText
 from radixmill.observe.pulse import FrontPulse
@@ -63,14 +65,15 @@ class FrontProcess:
         self._server = _Server(
             uvicorn.Config(
                 create_app(self._front, open_keys(config.server, lenient=number > config.server.fronts)),
-                http="httptools",
+                http=protocol_factory(config.server),  # type: ignore[arg-type]
                 loop="none",
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_keep_alive=30,
+                proxy_headers=False,
+                timeout_keep_alive=math.ceil(config.server.keep_alive_timeout),
                 timeout_graceful_shutdown=5,
             )
         )
@@ -133,8 +136,8 @@ class FrontProcess:
                 await models.engine(number, event)
             case {"event": "failed", "deployment": int(number), "detail": str(detail)}:
                 models.failed(number, detail)
-            case {"event": "died"}:
-                pass
+            case {"event": "died", "deployment": int(number), "struck": list(struck)}:
+                models.died(number, struck)
             case {"event": "prepare"}:
                 models.prepare(event)
             case {"event": "switch", "deployment": int(number)}:

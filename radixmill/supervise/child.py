@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from radixmill.observe.pulse import EnginePulse, FrontPulse
+from radixmill.supervise.blame import Blame
 from radixmill.supervise.boot import send
 
 
@@ -33,6 +34,8 @@ class Child:
     verdict: str = ""  # why we killed it
     up: bool = False  # it serves
     progressed: bool = False  # an engine has committed a token, a front has been up
+    innocent: bool = False  # we kill it for what somebody else has done to it
+    blame: Blame = field(default_factory=Blame)
 
     def tell(self, **event: Any) -> None:
         with contextlib.suppress(OSError):  # a child that is gone is noticed by the loop

@@ -17,6 +17,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from radixmill.observe.pulse import EnginePulse, FrontPulse
 from radixmill.observe.watch import Watch
 from radixmill.store import ModelFiles
 from radixmill.supervise.address import listen
+from radixmill.supervise.blame import stopped
 from radixmill.supervise.boot import Boot, Order, send, start_role
 from radixmill.supervise.child import Child
 from radixmill.supervise.deployment import CRASH_LIMIT, Deployment
@@ -57,6 +59,7 @@ class Supervisor:
         self._folder = Path(tempfile.mkdtemp(prefix="radixmill-"))
         self.local = FrontPulse(self._folder / "local.pulse")
         self._selector = selectors.DefaultSelector()
+        self._condemned: deque[None] = deque()  # said by the client in this process
         self._wake, self._woken = socket.socketpair()
         self._wake.setblocking(False)
         self._woken.setblocking(False)
@@ -122,6 +125,12 @@ class Supervisor:
         with contextlib.suppress(OSError):
             self._wake.send(b"!")
 
+    def condemned(self) -> None:
+        """The client in this process has given up a request over which engines died. From any thread."""
+        self._condemned.append(None)
+        with contextlib.suppress(OSError):
+            self._wake.send(b"!")
+
     def close(self) -> None:
         """End every child and remove what was made."""
         for child in [*self.fronts, *self._engines()]:
@@ -157,7 +166,10 @@ class Supervisor:
         with contextlib.suppress(BlockingIOError):
             while self._woken.recv(64):
                 pass
-        if self._stopping >= 3 or self.listener is None:
+        while self._condemned:
+            self._condemned.popleft()
+            self._forgive()
+        if self._stopping >= 3 or (self._stopping and self.listener is None):
             self._exit = 0
         elif self._stopping == 2:
             self._deadline = time.monotonic() + LAST_WORDS
@@ -207,6 +219,7 @@ class Supervisor:
     def start_engine(self, deployment: Deployment, *, beside: bool = False) -> None:
         """`beside`: look for room first, because another one serves meanwhile."""
         deployment.incarnations += 1
+        deployment.watch.begin()
         name = f"engine-{deployment.number}.{deployment.incarnations}"
         path, pulse = self._folder / f"{name}.sock", self._folder / f"{name}.pulse"
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
@@ -283,6 +296,8 @@ class Supervisor:
                     self._rollouts.heard(child, event)
                 case {"event": "progress"}:
                     child.progressed = True
+                case {"event": "condemned"}:
+                    self._forgive()
                 case {"event": "up"}:
                     child.up = True
                     if child.role == "engine":
@@ -290,6 +305,11 @@ class Supervisor:
                         self._come_up(child, event["tokens"], event["context"])
                     else:
                         child.progressed = self._front_up = True
+
+    def _forgive(self) -> None:
+        """The request that engines died over is not tried again: that is as good as a token."""
+        for deployment in self.deployments:
+            deployment.crashes = 0
 
     def _come_up(self, engine: Child, tokens: int, context: int) -> None:
         deployment = self._of(engine)
@@ -314,6 +334,7 @@ class Supervisor:
             engine.nudge()
         if deployment.watch.look(pulse.beats, busy or asked, now):
             engine.verdict = f"no progress for {deployment.watch.patience:g} s"
+            engine.innocent = stopped(engine.process.pid)
             log.error("engine %d is wedged (%s); killing it", engine.number, engine.verdict)
             engine.process.kill()
 
@@ -330,6 +351,7 @@ class Supervisor:
         if child.role == "front":
             self._bury_front(child, cause)
         else:
+            child.innocent |= not child.verdict and child.blame.foreign(status)
             self._bury_engine(child, self._of(child), cause)
         child.pulse.close()
 
@@ -353,7 +375,7 @@ class Supervisor:
 
     def _bury_engine(self, child: Child, deployment: Deployment, cause: str) -> None:
         assert isinstance(child.pulse, EnginePulse)
-        struck = child.pulse.flying() if child.up else ()
+        struck = child.pulse.flying()
         if not deployment.up and (child.excuse or not child.progressed):
             deployment.engine = None
             self._give_up_start(child, cause, deployment)
@@ -368,6 +390,8 @@ class Supervisor:
             self.announce(deployment.event)
             return
         log.error("engine %d died (%s); starting another", child.number, cause)
+        if child.innocent and deployment.crashes == 1:  # if it comes again before a token, we are no longer so sure
+            struck = frozenset()
         self.announce({"event": "died", "deployment": deployment.number, "struck": sorted(struck), "cause": cause})
         if pause:
             deployment.restart_at = time.monotonic() + pause
