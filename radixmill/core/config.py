@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, get_type_hints
 
-from radixmill.core.errors import CannotStart
+from radixmill.core.errors import CannotStart, NoRoom
 
 
 def option(default: Any, help: str, *, flags: tuple[str, ...] = (), choices: tuple[str, ...] = (), **more: Any) -> Any:
@@ -210,6 +210,9 @@ class ServerOptions:
     store_entries: int = option(1024, "most of them kept; the oldest go first", low=0)
     store_bytes: int = option(64 << 20, "most bytes of them kept, as JSON", size=True, low=0)
     max_body_bytes: int = option(32 << 20, "largest request body", size=True, low=1)
+    max_prompt_tokens: int | None = option(
+        None, "most tokens of a prompt; more get 400. Default: what the context holds", size=True, low=1
+    )
     max_header_bytes: int = option(32 << 10, "most bytes of a request's head", size=True, low=256)
     max_headers: int = option(128, "most header fields of a request", low=8)
     max_url_bytes: int = option(8 << 10, "longest path and query of a request", size=True, low=64)
@@ -293,6 +296,14 @@ class Resolved:
     reasons: tuple[str, ...]
 
 
+def with_model(config: Config, model: str) -> Config:
+    """The settings for another model, or for the same one read again. What names files of the old one falls away."""
+    options = config.model
+    if model != options.model:
+        options = replace(options, model=model, revision=None, tokenizer=None)
+    return replace(config, model=options)
+
+
 # A lone sequence may need two pages more than its tokens fill: the copy of a partly matched page, and its own prompt's
 # ragged tail, which the tree adopts.
 SPARE_PAGES = 2
@@ -348,7 +359,7 @@ def _context(config: Config, model: ModelFacts, room: int, why: str) -> tuple[in
     if wanted > model.context:
         raise CannotStart(f"--context-length {wanted} is more than the model's {model.context} tokens", "Lower it")
     if room < min(wanted, config.cache.page_size):
-        raise CannotStart(
+        raise NoRoom(
             f"too little memory for the KV cache: {why} gives {max(room, 0)} tokens at {model.kv_bytes_per_token} bytes each",
             "Free memory, or raise --kv-cache-bytes",
         )

@@ -2,14 +2,17 @@
 
     RadixMillError
     ├── CannotStart                 command line: one line, exit code 2
-    │   └── BadModel                the model's files or its architecture are not what we can serve
+    │   ├── BadModel                the model's files or its architecture are not what we can serve
+    │   └── NoRoom                  it does not fit into the memory that is free
     └── ServeError                  an answer to a client; status, type, code, param
         ├── BadRequest          400
-        │   └── ContextTooLong  400  context_length_exceeded
+        │   ├── ContextTooLong  400  context_length_exceeded
+        │   └── PromptTooLong   400  context_length_exceeded
         ├── Unauthorized        401  invalid_api_key
         ├── Forbidden           403
         ├── NotFound            404
         │   └── UnknownModel    404  model_not_found
+        ├── Conflict            409
         ├── TooLarge            413
         ├── Overloaded          429  rate_limit_exceeded
         ├── EngineFailed        500
@@ -35,6 +38,10 @@ class CannotStart(RadixMillError):
 
 class BadModel(CannotStart):
     """The model's files are missing, damaged, or of an architecture that has no model file here."""
+
+
+class NoRoom(CannotStart):
+    """There is too little free memory for the model."""
 
 
 class ServeError(RadixMillError):
@@ -79,6 +86,15 @@ class ContextTooLong(BadRequest):
         )
 
 
+class PromptTooLong(BadRequest):
+    code = "context_length_exceeded"
+
+    def __init__(self, prompt: int, limit: int, *, param: str, least: bool = False) -> None:
+        """`prompt` tokens in the prompt, or, if that is only what it has at the `least`; `limit` that it may have."""
+        have = f"at least {prompt}" if least else str(prompt)
+        super().__init__(f"{param} may have at most {limit} tokens here, but it has {have}.", param=param)
+
+
 class Unauthorized(ServeError):
     status, type, code = 401, "invalid_request_error", "invalid_api_key"
 
@@ -98,6 +114,10 @@ class UnknownModel(NotFound):
         super().__init__(
             f"The model `{name}` does not exist here; this server has: {', '.join(served)}.", param="model"
         )
+
+
+class Conflict(ServeError):
+    status, type, code = 409, "invalid_request_error", "conflict"
 
 
 class TooLarge(ServeError):

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from radixmill.core.errors import BadRequest, EngineFailed
+from radixmill.core.errors import BadRequest, EngineFailed, NotReady, ServeError
+from radixmill.core.messages import End as EngineEnd
 from radixmill.core.messages import TokenDelta, TokenLogprob
 from radixmill.front.session.choice import Choice
 from radixmill.front.session.echo import PromptText
@@ -63,6 +64,7 @@ class Generation:
         # What choices have said before their prompt's scores were known, by prompt.
         self._held: dict[int, list[TokenDelta]] = {p: [] for p in range(len(facts.prompts))} if scored else {}
         self._on_close: Callable[[], None] | None = on_close
+        self._interruption: ServeError | None = None
 
     @property
     def id(self) -> str:
@@ -85,6 +87,8 @@ class Generation:
             yield (End(choice.index, "length"),)
 
     def _push(self, delta: TokenDelta) -> tuple[Event, ...]:
+        if self._interruption and delta.end and delta.end.reason == "cancelled":
+            raise self._interruption
         prompt, nth = divmod(self._by_seq[delta.seq].index, self.facts.width)
         held = self._held.get(prompt)
         if held is None:
@@ -101,12 +105,8 @@ class Generation:
         choice = self._by_seq[delta.seq]
         if choice.ended:
             return ()
-        if delta.end is not None and delta.end.reason == "failed":
-            log.error("request %s: sequence %d failed: %s", self.facts.id, delta.seq, delta.end.detail)
-            raise EngineFailed("The engine failed while it was generating this answer.")
-        if delta.end is not None and delta.end.reason == "grammar":
-            field = self.facts.constraint_field
-            raise BadRequest(f"{field} can't be followed any further: {delta.end.detail}.", param=field)
+        if delta.end is not None:
+            self._check(delta.seq, delta.end)
         if self.tape is not None:
             self.tape.setdefault(choice.index, []).extend(delta.tokens)
         events = choice.push(delta)
@@ -115,6 +115,23 @@ class Generation:
             if delta.end is None:  # a stop string: the engine does not know
                 self._stream_of[delta.seq].cancel(delta.seq)
         return events
+
+    def _check(self, seq: int, end: EngineEnd) -> None:
+        """Raises the error that an end is, if it is one."""
+        match end.reason:
+            case "failed":
+                log.error("request %s: sequence %d failed: %s", self.id, seq, end.detail)
+                raise EngineFailed(f"The engine failed while it was generating the answer to request {self.id}.")
+            case "condemned":
+                raise EngineFailed(
+                    f"Request {self.id} is given up: the engine died over it several times in a row.",
+                    code="engine_failed",
+                )
+            case "lost":
+                raise NotReady(f"The server has no engine any more: {end.detail}.")
+            case "grammar":
+                field = self.facts.constraint_field
+                raise BadRequest(f"{field} can't be followed any further: {end.detail}.", param=field)
 
     def usage(self) -> Usage:
         """Tokens so far; final once the last End is out."""
@@ -134,6 +151,11 @@ class Generation:
         """Ask the engine to stop; the ends come as events, with reason "abort"."""
         for stream in self.streams:
             stream.cancel()
+
+    def interrupt(self, error: ServeError) -> None:
+        """End what still runs by raising `error` to whoever iterates. What has been said until now comes first."""
+        self._interruption = error
+        self.abort()
 
     def close(self) -> None:
         """Stop whatever still runs and give the place in the queue back. Idempotent."""

@@ -43,4 +43,5 @@ def open_session(config: Config, files: ModelFiles, text: ModelText, client: Eng
         max_requests=config.server.max_queued_requests,
         shared_prefixes=config.cache.shared_prefix_cache,
         log_prompts=config.server.log_prompts,
+        max_prompt=config.server.max_prompt_tokens,
     )

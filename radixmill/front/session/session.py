@@ -10,9 +10,11 @@ import logging
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from contextlib import suppress
+from typing import Any, NamedTuple
+from weakref import WeakSet
 
-from radixmill.core.errors import BadRequest, NotReady, Overloaded, UnknownModel
+from radixmill.core.errors import BadRequest, NotReady, Overloaded, PromptTooLong, ServeError, UnknownModel
 from radixmill.core.request import Constraint, GenerateRequest, SamplingParams, ThinkingBudget, choice_seed
 from radixmill.core.spec import ModelSpec
 from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, TextPrompt, TokenPrompt
@@ -20,7 +22,7 @@ from radixmill.front.session.caller import ANYONE, Caller, namespace
 from radixmill.front.session.choice import Choice, Shown
 from radixmill.front.session.echo import PromptText, prompt_text
 from radixmill.front.session.generation import Facts, Generation
-from radixmill.front.session.limits import SIZES, THREAD_CHARS
+from radixmill.front.session.limits import CHARS_PER_TOKEN, SIZES, THREAD_CHARS
 from radixmill.front.session.sampling import check_defaults, to_params
 from radixmill.front.session.speech import Speech, speech_of
 from radixmill.front.session.text import Spelling, Text
@@ -54,20 +56,46 @@ class Session:
         max_requests: int = 1024,
         shared_prefixes: bool = False,
         log_prompts: bool = False,
+        max_prompt: int | None = None,
     ) -> None:
         """`served`: names of the model, the shown one first. `defaults`: sampling defaults of its generation_config.
-        `shared_prefixes`: all owners share their cached prefixes. `log_prompts`: what is asked and answered is logged."""
+        `shared_prefixes`: all owners share their cached prefixes. `log_prompts`: what is asked and answered is logged.
+        `max_prompt`: tokens that a prompt may have; None: what the context holds."""
         self.text, self.client, self.served = text, client, tuple(served)
         self.defaults = check_defaults(defaults or {})
         self.max_requests, self.shared_prefixes, self.log_prompts = max_requests, shared_prefixes, log_prompts
+        self.max_prompt = max_prompt
         self._spellings: dict[frozenset[str], Spelling] = {}  # by tags: a dialect's with calls, or without
         self._live: dict[Name, Generation | None] = {}  # None: still being prepared
         self._aborted: set[Name] = set()  # while they were being prepared
+        self._users: WeakSet[asyncio.Task[Any]] = WeakSet()  # tasks that have been given this session
+        self._interruption: ServeError | None = None  # why all that runs must end
 
     @property
     def live(self) -> int:
         """Requests taken and not yet over."""
         return len(self._live)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing runs, and nobody who was given the session may yet start something."""
+        return not self._live and all(task.done() for task in self._users)
+
+    def use(self) -> None:
+        """The current task may start requests, until it is done."""
+        with suppress(RuntimeError):  # no loop runs: there is no task
+            if task := asyncio.current_task():
+                self._users.add(task)
+
+    def interrupt(self, error: ServeError) -> None:
+        """End everything that runs, and whatever starts from now on, by `error`."""
+        self._interruption = error
+        for generation in [each for each in self._live.values() if each]:
+            generation.interrupt(error)
+
+    def resume(self) -> None:
+        """What starts from now on may run to its end again."""
+        self._interruption = None
 
     def spec(self) -> ModelSpec:
         """The model, if requests can be served now; else raises NotReady."""
@@ -95,7 +123,7 @@ class Session:
         name = Name(caller.owner, ask.id)
         self._enter(name)
         try:
-            prompts = await self.tokenise(ask.prompts, ask.prompt_field)
+            prompts = await self._tokenise_within(ask, min(spec.context, self.max_prompt or spec.context))
             speech = speech_of(self.text, ask, prompts)
             await self._check(speech)
             generation = self._submit(speech, model, spec, prompts, caller)
@@ -103,9 +131,22 @@ class Session:
             self._leave(name)
             raise
         self._live[name] = generation
-        if name in self._aborted:
+        if self._interruption:
+            generation.interrupt(self._interruption)
+        elif name in self._aborted:
             generation.abort()
         return generation
+
+    async def _tokenise_within(self, ask: Ask, most: int) -> tuple[tuple[int, ...], ...]:
+        """Tokenise prompts of no more than `most` tokens each. Raises BadRequest; of the context's own limit, what checks
+        the sampling parameters tells more."""
+        for prompt in ask.prompts:
+            if (least := _chars(prompt) // CHARS_PER_TOKEN) > most:
+                raise PromptTooLong(least, most, param=ask.prompt_field, least=True)
+        found = await self.tokenise(ask.prompts, ask.prompt_field)
+        if self.max_prompt is not None and (longest := max(map(len, found))) > self.max_prompt:
+            raise PromptTooLong(longest, self.max_prompt, param=ask.prompt_field)
+        return found
 
     async def tokenise(self, prompts: Sequence[Prompt], field: str) -> tuple[tuple[int, ...], ...]:
         """Token ids of each prompt; long texts off the event loop. Raises BadRequest naming `field`."""
@@ -196,6 +237,8 @@ class Session:
 
     async def _refusal(self, constraint: Constraint) -> str:
         """Why the engine refuses a constraint; "" if it does not."""
+        if len(constraint.text) > (most := int(SIZES["constraint"].high or 0)):
+            return f"it has {len(constraint.text)} characters, more than {most}"
         reply = await self.client.control("grammar", kind=constraint.kind, text=constraint.text)
         reason, place = str(reply.get("reason", "")), str(reply.get("place", ""))
         return f"{reason} (at {place})" if reason and place else reason
