@@ -83,3 +83,19 @@ def test_every_limit_of_the_protocol_is_a_flag():
     } <= flags  # fmt: skip
     for name, changed in {"max_headers": 9, "header_timeout": 1.5, "max_connections": 7}.items():
         assert changed in Limits.of(ServerOptions(**{name: changed}))
+
+
+def test_requests_bring_no_templates():
+    """A template is a program; only the server's own is run."""
+    app, front = make_front()
+    install(front, client := EchoClient())
+    turn = {"messages": [{"role": "user", "content": "x"}]}
+    fault = error(post(app, CHAT, {**turn, "chat_template": "{{ 7 * 7 }}"}), 400)
+    assert fault["param"] == "chat_template"
+    fault = error(post(app, CHAT, {**turn, "chat_template_kwargs": {"chat_template": "{{ 7 * 7 }}"}}), 400)
+    assert fault["param"] == "chat_template_kwargs.chat_template"
+    assert not client.requests
+    for path, body in (("/tokenize", turn), ("/v1/messages", {**turn, "model": "echo", "max_tokens": 5})):
+        response = post(app, path, {**body, "chat_template": "{{ 7 * 7 }}"})
+        assert response.headers["x-radixmill-ignored"] == "chat_template"
+    assert [bytes(i for i in request.prompt if i < 256) for request in client.requests] == [b"x"]
