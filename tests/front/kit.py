@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from radixmill.core.config import Config, ServerOptions
 from radixmill.front.api.app import create_app
 from radixmill.front.api.protocol import House, Limits
-from radixmill.front.session import Front, Session
+from radixmill.front.session import Front, Session, door
 from tests.fakes import EOS, ByteText, EchoClient
 from tests.front import openapi
 
@@ -52,11 +52,15 @@ def make_app(
     text: ByteText | None = None,
     defaults: dict[str, float] | None = None,
     max_requests: int = 64,
+    max_tokens: int = 1 << 20,
+    wait: float | None = None,
+    seconds: float | None = None,
     **server: Any,
 ) -> FastAPI:
     client = client or EchoClient()
     config = replace(Config(), server=ServerOptions(**server))
-    session = Session(text or ByteText(), client, ("echo", "echo-alias"), defaults=defaults, max_requests=max_requests)
+    limits = door.Limits(requests=max_requests, tokens=max_tokens, wait=wait, seconds=seconds)
+    session = Session(text or ByteText(), client, ("echo", "echo-alias"), defaults=defaults, limits=limits)
     return create_app(Front(config, client, session))
 
 
@@ -116,7 +120,7 @@ class Judged:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        answer: dict[str, Any] = {"content": b""}
+        answer: dict[str, Any] = {"content": bytearray()}
 
         async def heard(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -124,7 +128,9 @@ class Judged:
             else:
                 answer["content"] += message.get("body", b"")
                 if not message.get("more_body"):
-                    self.faults += openapi.judge(scope["method"], scope["path"], httpx.Response(**answer))
+                    self.faults += openapi.judge(
+                        scope["method"], scope["path"], httpx.Response(**answer | {"content": bytes(answer["content"])})
+                    )
             await send(message)
 
         await self.app(scope, receive, heard)
@@ -137,9 +143,13 @@ class Live:
     house: House
     server: uvicorn.Server
 
+    @property
+    def connections(self) -> int:
+        return len(self.house.connections)
+
 
 @contextmanager
-def serving(app: FastAPI, **limits: Any) -> Iterator[Live]:
+def serving(app: FastAPI, *, judge: bool = True, **limits: Any) -> Iterator[Live]:
     """The app on a real socket, in a thread. Answers are judged, as those of `call`. `limits`: others than the defaults."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
@@ -147,7 +157,9 @@ def serving(app: FastAPI, **limits: Any) -> Iterator[Live]:
     judged = Judged(app)
     house = House(Limits.of(ServerOptions())._replace(**limits))
     given = {"http": house.protocol, "ws": "none", "lifespan": "off", "proxy_headers": False, "server_header": False}
-    server = uvicorn.Server(uvicorn.Config(judged, log_config=None, timeout_graceful_shutdown=5, **given))
+    server = uvicorn.Server(
+        uvicorn.Config(judged if judge else app, log_config=None, timeout_graceful_shutdown=5, **given)
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

@@ -9,6 +9,7 @@ import pytest
 from radixmill.core.config import Config, ServerOptions, walk
 from radixmill.front.api.protocol import Limits
 from radixmill.front.session import Session
+from radixmill.front.session.door import Limits as DoorLimits
 from radixmill.front.session.limits import CHARS_PER_TOKEN, SIZES
 from tests.fakes import SPEC, ByteText, EchoClient
 from tests.front.kit import CHAT, TEXT, error, install, make_front, post
@@ -23,7 +24,7 @@ def front_over(**options):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_prompt_has_at_most_so_many_tokens(stream):
-    app, client = front_over(max_prompt=20)
+    app, client = front_over(limits=DoorLimits(prompt=20))
     for path, body, param in (
         (TEXT, {"prompt": "x" * 21}, "prompt"),
         (TEXT, {"prompt": ["x", "x" * 21]}, "prompt"),

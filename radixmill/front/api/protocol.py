@@ -9,11 +9,14 @@ uvicorn parses, and runs the app; here stand the limits, and what its parser let
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import ipaddress
 import logging
 import math
 import resource
+import socket
+import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -197,6 +200,14 @@ class Connection(HttpToolsProtocol):
         elif self._phase is Phase.BODY and self._raw - self._got > 2 * self._got + self.limits.header_bytes + 2 * READ:
             self._bow_out(BadRequest("The request body is nearly all framing.", code="invalid_http"))
 
+    def eof_received(self) -> None:
+        """Who closes its side is gone. TCP tells the end of what a client sends, not whether it still reads, and nearly always
+        it does neither. What is under way is cancelled now: the transport tells its loss only when all has been flushed."""
+        for cycle in self._unanswered():
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self.flow.resume_writing()
+
     def pause_writing(self) -> None:
         self._stuck_at = time.monotonic()
         super().pause_writing()
@@ -294,7 +305,7 @@ class Connection(HttpToolsProtocol):
             self._deadline = min(self._deadline, now + self.limits.write_seconds)
         if now - self._stuck_at > self.limits.write_seconds or (now >= self._deadline and self.transport.is_closing()):
             self._deadline = math.inf
-            self.transport.abort()
+            self._reset()
         elif now >= self._deadline:
             self._expire(now)
 
@@ -313,6 +324,13 @@ class Connection(HttpToolsProtocol):
                 self._deadline = now + LINGER
 
     # --- steps
+
+    def _reset(self) -> None:
+        """Let the kernel forget, too, what nobody reads."""
+        with contextlib.suppress(OSError):
+            sock = self.transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
 
     def _begin_head(self) -> None:
         self._phase, self._raw = Phase.HEAD, 0

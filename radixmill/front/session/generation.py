@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar
 
 from msgspec import Struct
@@ -14,6 +14,7 @@ from radixmill.core.errors import BadRequest, EngineFailed, NotReady, ServeError
 from radixmill.core.messages import End as EngineEnd
 from radixmill.core.messages import TokenDelta, TokenLogprob
 from radixmill.front.session.choice import Choice
+from radixmill.front.session.door import Place
 from radixmill.front.session.echo import PromptText
 from radixmill.front.session.events import End, Event, Usage
 from radixmill.link.client import Stream
@@ -51,10 +52,11 @@ class Generation:
         streams: Sequence[Stream],
         choices: Sequence[Choice],
         on_close: Callable[[], None],
+        place: Place,
         *,
         scored: bool = False,
     ) -> None:
-        """`scored`: the engine was asked for the prompts' log-probabilities."""
+        """`place`: told when prompts begin to be answered. `scored`: the engine was asked for the prompts' log-probabilities."""
         self.facts, self.streams, self.choices = facts, tuple(streams), tuple(choices)
         self._by_seq = dict(zip((seq for stream in streams for seq in stream.seqs), choices, strict=bool(streams)))
         self._stream_of = {seq: stream for stream in streams for seq in stream.seqs}
@@ -65,12 +67,14 @@ class Generation:
         self._held: dict[int, list[TokenDelta]] = {p: [] for p in range(len(facts.prompts))} if scored else {}
         self._on_close: Callable[[], None] | None = on_close
         self._interruption: ServeError | None = None
+        self.place = place
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def id(self) -> str:
         return self.facts.id
 
-    def __aiter__(self) -> AsyncIterator[tuple[Event, ...]]:
+    def __aiter__(self) -> AsyncGenerator[tuple[Event, ...], None]:
         return self._events() if self.streams else self._nothing_to_do()
 
     async def _events(self) -> AsyncGenerator[tuple[Event, ...], None]:
@@ -82,7 +86,7 @@ class Generation:
                     return
         raise EngineFailed("The engine stopped before the answer was complete.")
 
-    async def _nothing_to_do(self) -> AsyncIterator[tuple[Event, ...]]:
+    async def _nothing_to_do(self) -> AsyncGenerator[tuple[Event, ...], None]:
         for choice in self.choices:
             yield (End(choice.index, "length"),)
 
@@ -90,6 +94,7 @@ class Generation:
         if self._interruption and delta.end and delta.end.reason == "cancelled":
             raise self._interruption
         prompt, nth = divmod(self._by_seq[delta.seq].index, self.facts.width)
+        self.place.begun(self.facts.id, prompt)
         held = self._held.get(prompt)
         if held is None:
             return self._fold(delta)
@@ -129,6 +134,8 @@ class Generation:
                 )
             case "lost":
                 raise NotReady(f"The server has no engine any more: {end.detail}.")
+            case "expired":
+                raise self.place.expired()
             case "grammar":
                 field = self.facts.constraint_field
                 raise BadRequest(f"{field} can't be followed any further: {end.detail}.", param=field)
@@ -157,8 +164,18 @@ class Generation:
         self._interruption = error
         self.abort()
 
+    def limit(self, deadline: float, seconds: float) -> None:
+        """Stop and fail if it is not done by `deadline`, of the loop's clock: after `seconds` in all."""
+        self._timer = asyncio.get_running_loop().call_at(deadline, self._time_out, seconds)
+
+    def _time_out(self, seconds: float) -> None:
+        if self._left:
+            self.interrupt(self.place.overdue(seconds))
+
     def close(self) -> None:
         """Stop whatever still runs and give the place in the queue back. Idempotent."""
+        if self._timer:
+            self._timer.cancel()
         if self._on_close is None:
             return
         on_close, self._on_close = self._on_close, None
@@ -170,8 +187,9 @@ class Generation:
 async def merged(sources: Sequence[AsyncIterable[T]]) -> AsyncGenerator[T, None]:
     """Items of several sources as they come; the first error ends it."""
     if len(sources) == 1:
-        async for item in sources[0]:
-            yield item
+        async with _closing(sources[0]) as items:
+            async for item in items:
+                yield item
         return
     queue: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()
     pumps = [asyncio.create_task(_pump(source, queue)) for source in sources]
@@ -193,8 +211,19 @@ async def merged(sources: Sequence[AsyncIterable[T]]) -> AsyncGenerator[T, None]
 
 async def _pump(source: AsyncIterable[T], queue: asyncio.Queue[tuple[T] | BaseException | None]) -> None:
     try:
-        async for item in source:
-            queue.put_nowait((item,))
+        async with _closing(source) as items:
+            async for item in items:
+                queue.put_nowait((item,))
         queue.put_nowait(None)
     except Exception as error:
         queue.put_nowait(error)
+
+
+@asynccontextmanager
+async def _closing(source: AsyncIterable[T]) -> AsyncGenerator[AsyncIterable[T], None]:
+    """A source that is closed afterwards if it is a generator: then what it holds is let go of now, not by the collector."""
+    try:
+        yield source
+    finally:
+        if isinstance(source, AsyncGenerator):
+            await source.aclose()
