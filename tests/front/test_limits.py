@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
+import httpx
 import pytest
 
 from radixmill.core.config import Config, ServerOptions, walk
+from radixmill.front.api.health import MAX_PROBES
 from radixmill.front.api.protocol import Limits
 from radixmill.front.session import Session
 from radixmill.front.session.door import Limits as DoorLimits
 from radixmill.front.session.limits import CHARS_PER_TOKEN, SIZES
 from tests.fakes import SPEC, ByteText, EchoClient
-from tests.front.kit import CHAT, TEXT, error, install, make_front, post
+from tests.front.kit import CHAT, TEXT, error, install, make_app, make_front, post
 
 
 def front_over(**options):
@@ -100,3 +103,20 @@ def test_requests_bring_no_templates():
         response = post(app, path, {**body, "chat_template": "{{ 7 * 7 }}"})
         assert response.headers["x-radixmill-ignored"] == "chat_template"
     assert [bytes(i for i in request.prompt if i < 256) for request in client.requests] == [b"x"]
+
+
+def test_probes_without_a_key_are_few():
+    async def go() -> list[int]:
+        client = EchoClient(gate=asyncio.Event())
+        app = make_app(client, api_key=("ann",))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as http:
+            probes = [asyncio.ensure_future(http.get("/health_generate")) for _ in range(50)]
+            while sum(probe.done() for probe in probes) < 50 - MAX_PROBES:
+                await asyncio.sleep(0)
+            assert len(client.live) <= MAX_PROBES
+            client.gate.set()
+            found = sorted([(await probe).status_code for probe in probes])
+            assert (await http.get("/health_generate")).status_code == 200
+            return found
+
+    assert asyncio.run(go()) == [200] * MAX_PROBES + [429] * (50 - MAX_PROBES)
