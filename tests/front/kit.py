@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 import threading
 import time
@@ -13,13 +14,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 from fastapi import FastAPI
 
 from radixmill.core.config import Config, ServerOptions
 from radixmill.front.api.app import create_app
 from radixmill.front.api.protocol import House, Limits
-from radixmill.front.session import Front, Session
+from radixmill.front.session import Front, Session, door
 from tests.fakes import EOS, ByteText, EchoClient
 from tests.front import openapi
 
@@ -50,11 +52,15 @@ def make_app(
     text: ByteText | None = None,
     defaults: dict[str, float] | None = None,
     max_requests: int = 64,
+    max_tokens: int = 1 << 20,
+    wait: float | None = None,
+    seconds: float | None = None,
     **server: Any,
 ) -> FastAPI:
     client = client or EchoClient()
     config = replace(Config(), server=ServerOptions(**server))
-    session = Session(text or ByteText(), client, ("echo", "echo-alias"), defaults=defaults, max_requests=max_requests)
+    limits = door.Limits(requests=max_requests, tokens=max_tokens, wait=wait, seconds=seconds)
+    session = Session(text or ByteText(), client, ("echo", "echo-alias"), defaults=defaults, limits=limits)
     return create_app(Front(config, client, session))
 
 
@@ -171,3 +177,9 @@ def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.002)
+
+
+def makes_no_noise(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing was logged that a client could have caused on purpose: no traceback, no error, no warning."""
+    loud = [record for record in caplog.records if record.exc_info or record.levelno >= logging.WARNING]
+    assert not loud, "\n".join(record.getMessage() for record in loud)

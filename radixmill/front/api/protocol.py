@@ -248,6 +248,8 @@ class Connection(HttpToolsProtocol):
                 raise self._refused(NoTunnel("CONNECT is not allowed here."))
             self._upgrading, self._line = True, (self.parser.get_method(), self.url)
             return
+        if self.parser.get_http_version() not in ("1.0", "1.1"):
+            raise self._refused(BadRequest("This server speaks HTTP/1.1.", code="invalid_http"))
         if sum(name == b"host" for name, _ in self.headers) > 1:
             raise self._refused(BadRequest("The request names more than one host.", code="invalid_http"))
         if len(self.pipeline) >= PIPELINED:
