@@ -55,6 +55,7 @@ class FrontProcess:
             started,
         )
         self._imported = time.monotonic()
+        self._address = listener.getsockname()[:2]  # the server may close it before we are open
         self._pulse = pulse
         self._engine = RemoteEngine((number << NUMBERS) + 1, self._on_asked)
         self._view = EngineView(config.server.stall_timeout, lambda: self._engine.health().state in SERVING)
@@ -107,7 +108,7 @@ class FrontProcess:
         return open_text(self._config, self._files), time.monotonic() - began
 
     def _report(self, spec: ModelSpec, served: str, tokenizer: float) -> None:
-        host, port = self._listener.getsockname()[:2]
+        host, port = self._address
         log.info("RadixMill %s · %s · %s · %s", __version__, spec.architecture, spec.compute, spec.isa)
         for note in spec.notes:
             log.info("%s", note)

@@ -175,6 +175,15 @@ class House:
                 found.append(Gap(end - start, work, len(within), live.wish.kind))
         return found
 
+    async def wait_ready(self, patience: float = 60.0) -> None:
+        """Until /ready has said 200 often enough that every front must have said it."""
+        deadline, row = time.monotonic() + patience, 0
+        while row < 12 and time.monotonic() < deadline:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                status, _ = await self.ask("GET", "/ready")
+                row = row + 1 if status == 200 else 0
+            await asyncio.sleep(0.02)
+
     async def fill(self) -> None:
         """Use every page of the pool once: memory that is taken when it is first written must not look like a leak."""
         state = footprint.look(self.server).state
@@ -345,6 +354,7 @@ async def perform(scene: Scene, model: str | Path, folder: Path, *, seed: int = 
         await scene.play(house)
     else:
         with house.another(*scene.flags):
+            await house.wait_ready()
             await house.measure_rate()
             await scene.play(house)
             await house.check_leaks()
