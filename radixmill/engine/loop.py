@@ -98,7 +98,7 @@ class Engine:
 
     def _intake(self, *, wait: bool) -> None:
         self._pulse.load(**self.scheduler.load())
-        for incident in self.link.poll(None if wait else 0):
+        for incident in self.link.poll(self.scheduler.patience.left() if wait else 0):
             match incident:
                 case Joined(peer):
                     self.link.send(peer, self._ready)
@@ -117,7 +117,9 @@ class Engine:
     def _hear(self, peer: Peer, message: ToEngine) -> None:
         match message:
             case Submit():
+                self._pulse.hearing([start.seq for start in message.seqs])
                 self.scheduler.submit(peer, message)
+                self._pulse.hearing(())
             case Cancel():
                 self.scheduler.cancel(peer, message.seq)
             case Control(verb="grammar"):
@@ -132,7 +134,9 @@ class Engine:
         """Some grammar has been built, or refused."""
         assert self._grammars is not None
         self._grammars.poll()
+        self._pulse.hearing(self.scheduler.unbound())
         self.scheduler.bind_waiting()
+        self._pulse.hearing(())
         self._answer_asked()
 
     def _answer_asked(self) -> None:

@@ -66,6 +66,9 @@ def submit(
     priority: int = 0,
     constraint: Constraint | None = None,
     thinking: ThinkingBudget | None = None,
+    alone: bool = False,
+    account: str = "",
+    wait: float | None = None,
     **more: Any,
 ) -> Submit:
     """Sequences `ids` of one prompt; choice i has seed + i."""
@@ -78,9 +81,11 @@ def submit(
         thinking=thinking,
         tenant=tenant,
         priority=priority,
+        account=account,
+        wait=wait,
     )
     scores = sampling.prompt_logprobs is not None
-    return Submit(request, tuple(SeqStart(i, seed + n, output, scores and n == 0) for n, i in enumerate(ids)))
+    return Submit(request, tuple(SeqStart(i, seed + n, output, scores and n == 0, alone) for n, i in enumerate(ids)))
 
 
 class HashTicket:

@@ -34,6 +34,8 @@ class Sequence:
 
     __slots__ = (
         "ahead",
+        "alone",
+        "billed",
         "cached",
         "cached_told",
         "client",
@@ -70,6 +72,7 @@ class Sequence:
         self.id = start.seq
         self.request = request
         self.seed = start.seed
+        self.alone = start.alone  # runs by itself until it has said something
         self.rank = (-request.priority, arrival)  # lower runs first
         self.namespace: Hashable = (spec.numerics, request.adapter, request.tenant)
         self.tokens = array("q", request.prompt + start.output)
@@ -93,6 +96,7 @@ class Sequence:
         self.memory: Memory | None = None  # for guesses, as soon as one is looked for
         self.cached: int | None = None  # prompt tokens found at the first admission
         self.cached_told = False
+        self.billed = 0  # tokens of the prompt that its account has paid for, or found cached
         self.passed = 0  # younger sequences admitted before this one
         self.starved = False  # got no page in the last step
         self.ahead: tuple[Sequence, int] | None = None  # while waiting: who computes our tokens up to there

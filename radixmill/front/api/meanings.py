@@ -75,6 +75,10 @@ SAMPLING: dict[str, Meaning] = {
 COMMON: dict[str, Meaning] = {
     "model": openai("a served name, or `default`; any other is a 404", "`default`"),
     "stream": openai("answer with server-sent events as tokens come", "false"),
+    "timeout": both(
+        "seconds the whole request may take, waiting included; then 408, or an error event in a stream",
+        "`--max-running-time`",
+    ),
     "stream_options": openai("only with `stream`"),
     "StreamOptions.include_usage": openai("a last chunk with `usage` and no choices", "false"),
     "StreamOptions.continuous_usage_stats": vllm("`usage` on every chunk", "false"),
@@ -197,7 +201,6 @@ REFUSED: dict[str, Meaning] = {
     "stop_regex": sglang("a regular expression that ends the answer"),
     "lora_path": sglang("an adapter"),
     "receipt": ours("a proof of what was computed"),
-    "timeout": both("seconds the request may take"),
 }
 
 MESSAGES: dict[str, Meaning] = {
@@ -341,6 +344,14 @@ TOKENS: dict[str, Meaning] = {
     "tool_call_parser": sglang("who reads it: a name of `--tool-call-parser`, or `auto`", "the served model's"),
     "AbortBody.rid": sglang("requests whose id begins so are stopped"),
     "abort_all": sglang("all requests are stopped"),
+    "ReloadBody.model": ours(
+        "a folder, a .gguf file, a hub id or a short name of the catalogue", "the one that is served, read again"
+    ),
+    "mode": ours(
+        "`beside`: the new model loads while the old one serves; `drain`: nothing new is taken, what runs finishes, then the"
+        " new one loads in its place",
+    ),
+    "model_path": sglang("the model, as `model` of `/admin/reload`"),
 }
 
 NATIVE: dict[str, Meaning] = {

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar
 
 from msgspec import Struct
 
-from radixmill.core.errors import BadRequest, EngineFailed
+from radixmill.core.errors import BadRequest, EngineFailed, NotReady, ServeError
+from radixmill.core.messages import End as EngineEnd
 from radixmill.core.messages import TokenDelta, TokenLogprob
 from radixmill.front.session.choice import Choice
+from radixmill.front.session.door import Place
 from radixmill.front.session.echo import PromptText
 from radixmill.front.session.events import End, Event, Usage
 from radixmill.link.client import Stream
@@ -50,24 +52,29 @@ class Generation:
         streams: Sequence[Stream],
         choices: Sequence[Choice],
         on_close: Callable[[], None],
+        place: Place,
         *,
         scored: bool = False,
     ) -> None:
-        """`scored`: the engine was asked for the prompts' log-probabilities."""
+        """`place`: told when prompts begin to be answered. `scored`: the engine was asked for the prompts' log-probabilities."""
         self.facts, self.streams, self.choices = facts, tuple(streams), tuple(choices)
         self._by_seq = dict(zip((seq for stream in streams for seq in stream.seqs), choices, strict=bool(streams)))
         self._stream_of = {seq: stream for stream in streams for seq in stream.seqs}
         self._left = len(self.choices)
+        self.tape: dict[int, list[int]] | None = None  # what each choice has said, where that is to be logged
         self.scores: dict[int, tuple[TokenLogprob, ...] | None] = {}
         # What choices have said before their prompt's scores were known, by prompt.
         self._held: dict[int, list[TokenDelta]] = {p: [] for p in range(len(facts.prompts))} if scored else {}
         self._on_close: Callable[[], None] | None = on_close
+        self._interruption: ServeError | None = None
+        self.place = place
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def id(self) -> str:
         return self.facts.id
 
-    def __aiter__(self) -> AsyncIterator[tuple[Event, ...]]:
+    def __aiter__(self) -> AsyncGenerator[tuple[Event, ...], None]:
         return self._events() if self.streams else self._nothing_to_do()
 
     async def _events(self) -> AsyncGenerator[tuple[Event, ...], None]:
@@ -79,12 +86,15 @@ class Generation:
                     return
         raise EngineFailed("The engine stopped before the answer was complete.")
 
-    async def _nothing_to_do(self) -> AsyncIterator[tuple[Event, ...]]:
+    async def _nothing_to_do(self) -> AsyncGenerator[tuple[Event, ...], None]:
         for choice in self.choices:
             yield (End(choice.index, "length"),)
 
     def _push(self, delta: TokenDelta) -> tuple[Event, ...]:
+        if self._interruption and delta.end and delta.end.reason == "cancelled":
+            raise self._interruption
         prompt, nth = divmod(self._by_seq[delta.seq].index, self.facts.width)
+        self.place.begun(self.facts.id, prompt)
         held = self._held.get(prompt)
         if held is None:
             return self._fold(delta)
@@ -100,18 +110,35 @@ class Generation:
         choice = self._by_seq[delta.seq]
         if choice.ended:
             return ()
-        if delta.end is not None and delta.end.reason == "failed":
-            log.error("request %s: sequence %d failed: %s", self.facts.id, delta.seq, delta.end.detail)
-            raise EngineFailed("The engine failed while it was generating this answer.")
-        if delta.end is not None and delta.end.reason == "grammar":
-            field = self.facts.constraint_field
-            raise BadRequest(f"{field} can't be followed any further: {delta.end.detail}.", param=field)
+        if delta.end is not None:
+            self._check(delta.seq, delta.end)
+        if self.tape is not None:
+            self.tape.setdefault(choice.index, []).extend(delta.tokens)
         events = choice.push(delta)
         if choice.ended:
             self._left -= 1
             if delta.end is None:  # a stop string: the engine does not know
                 self._stream_of[delta.seq].cancel(delta.seq)
         return events
+
+    def _check(self, seq: int, end: EngineEnd) -> None:
+        """Raises the error that an end is, if it is one."""
+        match end.reason:
+            case "failed":
+                log.error("request %s: sequence %d failed: %s", self.id, seq, end.detail)
+                raise EngineFailed(f"The engine failed while it was generating the answer to request {self.id}.")
+            case "condemned":
+                raise EngineFailed(
+                    f"Request {self.id} is given up: the engine died over it several times in a row.",
+                    code="engine_failed",
+                )
+            case "lost":
+                raise NotReady(f"The server has no engine any more: {end.detail}.")
+            case "expired":
+                raise self.place.expired()
+            case "grammar":
+                field = self.facts.constraint_field
+                raise BadRequest(f"{field} can't be followed any further: {end.detail}.", param=field)
 
     def usage(self) -> Usage:
         """Tokens so far; final once the last End is out."""
@@ -132,8 +159,23 @@ class Generation:
         for stream in self.streams:
             stream.cancel()
 
+    def interrupt(self, error: ServeError) -> None:
+        """End what still runs by raising `error` to whoever iterates. What has been said until now comes first."""
+        self._interruption = error
+        self.abort()
+
+    def limit(self, deadline: float, seconds: float) -> None:
+        """Stop and fail if it is not done by `deadline`, of the loop's clock: after `seconds` in all."""
+        self._timer = asyncio.get_running_loop().call_at(deadline, self._time_out, seconds)
+
+    def _time_out(self, seconds: float) -> None:
+        if self._left:
+            self.interrupt(self.place.overdue(seconds))
+
     def close(self) -> None:
         """Stop whatever still runs and give the place in the queue back. Idempotent."""
+        if self._timer:
+            self._timer.cancel()
         if self._on_close is None:
             return
         on_close, self._on_close = self._on_close, None
@@ -145,8 +187,9 @@ class Generation:
 async def merged(sources: Sequence[AsyncIterable[T]]) -> AsyncGenerator[T, None]:
     """Items of several sources as they come; the first error ends it."""
     if len(sources) == 1:
-        async for item in sources[0]:
-            yield item
+        async with _closing(sources[0]) as items:
+            async for item in items:
+                yield item
         return
     queue: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()
     pumps = [asyncio.create_task(_pump(source, queue)) for source in sources]
@@ -168,8 +211,19 @@ async def merged(sources: Sequence[AsyncIterable[T]]) -> AsyncGenerator[T, None]
 
 async def _pump(source: AsyncIterable[T], queue: asyncio.Queue[tuple[T] | BaseException | None]) -> None:
     try:
-        async for item in source:
-            queue.put_nowait((item,))
+        async with _closing(source) as items:
+            async for item in items:
+                queue.put_nowait((item,))
         queue.put_nowait(None)
     except Exception as error:
         queue.put_nowait(error)
+
+
+@asynccontextmanager
+async def _closing(source: AsyncIterable[T]) -> AsyncGenerator[AsyncIterable[T], None]:
+    """A source that is closed afterwards if it is a generator: then what it holds is let go of now, not by the collector."""
+    try:
+        yield source
+    finally:
+        if isinstance(source, AsyncGenerator):
+            await source.aclose()

@@ -60,7 +60,7 @@ def server_info(front: Front) -> dict[str, Any]:
         "version": __version__,
         "uptime_seconds": round(time.time() - front.started_at, 3),
         "engine": health,
-        "requests": front.session.live if front.session else 0,
+        "requests": front.live,
         "spec": None if spec is None else msgspec.to_builtins(spec),
         "max_total_num_tokens": None if spec is None else sum(g.pages for g in spec.kv_groups[:1]) * spec.page_size,
         "max_req_input_len": None if spec is None else spec.context - 1,
@@ -68,12 +68,15 @@ def server_info(front: Front) -> dict[str, Any]:
 
 
 async def engine_stats(front: Front) -> list[dict[str, Any]]:
-    """The counters of each engine that answers soon; none of one that is loading, dead or busy."""
+    """The counters of each engine that answers soon, beside those of this front's door; none of one that is loading, dead
+    or busy."""
     try:
         async with asyncio.timeout(STATS_SECONDS):
-            return [await front.client.control("stats")] if front.client else []
+            stats = [await front.client.control("stats")] if front.client else []
     except (ServeError, TimeoutError):
         return []
+    door = front.session.door.stats() if front.session else {}
+    return [{**each, **door} for each in stats]
 
 
 def settings(config: Config) -> list[tuple[tuple[str, ...], Any]]:

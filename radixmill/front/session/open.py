@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import msgspec
 
-from radixmill.core.config import Config
+from radixmill.core.config import Config, ServerOptions
 from radixmill.core.errors import CannotStart
 from radixmill.front.session.detect import detect_dialect
+from radixmill.front.session.door import Limits
 from radixmill.front.session.session import Session
 from radixmill.front.session.text import ModelText
 from radixmill.front.text import load_text
 from radixmill.link.client import EngineClient
 from radixmill.store import ModelFiles, generation_defaults
+
+UNLIMITED = Limits(requests=sys.maxsize, tokens=sys.maxsize)  # where nobody has to be protected from others
 
 
 def open_text(config: Config, files: ModelFiles) -> ModelText:
@@ -31,8 +35,11 @@ def open_text(config: Config, files: ModelFiles) -> ModelText:
         raise CannotStart(f"{flag}: {error}", "Leave them out") from None
 
 
-def open_session(config: Config, files: ModelFiles, text: ModelText, client: EngineClient) -> Session:
-    """The front's side of the model in `files`. Sampling defaults come from its makers unless told otherwise."""
+def open_session(
+    config: Config, files: ModelFiles, text: ModelText, client: EngineClient, limits: Limits | None = None
+) -> Session:
+    """The front's side of the model in `files`. Sampling defaults come from its makers unless told otherwise. `limits`:
+    instead of the server's."""
     defaults = generation_defaults(files) if config.server.sampling_defaults == "model" else {}
     served = config.model.served_model_name or (files.name,)
     return Session(
@@ -40,6 +47,17 @@ def open_session(config: Config, files: ModelFiles, text: ModelText, client: Eng
         client,
         served,
         defaults=defaults,
-        max_requests=config.server.max_queued_requests,
+        limits=limits or limits_of(config.server),
         shared_prefixes=config.cache.shared_prefix_cache,
+        log_prompts=config.server.log_prompts,
+    )
+
+
+def limits_of(server: ServerOptions) -> Limits:
+    """What one front takes: its share of what the server does."""
+    return Limits(
+        requests=max(server.max_queued_requests // server.fronts, 1),
+        tokens=max(server.max_queued_tokens // server.fronts, 1),
+        wait=server.max_queue_time or None,
+        seconds=server.max_running_time or None,
     )

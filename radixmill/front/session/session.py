@@ -6,17 +6,21 @@ Every user error is raised by `start`, before the first byte of an answer.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+from weakref import WeakSet
 
-from radixmill.core.errors import BadRequest, NotReady, Overloaded, UnknownModel
+from radixmill.core.errors import BadRequest, NotReady, ServeError, UnknownModel
 from radixmill.core.request import Constraint, GenerateRequest, SamplingParams, ThinkingBudget, choice_seed
 from radixmill.core.spec import ModelSpec
 from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from radixmill.front.session.caller import ANYONE, Caller, namespace
 from radixmill.front.session.choice import Choice, Shown
+from radixmill.front.session.door import Door, Limits, Place
 from radixmill.front.session.echo import PromptText, prompt_text
 from radixmill.front.session.generation import Facts, Generation
 from radixmill.front.session.limits import SIZES, THREAD_CHARS
@@ -26,6 +30,8 @@ from radixmill.front.session.text import Spelling, Text
 from radixmill.front.text import StopScanner, TextDecoder
 from radixmill.front.text.template import strings
 from radixmill.link.client import EngineClient, Stream
+
+log = logging.getLogger("radixmill.front")
 
 ANY_MODEL = "default"  # accepted for whatever is served
 SEED_BITS = 53  # a seed we draw survives a trip through a JavaScript number
@@ -38,6 +44,17 @@ class Name(NamedTuple):
     id: str
 
 
+class Entry(NamedTuple):
+    """A request that has been taken, and what holds for it."""
+
+    spec: ModelSpec
+    model: str  # the name to answer with
+    caller: Caller
+    place: Place
+    wait: float | None  # seconds until its first step
+    seconds: float | None  # in all
+
+
 class Session:
     """The front's side of one model."""
 
@@ -48,22 +65,46 @@ class Session:
         served: Sequence[str],
         *,
         defaults: Mapping[str, float] | None = None,
-        max_requests: int = 1024,
+        limits: Limits = Limits(),
         shared_prefixes: bool = False,
+        log_prompts: bool = False,
     ) -> None:
         """`served`: names of the model, the shown one first. `defaults`: sampling defaults of its generation_config.
-        `shared_prefixes`: all owners share their cached prefixes."""
+        `shared_prefixes`: all owners share their cached prefixes. `log_prompts`: what is asked and answered is logged."""
         self.text, self.client, self.served = text, client, tuple(served)
         self.defaults = check_defaults(defaults or {})
-        self.max_requests, self.shared_prefixes = max_requests, shared_prefixes
+        self.door, self.shared_prefixes, self.log_prompts = Door(limits), shared_prefixes, log_prompts
         self._spellings: dict[frozenset[str], Spelling] = {}  # by tags: a dialect's with calls, or without
         self._live: dict[Name, Generation | None] = {}  # None: still being prepared
         self._aborted: set[Name] = set()  # while they were being prepared
+        self._users: WeakSet[asyncio.Task[Any]] = WeakSet()  # tasks that have been given this session
+        self._interruption: ServeError | None = None  # why all that runs must end
 
     @property
     def live(self) -> int:
         """Requests taken and not yet over."""
         return len(self._live)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing runs, and nobody who was given the session may yet start something."""
+        return not self._live and all(task.done() for task in self._users)
+
+    def use(self) -> None:
+        """The current task may start requests, until it is done."""
+        with suppress(RuntimeError):  # no loop runs: there is no task
+            if task := asyncio.current_task():
+                self._users.add(task)
+
+    def interrupt(self, error: ServeError) -> None:
+        """End everything that runs, and whatever starts from now on, by `error`."""
+        self._interruption = error
+        for generation in [each for each in self._live.values() if each]:
+            generation.interrupt(error)
+
+    def resume(self) -> None:
+        """What starts from now on may run to its end again."""
+        self._interruption = None
 
     def spec(self) -> ModelSpec:
         """The model, if requests can be served now; else raises NotReady."""
@@ -84,22 +125,29 @@ class Session:
             return self.served[0]
         raise UnknownModel(name, self.served)
 
-    async def start(self, ask: Ask, caller: Caller = ANYONE) -> Generation:
-        """Take a request. Whoever gets the Generation must close it."""
-        spec = self.spec()
-        model = self.check_model(ask.model)
+    async def start(self, ask: Ask, caller: Caller = ANYONE, *, beside: Generation | None = None) -> Generation:
+        """Take a request. Whoever gets the Generation must close it. `beside`: of the same batch; they are one request."""
         name = Name(caller.owner, ask.id)
-        self._enter(name)
+        entry = self._enter(ask, caller, beside)
+        deadline = None if entry.seconds is None else asyncio.get_running_loop().time() + entry.seconds
         try:
-            prompts = await self.tokenise(ask.prompts, ask.prompt_field)
-            speech = speech_of(self.text, ask, prompts)
-            await self._check(speech)
-            generation = self._submit(speech, model, spec, prompts, caller)
-        except BaseException:
-            self._leave(name)
+            async with asyncio.timeout_at(deadline) as timer:
+                prompts = await self.tokenise(ask.prompts, ask.prompt_field)
+                entry.place.weigh(ask.id, [len(ids) for ids in prompts])
+                speech = speech_of(self.text, ask, prompts)
+                await self._check(speech)
+            generation = self._submit(speech, entry, prompts)
+        except BaseException as error:
+            self._leave(name, entry.place)
+            if isinstance(error, TimeoutError) and timer.expired():
+                raise entry.place.overdue(entry.seconds or 0.0) from None
             raise
         self._live[name] = generation
-        if name in self._aborted:
+        if deadline is not None:
+            generation.limit(deadline, entry.seconds or 0.0)
+        if self._interruption:
+            generation.interrupt(self._interruption)
+        elif name in self._aborted:
             generation.abort()
         return generation
 
@@ -123,15 +171,14 @@ class Session:
                 self._aborted.add(name)
         return len(hit)
 
-    def _enter(self, name: Name) -> None:
-        if len(self._live) >= self.max_requests:
-            raise Overloaded(
-                f"This server has its limit of {self.max_requests} requests in flight. Try again shortly.",
-                retry_after=1.0,
-            )
-        if name in self._live:
-            raise BadRequest(f"A request with the id {name.id!r} is running already.", param="rid")
+    def _enter(self, ask: Ask, caller: Caller, beside: Generation | None) -> Entry:
+        spec, model, limits = self.spec(), self.check_model(ask.model), self.door.limits
+        if (name := Name(caller.owner, ask.id)) in self._live:
+            raise BadRequest(f"A request with the id {ask.id!r} is running already.", param="rid")
+        place = self.door.enter(caller.owner) if beside is None else beside.place
         self._live[name] = None
+        given = [seconds for seconds in (ask.timeout, limits.seconds) if seconds is not None]
+        return Entry(spec, model, caller, place, limits.wait if beside is None else None, min(given, default=None))
 
     def _encode_all(self, prompts: Sequence[Prompt], field: str) -> tuple[tuple[int, ...], ...]:
         many = len(prompts) > 1
@@ -196,10 +243,8 @@ class Session:
         reason, place = str(reply.get("reason", "")), str(reply.get("place", ""))
         return f"{reason} (at {place})" if reason and place else reason
 
-    def _submit(
-        self, speech: Speech, model: str, spec: ModelSpec, prompts: tuple[tuple[int, ...], ...], caller: Caller
-    ) -> Generation:
-        ask = speech.ask
+    def _submit(self, speech: Speech, entry: Entry, prompts: tuple[tuple[int, ...], ...]) -> Generation:
+        ask, spec = speech.ask, entry.spec
         if len(prompts) * ask.width > (most := int(SIZES["sequences"].high or 0)):
             raise BadRequest(
                 f"{len(prompts)} prompts with {ask.width} choices each are more than {most} sequences.", param="n"
@@ -211,12 +256,11 @@ class Session:
         scored = ask.sampling.prompt_logprobs is not None
         budget = speech.budget(self.text)
         _check_budget(budget, spec.vocab_size)
-        streams = (
-            [] if ask.max_tokens == 0 and not scored else self._streams(speech, prompts, params, seed, budget, caller)
-        )
+        nothing = ask.max_tokens == 0 and not scored
+        streams = [] if nothing else self._streams(speech, entry, prompts, params, seed, budget)
         facts = Facts(
             id=ask.id,
-            model=model,
+            model=entry.model,
             created=int(time.time()),
             seed=seed,
             fingerprint=spec.numerics,
@@ -226,8 +270,17 @@ class Session:
             texts=self._texts(ask, prompts),
         )
         choices = self._choices(speech, len(prompts))
-        generation = Generation(facts, streams, choices, lambda: self._over(ask.id, generation, caller), scored=scored)
+        generation = Generation(
+            facts, streams, choices, lambda: self._over(ask.id, generation, entry.caller), entry.place, scored=scored
+        )
+        if self.log_prompts:
+            self._tell(ask.id, "asks", enumerate(prompts))
+            generation.tape = {}
         return generation
+
+    def _tell(self, id: str, verb: str, texts: Iterable[tuple[int, Sequence[int]]]) -> None:
+        for i, ids in texts:
+            log.info("request %s %s [%d]: %s", id, verb, i, self.text.decode(ids, skip_special=False))
 
     def _fill_ends(self, ask: Ask) -> tuple[int, ...]:
         fills = any(isinstance(prompt, TextPrompt) and prompt.suffix for prompt in ask.prompts)
@@ -242,26 +295,30 @@ class Session:
         )
 
     def _over(self, id: str, generation: Generation, caller: Caller) -> None:
-        self._leave(Name(caller.owner, id))
+        self._leave(Name(caller.owner, id), generation.place)
+        if generation.tape is not None:
+            self._tell(id, "hears", generation.tape.items())
         if caller.meter:
             usage = generation.usage()
             caller.meter.prompt += usage.prompt
             caller.meter.completion += usage.completion
 
-    def _leave(self, name: Name) -> None:
+    def _leave(self, name: Name, place: Place) -> None:
+        place.leave(name.id)
         self._live.pop(name, None)
         self._aborted.discard(name)
 
     def _streams(
         self,
         speech: Speech,
+        entry: Entry,
         prompts: tuple[tuple[int, ...], ...],
         params: list[SamplingParams],
         seed: int,
         budget: ThinkingBudget | None,
-        caller: Caller,
     ) -> list[Stream]:
-        ask, now = speech.ask, time.time()
+        """When the first prompt has begun, the request has: only that one waits no longer than it may."""
+        ask, caller, now = speech.ask, entry.caller, time.time()
         tenant = namespace("" if self.shared_prefixes else caller.owner, ask.salts)
         streams: list[Stream] = []
         try:
@@ -276,6 +333,7 @@ class Session:
                     tenant=tenant,
                     account=caller.owner,
                     priority=ask.priority,
+                    wait=None if p else entry.wait,
                     arrived=now,
                 )
                 seeds = [choice_seed(seed, p * ask.width + c) for c in range(ask.width)]

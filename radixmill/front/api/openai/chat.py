@@ -122,6 +122,7 @@ def to_ask(body: ChatBody, id: str) -> Ask:
         seed=body.seed,
         salts=salts(body.cache_salt),
         priority=body.priority or 0,
+        timeout=body.timeout,
     )
 
 

@@ -93,6 +93,7 @@ def to_ask(body: CompletionBody, id: str) -> Ask:
         seed=body.seed,
         salts=salts(body.cache_salt),
         priority=body.priority or 0,
+        timeout=body.timeout,
     )
 
 
