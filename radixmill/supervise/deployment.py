@@ -22,7 +22,7 @@ class Deployment:
     config: Config
     files: ModelFiles
     watch: Watch  # of an engine that serves
-    nurse: Watch  # of one that starts: a matrix may take long to read
+    nurse: Watch = field(init=False)  # of one that starts: a matrix may take long to read
     engine: Child | None = None
     incarnations: int = 0
     up: bool = False  # an engine of it has come up
@@ -35,6 +35,7 @@ class Deployment:
 
     def __post_init__(self) -> None:
         self.wanted = self.config
+        self.nurse = Watch(STARTING * self.watch.patience)
 
     def pin(self, tokens: int, context: int) -> None:
         """Later incarnations get the sizes of the first, whatever memory is free by then: records must fit again."""

@@ -33,7 +33,7 @@ from radixmill.supervise.address import listen
 from radixmill.supervise.blame import stopped
 from radixmill.supervise.boot import Boot, Order, send, start_role
 from radixmill.supervise.child import Child, bury_strangers
-from radixmill.supervise.deployment import CRASH_LIMIT, STARTING, Deployment
+from radixmill.supervise.deployment import CRASH_LIMIT, Deployment
 from radixmill.supervise.rollout import GRACE, Fault, Rollouts
 
 log = logging.getLogger("radixmill.supervisor")
@@ -199,8 +199,7 @@ class Supervisor:
 
     def add(self, config: Config, files: ModelFiles) -> Deployment:
         """A deployment that has no engine yet."""
-        watch, nurse = Watch(config.server.stall_timeout), Watch(STARTING * config.server.stall_timeout)
-        self.deployments.append(Deployment(next(self._numbers), config, files, watch, nurse))
+        self.deployments.append(Deployment(next(self._numbers), config, files, Watch(config.server.stall_timeout)))
         return self.deployments[-1]
 
     def remove(self, deployment: Deployment) -> None:
