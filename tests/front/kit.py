@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from radixmill.core.config import Config, ServerOptions
 from radixmill.front.api.app import create_app
 from radixmill.front.session import Front, Session
+from radixmill.front.session.receipt import Notary
 from tests.fakes import EOS, ByteText, EchoClient
 from tests.front import openapi
 
@@ -49,11 +50,13 @@ def make_app(
     text: ByteText | None = None,
     defaults: dict[str, float] | None = None,
     max_requests: int = 64,
+    notary: Notary | None = None,
     **server: Any,
 ) -> FastAPI:
     client = client or EchoClient()
     config = replace(Config(), server=ServerOptions(**server))
-    session = Session(text or ByteText(), client, ("echo", "echo-alias"), defaults=defaults, max_requests=max_requests)
+    names = ("echo", "echo-alias")
+    session = Session(text or ByteText(), client, names, defaults=defaults, max_requests=max_requests, notary=notary)
     return create_app(Front(config, client, session))
 
 

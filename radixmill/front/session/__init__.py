@@ -7,6 +7,7 @@ from radixmill.front.session.events import Arguments, Call, Content, End, Event,
 from radixmill.front.session.fold import Gatherer, Whole, WholeCall, gather, winners
 from radixmill.front.session.front import Front
 from radixmill.front.session.generation import Facts, Generation
+from radixmill.front.session.receipt import Proof
 from radixmill.front.session.session import Session
 from radixmill.front.session.speech import template_tools
 from radixmill.front.session.text import ModelText, Text
@@ -28,6 +29,7 @@ __all__ = [
     "ModelText",
     "Prompt",
     "PromptText",
+    "Proof",
     "Reasoning",
     "Sampling",
     "Session",

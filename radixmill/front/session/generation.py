@@ -12,9 +12,11 @@ from msgspec import Struct
 
 from radixmill.core.errors import BadRequest, EngineFailed
 from radixmill.core.messages import TokenDelta, TokenLogprob
+from radixmill.core.request import GenerateRequest
 from radixmill.front.session.choice import Choice
 from radixmill.front.session.echo import PromptText
 from radixmill.front.session.events import End, Event, Usage
+from radixmill.front.session.receipt import Proof, Witness
 from radixmill.link.client import Stream
 
 log = logging.getLogger("radixmill.front")
@@ -31,6 +33,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     fingerprint: str
     prompts: tuple[tuple[int, ...], ...]
     width: int  # choices per prompt
+    requests: tuple[GenerateRequest, ...] = ()  # one for each prompt, as the engine gets it
     constraint_field: str = "response_format"  # what an error of the constraint names
     texts: tuple[PromptText, ...] = ()  # the prompts', if the Ask wants them echoed
 
@@ -42,6 +45,9 @@ class Generation:
 
     `scores[p]`: log-probabilities of prompt p's tokens, from the first that the Ask wants on (never of the one at 0),
     there before any event of the prompt's choices. None if it was stopped before they were.
+
+    `proofs`: the record and the receipt, if there is a witness, by the choice whose End they come with: the last one's, or
+    each one's own.
     """
 
     def __init__(
@@ -52,12 +58,15 @@ class Generation:
         on_close: Callable[[], None],
         *,
         scored: bool = False,
+        witness: Witness | None = None,
     ) -> None:
         """`scored`: the engine was asked for the prompts' log-probabilities."""
         self.facts, self.streams, self.choices = facts, tuple(streams), tuple(choices)
         self._by_seq = dict(zip((seq for stream in streams for seq in stream.seqs), choices, strict=bool(streams)))
         self._stream_of = {seq: stream for stream in streams for seq in stream.seqs}
         self._left = len(self.choices)
+        self.proofs: dict[int, Proof] = {}
+        self._witness = witness
         self.scores: dict[int, tuple[TokenLogprob, ...] | None] = {}
         # What choices have said before their prompt's scores were known, by prompt.
         self._held: dict[int, list[TokenDelta]] = {p: [] for p in range(len(facts.prompts))} if scored else {}
@@ -67,6 +76,11 @@ class Generation:
     def id(self) -> str:
         return self.facts.id
 
+    @property
+    def proof(self) -> Proof | None:
+        """The one of the whole answer, once it is over."""
+        return next(iter(self.proofs.values()), None)
+
     def __aiter__(self) -> AsyncIterator[tuple[Event, ...]]:
         return self._events() if self.streams else self._nothing_to_do()
 
@@ -74,6 +88,7 @@ class Generation:
         async with aclosing(merged(self.streams)) as deltas:
             async for delta in deltas:
                 if events := self._push(delta):
+                    await self._attest(events)
                     yield events
                 if not self._left:
                     return
@@ -81,7 +96,20 @@ class Generation:
 
     async def _nothing_to_do(self) -> AsyncIterator[tuple[Event, ...]]:
         for choice in self.choices:
-            yield (End(choice.index, "length"),)
+            self._left -= 1
+            events = (End(choice.index, "length"),)
+            await self._attest(events)
+            yield events
+
+    async def _attest(self, events: tuple[Event, ...]) -> None:
+        """Have the record and the receipt made before the last End is told, or before each."""
+        if self._witness is None or not self._witness.wants.any:
+            return
+        for event in events:
+            if isinstance(event, End) and self._witness.wants.apart:
+                self.proofs[event.choice] = await self._witness.tell([self.choices[event.choice]], self.scores)
+            elif isinstance(event, End) and not self._left:
+                self.proofs[event.choice] = await self._witness.tell(self.choices, self.scores)
 
     def _push(self, delta: TokenDelta) -> tuple[Event, ...]:
         prompt, nth = divmod(self._by_seq[delta.seq].index, self.facts.width)
@@ -102,6 +130,7 @@ class Generation:
             return ()
         if delta.end is not None and delta.end.reason == "failed":
             log.error("request %s: sequence %d failed: %s", self.facts.id, delta.seq, delta.end.detail)
+            self._testify_failure(choice, delta)
             raise EngineFailed("The engine failed while it was generating this answer.")
         if delta.end is not None and delta.end.reason == "grammar":
             field = self.facts.constraint_field
@@ -112,6 +141,11 @@ class Generation:
             if delta.end is None:  # a stop string: the engine does not know
                 self._stream_of[delta.seq].cancel(delta.seq)
         return events
+
+    def _testify_failure(self, choice: Choice, delta: TokenDelta) -> None:
+        if self._witness is not None and choice.trace is not None:
+            choice.trace.end = delta.end
+            self._witness.failed(self.choices, self.scores)
 
     def usage(self) -> Usage:
         """Tokens so far; final once the last End is out."""

@@ -14,10 +14,11 @@ from radixmill.core.errors import BadRequest, NotReady, Overloaded, UnknownModel
 from radixmill.core.request import Constraint, GenerateRequest, SamplingParams, ThinkingBudget, choice_seed
 from radixmill.core.spec import ModelSpec
 from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, TextPrompt, TokenPrompt
-from radixmill.front.session.choice import Choice, Shown
+from radixmill.front.session.choice import Choice, Shown, Trace
 from radixmill.front.session.echo import PromptText, prompt_text
 from radixmill.front.session.generation import Facts, Generation
 from radixmill.front.session.limits import SIZES, THREAD_CHARS
+from radixmill.front.session.receipt import Notary, Wants, Witness
 from radixmill.front.session.sampling import check_defaults, to_params
 from radixmill.front.session.speech import Speech, speech_of
 from radixmill.front.session.text import Spelling, Text
@@ -40,11 +41,13 @@ class Session:
         *,
         defaults: Mapping[str, float] | None = None,
         max_requests: int = 1024,
+        notary: Notary | None = None,
     ) -> None:
-        """`served`: names of the model, the shown one first. `defaults`: sampling defaults of its generation_config."""
+        """`served`: names of the model, the shown one first. `defaults`: sampling defaults of its generation_config.
+        `notary`: who makes records and receipts; None: nobody."""
         self.text, self.client, self.served = text, client, tuple(served)
         self.defaults = check_defaults(defaults or {})
-        self.max_requests = max_requests
+        self.max_requests, self.notary = max_requests, notary
         self._spellings: dict[frozenset[str], Spelling] = {}  # by tags: a dialect's with calls, or without
         self._live: dict[str, Generation | None] = {}  # None: still being prepared
         self._aborted: set[str] = set()  # while they were being prepared
@@ -77,6 +80,7 @@ class Session:
         """Take a request. Whoever gets the Generation must close it."""
         spec = self.spec()
         model = self.check_model(ask.model)
+        self._check_proofs(ask)
         self._enter(ask.id)
         try:
             prompts = await self.tokenise(ask.prompts, ask.prompt_field)
@@ -90,6 +94,14 @@ class Session:
         if ask.id in self._aborted:
             generation.abort()
         return generation
+
+    def _check_proofs(self, ask: Ask) -> None:
+        """Raises BadRequest for a record or receipt that can't be had."""
+        if self.notary is None and (ask.record or ask.receipt):
+            name = "receipt" if ask.receipt else "record"
+            raise BadRequest(f"{name} is not available on this server.", param=name)
+        if self.notary is not None and ask.receipt:
+            self.notary.prepare()
 
     async def tokenise(self, prompts: Sequence[Prompt], field: str) -> tuple[tuple[int, ...], ...]:
         """Token ids of each prompt; long texts off the event loop. Raises BadRequest naming `field`."""
@@ -193,7 +205,8 @@ class Session:
         scored = ask.sampling.prompt_logprobs is not None
         budget = speech.budget(self.text)
         _check_budget(budget, spec.vocab_size)
-        streams = [] if ask.max_tokens == 0 and not scored else self._streams(speech, prompts, params, seed, budget)
+        requests = _requests(speech, prompts, params, budget)
+        streams = [] if ask.max_tokens == 0 and not scored else self._streams(requests, seed, ask.width)
         facts = Facts(
             id=ask.id,
             model=model,
@@ -201,12 +214,24 @@ class Session:
             seed=seed,
             fingerprint=spec.numerics,
             prompts=prompts,
+            requests=requests,
             width=ask.width,
             constraint_field=_bound_by(speech),
             texts=self._texts(ask, prompts),
         )
         choices = self._choices(speech, len(prompts))
-        return Generation(facts, streams, choices, lambda: self._leave(ask.id), scored=scored)
+        return Generation(
+            facts, streams, choices, lambda: self._leave(ask.id), scored=scored, witness=self._witness(ask, facts)
+        )
+
+    def _witness(self, ask: Ask, facts: Facts) -> Witness | None:
+        if self.notary is None or not self._traces(ask):
+            return None
+        return Witness(self.notary, facts, facts.model, Wants(ask.record, ask.receipt, ask.proofs_apart))
+
+    def _traces(self, ask: Ask) -> bool:
+        """Whether its choices keep what a record needs."""
+        return ask.record or ask.receipt or (self.notary is not None and self.notary.folder is not None)
 
     def _fill_ends(self, ask: Ask) -> tuple[int, ...]:
         fills = any(isinstance(prompt, TextPrompt) and prompt.suffix for prompt in ask.prompts)
@@ -224,30 +249,11 @@ class Session:
         self._live.pop(id, None)
         self._aborted.discard(id)
 
-    def _streams(
-        self,
-        speech: Speech,
-        prompts: tuple[tuple[int, ...], ...],
-        params: list[SamplingParams],
-        seed: int,
-        budget: ThinkingBudget | None,
-    ) -> list[Stream]:
-        ask, now = speech.ask, time.time()
+    def _streams(self, requests: Sequence[GenerateRequest], seed: int, width: int) -> list[Stream]:
         streams: list[Stream] = []
         try:
-            for p, (ids, sampling) in enumerate(zip(prompts, params, strict=True)):
-                id = ask.id if len(prompts) == 1 else f"{ask.id}/{p}"
-                request = GenerateRequest(
-                    id=id,
-                    prompt=ids,
-                    sampling=sampling,
-                    constraint=speech.constraint,
-                    thinking=budget,
-                    tenant=ask.tenant,
-                    priority=ask.priority,
-                    arrived=now,
-                )
-                seeds = [choice_seed(seed, p * ask.width + c) for c in range(ask.width)]
+            for p, request in enumerate(requests):
+                seeds = [choice_seed(seed, p * width + c) for c in range(width)]
                 streams.append(self.client.submit(request, seeds))
         except BaseException:
             for stream in streams:
@@ -278,7 +284,31 @@ class Session:
                 keep_tokens=ask.keep_tokens,
             ),
             tags=marks,
+            trace=Trace() if self._traces(ask) else None,
         )
+
+
+def _requests(
+    speech: Speech,
+    prompts: Sequence[tuple[int, ...]],
+    params: Sequence[SamplingParams],
+    budget: ThinkingBudget | None,
+) -> tuple[GenerateRequest, ...]:
+    """One for each prompt."""
+    ask, now = speech.ask, time.time()
+    return tuple(
+        GenerateRequest(
+            id=ask.id if len(prompts) == 1 else f"{ask.id}/{p}",
+            prompt=ids,
+            sampling=sampling,
+            constraint=speech.constraint,
+            thinking=budget,
+            tenant=ask.tenant,
+            priority=ask.priority,
+            arrived=now,
+        )
+        for p, (ids, sampling) in enumerate(zip(prompts, params, strict=True))
+    )
 
 
 def _check_known(prompts: Sequence[Sequence[int]], vocab_size: int, field: str) -> None:

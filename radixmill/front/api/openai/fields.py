@@ -56,6 +56,8 @@ class CommonBody(GenerateBody, kw_only=True):
     return_token_ids: bool | None = None
     priority: Annotated[int, bounds("priority")] | None = None
     cache_salt: str | None = None
+    record: bool | None = None
+    receipt: bool | None = None
     response_format: ResponseFormat | None = None
     regex: str | None = None
     ebnf: str | None = None
@@ -77,7 +79,6 @@ class CommonBody(GenerateBody, kw_only=True):
     # refused
     stop_regex: Any = None
     lora_path: Any = None
-    receipt: Any = None
     timeout: Any = None
     moderation: Any = None
 
@@ -101,7 +102,6 @@ NEVER: dict[str, tuple[Any, ...]] = {"audio": (), "web_search_options": (), "mod
 NOT_YET: dict[str, tuple[Any, ...]] = {
     "stop_regex": ([], ""),
     "lora_path": (),
-    "receipt": (False,),
     "timeout": (),
     "chat_template": (),
 }

@@ -76,6 +76,8 @@ class GenerateBody(Struct, kw_only=True):
     extra_key: str | list[str] | None = None
     cache_salt: str | list[str] | None = None
     priority: Annotated[int, bounds("priority")] | None = None
+    record: bool | None = None
+    receipt: bool | None = None
     require_reasoning: bool | list[bool] | None = None
     max_thinking_tokens: Budget | list[Budget | None] | None = None
     # refused
