@@ -89,6 +89,7 @@ FLAGS = (
     _sets("--host", "server.host"),
     _sets("--port", "server.port", int),
     _sets("--api-key", "server.api_key", many=True),
+    _sets("--admin-api-key", "server.admin_api_key", many=True),
     _sets("--served-model-name", "model.served_model_name", many=True),
     _inert("--skip-server-warmup", "there is no warm-up request", switch=True),
     _sets("--chat-template", "model.chat_template"),

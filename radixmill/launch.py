@@ -62,7 +62,7 @@ def _engine_role(boot: Boot, control: socket.socket) -> None:
     listener = socket.socket(fileno=boot.listener)
     folder = Path(listener.getsockname()).parent
     pulse = EnginePulse(Path(boot.pulse))
-    executor = open_executor(boot.config, boot.files)
+    executor = open_executor(boot.config, boot.files, beats=pulse.word)
     spec = executor.spec
     say(control, event="up", tokens=spec.kv_groups[0].pages * spec.page_size, context=spec.context)
     serve_engine(

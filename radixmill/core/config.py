@@ -125,6 +125,11 @@ class CacheOptions:
         "keep the KV of finished prompts and outputs for reuse",
         off=("--no-prefix-cache", "--disable-radix-cache"),
     )
+    shared_prefix_cache: bool = option(
+        False,
+        "requests with different API keys share cached prefixes; faster, but whoever has a key can find out by timing what"
+        " others have sent",
+    )
 
 
 @dataclass(frozen=True)
@@ -164,7 +169,24 @@ class ServerOptions:
 
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 opens the server to the network")
     port: int = option(30000, "port to listen on; 0 picks a free one", low=0, high=65535)
-    api_key: tuple[str, ...] = option((), "key(s) that clients must send as a bearer token", secret=True)
+    api_key: tuple[str, ...] = option(
+        (),
+        "key(s), one of which clients must send as a bearer token or as x-api-key. Others on the machine can see them in the"
+        " list of processes: a file, or the variable RADIXMILL_API_KEY, shows them to nobody",
+        secret=True,
+    )
+    api_key_file: str | None = option(
+        None, "file of more keys, one a line (# begins a comment); read again when it changes", metavar="FILE"
+    )
+    admin_api_key: tuple[str, ...] = option(
+        (),
+        "key(s) that orders about the whole server need (/admin/…, /flush_cache, /abort_request); good for everything else"
+        " too. Also RADIXMILL_ADMIN_API_KEY",
+        secret=True,
+    )
+    admin_api_key_file: str | None = option(
+        None, "file of more admin keys, one a line; read again when it changes", metavar="FILE"
+    )
     sampling_defaults: str = option(
         "model",
         "model: defaults from generation_config.json; openai: temperature 1, top_p 1",
@@ -188,6 +210,27 @@ class ServerOptions:
     store_entries: int = option(1024, "most of them kept; the oldest go first", low=0)
     store_bytes: int = option(64 << 20, "most bytes of them kept, as JSON", size=True, low=0)
     max_body_bytes: int = option(32 << 20, "largest request body", size=True, low=1)
+    max_header_bytes: int = option(32 << 10, "most bytes of a request's head", size=True, low=256)
+    max_headers: int = option(128, "most header fields of a request", low=8)
+    max_url_bytes: int = option(8 << 10, "longest path and query of a request", size=True, low=64)
+    header_timeout: float = option(
+        10.0, "seconds in which a request's head must be complete, from its first byte or the connection on", low=0.01
+    )
+    body_timeout: float = option(
+        30.0, "seconds for a request's body, and one more for each --body-rate bytes of it", low=0.01
+    )
+    body_rate: int = option(16 << 10, "bytes a second of a body that is being sent, at the least", size=True, low=1)
+    keep_alive_timeout: float = option(30.0, "seconds that a connection without a request is kept", low=0.01)
+    write_timeout: float = option(
+        60.0, "seconds after which a client that does not read its answer is dropped", low=0.01
+    )
+    max_connections: int = option(4096, "connections of one HTTP process; more get 503", low=1)
+    max_connections_per_address: int = option(
+        2048, "connections from one address (of IPv6: one /64 network); more get 429; 0: any number", low=0
+    )
+    max_requests_per_key: int = option(
+        1024, "requests that one API key may have open at once; more get 429; 0: any number", low=0
+    )
     max_queued_requests: int = option(1024, "requests that may be in flight or waiting; more get 429", low=1)
     fronts: int = option(
         1,
@@ -213,6 +256,13 @@ class ServerOptions:
         metavar="FILE",
     )
     drain_timeout: float = option(30.0, "seconds to finish live requests after SIGTERM", low=0.0, high=86400.0)
+    log_requests: bool = option(
+        False,
+        "a line for each request: its id, route, status, seconds and tokens, and the first digits of its key's digest",
+    )
+    log_prompts: bool = option(
+        False, "with --log-requests, also what was asked and answered; and errors in the log may quote it"
+    )
     log_level: str = option("info", "what is logged", choices=("debug", "info", "warning", "error"))
 
 

@@ -7,6 +7,7 @@
         ├── BadRequest          400
         │   └── ContextTooLong  400  context_length_exceeded
         ├── Unauthorized        401  invalid_api_key
+        ├── Forbidden           403
         ├── NotFound            404
         │   └── UnknownModel    404  model_not_found
         ├── TooLarge            413
@@ -80,6 +81,10 @@ class ContextTooLong(BadRequest):
 
 class Unauthorized(ServeError):
     status, type, code = 401, "invalid_request_error", "invalid_api_key"
+
+
+class Forbidden(ServeError):
+    status, type, code = 403, "invalid_request_error", "forbidden"
 
 
 class NotFound(ServeError):

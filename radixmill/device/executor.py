@@ -100,8 +100,13 @@ class LocalExecutor:
         """Nothing to release: buffers go with the object."""
 
 
-def open_executor(config: Config, files: ModelFiles, hardware: Hardware | None = None) -> LocalExecutor:
-    """Load a model and make it ready to run. Raises CannotStart (BadModel for the files) with one clear line."""
+def open_executor(
+    config: Config, files: ModelFiles, hardware: Hardware | None = None, *, beats: memoryview | None = None
+) -> LocalExecutor:
+    """Load a model and make it ready to run. Raises CannotStart (BadModel for the files) with one clear line.
+
+    `beats`: a 64-bit word that is counted up as loading and computing get on, see observe.pulse.
+    """
     hardware = hardware or detect()
     phases = _Phases()
     with phases("open files"):
@@ -111,6 +116,7 @@ def open_executor(config: Config, files: ModelFiles, hardware: Hardware | None =
         model_config = kind.config.from_hf(checkpoint.config, allow_unknown=config.model.allow_unknown_config)
         resolved = _resolve(config, hardware, model_config)
         ops = _open_backend(resolved.config)
+        ops.beats = None if beats is None else np.frombuffer(beats, np.uint64)
         with phases("pack weights"):
             build = Build(ops, checkpoint, resolved.context, BITS[config.compute.quantization])
             model = Decoder(build, kind, model_config, checkpoint.names)

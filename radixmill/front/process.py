@@ -19,7 +19,8 @@ from radixmill.core.config import Config
 from radixmill.core.errors import CannotStart, EngineFailed
 from radixmill.core.spec import ModelSpec
 from radixmill.front.api.app import create_app
-from radixmill.front.session import Front, ModelText
+from radixmill.front.api.keys import open_keys
+from radixmill.front.session import EngineView, Front, ModelText
 from radixmill.front.session.open import open_session, open_text
 from radixmill.link.remote import RemoteEngine
 from radixmill.observe.pulse import FrontPulse
@@ -28,6 +29,7 @@ from radixmill.store import ModelFiles
 log = logging.getLogger("radixmill.front")
 
 NUMBERS = 40  # bits of a sequence's number that are its front's own count; those above tell the fronts apart
+SERVING = ("ready", "draining")  # states of an engine that has said Ready and has not died since
 READY = "The server is fired up and ready to roll!"  # scripts wait for this sentence
 
 
@@ -55,10 +57,11 @@ class FrontProcess:
         self._imported = time.monotonic()
         self._pulse = pulse
         self._engine = RemoteEngine((number << NUMBERS) + 1, self._on_asked)
-        self._front = Front(config=config, client=self._engine)
+        self._view = EngineView(config.server.stall_timeout, lambda: self._engine.health().state in SERVING)
+        self._front = Front(config=config, client=self._engine, view=self._view)
         self._server = _Server(
             uvicorn.Config(
-                create_app(self._front),
+                create_app(self._front, open_keys(config.server, lenient=number > config.server.fronts)),
                 http="httptools",
                 loop="none",
                 ws="none",
@@ -73,6 +76,7 @@ class FrontProcess:
 
     def _on_asked(self, count: int) -> None:
         self._pulse.asked = count
+        self._view.asked(count)
 
     async def run(self) -> None:
         """Until drained or until the supervisor is gone. Raises CannotStart where the tokenizer can't be loaded, or a named parser does not fit."""
@@ -131,6 +135,7 @@ class FrontProcess:
     async def _obey(self, event: dict[str, object]) -> None:
         match event:
             case {"event": "engine", "path": str(path), "incarnation": int(incarnation)}:
+                self._view.point(str(event.get("pulse", "")))
                 await self._engine.connect(path, incarnation)
             case {"event": "failed", "detail": str(detail)}:
                 self._engine.give_up(detail)

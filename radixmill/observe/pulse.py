@@ -22,13 +22,17 @@ _FLYING = 16  # two banks, for steps of even and of odd number: a count, then id
 class Words:
     """A file of 64-bit words, mapped."""
 
-    def __init__(self, path: Path, words: int) -> None:
-        """`path`: made, full of zeros, if it is not there. Raises OSError."""
+    def __init__(self, path: Path, words: int, *, read_only: bool = False) -> None:
+        """`path`: made, full of zeros, if it is not there, but not if we only read. Raises OSError."""
         self.path = path
-        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        number = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT) | os.O_CLOEXEC, 0o600)
         try:
-            os.ftruncate(number, words * _WORD)
-            self._map = mmap.mmap(number, words * _WORD)
+            if not read_only:
+                os.ftruncate(number, words * _WORD)
+            elif os.fstat(number).st_size < words * _WORD:
+                raise OSError(f"{path} is no page of {words} words")
+            access = mmap.ACCESS_READ if read_only else mmap.ACCESS_WRITE
+            self._map = mmap.mmap(number, words * _WORD, access=access)
         finally:
             os.close(number)
         self.words = memoryview(self._map).cast("Q")
@@ -42,8 +46,9 @@ class Words:
 class EnginePulse:
     """What an engine writes of itself: that it lives, whether it has work, and which sequences a launched step computes."""
 
-    def __init__(self, path: Path) -> None:
-        self._page = Words(path, _FLYING + 2 * _BANK)
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """`read_only`: the page of another process, which must be there. Raises OSError."""
+        self._page = Words(path, _FLYING + 2 * _BANK, read_only=read_only)
         self.words = self._page.words
 
     @classmethod
@@ -58,8 +63,13 @@ class EnginePulse:
 
     # --- the engine writes
 
+    @property
+    def word(self) -> memoryview:
+        """The word that `beat` counts up, for native code that does the same after each layer."""
+        return self.words[_BEAT : _BEAT + 1]
+
     def beat(self) -> None:
-        """Something has been done. Native code counts up the same word after each layer."""
+        """Something has been done."""
         self.words[_BEAT] = (self.words[_BEAT] + 1) & ((1 << 64) - 1)
 
     def launched(self, step: int, seqs: Sequence[int]) -> None:

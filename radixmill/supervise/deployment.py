@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from radixmill.core.config import Config
+from radixmill.observe.watch import Watch
 from radixmill.store import ModelFiles
 from radixmill.supervise.child import Child
-from radixmill.supervise.watch import Watch
 
 CRASH_LIMIT = 5  # engines that die one after the other without a single token
 

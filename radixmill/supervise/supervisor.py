@@ -23,12 +23,12 @@ from typing import Any
 
 from radixmill.core.config import Config
 from radixmill.observe.pulse import EnginePulse, FrontPulse
+from radixmill.observe.watch import Watch
 from radixmill.store import ModelFiles
 from radixmill.supervise.address import listen
 from radixmill.supervise.boot import Boot, send, start_role
 from radixmill.supervise.child import Child
 from radixmill.supervise.deployment import CRASH_LIMIT, Deployment
-from radixmill.supervise.watch import Watch
 
 log = logging.getLogger("radixmill.supervisor")
 

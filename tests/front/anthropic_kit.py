@@ -13,7 +13,7 @@ import httpx2
 from fastapi import FastAPI
 
 from radixmill.core.errors import ServeError
-from radixmill.front.session import Ask, Event, Facts, Front, Generation, Session, Usage
+from radixmill.front.session import ANYONE, Ask, Caller, Event, Facts, Front, Generation, Session, Usage
 from tests.fakes import ByteText, EchoClient
 from tests.front.kit import serving
 
@@ -55,7 +55,7 @@ class TellingSession(Session):
         self.final = Usage(prompt=10, completion=7, cached=3, reasoning=2)
         self.asks: list[Ask] = []
 
-    async def start(self, ask: Ask) -> Generation:
+    async def start(self, ask: Ask, caller: Caller = ANYONE) -> Generation:
         self.asks.append(ask)
         facts = Facts(
             id=ask.id, model=ask.model, created=1, seed=ask.seed or 0, fingerprint="n", prompts=((1,),), width=1

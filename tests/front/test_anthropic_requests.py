@@ -157,7 +157,7 @@ def test_sampling_and_the_rest():
         True,
         False,
     )
-    assert (ask.seed, ask.tenant, ask.priority, ask.width) == (4, "me", 2, 1)
+    assert (ask.seed, ask.salts, ask.priority, ask.width) == (4, ("me",), 2, 1)
 
 
 @pytest.mark.parametrize(

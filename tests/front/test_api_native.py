@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radixmill.core.request import Constraint
+from radixmill.front.session.caller import namespace
 from tests.fakes import EOS, EchoClient
 from tests.front.kit import answer, call, chunks, error, install, make_app, make_front, post, says
 
@@ -75,7 +76,7 @@ def test_parameters_reach_the_engine() -> None:
     assert (sampling.top_k, sampling.min_p, sampling.frequency_penalty, sampling.presence_penalty) == (7, 0.1, 0.3, 0.2)
     assert (sampling.repetition_penalty, sampling.logit_bias, sampling.ignore_eos) == (1.1, ((5, 1.5),), True)
     assert sampling.stop_token_ids == (9,) and client.seeds[0][0] == 77 and len(client.seeds[0]) == 2
-    assert (request.priority, request.tenant) == (3, "s\0e")
+    assert (request.priority, request.tenant) == (3, namespace("", ["s", "e"]))
     generate(client, {**HI, "sampling_params": {"max_new_tokens": None}})
     assert client.requests[-1].sampling.max_tokens == 510, "null: to the end of the context"
 
@@ -112,7 +113,7 @@ def test_each_prompt_of_a_batch_may_have_its_own() -> None:
     assert (one["completion_tokens"], two["completion_tokens"]) == (1, 2)
     assert "output_token_logprobs" not in one and len(two["input_token_logprobs"]) == 2
     assert two["output_token_ids_logprobs"] == [[[-10.0, 7, None]]] * 2
-    assert [r.tenant for r in client.requests] == ["p", "q"]
+    assert [r.tenant for r in client.requests] == [namespace("", [salt]) for salt in "pq"]
     assert [m["meta_info"]["id"] for m in generate(client, {"text": ["x", "y"], "rid": "r"})] == ["r_0", "r_1"]
 
 

@@ -13,6 +13,7 @@ from radixmill.core.config import Config, walk
 from radixmill.core.errors import ServeError
 from radixmill.front.api.app import create_app
 from radixmill.front.session import Front
+from radixmill.front.session.caller import namespace
 from tests.fakes import ByteText, EchoClient
 from tests.front.kit import CHAT, HELLO, TEXT, answer, call, chunks, error, make_app, make_front, post, says
 
@@ -68,16 +69,24 @@ def test_nothing_is_promised_before_the_model_is_there():
     assert set(statuses(app).values()) == {503}
     for path in ("/live", "/version", "/server_info", "/docs", "/openapi.json"):
         assert call(app, "GET", path).status_code == 200
-    fault = error(call(app, "GET", "/ready"), 503)
+    fault = error(call(app, "GET", "/v1/models"), 503)
     assert fault["code"] == "not_ready" and "loading" in fault["message"]
-    assert call(app, "GET", "/ready").headers["retry-after"] == "1"
 
 
-@pytest.mark.parametrize(
-    "state, status", [("loading", 503), ("draining", 503), ("failed", 503), ("ready", 200), ("restarting", 200)]
-)
+@pytest.mark.parametrize("state, status", [("loading", 503), ("draining", 503), ("failed", 503), ("ready", 200)])
 def test_states_of_the_engine(state, status):
     assert set(statuses(make_app(EchoClient(state=state))).values()) == {status}
+
+
+def test_while_an_engine_is_restarted_work_is_taken_and_health_says_no():
+    found = statuses(make_app(EchoClient(state="restarting")))
+    assert {path for path, status in found.items() if status == 503} == {
+        "/ready",
+        "/health",
+        "/v1/models",
+        "/v1/models/echo",
+    }
+    assert set(found.values()) == {200, 503}
 
 
 def test_draining():
@@ -100,7 +109,7 @@ def test_health_generate_really_generates():
 
 
 def test_a_stalled_engine_is_not_healthy(monkeypatch):
-    monkeypatch.setattr("radixmill.front.api.admin.PROBE_SECONDS", 0.02)
+    monkeypatch.setattr("radixmill.front.api.health.PROBE_SECONDS", 0.02)
     client = EchoClient(pause=5)
     fault = error(call(make_app(client), "GET", "/health_generate"), 500)
     assert fault["code"] == "stalled" and not client.live
@@ -356,7 +365,11 @@ def test_fields_that_reach_the_engine():
     }
     response = answer(make_app(client), CHAT, body)
     request = client.requests[0]
-    assert (request.tenant, request.priority, request.sampling.max_tokens) == ("team-a", -3, 5)
+    assert (request.tenant, request.priority, request.sampling.max_tokens) == (
+        namespace("", ["team-a"]),
+        -3,
+        5,
+    )
     assert (
         request.sampling.frequency_penalty,
         request.sampling.presence_penalty,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from radixmill.front.dialects import THINKING
 from radixmill.front.session import Arguments, Call, Content, End, Reasoning, Token
+from radixmill.front.session.caller import namespace
 from radixmill.front.session.session import Session
 from tests.fakes import EOS, ByteText, EchoClient
 from tests.front.kit import install, make_app, make_front, says
@@ -128,7 +129,7 @@ def test_sampling_reaches_the_engine():
     whole(make_app(client), {**HI, **body, "cache_salt": "s", "priority": 4})
     request = client.requests[0]
     sampling = request.sampling
-    assert (request.tenant, request.priority, sampling.max_tokens) == ("s", 4, 20)
+    assert (request.tenant, request.priority, sampling.max_tokens) == (namespace("", ["s"]), 4, 20)
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (0.5, 0.5, 3, 0.1)
     assert (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty) == (1, -1, 1.5)
     assert sampling.logit_bias == ((3, 4.0),) and sampling.stop_token_ids == (7,)

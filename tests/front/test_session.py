@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from radixmill.core.errors import BadRequest, ContextTooLong, EngineFailed, NotReady, Overloaded, UnknownModel
 from radixmill.core.request import choice_seed
 from radixmill.front.session import Ask, Content, End, Sampling, Session, TextPrompt, TokenPrompt, gather, winners
+from radixmill.front.session.caller import namespace
 from radixmill.front.session.limits import THREAD_CHARS
 from tests.fakes import EOS, SPEC, ByteText, EchoClient
 from tests.front.kit import says
@@ -75,9 +76,14 @@ def test_what_reaches_the_engine():
         logprobs=2,
         min_tokens=1,
     )
-    run(session(client), ask(sampling=sampling, tenant="salt", priority=4))
+    run(session(client), ask(sampling=sampling, salts=("salt",), priority=4))
     request = client.requests[0]
-    assert (request.id, request.prompt, request.tenant, request.priority) == ("r", tuple(b"abc"), "salt", 4)
+    assert (request.id, request.prompt, request.tenant, request.priority) == (
+        "r",
+        tuple(b"abc"),
+        namespace("", ["salt"]),
+        4,
+    )
     drawn = request.sampling
     assert (drawn.temperature, drawn.top_p, drawn.top_k, drawn.min_tokens, drawn.logprobs) == (0.5, 0.25, 0, 1, 2)
     assert (drawn.logit_bias, drawn.stop_token_ids) == (((2, 1.0), (65, -3.0)), (9, 3))

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from radixmill.observe.pulse import EnginePulse, FrontPulse
-from radixmill.supervise.watch import Watch
+from radixmill.observe.watch import Watch
 
 
 def test_one_writes_and_another_reads(tmp_path: Path) -> None:

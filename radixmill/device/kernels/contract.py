@@ -75,6 +75,12 @@ def joined(weights: Sequence[Weight]) -> Weight:
     )
 
 
+def beat(beats: NDArray[np.uint64] | None) -> None:
+    """Count up Ops.beats."""
+    if beats is not None:
+        beats += np.uint64(1)
+
+
 def in_place(rows: NDArray[np.float32], order: NDArray[np.intp]) -> NDArray[np.float32]:
     """Rows of a matrix stored in that order, [R, K], with every column back where the matrix has it."""
     out = np.empty_like(rows)
@@ -197,6 +203,9 @@ class Ops(Protocol):
     mode: Mode
     kv_type: KVType
     threads: int
+    beats: (
+        NDArray[np.uint64] | None
+    )  # [1], counted up as a load or a forward pass gets on: with each matrix, each layer
 
     @property
     def sampling(self) -> RowOps | None:

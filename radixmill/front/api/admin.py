@@ -1,9 +1,7 @@
-"""Health, information, and the few orders that are not about one answer."""
+"""Information, and the few orders that are not about one answer."""
 
 from __future__ import annotations
 
-import asyncio
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -14,15 +12,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from radixmill import __version__
-from radixmill.core.errors import BadRequest, EngineFailed, NotFound
+from radixmill.core.errors import BadRequest, NotFound
 from radixmill.front.api.body import Reader
 from radixmill.front.api.docs import operation
-from radixmill.front.session import Ask, Front, Sampling, TokenPrompt, gather
+from radixmill.front.api.guard import caller_of
+from radixmill.front.api.sse import while_connected
+from radixmill.front.session import Front
 from radixmill.front.session.info import engine_stats, model_info, server_info
 from radixmill.front.session.receipt import key_id, public_pem
 
-PROBE_SECONDS = 20.0
-PROBE_TENANT = "\0health"  # a cache namespace no client can name by accident
 ID_PREFIXES = ("chatcmpl-", "cmpl-", "resp_", "msg_")
 
 
@@ -51,49 +49,6 @@ class ReceiptKey(Struct):
 
 
 KINDS = (AbortBody, Aborted, Flushed, ReceiptKey)
-
-
-def add_health_routes(app: FastAPI, front: Front) -> None:
-    async def live() -> Response:
-        return Response()
-
-    async def ready() -> Response:
-        front.ready_session()
-        return Response()
-
-    async def generate() -> Response:
-        await probe(front)
-        return Response()
-
-    for path, endpoint, summary in (
-        ("/live", live, "The process answers"),
-        ("/ready", ready, "A request sent now would be served"),
-        ("/health", ready, "A request sent now would be served"),
-        ("/health_generate", generate, "One token was generated just now"),
-    ):
-        app.add_api_route(path, endpoint, methods=["GET"], operation_id=path[1:], **operation(summary, None, None))
-        app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
-
-
-async def probe(front: Front) -> None:
-    """Generate one token. Raises ServeError."""
-    session = front.ready_session()
-    ask = Ask(
-        id=f"health-{uuid.uuid4().hex}",
-        model="default",
-        prompts=(TokenPrompt((0,)),),
-        max_tokens=1,
-        sampling=Sampling(temperature=0.0, ignore_eos=True),
-        tenant=PROBE_TENANT,
-    )
-    generation = await session.start(ask)
-    try:
-        async with asyncio.timeout(PROBE_SECONDS):
-            await gather(generation)
-    except TimeoutError:
-        raise EngineFailed(f"No token came within {PROBE_SECONDS:g} seconds.", code="stalled") from None
-    finally:
-        generation.close()
 
 
 def add_info_routes(app: FastAPI, front: Front) -> None:
@@ -126,18 +81,19 @@ def public_key(front: Front) -> ReceiptKey:
 def add_order_routes(app: FastAPI, front: Front) -> None:
     aborts = Reader(AbortBody, max_bytes=front.config.server.max_body_bytes, strict=front.config.server.strict_fields)
 
-    async def flush_cache() -> Response:
+    async def flush_cache(request: Request) -> Response:
         front.ready_session()
         assert front.client is not None
-        await front.client.control("flush_cache")
+        await while_connected(request.receive, front.client.control("flush_cache"))
         return _json(Flushed(True, "The prefix cache is empty."))
 
     async def abort_request(request: Request) -> Response:
         parsed = await aborts.read(request)
-        session, body = front.ready_session(), parsed.body
+        body = parsed.body
         if not body.rid and not body.abort_all:
             raise BadRequest("rid must be the id of a request, or abort_all true.", param="rid")
-        return _json(Aborted(session.abort(_bare(body.rid), everything=body.abort_all)))
+        session = front.session or front.ready_session()  # in whatever state: what was taken can be stopped
+        return _json(Aborted(session.abort(_bare(body.rid), caller_of(request.scope), everything=body.abort_all)))
 
     app.add_api_route(
         "/flush_cache", flush_cache, methods=["POST"], **operation("Empty the prefix cache", None, Flushed)

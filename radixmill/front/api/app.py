@@ -8,13 +8,15 @@ from starlette.middleware.cors import CORSMiddleware
 
 from radixmill import __version__
 from radixmill.core.errors import ServeError
-from radixmill.front.api import admin, parsers, tokens
-from radixmill.front.api.admin import add_health_routes, add_info_routes, add_order_routes
+from radixmill.front.api import admin, health, parsers, tokens
+from radixmill.front.api.admin import add_info_routes, add_order_routes
 from radixmill.front.api.anthropic import routes as anthropic
 from radixmill.front.api.anthropic.routes import add_anthropic_routes
 from radixmill.front.api.docs import describe
 from radixmill.front.api.errors import on_http_error, on_serve_error
-from radixmill.front.api.guard import Keys, RequestId
+from radixmill.front.api.guard import Gate, RequestId
+from radixmill.front.api.health import add_health_routes
+from radixmill.front.api.keys import Keyring, open_keys
 from radixmill.front.api.native import routes as native
 from radixmill.front.api.native.routes import add_native_routes
 from radixmill.front.api.openai import routes
@@ -26,8 +28,9 @@ from radixmill.front.session import Front
 __all__ = ["Front", "create_app"]
 
 
-def create_app(front: Front) -> FastAPI:
-    """The app over `front`, whose fields may be filled in while it already answers."""
+def create_app(front: Front, keys: Keyring | None = None) -> FastAPI:
+    """The app over `front`, whose fields may be filled in while it already answers. `keys`: those of the settings, if none
+    are given. Raises CannotStart where they cannot be read."""
     app = FastAPI(
         title="RadixMill",
         version=__version__,
@@ -42,11 +45,12 @@ def create_app(front: Front) -> FastAPI:
     add_health_routes(app, front)
     add_info_routes(app, front)
     add_order_routes(app, front)
-    describe(app, (*routes.KINDS, *anthropic.KINDS, *native.KINDS, *tokens.KINDS, *parsers.KINDS, *admin.KINDS))
+    kinds = (routes, anthropic, native, tokens, parsers, health, admin)
+    describe(app, [kind for each in kinds for kind in each.KINDS])
     app.add_exception_handler(ServeError, on_serve_error)
     app.add_exception_handler(HTTPException, on_http_error)
-    if front.config.server.api_key:
-        app.add_middleware(Keys, keys=front.config.server.api_key)
+    server = front.config.server
+    app.add_middleware(Gate, keys=keys or open_keys(server), per_key=server.max_requests_per_key)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=["*"],
@@ -54,5 +58,5 @@ def create_app(front: Front) -> FastAPI:
         allow_headers=["*"],
         expose_headers=["X-Request-Id", "request-id", "X-RadixMill-Ignored"],
     )
-    app.add_middleware(RequestId)  # added last: outermost
+    app.add_middleware(RequestId, log_requests=server.log_requests)  # added last: outermost
     return app

@@ -26,7 +26,7 @@ class MethodNotAllowed(ServeError):
 def error_response(error: ServeError, scope: Scope) -> Response:
     """An error in the shape that clients of the path expect."""
     body = message_error(error, scope[ID_KEY]) if speaks_anthropic(scope["path"]) else error.body()
-    return Response(msgspec.json.encode(body), error.status, _headers(error), media_type="application/json")
+    return Response(msgspec.json.encode(body), error.status, error_headers(error), media_type="application/json")
 
 
 def internal_error() -> EngineFailed:
@@ -59,7 +59,8 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     return error_response(internal_error(), request.scope)
 
 
-def _headers(error: ServeError) -> dict[str, str]:
+def error_headers(error: ServeError) -> dict[str, str]:
+    """Headers that go with an error."""
     headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after))

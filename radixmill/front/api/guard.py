@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import logging
 import re
+import time
 import uuid
+from collections import Counter
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from radixmill.core.errors import ServeError, Unauthorized
+from radixmill.core.errors import Forbidden, Overloaded, ServeError, Unauthorized
 from radixmill.front.api.anthropic.errors import speaks_anthropic
 from radixmill.front.api.errors import ID_KEY, error_response, internal_error
+from radixmill.front.api.keys import Keyring
+from radixmill.front.session import ANYONE, Caller, Meter
 from radixmill.front.session.limits import SIZES
 
 log = logging.getLogger("radixmill.front")
 
 OPEN_ROUTES = ("/health", "/health_generate", "/live", "/ready")
-OWNER_KEY = "radixmill.owner"  # in the ASGI scope, where there are keys: whose request this is
+# Orders about the server, or about what others have on it: they need the admin key where there is one.
+ADMIN_ROUTES = ("/admin/", "/flush_cache", "/abort_request", "/update_weights_from_disk")
+CALLER_KEY = "radixmill.caller"  # in the ASGI scope: whose request this is
+METER_KEY = "radixmill.meter"  # in the ASGI scope, where requests are logged
 _SAFE_ID = re.compile(rf"[!-~]{{1,{int(SIZES['request id header'].high or 0)}}}")
 
 
 class RequestId:
     """Gives each request an id and its answer the header X-Request-Id; turns what nobody caught into a 500."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, *, log_requests: bool = False) -> None:
+        """`log_requests`: a line for each, without a word of what it says."""
+        self.app, self.log_requests = app, log_requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -36,7 +42,9 @@ class RequestId:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         scope[ID_KEY] = given if _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
-        answer = _Answer(scope, send)
+        answer, began = _Answer(scope, send), time.monotonic()
+        if self.log_requests:
+            scope[METER_KEY] = Meter()
         try:
             await self.app(scope, receive, answer.send)
         except ClientDisconnect:
@@ -45,17 +53,40 @@ class RequestId:
             log.exception("request %s failed: %s %s", scope[ID_KEY], scope["method"], scope["path"])
             if not answer.started:
                 await error_response(internal_error(), scope)(scope, receive, answer.send)
+        finally:
+            if self.log_requests and scope["path"] not in OPEN_ROUTES:
+                _log_request(scope, answer.status, time.monotonic() - began)
+
+
+def _log_request(scope: Scope, status: int | None, seconds: float) -> None:
+    meter: Meter = scope[METER_KEY]
+    log.info(
+        "request %s: %s %s, key %s, status %s, tokens %d + %d, %.3f s",
+        scope[ID_KEY],
+        scope["method"],
+        scope["path"],
+        caller_of(scope).owner[:8] or "none",
+        status or "none: the client left",
+        meter.prompt,
+        meter.completion,
+        seconds,
+    )
 
 
 class _Answer:
     """`send` that adds the request id to the response's head."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
-        self.scope, self._send, self.started = scope, send, False
+        self.scope, self._send = scope, send
+        self.status: int | None = None
+
+    @property
+    def started(self) -> bool:
+        return self.status is not None
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.started = True
+            self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self.scope[ID_KEY]
             if speaks_anthropic(self.scope["path"]):
@@ -63,44 +94,98 @@ class _Answer:
         await self._send(message)
 
 
-class Keys:
-    """Lets a request in if it carries one of the keys, as a bearer token or as x-api-key."""
+class Gate:
+    """Lets a request in if it carries a key for its route, as a bearer token or as x-api-key; and knows whose it is.
 
-    def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
-        self.app = app
-        self._digests = [_digest(key.encode()) for key in keys]
+    Without keys everybody is let in, but no web page gives orders: a browser sends them for any page that it shows.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Keyring, *, per_key: int = 0) -> None:
+        """`per_key`: most requests that a key may have open at once; 0: any number."""
+        self.app, self.keys, self.per_key = app, keys, per_key
+        self._open: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_ROUTES:
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         try:
-            scope[OWNER_KEY] = self._check(Headers(scope=scope))
+            caller = self._admit(scope["path"], Headers(scope=scope))
+            counted = self._enter(caller) if scope["path"] not in OPEN_ROUTES else ""
         except ServeError as error:
             await error_response(error, scope)(scope, receive, send)
             return
-        await self.app(scope, receive, send)
+        scope[CALLER_KEY] = Caller(caller.owner, caller.admin, scope.get(METER_KEY))
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._leave(counted)
 
-    def _check(self, headers: Headers) -> str:
-        """The key's digest, in hexadecimal. Raises Unauthorized."""
+    def _admit(self, path: str, headers: Headers) -> Caller:
+        """Raises Unauthorized, Forbidden."""
         key = headers.get("x-api-key") or _bearer(headers.get("authorization", ""))
-        if not key:
-            raise Unauthorized("No API key was given; send it as `Authorization: Bearer KEY` or `x-api-key: KEY`.")
-        digest = _digest(key.encode("latin-1"))  # as ASGI decoded it: the bytes that were sent
-        if not sum(hmac.compare_digest(digest, known) for known in self._digests):  # looks at every key, always
-            raise Unauthorized("This API key is not valid here.")
-        return digest.hex()
+        known = self.keys.caller(key.encode("latin-1")) if key else None  # as ASGI decoded it: the bytes that were sent
+        caller = known or self.keys.stranger()
+        if path in OPEN_ROUTES:
+            return known or ANYONE
+        if is_admin_route(path):
+            return self._admit_order(caller, bool(key), "origin" in headers)
+        if caller is None:
+            raise _unauthorized(bool(key))
+        return caller
+
+    def _admit_order(self, caller: Caller | None, given: bool, from_page: bool) -> Caller:
+        if self.keys.admins:
+            if caller is None or not caller.owner:
+                raise _unauthorized(given)
+            if not caller.admin:
+                raise Forbidden("This route needs the admin key.")
+        elif caller is None:
+            raise _unauthorized(given)
+        elif not caller.owner and from_page:
+            raise Forbidden("A server without keys takes no orders from web pages.")
+        return caller
+
+    def _enter(self, caller: Caller) -> str:
+        """Raises Overloaded. Returns what `_leave` is to be told."""
+        if not self.per_key or not caller.owner or caller.admin:
+            return ""
+        if self._open[caller.owner] >= self.per_key:
+            raise Overloaded(
+                f"This key has its limit of {self.per_key} requests open at once. Try again shortly.", retry_after=1.0
+            )
+        self._open[caller.owner] += 1
+        return caller.owner
+
+    def _leave(self, owner: str) -> None:
+        if owner:
+            self._open[owner] -= 1
+            if not self._open[owner]:
+                del self._open[owner]
+
+
+def is_admin_route(path: str) -> bool:
+    return path.startswith(ADMIN_ROUTES[0]) or path in ADMIN_ROUTES
+
+
+def caller_of(scope: Scope) -> Caller:
+    """Who sent a request, as far as keys tell."""
+    caller = scope.get(CALLER_KEY, ANYONE)
+    assert isinstance(caller, Caller)
+    return caller
 
 
 def owner_of(scope: Scope) -> str:
-    """Who sent a request, as far as keys tell; "" on a server without keys."""
-    return str(scope.get(OWNER_KEY, ""))
+    """Whose a request is; "" on a server without keys."""
+    return caller_of(scope).owner
+
+
+def _unauthorized(given: bool) -> Unauthorized:
+    if given:
+        return Unauthorized("This API key is not valid here.")
+    return Unauthorized("No API key was given; send it as `Authorization: Bearer KEY` or `x-api-key: KEY`.")
 
 
 def _bearer(value: str) -> str:
     scheme, _, token = value.partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
-
-
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()

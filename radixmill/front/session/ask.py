@@ -112,5 +112,5 @@ class Ask(Struct, frozen=True, kw_only=True):
     max_thinking_tokens: int | None = None  # None: thoughts may be as long as they like
     raw_thoughts: Literal["no", "may", "first"] = "no"  # in what follows a prompt that is no chat; first: it begins so
     seed: int | None = None
-    tenant: str = ""
+    salts: tuple[str, ...] = ()  # keep its cached prefixes apart: only equal salts share
     priority: int = 0

@@ -41,9 +41,16 @@ def open_session(config: Config, files: ModelFiles, text: ModelText, client: Eng
     otherwise. Raises CannotStart."""
     defaults = generation_defaults(files) if config.server.sampling_defaults == "model" else {}
     served = config.model.served_model_name or (files.name,)
-    limit = config.server.max_queued_requests
     notary = open_notary(config, files, text, client.spec) if client.spec else None
-    return Session(text, client, served, defaults=defaults, max_requests=limit, notary=notary)
+    return Session(
+        text,
+        client,
+        served,
+        defaults=defaults,
+        max_requests=config.server.max_queued_requests,
+        shared_prefixes=config.cache.shared_prefix_cache,
+        notary=notary,
+    )
 
 
 def open_notary(config: Config, files: ModelFiles, text: ModelText, spec: ModelSpec) -> Notary:

@@ -9,11 +9,13 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from radixmill.core.errors import BadRequest, NotReady, Overloaded, UnknownModel
 from radixmill.core.request import Constraint, GenerateRequest, SamplingParams, ThinkingBudget, choice_seed
 from radixmill.core.spec import ModelSpec
 from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, TextPrompt, TokenPrompt
+from radixmill.front.session.caller import ANYONE, Caller, namespace
 from radixmill.front.session.choice import Choice, Shown, Trace
 from radixmill.front.session.echo import PromptText, prompt_text
 from radixmill.front.session.generation import Facts, Generation
@@ -30,6 +32,13 @@ ANY_MODEL = "default"  # accepted for whatever is served
 SEED_BITS = 53  # a seed we draw survives a trip through a JavaScript number
 
 
+class Name(NamedTuple):
+    """Of a live request: ids are each owner's own."""
+
+    owner: str
+    id: str
+
+
 class Session:
     """The front's side of one model."""
 
@@ -41,16 +50,17 @@ class Session:
         *,
         defaults: Mapping[str, float] | None = None,
         max_requests: int = 1024,
+        shared_prefixes: bool = False,
         notary: Notary | None = None,
     ) -> None:
         """`served`: names of the model, the shown one first. `defaults`: sampling defaults of its generation_config.
-        `notary`: who makes records and receipts; None: nobody."""
+        `shared_prefixes`: all owners share their cached prefixes. `notary`: who makes records and receipts; None: nobody."""
         self.text, self.client, self.served = text, client, tuple(served)
         self.defaults = check_defaults(defaults or {})
-        self.max_requests, self.notary = max_requests, notary
+        self.max_requests, self.shared_prefixes, self.notary = max_requests, shared_prefixes, notary
         self._spellings: dict[frozenset[str], Spelling] = {}  # by tags: a dialect's with calls, or without
-        self._live: dict[str, Generation | None] = {}  # None: still being prepared
-        self._aborted: set[str] = set()  # while they were being prepared
+        self._live: dict[Name, Generation | None] = {}  # None: still being prepared
+        self._aborted: set[Name] = set()  # while they were being prepared
 
     @property
     def live(self) -> int:
@@ -76,22 +86,23 @@ class Session:
             return self.served[0]
         raise UnknownModel(name, self.served)
 
-    async def start(self, ask: Ask) -> Generation:
+    async def start(self, ask: Ask, caller: Caller = ANYONE) -> Generation:
         """Take a request. Whoever gets the Generation must close it."""
         spec = self.spec()
         model = self.check_model(ask.model)
         self._check_proofs(ask)
-        self._enter(ask.id)
+        name = Name(caller.owner, ask.id)
+        self._enter(name)
         try:
             prompts = await self.tokenise(ask.prompts, ask.prompt_field)
             speech = speech_of(self.text, ask, prompts)
             await self._check(speech)
-            generation = self._submit(speech, model, spec, prompts)
+            generation = self._submit(speech, model, spec, prompts, caller)
         except BaseException:
-            self._leave(ask.id)
+            self._leave(name)
             raise
-        self._live[ask.id] = generation
-        if ask.id in self._aborted:
+        self._live[name] = generation
+        if name in self._aborted:
             generation.abort()
         return generation
 
@@ -109,25 +120,29 @@ class Session:
             return self._encode_all(prompts, field)
         return await asyncio.to_thread(self._encode_all, prompts, field)
 
-    def abort(self, rid: str, *, everything: bool = False) -> int:
-        """Stop the live requests whose id begins with `rid`, or all. Returns how many."""
-        hit = [key for key in self._live if everything or key.startswith(rid)]
-        for key in hit:
-            if (generation := self._live[key]) is not None:
+    def abort(self, rid: str, caller: Caller = ANYONE, *, everything: bool = False) -> int:
+        """Stop the caller's live requests whose id begins with `rid`, or all of them. Returns how many.
+
+        An admin's reach is everyone's requests.
+        """
+        mine = [name for name in self._live if caller.admin or name.owner == caller.owner]
+        hit = [name for name in mine if everything or name.id.startswith(rid)]
+        for name in hit:
+            if (generation := self._live[name]) is not None:
                 generation.abort()
             else:
-                self._aborted.add(key)
+                self._aborted.add(name)
         return len(hit)
 
-    def _enter(self, id: str) -> None:
+    def _enter(self, name: Name) -> None:
         if len(self._live) >= self.max_requests:
             raise Overloaded(
                 f"This server has its limit of {self.max_requests} requests in flight. Try again shortly.",
                 retry_after=1.0,
             )
-        if id in self._live:
-            raise BadRequest(f"A request with the id {id!r} is running already.", param="rid")
-        self._live[id] = None
+        if name in self._live:
+            raise BadRequest(f"A request with the id {name.id!r} is running already.", param="rid")
+        self._live[name] = None
 
     def _encode_all(self, prompts: Sequence[Prompt], field: str) -> tuple[tuple[int, ...], ...]:
         many = len(prompts) > 1
@@ -192,7 +207,9 @@ class Session:
         reason, place = str(reply.get("reason", "")), str(reply.get("place", ""))
         return f"{reason} (at {place})" if reason and place else reason
 
-    def _submit(self, speech: Speech, model: str, spec: ModelSpec, prompts: tuple[tuple[int, ...], ...]) -> Generation:
+    def _submit(
+        self, speech: Speech, model: str, spec: ModelSpec, prompts: tuple[tuple[int, ...], ...], caller: Caller
+    ) -> Generation:
         ask = speech.ask
         if len(prompts) * ask.width > (most := int(SIZES["sequences"].high or 0)):
             raise BadRequest(
@@ -205,7 +222,7 @@ class Session:
         scored = ask.sampling.prompt_logprobs is not None
         budget = speech.budget(self.text)
         _check_budget(budget, spec.vocab_size)
-        requests = _requests(speech, prompts, params, budget)
+        requests = self._requests(speech, prompts, params, budget, caller)
         streams = [] if ask.max_tokens == 0 and not scored else self._streams(requests, seed, ask.width)
         facts = Facts(
             id=ask.id,
@@ -220,9 +237,15 @@ class Session:
             texts=self._texts(ask, prompts),
         )
         choices = self._choices(speech, len(prompts))
-        return Generation(
-            facts, streams, choices, lambda: self._leave(ask.id), scored=scored, witness=self._witness(ask, facts)
+        generation = Generation(
+            facts,
+            streams,
+            choices,
+            lambda: self._over(ask.id, generation, caller),
+            scored=scored,
+            witness=self._witness(ask, facts),
         )
+        return generation
 
     def _witness(self, ask: Ask, facts: Facts) -> Witness | None:
         if self.notary is None or not self._traces(ask):
@@ -245,9 +268,42 @@ class Session:
             for prompt, ids in zip(ask.prompts, prompts, strict=True)
         )
 
-    def _leave(self, id: str) -> None:
-        self._live.pop(id, None)
-        self._aborted.discard(id)
+    def _over(self, id: str, generation: Generation, caller: Caller) -> None:
+        self._leave(Name(caller.owner, id))
+        if caller.meter:
+            usage = generation.usage()
+            caller.meter.prompt += usage.prompt
+            caller.meter.completion += usage.completion
+
+    def _leave(self, name: Name) -> None:
+        self._live.pop(name, None)
+        self._aborted.discard(name)
+
+    def _requests(
+        self,
+        speech: Speech,
+        prompts: tuple[tuple[int, ...], ...],
+        params: list[SamplingParams],
+        budget: ThinkingBudget | None,
+        caller: Caller,
+    ) -> tuple[GenerateRequest, ...]:
+        """One for each prompt."""
+        ask, now = speech.ask, time.time()
+        tenant = namespace("" if self.shared_prefixes else caller.owner, ask.salts)
+        return tuple(
+            GenerateRequest(
+                id=ask.id if len(prompts) == 1 else f"{ask.id}/{p}",
+                prompt=ids,
+                sampling=sampling,
+                constraint=speech.constraint,
+                thinking=budget,
+                tenant=tenant,
+                account=caller.owner,
+                priority=ask.priority,
+                arrived=now,
+            )
+            for p, (ids, sampling) in enumerate(zip(prompts, params, strict=True))
+        )
 
     def _streams(self, requests: Sequence[GenerateRequest], seed: int, width: int) -> list[Stream]:
         streams: list[Stream] = []
@@ -286,29 +342,6 @@ class Session:
             tags=marks,
             trace=Trace() if self._traces(ask) else None,
         )
-
-
-def _requests(
-    speech: Speech,
-    prompts: Sequence[tuple[int, ...]],
-    params: Sequence[SamplingParams],
-    budget: ThinkingBudget | None,
-) -> tuple[GenerateRequest, ...]:
-    """One for each prompt."""
-    ask, now = speech.ask, time.time()
-    return tuple(
-        GenerateRequest(
-            id=ask.id if len(prompts) == 1 else f"{ask.id}/{p}",
-            prompt=ids,
-            sampling=sampling,
-            constraint=speech.constraint,
-            thinking=budget,
-            tenant=ask.tenant,
-            priority=ask.priority,
-            arrived=now,
-        )
-        for p, (ids, sampling) in enumerate(zip(prompts, params, strict=True))
-    )
 
 
 def _check_known(prompts: Sequence[Sequence[int]], vocab_size: int, field: str) -> None:

@@ -20,6 +20,7 @@ from radixmill.device.kernels.contract import (
     Ragged,
     Stored,
     Weight,
+    beat,
     in_place,
     joined,
     kv_bytes,
@@ -77,6 +78,7 @@ class CpuOps:
         self.mode, self.threads, self.isa, self.kv_type = mode, max(threads, 1), isa, kv or kv_of_mode(mode)
         self._engine = _native.Engine(isa, self.threads, mode == "fast")
         self.sampling = CpuRows(self._engine, _native.Rows(isa, self.threads, TABLE, WIDTH, INVERSE))
+        self.beats: NDArray[np.uint64] | None = None
         self._calls: Any = Calls(self._engine)  # a Recorder during capture()
 
     def table(self) -> dict[str, str]:
@@ -87,6 +89,7 @@ class CpuOps:
 
     def pack(self, stored: Stored) -> Weight:
         """Raises ValueError for a kind that `packs` refuses, data of another size, or K no whole number of blocks."""
+        beat(self.beats)
         n, k = stored.shape
         matrix = self._engine.pack(stored.kind, np.ascontiguousarray(stored.data), n, k)
         return Weight(matrix.format, stored.shape, ((matrix, stored.order),), matrix.nbytes)
@@ -159,6 +162,7 @@ class CpuOps:
         self._engine.kv_copy(kv, src, dst, tokens)
 
     def attention(self, q: Array, kv: Array, ragged: Ragged, params: AttentionParams) -> Array:
+        beat(self.beats)
         return self._calls.attention(q, kv, ragged, params)
 
     def gather(self, x: Array, rows: NDArray[np.int32]) -> Array:
@@ -175,7 +179,7 @@ class CpuOps:
         calls, recorder = self._calls, Recorder(program)
         self._calls = recorder
         try:
-            return capture(program, recorder, forward, groups)
+            return capture(program, recorder, forward, groups, self)
         finally:
             self._calls = calls
 

@@ -27,6 +27,7 @@ from radixmill.device.kernels.contract import (
     Ragged,
     Stored,
     Weight,
+    beat,
     in_place,
     joined,
     kv_bytes,
@@ -57,6 +58,7 @@ class ReferenceOps:
         self.mode, self.threads, self.kv_type = mode, threads, kv or kv_of_mode(mode)
         one_blas_thread()
         self.version = _version()
+        self.beats: NDArray[np.uint64] | None = None
         self._each: Each = ThreadPoolExecutor(threads, "reference").map if threads > 1 else map
 
     def table(self) -> dict[str, str]:
@@ -67,6 +69,7 @@ class ReferenceOps:
 
     def pack(self, stored: Stored) -> Weight:
         """Dequantised to float32 at once. Raises ValueError for a kind that `packs` refuses, or wrong data."""
+        beat(self.beats)
         if (name := self.packs(stored.kind)) is None:
             raise ValueError(f"no compute format takes {stored.kind}; widen it to F32 first")
         values = widen(stored)
@@ -82,6 +85,7 @@ class ReferenceOps:
         return np.array(values, np.float32, order="C")
 
     def linear(self, x: Array, weight: Weight, bias: Array | None = None) -> Array:
+        beat(self.beats)
         x = _contiguous(x)
         parts = zip(weight.format.split("+"), weight.parts, strict=True)
         products = [

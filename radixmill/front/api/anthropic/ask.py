@@ -13,7 +13,7 @@ from radixmill.front.api.anthropic.errors import NO_THREADS
 from radixmill.front.api.anthropic.history import to_history
 from radixmill.front.api.anthropic.tools import to_tools
 from radixmill.front.api.openai.fields import check_rid, template_kwargs
-from radixmill.front.session import Ask, ChatPrompt, ToolRule
+from radixmill.front.session import Ask, ChatPrompt, ToolRule, salts
 from radixmill.front.session.sampling import wished
 
 
@@ -37,7 +37,7 @@ def to_ask(body: MessagesBody, id: str, *, drop_tools: bool = False) -> Ask:
         tools=rule,
         max_thinking_tokens=body.thinking.budget_tokens if body.thinking else None,
         seed=body.seed,
-        tenant=body.cache_salt or "",
+        salts=salts(body.cache_salt),
         priority=body.priority or 0,
     )
 

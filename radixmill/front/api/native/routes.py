@@ -12,9 +12,9 @@ from starlette.responses import Response
 
 from radixmill.front.api.body import Reader
 from radixmill.front.api.docs import operation
-from radixmill.front.api.guard import ID_KEY
+from radixmill.front.api.guard import ID_KEY, caller_of
 from radixmill.front.api.sse import EventStream, sse, while_connected
-from radixmill.front.session import Event, Front, Session
+from radixmill.front.session import Caller, Event, Front, Session
 from radixmill.front.session.native import Answers, GenerateBody, Generated, Item, start, to_items
 from radixmill.front.session.native.items import is_batch
 
@@ -48,26 +48,26 @@ class NativeRoute:
 
     async def __call__(self, request: Request) -> Response:
         parsed = await self.reader.read(request)
-        session, body = self.front.ready_session(), parsed.body
+        session, body, caller = self.front.ready_session(), parsed.body, caller_of(request.scope)
         items = to_items(body)
         if isinstance(body.rid, str):
             request.scope[ID_KEY] = body.rid
         listed = is_batch(body) or items[0].ask.n > 1
         if body.stream:
-            batch = await start(session, items)
+            batch = await start(session, items, caller)
             wanted = body.incremental_streaming_output
             answers = Answers(
                 items, batch, session.text.token_bytes, incremental=self.incremental if wanted is None else wanted
             )
             return EventStream(batch, NativeChunks(answers, numbered=listed), parsed.headers())
-        found = await while_connected(request.receive, whole(session, items))
+        found = await while_connected(request.receive, whole(session, items, caller))
         content = msgspec.json.encode(found if listed else found[0])
         return Response(content, headers=parsed.headers(), media_type="application/json")
 
 
-async def whole(session: Session, items: Sequence[Item]) -> list[Generated]:
+async def whole(session: Session, items: Sequence[Item], caller: Caller) -> list[Generated]:
     """Every answer, prompt-major."""
-    batch = await start(session, items)
+    batch = await start(session, items, caller)
     try:
         answers = Answers(items, batch, session.text.token_bytes)
         async for events in batch:

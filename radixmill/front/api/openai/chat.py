@@ -55,6 +55,7 @@ from radixmill.front.session import (
     ToolRule,
     Whole,
     gather,
+    salts,
     template_tools,
 )
 from radixmill.front.session.limits import bounds
@@ -122,7 +123,7 @@ def to_ask(body: ChatBody, id: str) -> Ask:
         stream_reasoning=body.stream_reasoning is not False,
         max_thinking_tokens=_budget(body),
         seed=body.seed,
-        tenant=body.cache_salt or "",
+        salts=salts(body.cache_salt),
         priority=body.priority or 0,
         record=bool(body.record),
         receipt=bool(body.receipt),

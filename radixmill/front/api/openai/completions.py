@@ -43,6 +43,7 @@ from radixmill.front.session import (
     TokenPrompt,
     Whole,
     gather,
+    salts,
     winners,
 )
 from radixmill.front.session.limits import DEFAULT_COMPLETION_TOKENS, SIZES, bounds, size
@@ -93,7 +94,7 @@ def to_ask(body: CompletionBody, id: str) -> Ask:
         constraint_field=bound.field if bound else "",
         separate_reasoning=False,
         seed=body.seed,
-        tenant=body.cache_salt or "",
+        salts=salts(body.cache_salt),
         priority=body.priority or 0,
         record=bool(body.record),
         receipt=bool(body.receipt),

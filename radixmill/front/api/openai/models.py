@@ -31,7 +31,7 @@ class Cards(Struct, kw_only=True):
 
 def cards(front: Front) -> list[Card]:
     """One for each served name. Raises NotReady."""
-    session = front.ready_session()
+    session = front.would_serve()
     spec = session.spec()
     return [
         Card(
@@ -50,7 +50,7 @@ def add_model_routes(app: FastAPI, front: Front) -> None:
         return _json(Cards(data=cards(front)))
 
     async def get_model(model: str) -> Response:
-        name = front.ready_session().check_model(model)
+        name = front.would_serve().check_model(model)
         return _json(next(card for card in cards(front) if card.id == name))
 
     app.add_api_route("/v1/models", list_models, methods=["GET"], **operation("The served names", None, Cards))

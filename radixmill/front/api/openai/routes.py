@@ -14,7 +14,7 @@ from starlette.responses import Response
 from radixmill.front.api.body import Reader
 from radixmill.front.api.docs import operation
 from radixmill.front.api.errors import ID_KEY
-from radixmill.front.api.guard import owner_of
+from radixmill.front.api.guard import caller_of, owner_of
 from radixmill.front.api.openai import chat, completions, responses, stored
 from radixmill.front.api.openai.fields import GenerateBody
 from radixmill.front.api.openai.models import Card, Cards, add_model_routes
@@ -76,7 +76,7 @@ class GenerateRoute(Generic[Body, View]):
         if body.rid:
             request.scope[ID_KEY] = body.rid
         if body.stream:
-            generation = await session.start(ask)
+            generation = await session.start(ask, caller_of(request.scope))
             try:
                 view = self.view(body, generation, session.text.token_bytes)
                 chunks = self.chunks(view)
@@ -90,7 +90,7 @@ class GenerateRoute(Generic[Body, View]):
         return Response(msgspec.json.encode(answer), headers=parsed.headers(), media_type="application/json")
 
     async def _whole(self, request: Request, session: Session, ask: Ask, body: Body) -> msgspec.Struct:
-        generation = await session.start(ask)
+        generation = await session.start(ask, caller_of(request.scope))
         try:
             view = self.view(body, generation, session.text.token_bytes)
             answer = await self.fold(view)

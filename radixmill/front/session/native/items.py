@@ -15,6 +15,7 @@ from radixmill.core.errors import BadRequest
 from radixmill.core.request import Constraint, ConstraintKind
 from radixmill.front.session.ask import Ask, Prompt, TextPrompt, TokenPrompt
 from radixmill.front.session.batch import Batch
+from radixmill.front.session.caller import ANYONE, Caller, salts
 from radixmill.front.session.generation import Generation
 from radixmill.front.session.limits import DEFAULT_NATIVE_TOKENS, SIZES
 from radixmill.front.session.native.body import REFUSED, GenerateBody, SamplingBody
@@ -55,21 +56,21 @@ def is_batch(body: GenerateBody) -> bool:
     return isinstance(body.text, list) or bool(body.input_ids and isinstance(body.input_ids[0], list))
 
 
-async def start(session: Session, items: Sequence[Item]) -> Batch:
+async def start(session: Session, items: Sequence[Item], caller: Caller = ANYONE) -> Batch:
     """All of them, or none. Whoever gets the Batch must close it."""
     generations: list[Generation] = []
     try:
         for item in items:
-            generations += [await _start(session, item)]
+            generations += [await _start(session, item, caller)]
     except BaseException:
         Batch(generations).close()
         raise
     return Batch(generations)
 
 
-async def _start(session: Session, item: Item) -> Generation:
+async def _start(session: Session, item: Item, caller: Caller) -> Generation:
     try:
-        return await session.start(item.ask)
+        return await session.start(item.ask, caller)
     except BadRequest as error:
         raise _in_our_words(error, item.params) from None
 
@@ -175,7 +176,7 @@ def _item(body: GenerateBody, rows: _Rows, at: int, field: str, prompt: Prompt) 
         max_thinking_tokens=budget,
         raw_thoughts="first" if rows.get("require_reasoning", at, False) else "no" if budget is None else "may",
         seed=params.sampling_seed if params.seed is None else params.seed,
-        tenant=_tenant(rows.get("cache_salt", at, ""), rows.get("extra_key", at, "")),
+        salts=salts(rows.get("cache_salt", at), rows.get("extra_key", at)),
         priority=body.priority or 0,
         record=bool(body.record),
         receipt=bool(body.receipt),
@@ -223,10 +224,6 @@ def _id(rid: str | list[str] | None, rows: _Rows, at: int) -> str:
     if not re.fullmatch(r"[!-~]+", name):
         raise BadRequest("rid must be printable ASCII without spaces.", param="rid")
     return f"{name}_{at}" if isinstance(rid, str) and rows.batch else name
-
-
-def _tenant(salt: str, extra: str) -> str:
-    return f"{salt}\0{extra}" if salt and extra else salt or extra
 
 
 def _refuse(body: GenerateBody | SamplingBody, listed: str = "", shown: str = "") -> None:

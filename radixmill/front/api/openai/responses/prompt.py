@@ -22,7 +22,7 @@ from radixmill.front.api.openai.responses.items import (
     to_messages,
 )
 from radixmill.front.api.openai.responses.tools import Tools
-from radixmill.front.session import Ask, ChatPrompt, Session
+from radixmill.front.session import Ask, ChatPrompt, Session, salts
 from radixmill.front.session.limits import RANGES
 from radixmill.front.session.sampling import stop_strings, wished
 
@@ -59,7 +59,7 @@ def to_ask(body: ResponseBody, id: str, prompt: ChatPrompt, tools: Tools) -> Ask
         constraint_field="text.format",
         tools=tools.rule,
         seed=body.seed,
-        tenant=body.cache_salt or "",
+        salts=salts(body.cache_salt),
         priority=body.priority or 0,
     )
 

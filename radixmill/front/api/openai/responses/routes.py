@@ -16,7 +16,7 @@ from starlette.responses import Response as HttpResponse
 from radixmill.core.errors import BadRequest, NotFound
 from radixmill.front.api.body import MAX_NAMED, NAME_CHARS, Parsed, Reader
 from radixmill.front.api.docs import operation
-from radixmill.front.api.guard import ID_KEY, owner_of
+from radixmill.front.api.guard import ID_KEY, caller_of
 from radixmill.front.api.openai.paging import Listing, flag, integer, listing, read_paging
 from radixmill.front.api.openai.responses import events
 from radixmill.front.api.openai.responses.body import PromptBody, ResponseBody, check, check_response
@@ -28,7 +28,7 @@ from radixmill.front.api.openai.responses.records import Record, Records
 from radixmill.front.api.openai.responses.run import Run, SaidStream, as_sse, made
 from radixmill.front.api.openai.responses.tools import Tools, read_tools
 from radixmill.front.api.sse import while_connected
-from radixmill.front.session import Front, Generation, Session
+from radixmill.front.session import Caller, Front, Generation, Session
 from radixmill.front.session.store import Store
 
 
@@ -71,7 +71,7 @@ class Responses:
         records = self.records(request)
         known = self.understand(body, records)
         headers = _noted(parsed, known).headers()
-        making = Making(self.front, session, body, known, records)
+        making = Making(self.front, session, body, known, records, caller_of(request.scope))
         id = body.rid or body.request_id or uuid.uuid4().hex
         if body.rid or body.request_id:
             request.scope[ID_KEY] = id
@@ -122,7 +122,7 @@ class Responses:
         return _json(InputTokens(input_tokens=len(ids)), _noted(parsed, known).headers())
 
     def records(self, request: Request) -> Records:
-        return Records(self.store, owner_of(request.scope))
+        return Records(self.store, caller_of(request.scope).owner)
 
     def understand(self, body: PromptBody, records: Records) -> Understood:
         """Raises BadRequest."""
@@ -138,8 +138,17 @@ class Responses:
 class Making:
     """One request on its way to a response, in one of three manners."""
 
-    def __init__(self, front: Front, session: Session, body: ResponseBody, known: Understood, records: Records) -> None:
+    def __init__(
+        self,
+        front: Front,
+        session: Session,
+        body: ResponseBody,
+        known: Understood,
+        records: Records,
+        caller: Caller,
+    ) -> None:
         self.front, self.session, self.body, self.known, self.records = front, session, body, known, records
+        self.caller = caller
 
     async def whole(self, id: str) -> Response:
         """Made while the client waits. Raises ServeError where it fails."""
@@ -169,7 +178,7 @@ class Making:
         body, session = self.body, self.session
         session.check_model(body.model or "default")
         prompt = await fitted(session, body, self.known.items, self.known.tools, body.max_output_tokens)
-        generation = await session.start(to_ask(body, id, prompt, self.known.tools))
+        generation = await session.start(to_ask(body, id, prompt, self.known.tools), self.caller)
         base = begun(body, self.known.tools, generation.facts, session.defaults)
         maker = Maker(
             base,

@@ -1,0 +1,85 @@
+"""Health: whether the process answers, whether a request would be served, whether a token can be had.
+
+None but /health_generate asks the engine: a wedged one would not answer, and a load balancer must hear so in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+import msgspec
+from fastapi import FastAPI
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from radixmill.core.errors import EngineFailed
+from radixmill.front.api.docs import operation
+from radixmill.front.api.errors import error_headers
+from radixmill.front.api.sse import while_connected
+from radixmill.front.session import Ask, Caller, Condition, Front, Sampling, TokenPrompt, gather, not_ready
+
+PROBE_SECONDS = 20.0
+PROBE = Caller("health")  # an owner that no key has: its prefixes are met by nobody else
+
+
+class Alive(Struct):
+    """The process answers."""
+
+    alive: bool = True
+
+
+KINDS = (Alive, Condition)
+
+
+def add_health_routes(app: FastAPI, front: Front) -> None:
+    async def live() -> Response:
+        return Response(msgspec.json.encode(Alive()), media_type="application/json")
+
+    async def ready() -> Response:
+        return told(front.condition())
+
+    async def generate(request: Request) -> Response:
+        await while_connected(request.receive, probe(front))
+        return Response()
+
+    for path, endpoint, summary, kind in (
+        ("/live", live, "The process answers", Alive),
+        ("/ready", ready, "A request sent now would be served at once", Condition),
+        ("/health", ready, "The process answers, and a request sent now would be served at once", Condition),
+        ("/health_generate", generate, "One token was generated just now", None),
+    ):
+        app.add_api_route(path, endpoint, methods=["GET"], operation_id=path[1:], **operation(summary, None, kind))
+        app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
+
+
+def told(condition: Condition) -> Response:
+    """200 or 503, with the facts in both cases; a 503 is an error in OpenAI's shape besides."""
+    facts = msgspec.to_builtins(condition)
+    if condition.ready:
+        return Response(msgspec.json.encode(facts), media_type="application/json")
+    error = not_ready(condition)
+    body = {**error.body(), **facts}
+    return Response(msgspec.json.encode(body), error.status, error_headers(error), media_type="application/json")
+
+
+async def probe(front: Front) -> None:
+    """Generate one token, within PROBE_SECONDS. Raises ServeError."""
+    session = front.ready_session()
+    ask = Ask(
+        id=f"health-{uuid.uuid4().hex}",
+        model="default",
+        prompts=(TokenPrompt((0,)),),
+        max_tokens=1,
+        sampling=Sampling(temperature=0.0, ignore_eos=True),
+    )
+    try:
+        async with asyncio.timeout(PROBE_SECONDS):
+            generation = await session.start(ask, PROBE)
+            try:
+                await gather(generation)
+            finally:
+                generation.close()
+    except TimeoutError:
+        raise EngineFailed(f"No token came within {PROBE_SECONDS:g} seconds.", code="stalled") from None

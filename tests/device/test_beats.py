@@ -1,0 +1,122 @@
+"""The word that shows others how a forward pass gets on: it moves within one step, on every backend, recorded or not."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from radixmill.supervise.watch import Watch
+
+from radixmill.core.config import CacheOptions, ComputeOptions, Config, Hardware, ModelOptions, ScheduleOptions
+from radixmill.core.plan import StepPlan
+from radixmill.device.executor import LocalExecutor, open_executor
+from radixmill.device.kernels import native_isa
+from radixmill.device.runner import Runner
+from radixmill.observe.pulse import EnginePulse
+from radixmill.store import ModelFiles
+from tests.device.test_runner import TINY, admit, plan
+
+LAYERS = 12
+BACKENDS = ["reference", *(["cpu"] if native_isa() else [])]
+
+
+def opened(folder: Path, backend: str, beats: memoryview | None, hidden: int = 16) -> LocalExecutor:
+    numbers = {"num_hidden_layers": LAYERS, "hidden_size": hidden, "intermediate_size": 2 * hidden}
+    (folder / "config.json").write_text(json.dumps(TINY | numbers | {"max_position_embeddings": 4096}))
+    config = Config(
+        model=ModelOptions(load_format="dummy"),
+        compute=ComputeOptions(compute="exact", backend=backend, threads=1),  # type: ignore[arg-type]
+        cache=CacheOptions(page_size=16, max_total_tokens=4096),
+        schedule=ScheduleOptions(max_running_requests=4),
+    )
+    return open_executor(config, ModelFiles("tiny", folder), Hardware(2, 1 << 30, native_isa()), beats=beats)
+
+
+def prefill(tokens: int) -> StepPlan:
+    prompt = [i % 40 for i in range(tokens)]
+    return plan([(0, 0, prompt, True)], [list(range(-(-tokens // 16)))], admits=(admit(0, prompt),))
+
+
+@pytest.fixture
+def pulse() -> EnginePulse:
+    return EnginePulse.private()
+
+
+@pytest.mark.parametrize("captured", [True, False], ids=["recorded", "op by op"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_each_layer_is_counted(tmp_path: Path, pulse: EnginePulse, backend: str, captured: bool) -> None:
+    executor = opened(tmp_path, backend, pulse.word)
+    assert pulse.beats >= 4 * LAYERS  # each matrix that was packed
+    runner = Runner(executor.runner.model, executor.runner.kv, executor.runner.sampler, captured=captured)
+    before = pulse.beats
+    counted = runner.forward(prefill(5)).copy()
+    assert pulse.beats - before >= LAYERS
+    unwatched = opened(tmp_path, backend, None)
+    assert np.array_equal(unwatched.runner.forward(prefill(5)), counted)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_step_longer_than_the_patience_is_no_stall(tmp_path: Path, pulse: EnginePulse, backend: str) -> None:
+    """Looked at from outside while one step runs, a hundred times as impatient as the step is long; without the beats of
+    its layers it would be called a stall."""
+    executor = opened(tmp_path, backend, pulse.word, hidden=128 if backend == "cpu" else 32)
+    step = prefill(3000)
+    seen: set[int] = set()
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            seen.add(pulse.beats)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    executor.launch(step)
+    done.set()
+    watcher.join()
+    assert len(seen) > LAYERS  # it moved while the step ran, not only at its ends
+
+    watch, blind = Watch(LAYERS / 2), Watch(LAYERS / 2)  # of a step whose layers take a second each
+    for second, beats in enumerate(sorted(seen)):
+        assert not watch.look(beats, True, float(second))
+    looks = [blind.look(0, True, second / 4) for second in range(4 * len(seen))]
+    assert looks[-1]
+
+
+class Slow:
+    """A backend's ops, each of which takes so long: a step of a big model on a slow machine."""
+
+    def __init__(self, ops: Any, seconds: float) -> None:
+        self._ops, self._seconds = ops, seconds
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ops, name)
+
+    def attention(self, *args: Any) -> Any:
+        threading.Event().wait(self._seconds)
+        return self._ops.attention(*args)
+
+
+def test_the_watch_lets_a_slow_step_run(tmp_path: Path, pulse: EnginePulse) -> None:
+    """By the clock: a step of 12 layers at 0.1 s under a patience of 0.6 s."""
+    executor = opened(tmp_path, "reference", pulse.word)
+    model = executor.runner.model
+    for block in model.blocks:
+        block.attention.ops = Slow(model.ops, 0.1)  # type: ignore[attr-defined]
+    watch, stalls, done = Watch(0.6), [], threading.Event()
+
+    def look() -> None:
+        while not done.wait(watch.interval):
+            stalls.append(watch.look(pulse.beats, True, time.monotonic()))
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    runner = Runner(model, executor.runner.kv, executor.runner.sampler, captured=False)
+    took = runner.step(prefill(5)).seconds
+    done.set()
+    watcher.join()
+    assert took > 2 * watch.patience and len(stalls) > 10 and not any(stalls)
