@@ -167,7 +167,7 @@ def _serve(config: object) -> int:
     from radixmill.observe import log
 
     assert isinstance(config, Config)
-    log.setup("supervisor", config.server.log_level)
+    log.setup("supervisor", config.server.log_level, quotes=config.server.log_prompts)
     files = store.find(config.model.model, revision=config.model.revision)
     return launch.serve(config, files, STARTED)
 

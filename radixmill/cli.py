@@ -115,16 +115,17 @@ def _build(cls: Any, tree: dict[str, Any], where: str) -> Any:
         if is_dataclass(hints[name]):
             made[name] = _build(hints[name], value, f"{where}{name}.")
         else:
-            made[name] = _checked(hints[name], value, f"{where}{name}")
+            secret = known[name].metadata.get("secret")
+            made[name] = _checked(hints[name], value, f"{where}{name}", "what it is" if secret else f"{value!r}")
             _check_range(known[name].metadata, made[name], f"{where}{name}")
     return cls(**made)
 
 
-def _checked(kind: Any, value: Any, where: str) -> Any:
-    """A value of a config file, checked against its field's type."""
+def _checked(kind: Any, value: Any, where: str, shown: str) -> Any:
+    """A value of a config file, checked against its field's type. `shown`: how errors tell of it."""
     if kind == tuple[str, ...]:
         if not isinstance(value, str | list | tuple):
-            raise CannotStart(f"the config's {where} must be text or a list of texts, not {value!r}")
+            raise CannotStart(f"the config's {where} must be text or a list of texts, not {shown}")
         return (value,) if isinstance(value, str) else tuple(map(str, value))
     allowed = get_args(kind) or (kind,)
     if isinstance(value, str) and int in allowed and str not in allowed:
@@ -136,7 +137,7 @@ def _checked(kind: Any, value: Any, where: str) -> Any:
         return float(value)
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         names = " or ".join("nothing" if k is type(None) else k.__name__ for k in allowed)
-        raise CannotStart(f"the config's {where} must be {names}, not {value!r}")
+        raise CannotStart(f"the config's {where} must be {names}, not {shown}")
     return value
 
 

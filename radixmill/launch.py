@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from radixmill.core.config import Config
-from radixmill.core.errors import CannotStart
+from radixmill.core.errors import CannotStart, NoRoom
 from radixmill.core.spec import ModelSpec
 from radixmill.observe import log as logs
 from radixmill.store import ModelFiles
@@ -42,12 +42,12 @@ def child_main(control_fd: int) -> int:
         signal.signal(number, signal.SIG_IGN)
     control = socket.socket(fileno=control_fd)
     boot = msgspec.json.decode(first_line(control), type=Boot)
-    logs.setup(boot.role, boot.config.server.log_level)
+    logs.setup(boot.role, boot.config.server.log_level, quotes=boot.config.server.log_prompts)
     try:
         _ROLES[boot.role](boot, control)
         return 0
     except CannotStart as error:
-        say(control, event="cannot_start", message=str(error))
+        say(control, event="cannot_start", message=str(error), no_room=isinstance(error, NoRoom))
         return 2
 
 
@@ -62,9 +62,10 @@ def _engine_role(boot: Boot, control: socket.socket) -> None:
     listener = socket.socket(fileno=boot.listener)
     folder = Path(listener.getsockname()).parent
     pulse = EnginePulse(Path(boot.pulse))
-    executor = open_executor(boot.config, boot.files, beats=pulse.word)
+    executor = open_executor(boot.config, boot.files, beats=pulse.word, beside=boot.beside, promised=boot.promised)
     spec = executor.spec
-    say(control, event="up", tokens=spec.kv_groups[0].pages * spec.page_size, context=spec.context)
+    tokens = spec.kv_groups[0].pages * spec.page_size
+    say(control, event="up", tokens=tokens, context=spec.context, bytes=executor.nbytes)
     serve_engine(
         executor,
         executor.config,
@@ -84,7 +85,16 @@ def _front_role(boot: Boot, control: socket.socket) -> None:
 
     listener = socket.socket(fileno=boot.listener)
     pulse = FrontPulse(Path(boot.pulse))
-    serve_front(boot.config, boot.files, listener, control, started=boot.started, number=boot.number, pulse=pulse)
+    serve_front(
+        boot.config,
+        boot.files,
+        listener,
+        control,
+        started=boot.started,
+        number=boot.number,
+        deployment=boot.deployment,
+        pulse=pulse,
+    )
 
 
 def _grammar_role(boot: Boot, control: socket.socket) -> None:

@@ -123,7 +123,7 @@ class Offline:
         self._supervisor = Supervisor(
             config, self.files, started=time.monotonic(), front=False, on_event=self._on_event
         )
-        self._client = RemoteEngine(on_asked=self._on_asked)
+        self._client = RemoteEngine(on_asked=self._on_asked, on_condemned=self._on_condemned)
         self._threads.append(threading.Thread(target=self._supervise, name="radixmill-supervisor", daemon=True))
         for thread in self._threads:
             thread.start()
@@ -195,6 +195,9 @@ class Offline:
         with suppress(ValueError):  # the supervisor has ended
             self._supervisor.local.asked = count
 
+    def _on_condemned(self) -> None:
+        self._supervisor.condemned()
+
     def _on_event(self, event: dict[str, Any]) -> None:
         """From the supervisor's thread."""
         with suppress(RuntimeError):  # the loop has been closed: nobody is left to tell
@@ -203,6 +206,8 @@ class Offline:
                     asyncio.run_coroutine_threadsafe(
                         self._client.connect(event["path"], event["incarnation"]), self._loop
                     )
+                case "died":
+                    self._loop.call_soon_threadsafe(self._client.strike, event["struck"])
                 case "failed":
                     self._loop.call_soon_threadsafe(self._client.give_up, event["detail"])
 

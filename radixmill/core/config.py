@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, get_type_hints
 
-from radixmill.core.errors import CannotStart
+from radixmill.core.errors import CannotStart, NoRoom
 
 
 def option(default: Any, help: str, *, flags: tuple[str, ...] = (), choices: tuple[str, ...] = (), **more: Any) -> Any:
@@ -260,9 +260,7 @@ class ServerOptions:
         False,
         "a line for each request: its id, route, status, seconds and tokens, and the first digits of its key's digest",
     )
-    log_prompts: bool = option(
-        False, "with --log-requests, also what was asked and answered; and errors in the log may quote it"
-    )
+    log_prompts: bool = option(False, "what was asked and answered, in the log; and errors there may quote it")
     log_level: str = option("info", "what is logged", choices=("debug", "info", "warning", "error"))
 
 
@@ -304,6 +302,14 @@ class Resolved:
     context: int
     context_reason: str
     reasons: tuple[str, ...]
+
+
+def with_model(config: Config, model: str) -> Config:
+    """The settings for another model, or for the same one read again. What names files of the old one falls away."""
+    options = config.model
+    if model != options.model:
+        options = replace(options, model=model, revision=None, tokenizer=None)
+    return replace(config, model=options)
 
 
 # A lone sequence may need two pages more than its tokens fill: the copy of a partly matched page, and its own prompt's
@@ -361,7 +367,7 @@ def _context(config: Config, model: ModelFacts, room: int, why: str) -> tuple[in
     if wanted > model.context:
         raise CannotStart(f"--context-length {wanted} is more than the model's {model.context} tokens", "Lower it")
     if room < min(wanted, config.cache.page_size):
-        raise CannotStart(
+        raise NoRoom(
             f"too little memory for the KV cache: {why} gives {max(room, 0)} tokens at {model.kv_bytes_per_token} bytes each",
             "Free memory, or raise --kv-cache-bytes",
         )

@@ -2,7 +2,8 @@
 
     RadixMillError
     ├── CannotStart                 command line: one line, exit code 2
-    │   └── BadModel                the model's files or its architecture are not what we can serve
+    │   ├── BadModel                the model's files or its architecture are not what we can serve
+    │   └── NoRoom                  it does not fit into the memory that is free
     └── ServeError                  an answer to a client; status, type, code, param
         ├── BadRequest          400
         │   └── ContextTooLong  400  context_length_exceeded
@@ -10,6 +11,7 @@
         ├── Forbidden           403
         ├── NotFound            404
         │   └── UnknownModel    404  model_not_found
+        ├── Conflict            409
         ├── TooLarge            413
         ├── Overloaded          429  rate_limit_exceeded
         ├── EngineFailed        500
@@ -35,6 +37,10 @@ class CannotStart(RadixMillError):
 
 class BadModel(CannotStart):
     """The model's files are missing, damaged, or of an architecture that has no model file here."""
+
+
+class NoRoom(CannotStart):
+    """There is too little free memory for the model."""
 
 
 class ServeError(RadixMillError):
@@ -98,6 +104,10 @@ class UnknownModel(NotFound):
         super().__init__(
             f"The model `{name}` does not exist here; this server has: {', '.join(served)}.", param="model"
         )
+
+
+class Conflict(ServeError):
+    status, type, code = 409, "invalid_request_error", "conflict"
 
 
 class TooLarge(ServeError):

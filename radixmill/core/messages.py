@@ -16,8 +16,9 @@ from msgspec import Struct
 from radixmill.core.request import GenerateRequest
 from radixmill.core.spec import ModelSpec
 
-# expired: it waited longer than it may. failed: a fault of ours.
-EndReason = Literal["stop", "length", "cancelled", "grammar", "expired", "failed"]
+# expired: it waited longer than it may. failed: a fault of ours. Made by the link alone: condemned, because engines died
+# over it one after the other, and lost, because no engine is left.
+EndReason = Literal["stop", "length", "cancelled", "grammar", "expired", "failed", "condemned", "lost"]
 
 
 class SeqStart(Struct, frozen=True, array_like=True):

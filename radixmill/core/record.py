@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from radixmill.core.errors import CannotStart
-from radixmill.core.messages import TokenLogprob
+from radixmill.core.messages import EndReason, TokenLogprob
 from radixmill.core.request import GenerateRequest
 
 RECORD_FORMAT = "radixmill.record.1"
@@ -28,8 +28,8 @@ MAX_BYTES = 256 << 20  # of a file
 MAX_SEQUENCES = 2048  # of a record
 UNLIKELY = -9999.0  # JSON has no infinity
 
-# cancelled, expired, failed, grammar: as the engine's ends. unfinished: nothing is known of its end.
-Reason = Literal["stop", "length", "cancelled", "grammar", "expired", "failed", "unfinished"]
+# As core.messages.EndReason; unfinished: nothing is known of its end.
+Reason = EndReason | Literal["unfinished"]
 Seed = Annotated[str, Meta(pattern="^[0-9]{1,20}$")]
 T = TypeVar("T")
 

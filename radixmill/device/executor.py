@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixmill.core.config import Config, Hardware, ModelFacts, Resolved, resolve
-from radixmill.core.errors import CannotStart
+from radixmill.core.errors import CannotStart, NoRoom
 from radixmill.core.plan import Masks, StepPlan, StepResult
 from radixmill.core.spec import KVGroup, ModelSpec
 from radixmill.device.kernels import open_backend
@@ -22,6 +22,7 @@ from radixmill.device.kernels.contract import KVType, Mode, Ops, kv_bytes, kv_of
 from radixmill.device.layers import Build
 from radixmill.device.loader import Checkpoint, open_checkpoint
 from radixmill.device.models import Decoder, DecoderConfig, family
+from radixmill.device.room import check_room, weight_bytes
 from radixmill.device.runner import PagedKV, Runner
 from radixmill.device.sampling import VERSION as SAMPLER
 from radixmill.device.sampling import Sampler
@@ -69,8 +70,10 @@ class _Ticket:
 class LocalExecutor:
     """core.plan.Executor in this process. The forward pass runs inside `launch`."""
 
-    def __init__(self, runner: Runner, spec: ModelSpec, config: Config) -> None:
+    def __init__(self, runner: Runner, spec: ModelSpec, config: Config, weight_bytes: int) -> None:
+        """`weight_bytes`: of the packed weights."""
         self.runner, self.spec, self.config = runner, spec, config
+        self.nbytes = weight_bytes + runner.kv.nbytes  # memory taken, touched or not
         self._steps, self._tokens, self._seconds = 0, 0, 0.0
 
     def launch(self, plan: StepPlan) -> _Ticket:
@@ -101,13 +104,22 @@ class LocalExecutor:
 
 
 def open_executor(
-    config: Config, files: ModelFiles, hardware: Hardware | None = None, *, beats: memoryview | None = None
+    config: Config,
+    files: ModelFiles,
+    hardware: Hardware | None = None,
+    *,
+    beats: memoryview | None = None,
+    beside: bool = False,
+    promised: int = 0,
 ) -> LocalExecutor:
-    """Load a model and make it ready to run. Raises CannotStart (BadModel for the files) with one clear line.
+    """Load a model and make it ready to run.
 
-    `beats`: a 64-bit word that is counted up as loading and computing get on, see observe.pulse.
+    `beats`: a 64-bit word that is counted up as loading and computing get on, see observe.pulse. `promised`: bytes that
+    count as free but are other engines'. `beside`: look for room before anything is loaded, because another one serves
+    meanwhile. Raises CannotStart (BadModel for the files, NoRoom) with one clear line.
     """
     hardware = hardware or detect()
+    hardware = replace(hardware, free_bytes=max(hardware.free_bytes - promised, 0))
     phases = _Phases()
     with phases("open files"):
         checkpoint = open_checkpoint(files, load_format=config.model.load_format)
@@ -117,6 +129,9 @@ def open_executor(
         resolved = _resolve(config, hardware, model_config)
         ops = _open_backend(resolved.config)
         ops.beats = None if beats is None else np.frombuffer(beats, np.uint64)
+        if beside:
+            weights = weight_bytes(checkpoint, ops, BITS[config.compute.quantization])
+            check_room(weights, _kv_bytes(ops, model_config, resolved), hardware.free_bytes)
         with phases("pack weights"):
             build = Build(ops, checkpoint, resolved.context, BITS[config.compute.quantization])
             model = Decoder(build, kind, model_config, checkpoint.names)
@@ -129,7 +144,7 @@ def open_executor(
         notes = (*resolved.reasons, *build.notes)
         spec = _spec(files, checkpoint, model, resolved, numerics, notes, tuple(phases.done))
     runner = Runner(model, kv, Sampler(model_config.vocab, spec.slots, ops.sampling, processed=processed))
-    return LocalExecutor(runner, spec, resolved.config)
+    return LocalExecutor(runner, spec, resolved.config, build.nbytes)
 
 
 def numerics_id(
@@ -178,19 +193,22 @@ def _open_backend(config: Config) -> Ops:
 
 def _allocate(model: Decoder, resolved: Resolved, room: int) -> PagedKV:
     """The KV pool, if it fits into the `room` bytes that the weights left."""
-    page_size = resolved.config.cache.page_size
-    config = model.config
-    wanted = resolved.pages * page_size * config.layers * model.ops.kv_bytes_per_token(config.kv_heads, config.head_dim)
-    refusal = CannotStart(
+    wanted = _kv_bytes(model.ops, model.config, resolved)
+    refusal = NoRoom(
         f"the KV cache needs {wanted >> 20} MiB, but only {max(room, 0) >> 20} MiB of memory are free beside the weights",
         "Free memory, or lower --kv-cache-bytes or --max-total-tokens",
     )
     if wanted > room:
         raise refusal
     try:
-        return PagedKV.allocate(model, resolved.pages, page_size)
+        return PagedKV.allocate(model, resolved.pages, resolved.config.cache.page_size)
     except MemoryError as error:
         raise refusal from error
+
+
+def _kv_bytes(ops: Ops, model: DecoderConfig, resolved: Resolved) -> int:
+    tokens = resolved.pages * resolved.config.cache.page_size
+    return tokens * model.layers * ops.kv_bytes_per_token(model.kv_heads, model.head_dim)
 
 
 def _spec(

@@ -117,7 +117,9 @@ class Engine:
     def _hear(self, peer: Peer, message: ToEngine) -> None:
         match message:
             case Submit():
+                self._pulse.hearing([start.seq for start in message.seqs])
                 self.scheduler.submit(peer, message)
+                self._pulse.hearing(())
             case Cancel():
                 self.scheduler.cancel(peer, message.seq)
             case Control(verb="grammar"):
@@ -132,7 +134,9 @@ class Engine:
         """Some grammar has been built, or refused."""
         assert self._grammars is not None
         self._grammars.poll()
+        self._pulse.hearing(self.scheduler.unbound())
         self.scheduler.bind_waiting()
+        self._pulse.hearing(())
         self._answer_asked()
 
     def _answer_asked(self) -> None:

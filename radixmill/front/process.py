@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import gc
 import logging
+import math
 import socket
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import uvicorn
@@ -16,25 +18,24 @@ import uvloop
 
 from radixmill import __version__
 from radixmill.core.config import Config
-from radixmill.core.errors import CannotStart, EngineFailed
+from radixmill.core.errors import CannotStart, NotReady
 from radixmill.core.spec import ModelSpec
 from radixmill.front.api.app import create_app
 from radixmill.front.api.keys import open_keys
-from radixmill.front.session import EngineView, Front, ModelText
-from radixmill.front.session.open import open_session, open_text
-from radixmill.link.remote import RemoteEngine
+from radixmill.front.api.protocol import protocol_factory
+from radixmill.front.models import LAST_WORDS, LOOK, Model, Models
+from radixmill.front.session import Front, ModelText
 from radixmill.observe.pulse import FrontPulse
 from radixmill.store import ModelFiles
 
 log = logging.getLogger("radixmill.front")
 
 NUMBERS = 40  # bits of a sequence's number that are its front's own count; those above tell the fronts apart
-SERVING = ("ready", "draining")  # states of an engine that has said Ready and has not died since
 READY = "The server is fired up and ready to roll!"  # scripts wait for this sentence
 
 
 class FrontProcess:
-    """One front: the HTTP server, the engine's client, and the line to the supervisor."""
+    """One front: the HTTP server, the models it has, and the line to the supervisor."""
 
     def __init__(
         self,
@@ -45,6 +46,7 @@ class FrontProcess:
         *,
         started: float,
         number: int,
+        deployment: int,
         pulse: FrontPulse,
     ) -> None:
         self._config, self._files, self._listener, self._control, self._started = (
@@ -55,56 +57,51 @@ class FrontProcess:
             started,
         )
         self._imported = time.monotonic()
-        self._pulse = pulse
-        self._engine = RemoteEngine((number << NUMBERS) + 1, self._on_asked)
-        self._view = EngineView(config.server.stall_timeout, lambda: self._engine.health().state in SERVING)
-        self._front = Front(config=config, client=self._engine, view=self._view)
+        self._front = Front(config=config)
+        self._models = Models(self._front, self._say, pulse, number << NUMBERS)
+        self._first = deployment
+        self._until = float("inf")  # monotonic clock: when live requests must have finished
+        self._draining: asyncio.Task[None] | None = None
         self._server = _Server(
             uvicorn.Config(
                 create_app(self._front, open_keys(config.server, lenient=number > config.server.fronts)),
-                http="httptools",
+                http=protocol_factory(config.server),  # type: ignore[arg-type]
                 loop="none",
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_keep_alive=30,
+                proxy_headers=False,
+                timeout_keep_alive=math.ceil(config.server.keep_alive_timeout),
                 timeout_graceful_shutdown=5,
             )
         )
 
-    def _on_asked(self, count: int) -> None:
-        self._pulse.asked = count
-        self._view.asked(count)
+    def _say(self, **event: Any) -> None:
+        with contextlib.suppress(OSError):  # a supervisor that is gone is noticed elsewhere
+            self._control.sendall(msgspec.json.encode(event) + b"\n")
 
     async def run(self) -> None:
         """Until drained or until the supervisor is gone. Raises CannotStart where the tokenizer can't be loaded, or a named parser does not fit."""
+        first = self._models.begin(self._first, self._config, self._files)
         async with asyncio.TaskGroup() as tasks:
             http = tasks.create_task(self._server.serve(sockets=[self._listener]))
             line = tasks.create_task(self._follow_supervisor())
-            opening = tasks.create_task(self._open())
+            opening = tasks.create_task(self._open(first))
             await http
             line.cancel()
             opening.cancel()
 
-    async def _open(self) -> None:
-        text, took = await asyncio.to_thread(self._load_text)
-        try:
-            spec = await self._engine.ready()
-        except EngineFailed as error:
-            log.error("%s", error)
+    async def _open(self, first: Model) -> None:
+        if not await self._models.open(first):
             return
-        session = self._front.session = open_session(self._config, self._files, text, self._engine)
+        text, took = first.text.result()
         _tell(text)
         gc.collect()
         gc.freeze()
-        self._report(spec, session.served[0], took)
-        self._control.sendall(msgspec.json.encode({"event": "up"}) + b"\n")
-
-    def _load_text(self) -> tuple[ModelText, float]:
-        began = time.monotonic()
-        return open_text(self._config, self._files), time.monotonic() - began
+        assert first.session and first.client.spec
+        self._report(first.client.spec, first.session.served[0], took)
 
     def _report(self, spec: ModelSpec, served: str, tokenizer: float) -> None:
         host, port = self._listener.getsockname()[:2]
@@ -132,31 +129,48 @@ class FrontProcess:
                 await self._obey(msgspec.json.decode(line))
         self._server.should_exit = True  # the supervisor is gone
 
-    async def _obey(self, event: dict[str, object]) -> None:
+    async def _obey(self, event: dict[str, Any]) -> None:
+        models = self._models
         match event:
-            case {"event": "engine", "path": str(path), "incarnation": int(incarnation)}:
-                self._view.point(str(event.get("pulse", "")))
-                await self._engine.connect(path, incarnation)
-            case {"event": "failed", "detail": str(detail)}:
-                self._engine.give_up(detail)
-            case {"event": "died"}:
-                pass
+            case {"event": "engine", "deployment": int(number)}:
+                await models.engine(number, event)
+            case {"event": "failed", "deployment": int(number), "detail": str(detail)}:
+                models.failed(number, detail)
+            case {"event": "died", "deployment": int(number), "struck": list(struck)}:
+                models.died(number, struck)
+            case {"event": "prepare"}:
+                models.prepare(event)
+            case {"event": "switch", "deployment": int(number)}:
+                models.switch(number)
+            case {"event": "forget", "deployment": int(number)}:
+                models.forget(number)
+            case {"event": "hold"}:
+                models.hold()
+            case {"event": "resume"}:
+                models.resume()
+            case {"event": "deployed", "order": str(order)}:
+                models.deployed(order, event)
             case {"event": "drain"}:
-                self._drained = asyncio.create_task(self._drain())
+                self._drain(float(event["seconds"]))
             case _:
                 log.error("unknown word from the supervisor: %s", event)
 
-    async def _drain(self) -> None:
-        self._engine.drain()
-        self._front.draining = True
-        deadline = time.monotonic() + self._config.server.drain_timeout
-        while self._live() and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)
-        self._server.should_exit = True
+    def _drain(self, seconds: float) -> None:
+        """Finish what runs within so many seconds; said again, within fewer."""
+        self._until = time.monotonic() + seconds
+        if self._draining is None:
+            self._front.draining = True
+            self._models.drain()
+            self._draining = asyncio.create_task(self._end())
 
-    def _live(self) -> int:
-        """Requests taken and not yet answered, those still being tokenised included."""
-        return self._front.session.live if self._front.session else 0
+    async def _end(self) -> None:
+        while not self._models.idle and time.monotonic() < self._until:
+            await asyncio.sleep(LOOK)
+        self._models.interrupt(NotReady("The server is shutting down.", code="shutting_down", retry_after=5.0))
+        until = time.monotonic() + LAST_WORDS
+        while not self._models.idle and time.monotonic() < until:
+            await asyncio.sleep(LOOK)
+        self._server.should_exit = True
 
 
 def _tell(text: ModelText) -> None:
@@ -184,10 +198,13 @@ def serve(
     *,
     started: float,
     number: int,
+    deployment: int,
     pulse: FrontPulse,
 ) -> None:
-    """Run a front, the `number`th of its server, until it is told to stop over `control`."""
-    process = FrontProcess(config, files, listener, control, started=started, number=number, pulse=pulse)
+    """Run a front, the `number`th of its server, until it is told to stop over `control`. It comes up on `deployment`."""
+    process = FrontProcess(
+        config, files, listener, control, started=started, number=number, deployment=deployment, pulse=pulse
+    )
     try:
         uvloop.run(process.run())
     except* CannotStart as group:

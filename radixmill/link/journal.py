@@ -5,13 +5,16 @@ Knows nothing of sockets. One writer: the client half of the link.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from radixmill.core.messages import End, SeqStart, Submit, TokenDelta, Usage
+from radixmill.core.messages import End, EndReason, SeqStart, Submit, TokenDelta, Usage
 from radixmill.core.request import GenerateRequest
+
+ISOLATED = 2  # strikes after which a sequence runs by itself
+CONDEMNED = 3  # strikes after which it is not tried again: the last engine died over it and nothing else
 
 
 @dataclass(slots=True)
@@ -24,15 +27,12 @@ class Record:
     output: list[int] = field(default_factory=list)
     cached: int | None = None  # what the first admission found; later ones, after a respawn, don't count
     score: bool = False  # the prompt's log-probabilities are still to come
+    strikes: int = 0  # engines that died while they computed it, since it last said something
 
-    def cancelled(self) -> TokenDelta:
+    def ended(self, reason: EndReason, detail: str = "") -> TokenDelta:
         """The end of this sequence as seen from here, without asking the engine."""
         usage = Usage(len(self.request.prompt), len(self.output), self.cached or 0)
-        return TokenDelta(self.seq, len(self.output), end=End("cancelled", usage))
-
-    def failed(self, detail: str) -> TokenDelta:
-        usage = Usage(len(self.request.prompt), len(self.output), self.cached or 0)
-        return TokenDelta(self.seq, len(self.output), end=End("failed", usage, detail=detail))
+        return TokenDelta(self.seq, len(self.output), end=End(reason, usage, detail=detail))
 
 
 class Gap(Exception):
@@ -74,6 +74,8 @@ class Journal:
         if news.prompt_logprobs is not None:
             news, record.score = news if record.score else _with(news, prompt_logprobs=None), False
         record.output += news.tokens
+        if news.tokens:
+            record.strikes = 0
         if news.end:
             del self._live[delta.seq]
             if record.cached is not None and news.end.usage.cached != record.cached:
@@ -88,9 +90,23 @@ class Journal:
         requests: dict[int, tuple[GenerateRequest, list[SeqStart]]] = {}
         for record in self._live.values():
             _, starts = requests.setdefault(id(record.request), (record.request, []))
-            starts.append(SeqStart(record.seq, record.seed, tuple(record.output), record.score))
+            alone = record.strikes >= ISOLATED
+            starts.append(SeqStart(record.seq, record.seed, tuple(record.output), record.score, alone))
         for request, starts in requests.values():
             yield Submit(request, tuple(starts))
+
+    def strike(self, seqs: Iterable[int]) -> list[Record]:
+        """An engine died while it computed these. Takes out whatever belongs to a request that is condemned by that."""
+        condemned = set()
+        for seq in seqs:
+            if record := self._live.get(seq):
+                record.strikes += 1
+                if record.strikes >= CONDEMNED:
+                    condemned.add(id(record.request))
+        records = [record for record in self._live.values() if id(record.request) in condemned]
+        for record in records:
+            del self._live[record.seq]
+        return records
 
     def drain(self) -> list[Record]:
         """Take everything out."""

@@ -23,6 +23,7 @@ from radixmill.core.messages import (
     Control,
     Deltas,
     Died,
+    EndReason,
     FromEngine,
     Ready,
     Reply,
@@ -34,7 +35,7 @@ from radixmill.core.request import GenerateRequest
 from radixmill.core.spec import ModelSpec
 from radixmill.link.client import Health, State
 from radixmill.link.codec import Frames, decode_from_engine, frame
-from radixmill.link.journal import Gap, Journal
+from radixmill.link.journal import CONDEMNED, Gap, Journal
 
 log = logging.getLogger("radixmill.link")
 
@@ -90,10 +91,17 @@ class RemoteStream:
 class RemoteEngine:
     """EngineClient over a local socket."""
 
-    def __init__(self, first: int = 1, on_asked: Callable[[int], None] = lambda count: None) -> None:
-        """`first`: sequences and questions are numbered from it on. `on_asked` hears how many of them are unanswered."""
+    def __init__(
+        self,
+        first: int = 1,
+        on_asked: Callable[[int], None] = lambda count: None,
+        on_condemned: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`first`: sequences and questions are numbered from it on. `on_asked` hears how many of them are unanswered;
+        `on_condemned`, that a request over which engines died will not be tried again."""
         self._journal = Journal()
-        self._on_asked = on_asked
+        self._on_asked, self._on_condemned = on_asked, on_condemned
+        self._struck: list[int] = []  # sequences to be struck once the wire has said its last
         self._streams: dict[int, RemoteStream] = {}
         self._questions: dict[int, _Question] = {}
         self._ids = itertools.count(first)
@@ -128,7 +136,7 @@ class RemoteEngine:
         self._journal.open(request, starts)
         self._streams.update(dict.fromkeys(stream.seqs, stream))
         if self._state == "failed":
-            self._fail_all(self._detail)
+            self._end_all("lost", self._detail)
         elif self._serving:
             self._send(Submit(request, starts))
         self._tell_asked()
@@ -136,7 +144,7 @@ class RemoteEngine:
 
     def cancel(self, seq: int) -> None:
         if record := self._journal.close(seq):
-            self._deliver(record.cancelled())
+            self._deliver(record.ended("cancelled"))
             self._send(Cancel(seq))
             self._tell_asked()
 
@@ -186,10 +194,30 @@ class RemoteEngine:
         if self._state == "failed":
             return
         self._state, self._detail = "failed", detail
-        self._fail_all(detail)
+        self._end_all("lost", detail)
         for question in self._questions.values():
             self._refuse(question, detail)
         self._ready.set()
+
+    def strike(self, seqs: Sequence[int]) -> None:
+        """The engine has died while it computed these. Those over which too many have died end.
+
+        Not before its wire is at its end: what it said of them before it died comes before the strike.
+        """
+        self._struck += seqs
+        if self._wire is None:
+            self._apply_strikes()
+
+    def _apply_strikes(self) -> None:
+        struck, self._struck = self._struck, []
+        if not (condemned := self._journal.strike(struck)):
+            return
+        for request in {record.request.id for record in condemned}:
+            log.error("request %s: %d engines died over it; it is not tried again", request, CONDEMNED)
+        for record in condemned:
+            self._deliver(record.ended("condemned"))
+        self._on_condemned()
+        self._tell_asked()
 
     def close(self) -> None:
         """Let go of the engine; it cancels what still runs."""
@@ -238,7 +266,7 @@ class RemoteEngine:
         before = self._spec.numerics if self._spec else message.spec.numerics
         self._spec = message.spec
         if message.spec.numerics != before:
-            self._fail_all(f"the model changed from numerics id {before} to {message.spec.numerics}")
+            self._end_all("failed", f"the model changed from numerics id {before} to {message.spec.numerics}")
         self._serving = True
         if self._state in ("loading", "restarting"):
             self._state, self._detail = "ready", ""
@@ -261,6 +289,7 @@ class RemoteEngine:
 
     def _bereave(self) -> None:
         """The last wire will answer nothing. The next is asked again, but not for ever: the question may be what kills."""
+        self._apply_strikes()
         for question in self._questions.values():
             question.deaths += 1
             if question.deaths >= PATIENCE:
@@ -280,9 +309,9 @@ class RemoteEngine:
         stream = self._streams.pop(delta.seq) if delta.end else self._streams[delta.seq]
         stream.feed(delta)
 
-    def _fail_all(self, detail: str) -> None:
+    def _end_all(self, reason: EndReason, detail: str) -> None:
         for record in self._journal.drain():
-            self._deliver(record.failed(detail))
+            self._deliver(record.ended(reason, detail))
 
     def _send(self, *messages: Any) -> None:
         if self._wire and messages:

@@ -6,8 +6,10 @@ A front that goes away takes its own sequences with it and nothing else.
 from __future__ import annotations
 
 import contextlib
+import os
 import selectors
 import socket
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +20,7 @@ from radixmill.core.messages import ToEngine
 from radixmill.link.codec import Frames, decode_to_engine, frame
 
 _CHUNK = 1 << 18
+_CREDENTIALS = struct.Struct("iII")  # process, user, group: what Linux tells of the other end
 
 
 @dataclass(eq=False, slots=True)
@@ -53,8 +56,18 @@ class Woken:
 Incident = Joined | Left | Said | Woken
 
 
+def is_ours(sock: socket.socket) -> bool:
+    """Whether the process at the other end of a local socket runs as the user that we run as. True where the system
+    cannot tell: there the folder's permissions alone keep others out."""
+    if sock.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
+        return True
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, user, _ = _CREDENTIALS.unpack(credentials)
+    return bool(user == os.geteuid())
+
+
 class EngineSocket:
-    """Accepts fronts, reads their messages, sends them ours. Never blocks but in `poll`."""
+    """Accepts fronts of our own user, reads their messages, sends them ours. Never blocks but in `poll`."""
 
     def __init__(
         self, listener: socket.socket, watch: socket.socket | None = None, wake: socket.socket | None = None
@@ -104,6 +117,9 @@ class EngineSocket:
     def _accept(self) -> Iterator[Incident]:
         with contextlib.suppress(BlockingIOError):
             sock, _ = self._listener.accept()
+            if not is_ours(sock):
+                sock.close()
+                return
             sock.setblocking(False)
             peer = Peer(sock)
             self._selector.register(sock, selectors.EVENT_READ, peer)

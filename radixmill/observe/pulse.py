@@ -16,7 +16,8 @@ from typing import Self
 _WORD = 8
 _BANK = 2048  # words: a step's sequences
 _BEAT, _BUSY, _STEPS, _STEP_AT, _RUNNING, _WAITING, _WAITING_TOKENS = range(7)
-_FLYING = 16  # two banks, for steps of even and of odd number: a count, then ids
+_FLYING = 16  # banks of a count, then ids: for steps of even and of odd number, and for what is being taken in
+_HEARD = _FLYING + 2 * _BANK
 
 
 class Words:
@@ -48,7 +49,7 @@ class EnginePulse:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         """`read_only`: the page of another process, which must be there. Raises OSError."""
-        self._page = Words(path, _FLYING + 2 * _BANK, read_only=read_only)
+        self._page = Words(path, _HEARD + _BANK, read_only=read_only)
         self.words = self._page.words
 
     @classmethod
@@ -74,13 +75,19 @@ class EnginePulse:
 
     def launched(self, step: int, seqs: Sequence[int]) -> None:
         """A step begins that computes these sequences. Written before: they may be what kills us."""
-        bank = _FLYING + _BANK * (step % 2)
+        self._fill(_FLYING + _BANK * (step % 2), seqs)
+        self.words[_BUSY] = 1
+
+    def hearing(self, seqs: Sequence[int]) -> None:
+        """These sequences are being taken in; none: that is done."""
+        self._fill(_HEARD, seqs)
+
+    def _fill(self, bank: int, seqs: Sequence[int]) -> None:
         count = min(len(seqs), _BANK - 1)
         self.words[bank] = 0
         for at, seq in enumerate(seqs[:count], bank + 1):
             self.words[at] = seq
         self.words[bank] = count
-        self.words[_BUSY] = 1
 
     def landed(self, step: int) -> None:
         """The step is done."""
@@ -126,9 +133,9 @@ class EnginePulse:
         return (time.monotonic_ns() - at) / 1e9 if at else None
 
     def flying(self) -> frozenset[int]:
-        """Sequences of the steps that have been launched and are not done."""
+        """Sequences of the steps that have been launched and are not done, and those that are being taken in."""
         found: set[int] = set()
-        for bank in (_FLYING, _FLYING + _BANK):
+        for bank in (_FLYING, _FLYING + _BANK, _HEARD):
             found.update(self.words[bank + 1 : bank + 1 + min(self.words[bank], _BANK - 1)])
         return frozenset(found)
 

@@ -11,6 +11,10 @@ class Watch:
         """`patience`: seconds without progress that are a stall."""
         self.patience = patience
         self.interval = min(max(patience / 20, 0.02), 0.5)  # seconds between looks
+        self.begin()
+
+    def begin(self) -> None:
+        """Another engine is looked at from now on."""
         self._beats = -1
         self._still = 0.0
         self._looked: float | None = None

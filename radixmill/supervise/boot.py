@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -33,13 +33,30 @@ class Boot:
     incarnation: int = 1
     listener: int = -1  # inherited file descriptor
     pulse: str = ""  # the page it writes, see observe.pulse
-    beside: bool = False  # of an engine: others hold memory that is not free yet, see the executor
+    beside: bool = False  # of an engine: another serves meanwhile, so look for room before anything is loaded
+    promised: int = 0  # bytes that count as free although other engines have them: not touched yet
     vocab_size: int = 0  # of the model, and the tokens that end its answers: for the role that has no model
     eos_ids: tuple[int, ...] = ()
 
     @property
     def files(self) -> ModelFiles:
         return ModelFiles(self.model_name, Path(self.model_root), self.model_sha256)
+
+
+@dataclass(frozen=True)
+class Order:
+    """A front's order to serve another model."""
+
+    id: str
+    model: str  # as it was named
+    name: str  # the rest: its files, found
+    root: str
+    sha256: str | None
+    mode: Literal["beside", "drain"]
+
+    @property
+    def files(self) -> ModelFiles:
+        return ModelFiles(self.name, Path(self.root), self.sha256)
 
 
 def start_role(role: str, line: socket.socket, *listeners: socket.socket) -> subprocess.Popen[bytes]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from radixmill.observe.pulse import EnginePulse, FrontPulse
+from radixmill.supervise.blame import Blame
 from radixmill.supervise.boot import send
 
 
@@ -26,9 +29,13 @@ class Child:
     pulse: EnginePulse | FrontPulse
     held: bytearray = field(default_factory=bytearray)
     excuse: str = ""  # why it said that it cannot start
+    no_room: bool = False  # that is for want of memory
+    reserved: int = 0  # bytes that an engine has taken for weights and KV cache, touched or not
     verdict: str = ""  # why we killed it
     up: bool = False  # it serves
     progressed: bool = False  # an engine has committed a token, a front has been up
+    innocent: bool = False  # we kill it for what somebody else has done to it
+    blame: Blame = field(default_factory=Blame)
 
     def tell(self, **event: Any) -> None:
         with contextlib.suppress(OSError):  # a child that is gone is noticed by the loop
@@ -61,6 +68,13 @@ class Child:
             self.process.kill()
         self.control.close()
         return self.process.wait()
+
+    def untouched(self) -> int:
+        """Bytes it has reserved that still count as free: pages that nobody has written to yet."""
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+            return max(self.reserved - pages * os.sysconf("SC_PAGE_SIZE"), 0)
+        return 0
 
     def cause(self, status: int) -> str:
         """Why it ended, in a few words."""

@@ -27,6 +27,12 @@ class Deployment:
     crashes: int = 0  # deaths in a row without a committed token between them
     restart_at: float | None = None  # monotonic clock: when to start another engine
     event: dict[str, Any] = field(default_factory=dict)  # what fronts were told last
+    retiring: bool = False  # another has taken over
+    holders: set[Child] = field(default_factory=set)  # fronts that have yet to let go of it
+    wanted: Config = field(init=False)  # the settings before sizes were pinned
+
+    def __post_init__(self) -> None:
+        self.wanted = self.config
 
     def pin(self, tokens: int, context: int) -> None:
         """Later incarnations get the sizes of the first, whatever memory is free by then: records must fit again."""

@@ -1,8 +1,8 @@
 """The supervisor: owns the listening socket, starts the processes, restarts those that die or hang.
 
-supervisor ──control──▶ front     the engines' whereabouts, drain
+supervisor ──control──▶ front     the engines' whereabouts, other models to serve, drain
            ──control──▶ engine    its end of stream means: stop
-           ◀─control──            phases, progress, why it cannot start
+           ◀─control──            that it is up, progress, why it cannot start; orders for other models
            ◀──pulse───            whether it moves, and what it computes (shared memory)
 """
 
@@ -17,20 +17,27 @@ import socket
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from radixmill.core.config import Config
 from radixmill.observe.pulse import EnginePulse, FrontPulse
 from radixmill.observe.watch import Watch
 from radixmill.store import ModelFiles
 from radixmill.supervise.address import listen
-from radixmill.supervise.boot import Boot, send, start_role
+from radixmill.supervise.blame import stopped
+from radixmill.supervise.boot import Boot, Order, send, start_role
 from radixmill.supervise.child import Child
 from radixmill.supervise.deployment import CRASH_LIMIT, Deployment
+from radixmill.supervise.rollout import GRACE, Fault, Rollouts
 
 log = logging.getLogger("radixmill.supervisor")
+
+LAST_WORDS = 2.0  # seconds that fronts have to end their streams when all must end at once
 
 
 class Supervisor:
@@ -52,13 +59,16 @@ class Supervisor:
         self._folder = Path(tempfile.mkdtemp(prefix="radixmill-"))
         self.local = FrontPulse(self._folder / "local.pulse")
         self._selector = selectors.DefaultSelector()
+        self._condemned: deque[None] = deque()  # said by the client in this process
         self._wake, self._woken = socket.socketpair()
         self._wake.setblocking(False)
         self._woken.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ, None)
         self._numbers = itertools.count(1)
-        self.deployments = [self._deployment(config, files)]
-        self._fronts: list[Child] = []
+        self.deployments: list[Deployment] = []
+        self.current = self.add(config, files)
+        self.fronts: list[Child] = []
+        self._rollouts = Rollouts(self, config.server.drain_timeout)
         self._front_starts = 0
         self._front_up = False  # one has come up
         self._front_crashes = 0  # deaths in a row, each without having come up
@@ -83,8 +93,7 @@ class Supervisor:
             self.close()
 
     def start(self) -> None:
-        for deployment in self.deployments:
-            self._start_engine(deployment)
+        self.start_engine(self.current)
         if self.listener:
             for _ in range(self.config.server.fronts):
                 self._start_front()
@@ -100,8 +109,9 @@ class Supervisor:
         for deployment in self.deployments:
             if deployment.restart_at is not None and now >= deployment.restart_at:
                 deployment.restart_at = None
-                self._start_engine(deployment)
+                self.start_engine(deployment)
             self._check(deployment, now)
+        self._rollouts.due(now)
         for at in [at for at in self._front_restarts if now >= at]:
             self._front_restarts.remove(at)
             self._start_front()
@@ -115,13 +125,20 @@ class Supervisor:
         with contextlib.suppress(OSError):
             self._wake.send(b"!")
 
+    def condemned(self) -> None:
+        """The client in this process has given up a request over which engines died. From any thread."""
+        self._condemned.append(None)
+        with contextlib.suppress(OSError):
+            self._wake.send(b"!")
+
     def close(self) -> None:
         """End every child and remove what was made."""
-        for child in [*self._fronts, *self._engines()]:
+        for child in [*self.fronts, *self._engines()]:
             child.reap()
             child.pulse.close()
-        self._fronts.clear()
+        self.fronts.clear()
         self.deployments.clear()
+        self.current.engine = None
         if self.listener:
             self.listener.close()
         self._selector.close()
@@ -132,7 +149,7 @@ class Supervisor:
     @property
     def engine_pid(self) -> int | None:
         """Process id of the engine that new requests go to; None while there is none."""
-        engine = self.deployments[-1].engine if self.deployments else None
+        engine = self.current.engine
         return engine.process.pid if engine else None
 
     def _engines(self) -> list[Child]:
@@ -140,7 +157,7 @@ class Supervisor:
 
     def _patience(self, timeout: float | None) -> float | None:
         restarts = [each.restart_at for each in self.deployments if each.restart_at is not None]
-        until = min([*restarts, *self._front_restarts, self._deadline]) - time.monotonic()
+        until = min([*restarts, *self._front_restarts, self._deadline, self._rollouts.deadline]) - time.monotonic()
         watches = [each.watch.interval for each in self.deployments if each.engine and each.engine.up]
         until = min([until, *watches, *([] if timeout is None else [timeout])])
         return None if until == float("inf") else max(until, 0.0)
@@ -149,27 +166,60 @@ class Supervisor:
         with contextlib.suppress(BlockingIOError):
             while self._woken.recv(64):
                 pass
-        if self._stopping >= 2 or self.listener is None:
+        while self._condemned:
+            self._condemned.popleft()
+            self._forgive()
+        if self._stopping >= 3 or (self._stopping and self.listener is None):
             self._exit = 0
+        elif self._stopping == 2:
+            self._deadline = time.monotonic() + LAST_WORDS
+            self.announce({"event": "drain", "seconds": 0.0})
         elif self._stopping == 1:
-            log.info("finishing live requests (at most %g s); again to stop at once", self.config.server.drain_timeout)
-            self._deadline = time.monotonic() + self.config.server.drain_timeout + 2.0
-            self._announce({"event": "drain"})
+            self._drain()
 
-    def _announce(self, event: dict[str, Any]) -> None:
+    def _drain(self) -> None:
+        seconds = self.config.server.drain_timeout
+        log.info("finishing live requests (at most %g s); again to stop at once", seconds)
+        self._deadline = time.monotonic() + seconds + GRACE
+        self._rollouts.stop()
+        self._front_restarts.clear()
+        self.announce({"event": "drain", "seconds": seconds})
+        if not self.fronts:
+            self._exit = 0
+
+    def announce(self, event: dict[str, Any]) -> None:
         """Tell every front, and the client in this process if there is one."""
-        for child in self._fronts:
+        for child in self.fronts:
             child.tell(**event)
         if self._on_event:
             self._on_event(event)
 
     # --- children
 
-    def _deployment(self, config: Config, files: ModelFiles) -> Deployment:
-        return Deployment(next(self._numbers), config, files, Watch(config.server.stall_timeout))
+    def add(self, config: Config, files: ModelFiles) -> Deployment:
+        """A deployment that has no engine yet."""
+        self.deployments.append(Deployment(next(self._numbers), config, files, Watch(config.server.stall_timeout)))
+        return self.deployments[-1]
 
-    def _start_engine(self, deployment: Deployment) -> None:
+    def remove(self, deployment: Deployment) -> None:
+        """End a deployment's engine, and forget it."""
+        self.end_engine(deployment)
+        self.deployments.remove(deployment)
+        for path in self._folder.glob(f"engine-{deployment.number}.*"):
+            path.unlink(missing_ok=True)
+
+    def end_engine(self, deployment: Deployment) -> None:
+        """At once: nothing that it does is wanted any more."""
+        engine, deployment.engine, deployment.restart_at = deployment.engine, None, None
+        if engine:
+            self._selector.unregister(engine.control)
+            engine.reap()
+            engine.pulse.close()
+
+    def start_engine(self, deployment: Deployment, *, beside: bool = False) -> None:
+        """`beside`: look for room first, because another one serves meanwhile."""
         deployment.incarnations += 1
+        deployment.watch.begin()
         name = f"engine-{deployment.number}.{deployment.incarnations}"
         path, pulse = self._folder / f"{name}.sock", self._folder / f"{name}.pulse"
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
@@ -186,6 +236,8 @@ class Supervisor:
                 incarnation=deployment.incarnations,
                 listener=listener.fileno(),
                 pulse=str(pulse),
+                beside=beside,
+                promised=sum(engine.untouched() for engine in self._engines()),
             )
             deployment.engine = self._spawn(boot, deployment.incarnations, listener, EnginePulse(pulse))
         deployment.event = {
@@ -195,12 +247,12 @@ class Supervisor:
             "pulse": str(pulse),
             "incarnation": deployment.incarnations,
         }
-        self._announce(deployment.event)
+        self.announce(deployment.event)
 
     def _start_front(self) -> None:
         assert self.listener
         self._front_starts += 1
-        current = self.deployments[-1]
+        current = self.current
         pulse = self._folder / f"front-{self._front_starts}.pulse"
         boot = Boot(
             "front",
@@ -215,8 +267,9 @@ class Supervisor:
             pulse=str(pulse),
         )
         front = self._spawn(boot, self._front_starts, self.listener, FrontPulse(pulse))
-        self._fronts.append(front)
+        self.fronts.append(front)
         front.tell(**current.event)
+        self._rollouts.front_started(front)
 
     def _spawn(self, boot: Boot, number: int, listener: socket.socket, pulse: EnginePulse | FrontPulse) -> Child:
         ours, theirs = socket.socketpair()
@@ -236,20 +289,33 @@ class Supervisor:
         for event in events:
             match event:
                 case {"event": "cannot_start", "message": str(message)}:
-                    child.excuse = message
+                    child.excuse, child.no_room = message, bool(event.get("no_room"))
+                case {"event": "deploy"}:
+                    self._rollouts.take(child, msgspec.convert(event["order"], Order), time.monotonic())
+                case {"event": "prepared" | "unprepared" | "switched" | "released"}:
+                    self._rollouts.heard(child, event)
                 case {"event": "progress"}:
                     child.progressed = True
+                case {"event": "condemned"}:
+                    self._forgive()
                 case {"event": "up"}:
                     child.up = True
                     if child.role == "engine":
+                        child.reserved = event.get("bytes", 0)
                         self._come_up(child, event["tokens"], event["context"])
                     else:
                         child.progressed = self._front_up = True
+
+    def _forgive(self) -> None:
+        """The request that engines died over is not tried again: that is as good as a token."""
+        for deployment in self.deployments:
+            deployment.crashes = 0
 
     def _come_up(self, engine: Child, tokens: int, context: int) -> None:
         deployment = self._of(engine)
         deployment.up = True
         deployment.pin(tokens, context)
+        self._rollouts.advance()
 
     def _of(self, engine: Child) -> Deployment:
         return next(deployment for deployment in self.deployments if deployment.engine is engine)
@@ -268,12 +334,13 @@ class Supervisor:
             engine.nudge()
         if deployment.watch.look(pulse.beats, busy or asked, now):
             engine.verdict = f"no progress for {deployment.watch.patience:g} s"
+            engine.innocent = stopped(engine.process.pid)
             log.error("engine %d is wedged (%s); killing it", engine.number, engine.verdict)
             engine.process.kill()
 
     def _asked(self) -> bool:
         """Whether some front waits for something."""
-        pulses = [self.local, *(front.pulse for front in self._fronts)]
+        pulses = [self.local, *(front.pulse for front in self.fronts)]
         return any(pulse.asked for pulse in pulses if isinstance(pulse, FrontPulse))
 
     def _bury(self, child: Child) -> None:
@@ -284,18 +351,20 @@ class Supervisor:
         if child.role == "front":
             self._bury_front(child, cause)
         else:
+            child.innocent |= not child.verdict and child.blame.foreign(status)
             self._bury_engine(child, self._of(child), cause)
         child.pulse.close()
 
     def _bury_front(self, child: Child, cause: str) -> None:
-        self._fronts.remove(child)
+        self.fronts.remove(child)
+        self._rollouts.front_gone(child)
         if self._stopping:
-            if not self._fronts:
+            if not self.fronts:
                 self._exit = 0
             return
         self._front_crashes = 1 if child.progressed else self._front_crashes + 1
         if not self._front_up and (child.excuse or not child.progressed):
-            self._give_up_start(child, cause)
+            self._give_up_start(child, cause, self.current)
         elif self._front_crashes >= CRASH_LIMIT:
             log.error("the front died %d times in a row without being ready (%s); ending", self._front_crashes, cause)
             self._exit = 1
@@ -306,28 +375,35 @@ class Supervisor:
 
     def _bury_engine(self, child: Child, deployment: Deployment, cause: str) -> None:
         assert isinstance(child.pulse, EnginePulse)
-        struck = child.pulse.flying() if child.up else ()
+        struck = child.pulse.flying()
         if not deployment.up and (child.excuse or not child.progressed):
             deployment.engine = None
-            self._give_up_start(child, cause)
+            self._give_up_start(child, cause, deployment)
             return
         pause = deployment.bereave()
         if pause is None:
             detail = f"the engine died {deployment.crashes} times in a row without a token"
             log.error("%s (%s); not restarting it", detail, cause)
+            if self._rollouts.engine_failed(deployment, "engine", detail):
+                return
             deployment.event = {"event": "failed", "deployment": deployment.number, "detail": detail}
-            self._announce(deployment.event)
+            self.announce(deployment.event)
             return
         log.error("engine %d died (%s); starting another", child.number, cause)
-        self._announce({"event": "died", "deployment": deployment.number, "struck": sorted(struck), "cause": cause})
+        if child.innocent and deployment.crashes == 1:  # if it comes again before a token, we are no longer so sure
+            struck = frozenset()
+        self.announce({"event": "died", "deployment": deployment.number, "struck": sorted(struck), "cause": cause})
         if pause:
             deployment.restart_at = time.monotonic() + pause
         else:
-            self._start_engine(deployment)
+            self.start_engine(deployment)
 
-    def _give_up_start(self, child: Child, cause: str) -> None:
+    def _give_up_start(self, child: Child, cause: str, deployment: Deployment) -> None:
         """It never came up: what is wrong will be wrong again."""
         message = child.excuse or f"the {child.role} ended while it was starting ({cause})"
+        fault: Fault = "room" if child.no_room else "model" if child.excuse else "engine"
+        if child.role == "engine" and self._rollouts.engine_failed(deployment, fault, message):
+            return
         print(f"radixmill: error: {message}", file=sys.stderr)
-        self._announce({"event": "failed", "deployment": self.deployments[-1].number, "detail": message})
-        self._exit = 2 if child.excuse else 1
+        self.announce({"event": "failed", "deployment": deployment.number, "detail": message})
+        self._exit = 0 if self._stopping else 2 if child.excuse else 1

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from radixmill.supervise.watch import Watch
 
 from radixmill.core.config import CacheOptions, ComputeOptions, Config, Hardware, ModelOptions, ScheduleOptions
 from radixmill.core.plan import StepPlan
@@ -18,6 +17,7 @@ from radixmill.device.executor import LocalExecutor, open_executor
 from radixmill.device.kernels import native_isa
 from radixmill.device.runner import Runner
 from radixmill.observe.pulse import EnginePulse
+from radixmill.observe.watch import Watch
 from radixmill.store import ModelFiles
 from tests.device.test_runner import TINY, admit, plan
 

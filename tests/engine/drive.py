@@ -35,6 +35,8 @@ class Drive:
         self.cached: dict[tuple[Hashable, int], int] = {}
         self.ends: dict[tuple[Hashable, int], End] = {}
         self.scores: dict[tuple[Hashable, int], tuple[TokenLogprob, ...]] = {}
+        self.last: list[int] = []  # rows of the last plan
+        self.lonely = 0  # steps of one sequence that had to run alone
 
     def submit(self, message: Submit, client: Hashable = "front") -> None:
         self.scheduler.submit(client, message)
@@ -44,10 +46,12 @@ class Drive:
     def step(self) -> StepPlan | None:
         """One turn of the engine's loop."""
         self._hear(self.scheduler.pending())
+        lonely = self._lonely()
         plan = self.scheduler.schedule()
         if self.check:
             self.scheduler.cache.check()
         if plan:
+            self._nobody_beside(plan, lonely)
             self._no_foreign_writes(plan)
             self._no_vain_guesses(plan)
         ticket = self.executor.launch(plan) if plan else None
@@ -104,6 +108,18 @@ class Drive:
             if delta.end:
                 self.ends[key] = delta.end
                 assert delta.end.usage.completion == len(self.tokens[key])
+
+    def _lonely(self) -> set[int]:
+        """Those that must run alone, and could run now."""
+        return {seq.id for seq in [*self.scheduler.running.rows, *self.scheduler.queue.order()] if seq.alone}
+
+    def _nobody_beside(self, plan: StepPlan, lonely: set[int]) -> None:
+        """Where someone must run alone, that is what happens, and soon: nobody else has a step before."""
+        rows = self.last = self.scheduler.flying(plan)
+        if lonely:
+            assert len(rows) == 1 and rows[0] in lonely and self.flying is None and plan.guesses is None
+            assert len(plan.admits) <= 1
+            self.lonely += 1
 
     def _no_page_too_many(self) -> None:
         """Whoever has no guesses on the way holds pages for what is computed, and no other."""

@@ -66,6 +66,7 @@ def submit(
     priority: int = 0,
     constraint: Constraint | None = None,
     thinking: ThinkingBudget | None = None,
+    alone: bool = False,
     **more: Any,
 ) -> Submit:
     """Sequences `ids` of one prompt; choice i has seed + i."""
@@ -80,7 +81,7 @@ def submit(
         priority=priority,
     )
     scores = sampling.prompt_logprobs is not None
-    return Submit(request, tuple(SeqStart(i, seed + n, output, scores and n == 0) for n, i in enumerate(ids)))
+    return Submit(request, tuple(SeqStart(i, seed + n, output, scores and n == 0, alone) for n, i in enumerate(ids)))
 
 
 class HashTicket:

@@ -369,3 +369,49 @@ def test_flush() -> None:
     drive.submit(submit(range(16), 1, max_tokens=1))
     drive.run()
     assert drive.cached["front", 1] == 0
+
+
+@BOTH
+def test_who_must_run_alone_goes_first_until_it_has_said_something(overlap: bool) -> None:
+    drive = Drive(spec(page_size=4, pages=64, slots=4), overlap=overlap, step_tokens=16)
+    drive.submit(submit(range(10), 0, 1, max_tokens=6))
+    drive.step()
+    drive.submit(submit(range(20, 56), 2, max_tokens=3, alone=True, priority=-1))
+    drive.submit(submit(range(5), 3, max_tokens=3, priority=1))
+    steps = []
+    while ("front", 2) not in drive.ends:
+        if drive.step():
+            steps.append(drive.last)
+    first = next(i for i, rows in enumerate(steps) if 2 in rows)
+    assert steps[first : first + 3] == [[2]] * 3  # a prefill of 36 tokens at 16 a step
+    assert len(steps[first + 3]) > 1 and 2 in steps[first + 3]
+    drive.run()
+    assert drive.tokens["front", 2] == alone(range(20, 56), 7, 3)
+    assert drive.tokens["front", 3] == alone(range(5), 7, 3)
+
+
+@BOTH
+def test_room_is_made_for_who_must_run_alone(overlap: bool) -> None:
+    """A full pool, and no free slot: the others give way, and go on afterwards."""
+    drive = Drive(spec(page_size=4, pages=8, slots=2), overlap=overlap)
+    for i in range(2):
+        drive.submit(submit([i, *range(8)], i, max_tokens=6))
+    drive.step()
+    assert not drive.scheduler.running.free_slots
+    drive.submit(submit(range(30, 52), 2, max_tokens=2, alone=True))
+    while drive.last != [2]:
+        drive.step()
+    drive.run()
+    assert drive.scheduler.counters.preemptions >= 2
+    assert drive.tokens["front", 2] == alone(range(30, 52), 7, 2)
+    assert all(drive.tokens["front", i] == alone([i, *range(8)], 7, 6) for i in range(2))
+
+
+def test_who_must_run_alone_and_is_cancelled_holds_nobody_up() -> None:
+    drive = Drive(spec(page_size=4, pages=64), step_tokens=16)
+    drive.submit(submit(range(100), 0, max_tokens=3, alone=True))
+    drive.submit(submit(range(5), 1, max_tokens=3))
+    drive.step()
+    drive.scheduler.cancel("front", 0)
+    drive.run()
+    assert drive.tokens["front", 1] == alone(range(5), 7, 3)

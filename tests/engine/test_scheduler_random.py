@@ -30,6 +30,7 @@ class Load:
         self.gone: set[int] = set()
         self.scores: dict[int, object] = {}
         self.next = 0
+        self.lonely = dice.choice([0.0, 0.0, 0.1, 0.5])  # requests that must run alone
 
     def request(self) -> Submit:
         dice = self.dice
@@ -66,6 +67,7 @@ class Load:
             tenant=dice.choice(["", "", "", "x"]),
             priority=dice.choice([0, 0, 0, 1, -1]),
             stop_token_ids=tuple(stops),
+            alone=dice.random() < self.lonely,
             **wish,
         )
 
@@ -148,9 +150,13 @@ def test_small_loads(dice: Random, turns: int) -> None:
 def test_the_walks_go_where_it_hurts() -> None:
     """The loads above preempt, evict, reuse, share and guess; otherwise they would prove little."""
     totals = {"preemptions": 0, "reused_tokens": 0, "computed_tokens": 0, "drafted": 0, "accepted": 0}
+    lonely = 0
     for seed in range(12):
-        counters = vars(play(Random(seed), 40).scheduler.counters)
+        drive = play(Random(seed), 40)
+        lonely += drive.lonely
+        counters = vars(drive.scheduler.counters)
         totals = {name: totals[name] + counters[name] for name in totals}
     assert totals["preemptions"] > 10
+    assert lonely > 20
     assert totals["reused_tokens"] > totals["computed_tokens"] / 10
     assert totals["drafted"] > 1.5 * totals["accepted"] > 300

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 import threading
 import time
@@ -13,11 +14,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 from fastapi import FastAPI
 
 from radixmill.core.config import Config, ServerOptions
 from radixmill.front.api.app import create_app
+from radixmill.front.api.protocol import House, Limits
 from radixmill.front.session import Front, Session
 from radixmill.front.session.receipt import Notary
 from tests.fakes import EOS, ByteText, EchoClient
@@ -116,7 +119,7 @@ class Judged:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        answer: dict[str, Any] = {"content": b""}
+        answer: dict[str, Any] = {"content": bytearray()}
 
         async def heard(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -124,7 +127,9 @@ class Judged:
             else:
                 answer["content"] += message.get("body", b"")
                 if not message.get("more_body"):
-                    self.faults += openapi.judge(scope["method"], scope["path"], httpx.Response(**answer))
+                    self.faults += openapi.judge(
+                        scope["method"], scope["path"], httpx.Response(**answer | {"content": bytes(answer["content"])})
+                    )
             await send(message)
 
         await self.app(scope, receive, heard)
@@ -134,21 +139,31 @@ class Judged:
 class Live:
     url: str
     port: int
+    house: House
+    server: uvicorn.Server
+
+    @property
+    def connections(self) -> int:
+        return len(self.house.connections)
 
 
 @contextmanager
-def serving(app: FastAPI) -> Iterator[Live]:
-    """The app on a real socket, in a thread. Answers are judged, as those of `call`."""
+def serving(app: FastAPI, *, judge: bool = True, **limits: Any) -> Iterator[Live]:
+    """The app on a real socket, in a thread. Answers are judged, as those of `call`. `limits`: others than the defaults."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     judged = Judged(app)
-    server = uvicorn.Server(uvicorn.Config(judged, log_level="warning", lifespan="off"))
+    house = House(Limits.of(ServerOptions())._replace(**limits))
+    given = {"http": house.protocol, "ws": "none", "lifespan": "off", "proxy_headers": False, "server_header": False}
+    server = uvicorn.Server(
+        uvicorn.Config(judged if judge else app, log_config=None, timeout_graceful_shutdown=5, **given)
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
         until(lambda: server.started)
-        yield Live(f"http://127.0.0.1:{port}", port)
+        yield Live(f"http://127.0.0.1:{port}", port, house, server)
     finally:
         server.should_exit = True
         thread.join(10)
@@ -161,3 +176,9 @@ def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.002)
+
+
+def makes_no_noise(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing was logged that a client could have caused on purpose: no traceback, no error, no warning."""
+    loud = [record for record in caplog.records if record.exc_info or record.levelno >= logging.WARNING]
+    assert not loud, "\n".join(record.getMessage() for record in loud)

@@ -68,3 +68,10 @@ def test_who_has_nothing_to_do_never_stalls() -> None:
     watch = Watch(1.0)
     assert not any(watch.look(1, False, i / 10) for i in range(100))
     assert not watch.look(1, True, 10.0)
+
+
+def test_an_engine_is_not_blamed_for_the_one_before_it() -> None:
+    watch = Watch(1.0)
+    assert not any(watch.look(7, True, i / 20) for i in range(20))
+    watch.begin()
+    assert not any(watch.look(7, True, 1 + i / 20) for i in range(20))

@@ -189,9 +189,9 @@ def test_giving_up_ends_everything(folder: Path) -> None:
     async def story(client: RemoteEngine, engine: Callable[..., ToyEngine]) -> None:
         stream = client.submit(request(5), [1])
         client.give_up("no engine")
-        assert [delta.end.reason async for delta in stream if delta.end] == ["failed"]
+        assert [delta.end.reason async for delta in stream if delta.end] == ["lost"]
         late = client.submit(request(5), [1])
-        assert [delta.end.reason async for delta in late if delta.end] == ["failed"]
+        assert [delta.end.reason async for delta in late if delta.end] == ["lost"]
         with pytest.raises(EngineFailed, match="no engine"):
             await client.ready()
 
@@ -264,5 +264,49 @@ def test_a_front_that_goes_away_takes_its_sequences_with_it(folder: Path) -> Non
         client._wire.drop()
         while not toy.left.is_set():
             await asyncio.sleep(0.001)
+
+    run(folder, story)
+
+
+def test_a_strike_counts_behind_all_that_was_said_before_it(folder: Path) -> None:
+    """The news of the death may overtake the last tokens: they don't clear it."""
+
+    async def story(client: RemoteEngine, engine: Callable[..., ToyEngine]) -> None:
+        condemned = []
+        client._on_condemned = lambda: condemned.append(1)
+        engine(3)
+        await client.connect(str(folder / "0"), 1)
+        stream = client.submit(request(50), [1])
+        client.strike([*stream.seqs, 999])
+        while client.health().state != "restarting":
+            await asyncio.sleep(0.001)
+        (record,) = client._journal._live.values()
+        assert len(record.output) == 3 and record.strikes == 1
+        client.strike(stream.seqs)
+        assert not condemned
+        client.strike(stream.seqs)
+        told = [delta async for delta in stream]
+        assert [token for delta in told for token in delta.tokens] == [token_of(i) for i in range(3)]
+        assert told[-1].end and told[-1].end.reason == "condemned" and told[-1].end.usage.completion == 3
+        assert condemned == [1] and client.health().live == 0
+
+    run(folder, story)
+
+
+def token_of(at: int) -> int:
+    return token(1, at)
+
+
+def test_who_says_something_is_forgiven_and_who_does_not_runs_alone(folder: Path) -> None:
+    async def story(client: RemoteEngine, engine: Callable[..., ToyEngine]) -> None:
+        stream = client.submit(request(5), [1])
+        client.strike(stream.seqs)
+        assert [start.alone for each in client._journal.resubmissions() for start in each.seqs] == [False]
+        client.strike(stream.seqs)
+        assert [start.alone for each in client._journal.resubmissions() for start in each.seqs] == [True]
+        engine(1)
+        await client.connect(str(folder / "0"), 1)
+        await anext(stream)
+        assert [start.alone for each in client._journal.resubmissions() for start in each.seqs] == [False]
 
     run(folder, story)

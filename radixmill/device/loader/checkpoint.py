@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from radixmill.core.errors import BadModel
 from radixmill.device.kernels.contract import Stored
+
+
+class Lying(NamedTuple):
+    """A tensor as it lies in its file; of packed layers, the parts that it is made from."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    nbytes: int
 
 
 class Checkpoint(Protocol):
@@ -26,6 +35,9 @@ class Checkpoint(Protocol):
 
     def vector(self, name: str, size: int | None = None) -> NDArray[np.float32]:
         """A vector, float32 [size]. Raises BadModel as `stored` does."""
+
+    def lying(self) -> Iterable[Lying]:
+        """What the files' headers say of every tensor."""
 
     def close(self) -> None:
         """Let go of the files."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from radixmill.core.errors import BadModel
 from radixmill.device.kernels.contract import Stored
-from radixmill.device.loader.checkpoint import check_shape, missing
+from radixmill.device.loader.checkpoint import Lying, check_shape, missing
 
 # What a Gemma 3 configuration may leave out.
 _GEMMA3 = {
@@ -59,6 +60,10 @@ class DummyCheckpoint:
         small = self._uniform(name, length) * np.float32(0.1)
         centre = 1.0 if name.endswith("norm.weight") and not _is_gemma(self.config) else 0.0
         return small + np.float32(centre)
+
+    def lying(self) -> Iterable[Lying]:
+        size = 4 if self._kind == "F32" else 2
+        return (Lying(name, self._kind, shape, prod(shape) * size) for name, shape in self._shapes.items())
 
     def close(self) -> None:
         """Nothing is held."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from radixmill.core.errors import BadModel
 from radixmill.device.kernels.contract import Stored
-from radixmill.device.loader.checkpoint import check_shape, missing
+from radixmill.device.loader.checkpoint import Lying, check_shape, missing
 from radixmill.device.loader.fingerprint import fingerprint
 from radixmill.device.loader.grouped import Scheme, layer_names, scheme
 from radixmill.device.quant import as_blocks, widen
@@ -47,6 +48,11 @@ class FolderCheckpoint:
         kind, data = self._read(name)
         check_shape(self.root, name, data.shape, None if size is None else (size,), 1)
         return widen(Stored(kind, (1, len(data)), data.reshape(1, -1))).data.reshape(-1)
+
+    def lying(self) -> Iterable[Lying]:
+        for name in self._tensors.where:
+            info = self._tensors.info(name)
+            yield Lying(name, info.dtype, info.shape, info.nbytes)
 
     def close(self) -> None:
         self._tensors.close()

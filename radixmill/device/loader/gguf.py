@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from radixmill.core.errors import BadModel
 from radixmill.device.kernels.contract import Stored
-from radixmill.device.loader.checkpoint import check_shape, missing
+from radixmill.device.loader.checkpoint import Lying, check_shape, missing
 from radixmill.device.loader.fingerprint import fingerprint
 from radixmill.device.loader.gguf_config import gguf_config
 from radixmill.device.quant import widen
@@ -72,6 +73,11 @@ class GGUFCheckpoint:
         check_shape(self.path, name, found, None if size is None else (size,), 1)
         values = widen(Stored(kind, (1, found[0]), data.reshape(1, -1))).data.reshape(-1)
         return self._halves(name, values)
+
+    def lying(self) -> Iterable[Lying]:
+        for name, own in self._where.items():
+            info = self._file.tensors[own]
+            yield Lying(name, info.kind, info.shape, info.nbytes)
 
     def close(self) -> None:
         self._file.close()

@@ -100,6 +100,14 @@ class Cache:
             pass
         return self.pools.free - before
 
+    def conserved(self) -> bool:
+        """Whether `check` finds nothing wrong."""
+        try:
+            self.check()
+        except AssertionError:
+            return False
+        return True
+
     def check(self) -> None:
         """Everything: conservation per group with counts taken anew, locks, intervals. Linear in the cache's size."""
         self.tree.check()

@@ -62,6 +62,10 @@ class Constrained:
         waiting, self._waiting = self._waiting, {}
         yield from waiting
 
+    @property
+    def waiters(self) -> list[Sequence]:
+        return list(self._waiting)
+
     def forget(self, seq: Sequence) -> None:
         """It has ended while it waited."""
         self._waiting.pop(seq, None)

@@ -63,6 +63,7 @@ class Scheduler:
         self._live: dict[Client, dict[int, Sequence]] = {}
         self._flying: dict[int, tuple[Sequence, ...]] = {}  # rows of plans not committed yet
         self._pending: list[Sent] = []
+        self._isolated: set[Sequence] = set()  # those in the queue or running that must run alone
         self._arrivals = 0
 
     # --- what comes in
@@ -98,6 +99,8 @@ class Scheduler:
         """Into the queue, unless it has nothing left to say or its grammar says it all."""
         seq.state = "waiting"
         self.queue.add(seq)
+        if seq.alone:
+            self._isolated.add(seq)
         if reason := seq.over():
             self._finish(seq, reason, seq.end_token if reason == "stop" else None)
         elif seq.match is not None:
@@ -121,6 +124,8 @@ class Scheduler:
 
     def schedule(self) -> StepPlan | None:
         """The next step, or None if nothing can run now."""
+        if self._isolated:
+            return self._schedule_alone(min(self._isolated, key=lambda seq: seq.rank))
         draft = Draft(max(self.budget.tokens, self.running.decoding + FLOOR))
         for seq in self.running.by_turn():
             self._grant(seq, draft)
@@ -152,10 +157,16 @@ class Scheduler:
             if scores and seq.scoring:
                 seq.scoring.entries += scores
             if samples:
+                self._free(seq)
                 sent.append((seq.client, self._land(seq, run)))
             elif seq.mute and seq.scoring and seq.scoring.done:
                 sent.append((seq.client, self._close(seq, "length")))
         return sent
+
+    def _free(self, seq: Sequence) -> None:
+        """It need not run alone any more."""
+        seq.alone = False
+        self._isolated.discard(seq)
 
     def pending(self) -> list[Sent]:
         """Deltas that belong to no step: ends of sequences that were cancelled, refused, or had nothing to do."""
@@ -166,6 +177,10 @@ class Scheduler:
     def idle(self) -> bool:
         """Nothing runs, waits, flies or is to be told."""
         return not (self.running.rows or self.queue or self._flying or self._pending)
+
+    def unbound(self) -> list[int]:
+        """Ids of the sequences that wait for a grammar."""
+        return [seq.id for seq in self.constrained.waiters]
 
     def flying(self, plan: StepPlan) -> list[int]:
         """Ids of the sequences that a launched plan computes."""
@@ -185,10 +200,13 @@ class Scheduler:
         return self.cache.flush()
 
     def stats(self) -> dict[str, Any]:
-        """Numbers for /server_info and the metrics."""
+        """Numbers for /server_info and the metrics. `conserved`: every page is free or somebody's; counted only when idle."""
         return {
+            "live": sum(map(len, self._live.values())),
             "running": len(self.running.rows),
             "waiting": len(self.queue),
+            "leases": len(self.cache.leases),
+            "conserved": self.cache.conserved() if self.idle else None,
             "step_budget": self.budget.tokens,
             "pages_free": self.cache.pools.free,
             "pages_evictable": self.cache.tree.evictable,
@@ -267,11 +285,12 @@ class Scheduler:
     def _may_admit(self, draft: Draft) -> bool:
         return draft.left > 0 and self.running.free_slots > 0 and len(self.queue) > 0
 
-    def _open(self, seq: Sequence, draft: Draft) -> bool:
-        """A lease, a slot and the first tokens for a waiting sequence; on False it waits on."""
+    def _open(self, seq: Sequence, draft: Draft, *, crowd: bool = True) -> bool:
+        """A lease, a slot and the first tokens for a waiting sequence; on False it waits on. `crowd`: only if there is
+        room for what those that run will need."""
         lease = self.cache.open(seq.namespace, seq.matchable)
         count = self._fitting(seq, lease.shared, draft)
-        crowded = self.running.rows and lease.need(seq.length) + self._promised() > self.cache.available
+        crowded = crowd and self.running.rows and lease.need(seq.length) + self._promised() > self.cache.available
         if crowded or not self._grow(lease, lease.shared + count):
             lease.drop()
             self._must_wait(seq)
@@ -291,6 +310,38 @@ class Scheduler:
 
     def _matched(self, seq: Sequence) -> int:
         return self.cache.peek(seq.namespace, seq.matchable)
+
+    # --- alone
+
+    def _schedule_alone(self, seq: Sequence) -> StepPlan | None:
+        """A step of a sequence over which engines have died, and of nothing else: if that kills us too, it is the cause.
+
+        It goes before all others, which wait until it has said something. Room is made by preempting them: as no step
+        flies, nothing is on its way that would free a page. So it has, like the first of the line else, the whole pool.
+        """
+        if self._flying:
+            return None
+        draft = Draft(max(self.budget.tokens, FLOOR))
+        while seq in self._isolated and not draft.rows:
+            others = [other for other in self.running.rows if other is not seq]
+            if self._try_alone(seq, draft, last=not others):
+                return self._make(draft)
+            if others:
+                self._preempt(others[-1], draft)
+        return None
+
+    def _try_alone(self, seq: Sequence, draft: Draft, *, last: bool) -> bool:
+        """Grant it a step if there is a slot, and pages. `last`: nobody is left who could be preempted for it."""
+        if seq.state == "running":
+            assert seq.lease is not None
+            count = self._fitting(seq, seq.computed, draft)
+            if self._grow(seq.lease, seq.computed + count):
+                draft.grant(seq, count)
+        elif self.running.free_slots:
+            self._open(seq, draft, crowd=False)
+        if last and not draft.rows and seq.state != "ended":
+            self._finish(seq, "failed", detail="the KV cache is too small for this sequence")
+        return bool(draft.rows)
 
     # --- guesses
 
@@ -406,6 +457,7 @@ class Scheduler:
                 self.queue.remove(seq)
             case _:
                 self.running.remove(seq)
+        self._free(seq)
         if seq.lease:
             seq.lease.close(seq.tokens, seq.certain)
         seq.leave("ended")

@@ -34,6 +34,7 @@ class Sequence:
 
     __slots__ = (
         "ahead",
+        "alone",
         "cached",
         "cached_told",
         "client",
@@ -70,6 +71,7 @@ class Sequence:
         self.id = start.seq
         self.request = request
         self.seed = start.seed
+        self.alone = start.alone  # runs by itself until it has said something
         self.rank = (-request.priority, arrival)  # lower runs first
         self.namespace: Hashable = (spec.numerics, request.adapter, request.tenant)
         self.tokens = array("q", request.prompt + start.output)

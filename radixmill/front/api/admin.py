@@ -92,8 +92,10 @@ def add_order_routes(app: FastAPI, front: Front) -> None:
         body = parsed.body
         if not body.rid and not body.abort_all:
             raise BadRequest("rid must be the id of a request, or abort_all true.", param="rid")
-        session = front.session or front.ready_session()  # in whatever state: what was taken can be stopped
-        return _json(Aborted(session.abort(_bare(body.rid), caller_of(request.scope), everything=body.abort_all)))
+        if front.session is None:
+            front.ready_session()
+        # In whatever state: what was taken can be stopped.
+        return _json(Aborted(front.abort(_bare(body.rid), caller_of(request.scope), everything=body.abort_all)))
 
     app.add_api_route(
         "/flush_cache", flush_cache, methods=["POST"], **operation("Empty the prefix cache", None, Flushed)

@@ -8,7 +8,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from radixmill import __version__
 from radixmill.core.errors import ServeError
-from radixmill.front.api import admin, health, parsers, tokens
+from radixmill.front.api import admin, health, parsers, reload, tokens
 from radixmill.front.api.admin import add_info_routes, add_order_routes
 from radixmill.front.api.anthropic import routes as anthropic
 from radixmill.front.api.anthropic.routes import add_anthropic_routes
@@ -22,6 +22,7 @@ from radixmill.front.api.native.routes import add_native_routes
 from radixmill.front.api.openai import routes
 from radixmill.front.api.openai.routes import add_openai_routes
 from radixmill.front.api.parsers import add_parser_routes
+from radixmill.front.api.reload import add_reload_routes
 from radixmill.front.api.tokens import add_token_routes
 from radixmill.front.session import Front
 
@@ -45,7 +46,8 @@ def create_app(front: Front, keys: Keyring | None = None) -> FastAPI:
     add_health_routes(app, front)
     add_info_routes(app, front)
     add_order_routes(app, front)
-    kinds = (routes, anthropic, native, tokens, parsers, health, admin)
+    add_reload_routes(app, front)
+    kinds = (routes, anthropic, native, tokens, parsers, health, admin, reload)
     describe(app, [kind for each in kinds for kind in each.KINDS])
     app.add_exception_handler(ServeError, on_serve_error)
     app.add_exception_handler(HTTPException, on_http_error)

@@ -50,7 +50,7 @@ class RequestId:
         except ClientDisconnect:
             log.debug("request %s: the client left", scope[ID_KEY])
         except Exception:
-            log.exception("request %s failed: %s %s", scope[ID_KEY], scope["method"], scope["path"])
+            log.exception("request %s failed: %s %s", scope[ID_KEY], scope["method"], _route(scope))
             if not answer.started:
                 await error_response(internal_error(), scope)(scope, receive, answer.send)
         finally:
@@ -64,13 +64,18 @@ def _log_request(scope: Scope, status: int | None, seconds: float) -> None:
         "request %s: %s %s, key %s, status %s, tokens %d + %d, %.3f s",
         scope[ID_KEY],
         scope["method"],
-        scope["path"],
+        _route(scope),
         caller_of(scope).owner[:8] or "none",
         status or "none: the client left",
         meter.prompt,
         meter.completion,
         seconds,
     )
+
+
+def _route(scope: Scope) -> str:
+    """The route's own spelling: a path may have in it what a client made up."""
+    return str(getattr(scope.get("route"), "path", "an unknown path"))
 
 
 class _Answer:

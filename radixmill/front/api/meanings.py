@@ -344,6 +344,14 @@ TOKENS: dict[str, Meaning] = {
     "tool_call_parser": sglang("who reads it: a name of `--tool-call-parser`, or `auto`", "the served model's"),
     "AbortBody.rid": sglang("requests whose id begins so are stopped"),
     "abort_all": sglang("all requests are stopped"),
+    "ReloadBody.model": ours(
+        "a folder, a .gguf file, a hub id or a short name of the catalogue", "the one that is served, read again"
+    ),
+    "mode": ours(
+        "`beside`: the new model loads while the old one serves; `drain`: nothing new is taken, what runs finishes, then the"
+        " new one loads in its place",
+    ),
+    "model_path": sglang("the model, as `model` of `/admin/reload`"),
 }
 
 NATIVE: dict[str, Meaning] = {

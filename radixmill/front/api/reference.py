@@ -25,6 +25,7 @@ from radixmill.front.api.openai.responses import body as responses
 from radixmill.front.api.openai.responses.body import PromptBody, ResponseBody
 from radixmill.front.api.openai.stored import MetadataBody
 from radixmill.front.api.parsers import ParseBody, SeparateBody
+from radixmill.front.api.reload import ReloadBody, UpdateWeightsBody
 from radixmill.front.api.rows import Row, inner_structs, rows
 from radixmill.front.api.tokens import DetokenizeBody, TokenizeBody
 from radixmill.front.session.limits import RANGES, SIZES, Range
@@ -77,6 +78,13 @@ PAGES = (
     Page("/separate_reasoning", SeparateBody, home="SGLang", own=frozenset(SeparateBody.__struct_fields__)),
     Page("/parse_function_call", ParseBody, home="SGLang", own=frozenset(ParseBody.__struct_fields__)),
     Page("/abort_request", AbortBody, home="SGLang", own=frozenset(AbortBody.__struct_fields__)),
+    Page("/admin/reload", ReloadBody, home="RadixMill", own=frozenset(ReloadBody.__struct_fields__)),
+    Page(
+        "/update_weights_from_disk",
+        UpdateWeightsBody,
+        home="SGLang",
+        own=frozenset(UpdateWeightsBody.__struct_fields__),
+    ),
 )
 
 

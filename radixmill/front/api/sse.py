@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import aclosing
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -75,6 +76,29 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(task, watcher, return_exceptions=True)
 
 
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=Closable)
+
+
+async def started(receive: Receive, starting: Coroutine[Any, Any, C]) -> C:
+    """What `starting` makes, unless the client leaves first; then, whenever that is, it is closed. See while_connected."""
+    made: list[C] = []
+
+    async def keep() -> None:
+        made.append(await starting)
+
+    try:
+        await while_connected(receive, keep())
+    except BaseException:
+        for each in made:
+            each.close()
+        raise
+    return made[0]
+
+
 async def _left(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
@@ -101,9 +125,10 @@ class EventStream(Response):
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async for events in self.generation:
-                if data := self.chunks.push(events):
-                    await self._send(send, data)
+            async with aclosing(aiter(self.generation)) as told:
+                async for events in told:
+                    if data := self.chunks.push(events):
+                        await self._send(send, data)
             await self._send(send, self.chunks.finish() + self.ending.done, more=False)
         except Exception as error:
             if not isinstance(error, ServeError):

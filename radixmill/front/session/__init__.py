@@ -6,7 +6,7 @@ from radixmill.front.session.caller import ANYONE, Caller, Meter, salts
 from radixmill.front.session.echo import PromptText
 from radixmill.front.session.events import Arguments, Call, Content, End, Event, FinishReason, Reasoning, Token, Usage
 from radixmill.front.session.fold import Gatherer, Whole, WholeCall, gather, winners
-from radixmill.front.session.front import Condition, Front, not_ready
+from radixmill.front.session.front import Condition, Front, Mode, Reloaded, not_ready
 from radixmill.front.session.generation import Facts, Generation
 from radixmill.front.session.receipt import Proof
 from radixmill.front.session.session import Session
@@ -33,11 +33,13 @@ __all__ = [
     "Gatherer",
     "Generation",
     "Meter",
+    "Mode",
     "ModelText",
     "Prompt",
     "PromptText",
     "Proof",
     "Reasoning",
+    "Reloaded",
     "Sampling",
     "Session",
     "Text",

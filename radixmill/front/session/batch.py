@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from itertools import accumulate
 
@@ -24,7 +24,7 @@ class Batch:
         """The first one's."""
         return self.generations[0].id if self.generations else ""
 
-    async def __aiter__(self) -> AsyncIterator[tuple[Event, ...]]:
+    async def __aiter__(self) -> AsyncGenerator[tuple[Event, ...], None]:
         parts = [_numbered(*pair) for pair in zip(self.generations, self.starts, strict=True)]
         async with aclosing(merged(parts)) as events:
             async for some in events:
@@ -36,5 +36,6 @@ class Batch:
 
 
 async def _numbered(generation: Generation, start: int) -> AsyncGenerator[tuple[Event, ...], None]:
-    async for events in generation:
-        yield tuple(replace(event, choice=start + event.choice) for event in events) if start else events
+    async with aclosing(aiter(generation)) as told:
+        async for events in told:
+            yield tuple(replace(event, choice=start + event.choice) for event in events) if start else events

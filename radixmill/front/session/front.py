@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,11 +11,14 @@ from msgspec import Struct
 
 from radixmill.core.config import Config
 from radixmill.core.errors import NotReady
+from radixmill.front.session.caller import Caller
 from radixmill.front.session.session import Session
 from radixmill.front.session.view import EngineView, Load
 from radixmill.link.client import EngineClient, Health, State
 
 WAITS = {"loading": 1.0, "restarting": 1.0, "stalled": 2.0, "draining": 5.0}  # seconds until it is worth asking again
+
+HOLDING = "The server is about to load another model. Try again later."
 
 
 class Condition(Struct, frozen=True, kw_only=True):
@@ -31,6 +35,25 @@ class Condition(Struct, frozen=True, kw_only=True):
     incarnation: int  # of the engine: how many there have been
 
 
+Mode = Literal["beside", "drain"]  # of a reload: the new model loads while the old serves, or in its place
+
+
+class Served(Struct, kw_only=True):
+    """A model as it is served: its names, and the id of all that its answers' bits depend on."""
+
+    names: list[str]
+    numerics: str
+
+
+class Reloaded(Struct, kw_only=True):
+    """Another model serves, or the same one read again. `seconds` that it took."""
+
+    model: str  # as it was named
+    served: Served
+    previous: Served
+    seconds: float
+
+
 @dataclass
 class Front:
     """`session` is None until the tokenizer is loaded, `client` until there is an engine to talk to."""
@@ -39,18 +62,24 @@ class Front:
     client: EngineClient | None = None
     session: Session | None = None
     started_at: float = field(default_factory=time.time)  # seconds since the epoch
-    draining: bool = False
+    draining: bool = False  # the server ends
+    holding: bool = False  # another model is to serve, once what runs has finished
+    retiring: list[Session] = field(default_factory=list)  # earlier ones, whose requests finish
+    reload: Callable[[str | None, Mode], Awaitable[Reloaded]] | None = None  # serve another model; raises ServeError
     view: EngineView | None = None  # None: the engine can't be seen, only heard
 
     def ready_session(self) -> Session:
         """The session, if it takes work: what is sent while an engine is restarted waits for the next. Raises NotReady."""
         if self.draining:
-            raise NotReady("The server is shutting down.", retry_after=5.0)
+            raise NotReady("The server is shutting down.", code="shutting_down", retry_after=5.0)
+        if self.holding:
+            raise NotReady(HOLDING, retry_after=WAITS["draining"])
         if self.client is not None and (health := self.client.health()).state == "failed":
             raise NotReady(f"The server cannot serve: {health.detail}.")
         if self.session is None:
             raise NotReady("The server is loading the model. Try again later.", retry_after=1.0)
         self.session.spec()
+        self.session.use()
         return self.session
 
     def would_serve(self) -> Session:
@@ -74,7 +103,7 @@ class Front:
             running=load.running,
             waiting=load.waiting,
             waiting_tokens=load.waiting_tokens,
-            live=self.session.live if self.session else 0,
+            live=self.live,
             incarnation=health.incarnation,
         )
 
@@ -82,6 +111,8 @@ class Front:
         """The state, and why it is no good."""
         if self.draining or health.state == "draining":
             return "draining", "The server is shutting down."
+        if self.holding:
+            return "draining", HOLDING
         if health.state == "failed":
             return "failed", f"The server cannot serve: {health.detail}."
         if self.session is None or health.state == "loading" or self.session.client.spec is None:
@@ -91,6 +122,20 @@ class Front:
         if self.view and self.view.stalled:
             return "stalled", "The engine makes no progress; it will be restarted, and requests wait for it."
         return "ready", ""
+
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        """All that may have live requests."""
+        return (*self.retiring, *([self.session] if self.session else []))
+
+    @property
+    def live(self) -> int:
+        """Requests taken and not yet over, whichever model answers them."""
+        return sum(session.live for session in self.sessions)
+
+    def abort(self, rid: str, caller: Caller, *, everything: bool = False) -> int:
+        """See Session.abort."""
+        return sum(session.abort(rid, caller, everything=everything) for session in self.sessions)
 
 
 def not_ready(condition: Condition) -> NotReady:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar
 
 from msgspec import Struct
 
-from radixmill.core.errors import BadRequest, EngineFailed
+from radixmill.core.errors import BadRequest, EngineFailed, NotReady, ServeError
+from radixmill.core.messages import End as EngineEnd
 from radixmill.core.messages import TokenDelta, TokenLogprob
 from radixmill.core.request import GenerateRequest
 from radixmill.front.session.choice import Choice
@@ -21,6 +22,8 @@ from radixmill.link.client import Stream
 
 log = logging.getLogger("radixmill.front")
 T = TypeVar("T")
+
+FAULTS = ("failed", "condemned", "lost")  # ends that are the server's fault
 
 
 class Facts(Struct, frozen=True, kw_only=True):
@@ -67,10 +70,12 @@ class Generation:
         self._left = len(self.choices)
         self.proofs: dict[int, Proof] = {}
         self._witness = witness
+        self.tape: dict[int, list[int]] | None = None  # what each choice has said, where that is to be logged
         self.scores: dict[int, tuple[TokenLogprob, ...] | None] = {}
         # What choices have said before their prompt's scores were known, by prompt.
         self._held: dict[int, list[TokenDelta]] = {p: [] for p in range(len(facts.prompts))} if scored else {}
         self._on_close: Callable[[], None] | None = on_close
+        self._interruption: ServeError | None = None
 
     @property
     def id(self) -> str:
@@ -81,7 +86,7 @@ class Generation:
         """The one of the whole answer, once it is over."""
         return next(iter(self.proofs.values()), None)
 
-    def __aiter__(self) -> AsyncIterator[tuple[Event, ...]]:
+    def __aiter__(self) -> AsyncGenerator[tuple[Event, ...]]:
         return self._events() if self.streams else self._nothing_to_do()
 
     async def _events(self) -> AsyncGenerator[tuple[Event, ...], None]:
@@ -94,7 +99,7 @@ class Generation:
                     return
         raise EngineFailed("The engine stopped before the answer was complete.")
 
-    async def _nothing_to_do(self) -> AsyncIterator[tuple[Event, ...]]:
+    async def _nothing_to_do(self) -> AsyncGenerator[tuple[Event, ...], None]:
         for choice in self.choices:
             self._left -= 1
             events = (End(choice.index, "length"),)
@@ -112,6 +117,8 @@ class Generation:
                 self.proofs[event.choice] = await self._witness.tell(self.choices, self.scores)
 
     def _push(self, delta: TokenDelta) -> tuple[Event, ...]:
+        if self._interruption and delta.end and delta.end.reason == "cancelled":
+            raise self._interruption
         prompt, nth = divmod(self._by_seq[delta.seq].index, self.facts.width)
         held = self._held.get(prompt)
         if held is None:
@@ -128,13 +135,12 @@ class Generation:
         choice = self._by_seq[delta.seq]
         if choice.ended:
             return ()
-        if delta.end is not None and delta.end.reason == "failed":
-            log.error("request %s: sequence %d failed: %s", self.facts.id, delta.seq, delta.end.detail)
-            self._testify_failure(choice, delta)
-            raise EngineFailed("The engine failed while it was generating this answer.")
-        if delta.end is not None and delta.end.reason == "grammar":
-            field = self.facts.constraint_field
-            raise BadRequest(f"{field} can't be followed any further: {delta.end.detail}.", param=field)
+        if delta.end is not None:
+            if delta.end.reason in FAULTS:
+                self._testify_failure(choice, delta.end)
+            self._check(delta.seq, delta.end)
+        if self.tape is not None:
+            self.tape.setdefault(choice.index, []).extend(delta.tokens)
         events = choice.push(delta)
         if choice.ended:
             self._left -= 1
@@ -142,10 +148,27 @@ class Generation:
                 self._stream_of[delta.seq].cancel(delta.seq)
         return events
 
-    def _testify_failure(self, choice: Choice, delta: TokenDelta) -> None:
+    def _testify_failure(self, choice: Choice, end: EngineEnd) -> None:
         if self._witness is not None and choice.trace is not None:
-            choice.trace.end = delta.end
+            choice.trace.end = end
             self._witness.failed(self.choices, self.scores)
+
+    def _check(self, seq: int, end: EngineEnd) -> None:
+        """Raises the error that an end is, if it is one."""
+        match end.reason:
+            case "failed":
+                log.error("request %s: sequence %d failed: %s", self.id, seq, end.detail)
+                raise EngineFailed(f"The engine failed while it was generating the answer to request {self.id}.")
+            case "condemned":
+                raise EngineFailed(
+                    f"Request {self.id} is given up: the engine died over it several times in a row.",
+                    code="engine_failed",
+                )
+            case "lost":
+                raise NotReady(f"The server has no engine any more: {end.detail}.")
+            case "grammar":
+                field = self.facts.constraint_field
+                raise BadRequest(f"{field} can't be followed any further: {end.detail}.", param=field)
 
     def usage(self) -> Usage:
         """Tokens so far; final once the last End is out."""
@@ -166,6 +189,11 @@ class Generation:
         for stream in self.streams:
             stream.cancel()
 
+    def interrupt(self, error: ServeError) -> None:
+        """End what still runs by raising `error` to whoever iterates. What has been said until now comes first."""
+        self._interruption = error
+        self.abort()
+
     def close(self) -> None:
         """Stop whatever still runs and give the place in the queue back. Idempotent."""
         if self._on_close is None:
@@ -179,8 +207,9 @@ class Generation:
 async def merged(sources: Sequence[AsyncIterable[T]]) -> AsyncGenerator[T, None]:
     """Items of several sources as they come; the first error ends it."""
     if len(sources) == 1:
-        async for item in sources[0]:
-            yield item
+        async with _closing(sources[0]) as items:
+            async for item in items:
+                yield item
         return
     queue: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()
     pumps = [asyncio.create_task(_pump(source, queue)) for source in sources]
@@ -202,8 +231,19 @@ async def merged(sources: Sequence[AsyncIterable[T]]) -> AsyncGenerator[T, None]
 
 async def _pump(source: AsyncIterable[T], queue: asyncio.Queue[tuple[T] | BaseException | None]) -> None:
     try:
-        async for item in source:
-            queue.put_nowait((item,))
+        async with _closing(source) as items:
+            async for item in items:
+                queue.put_nowait((item,))
         queue.put_nowait(None)
     except Exception as error:
         queue.put_nowait(error)
+
+
+@asynccontextmanager
+async def _closing(source: AsyncIterable[T]) -> AsyncGenerator[AsyncIterable[T], None]:
+    """A source that is closed afterwards if it is a generator: then what it holds is let go of now, not by the collector."""
+    try:
+        yield source
+    finally:
+        if isinstance(source, AsyncGenerator):
+            await source.aclose()

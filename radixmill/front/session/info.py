@@ -60,7 +60,7 @@ def server_info(front: Front) -> dict[str, Any]:
         "version": __version__,
         "uptime_seconds": round(time.time() - front.started_at, 3),
         "engine": health,
-        "requests": front.session.live if front.session else 0,
+        "requests": front.live,
         "spec": None if spec is None else msgspec.to_builtins(spec),
         "max_total_num_tokens": None if spec is None else sum(g.pages for g in spec.kv_groups[:1]) * spec.page_size,
         "max_req_input_len": None if spec is None else spec.context - 1,

@@ -49,6 +49,7 @@ def open_session(config: Config, files: ModelFiles, text: ModelText, client: Eng
         defaults=defaults,
         max_requests=config.server.max_queued_requests,
         shared_prefixes=config.cache.shared_prefix_cache,
+        log_prompts=config.server.log_prompts,
         notary=notary,
     )
 

@@ -6,12 +6,15 @@ Every user error is raised by `start`, before the first byte of an answer.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+from weakref import WeakSet
 
-from radixmill.core.errors import BadRequest, NotReady, Overloaded, UnknownModel
+from radixmill.core.errors import BadRequest, NotReady, Overloaded, ServeError, UnknownModel
 from radixmill.core.request import Constraint, GenerateRequest, SamplingParams, ThinkingBudget, choice_seed
 from radixmill.core.spec import ModelSpec
 from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, TextPrompt, TokenPrompt
@@ -27,6 +30,8 @@ from radixmill.front.session.text import Spelling, Text
 from radixmill.front.text import StopScanner, TextDecoder
 from radixmill.front.text.template import strings
 from radixmill.link.client import EngineClient, Stream
+
+log = logging.getLogger("radixmill.front")
 
 ANY_MODEL = "default"  # accepted for whatever is served
 SEED_BITS = 53  # a seed we draw survives a trip through a JavaScript number
@@ -51,21 +56,47 @@ class Session:
         defaults: Mapping[str, float] | None = None,
         max_requests: int = 1024,
         shared_prefixes: bool = False,
+        log_prompts: bool = False,
         notary: Notary | None = None,
     ) -> None:
         """`served`: names of the model, the shown one first. `defaults`: sampling defaults of its generation_config.
-        `shared_prefixes`: all owners share their cached prefixes. `notary`: who makes records and receipts; None: nobody."""
+        `shared_prefixes`: all owners share their cached prefixes. `log_prompts`: what is asked and answered is logged.
+        `notary`: who makes records and receipts; None: nobody."""
         self.text, self.client, self.served = text, client, tuple(served)
         self.defaults = check_defaults(defaults or {})
-        self.max_requests, self.shared_prefixes, self.notary = max_requests, shared_prefixes, notary
+        self.max_requests, self.shared_prefixes, self.log_prompts = max_requests, shared_prefixes, log_prompts
+        self.notary = notary
         self._spellings: dict[frozenset[str], Spelling] = {}  # by tags: a dialect's with calls, or without
         self._live: dict[Name, Generation | None] = {}  # None: still being prepared
         self._aborted: set[Name] = set()  # while they were being prepared
+        self._users: WeakSet[asyncio.Task[Any]] = WeakSet()  # tasks that have been given this session
+        self._interruption: ServeError | None = None  # why all that runs must end
 
     @property
     def live(self) -> int:
         """Requests taken and not yet over."""
         return len(self._live)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing runs, and nobody who was given the session may yet start something."""
+        return not self._live and all(task.done() for task in self._users)
+
+    def use(self) -> None:
+        """The current task may start requests, until it is done."""
+        with suppress(RuntimeError):  # no loop runs: there is no task
+            if task := asyncio.current_task():
+                self._users.add(task)
+
+    def interrupt(self, error: ServeError) -> None:
+        """End everything that runs, and whatever starts from now on, by `error`."""
+        self._interruption = error
+        for generation in [each for each in self._live.values() if each]:
+            generation.interrupt(error)
+
+    def resume(self) -> None:
+        """What starts from now on may run to its end again."""
+        self._interruption = None
 
     def spec(self) -> ModelSpec:
         """The model, if requests can be served now; else raises NotReady."""
@@ -102,7 +133,9 @@ class Session:
             self._leave(name)
             raise
         self._live[name] = generation
-        if name in self._aborted:
+        if self._interruption:
+            generation.interrupt(self._interruption)
+        elif name in self._aborted:
             generation.abort()
         return generation
 
@@ -245,6 +278,9 @@ class Session:
             scored=scored,
             witness=self._witness(ask, facts),
         )
+        if self.log_prompts:
+            self._tell(ask.id, "asks", enumerate(prompts))
+            generation.tape = {}
         return generation
 
     def _witness(self, ask: Ask, facts: Facts) -> Witness | None:
@@ -255,6 +291,10 @@ class Session:
     def _traces(self, ask: Ask) -> bool:
         """Whether its choices keep what a record needs."""
         return ask.record or ask.receipt or (self.notary is not None and self.notary.folder is not None)
+
+    def _tell(self, id: str, verb: str, texts: Iterable[tuple[int, Sequence[int]]]) -> None:
+        for i, ids in texts:
+            log.info("request %s %s [%d]: %s", id, verb, i, self.text.decode(ids, skip_special=False))
 
     def _fill_ends(self, ask: Ask) -> tuple[int, ...]:
         fills = any(isinstance(prompt, TextPrompt) and prompt.suffix for prompt in ask.prompts)
@@ -270,6 +310,8 @@ class Session:
 
     def _over(self, id: str, generation: Generation, caller: Caller) -> None:
         self._leave(Name(caller.owner, id))
+        if generation.tape is not None:
+            self._tell(id, "hears", generation.tape.items())
         if caller.meter:
             usage = generation.usage()
             caller.meter.prompt += usage.prompt

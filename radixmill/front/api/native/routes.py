@@ -13,8 +13,8 @@ from starlette.responses import Response
 from radixmill.front.api.body import Reader
 from radixmill.front.api.docs import operation
 from radixmill.front.api.guard import ID_KEY, caller_of
-from radixmill.front.api.sse import EventStream, sse, while_connected
-from radixmill.front.session import Caller, Event, Front, Session
+from radixmill.front.api.sse import EventStream, sse, started, while_connected
+from radixmill.front.session import Batch, Caller, Event, Front, Session
 from radixmill.front.session.native import Answers, GenerateBody, Generated, Item, start, to_items
 from radixmill.front.session.native.items import is_batch
 
@@ -52,17 +52,28 @@ class NativeRoute:
         items = to_items(body)
         if isinstance(body.rid, str):
             request.scope[ID_KEY] = body.rid
-        listed = is_batch(body) or items[0].ask.n > 1
         if body.stream:
-            batch = await start(session, items, caller)
-            wanted = body.incremental_streaming_output
-            answers = Answers(
-                items, batch, session.text.token_bytes, incremental=self.incremental if wanted is None else wanted
-            )
-            return EventStream(batch, NativeChunks(answers, numbered=listed), parsed.headers())
+            batch = await started(request.receive, start(session, items, caller))
+            try:
+                return EventStream(batch, self._chunks(body, items, batch, session), parsed.headers())
+            except BaseException:
+                batch.close()
+                raise
         found = await while_connected(request.receive, whole(session, items, caller))
-        content = msgspec.json.encode(found if listed else found[0])
+        content = msgspec.json.encode(found if _listed(body, items) else found[0])
         return Response(content, headers=parsed.headers(), media_type="application/json")
+
+    def _chunks(self, body: GenerateBody, items: Sequence[Item], batch: Batch, session: Session) -> NativeChunks:
+        wanted = body.incremental_streaming_output
+        answers = Answers(
+            items, batch, session.text.token_bytes, incremental=self.incremental if wanted is None else wanted
+        )
+        return NativeChunks(answers, numbered=_listed(body, items))
+
+
+def _listed(body: GenerateBody, items: Sequence[Item]) -> bool:
+    """Whether there are several answers."""
+    return is_batch(body) or items[0].ask.n > 1
 
 
 async def whole(session: Session, items: Sequence[Item], caller: Caller) -> list[Generated]:

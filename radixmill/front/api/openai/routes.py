@@ -20,7 +20,7 @@ from radixmill.front.api.openai.fields import GenerateBody
 from radixmill.front.api.openai.models import Card, Cards, add_model_routes
 from radixmill.front.api.openai.stored import StoredChats, add_stored_routes
 from radixmill.front.api.openai.wire import TokenBytes
-from radixmill.front.api.sse import OPENAI_ENDING, Chunks, Ending, EventStream, while_connected
+from radixmill.front.api.sse import OPENAI_ENDING, Chunks, Ending, EventStream, started, while_connected
 from radixmill.front.session import Ask, Front, Generation, Session
 from radixmill.front.session.store import Store
 
@@ -76,7 +76,7 @@ class GenerateRoute(Generic[Body, View]):
         if body.rid:
             request.scope[ID_KEY] = body.rid
         if body.stream:
-            generation = await session.start(ask, caller_of(request.scope))
+            generation = await started(request.receive, session.start(ask, caller_of(request.scope)))
             try:
                 view = self.view(body, generation, session.text.token_bytes)
                 chunks = self.chunks(view)

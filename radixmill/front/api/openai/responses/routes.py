@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response as HttpResponse
+from starlette.types import Receive
 
 from radixmill.core.errors import BadRequest, NotFound
 from radixmill.front.api.body import MAX_NAMED, NAME_CHARS, Parsed, Reader
@@ -27,7 +28,7 @@ from radixmill.front.api.openai.responses.prompt import fitted, to_ask, to_promp
 from radixmill.front.api.openai.responses.records import Record, Records
 from radixmill.front.api.openai.responses.run import Run, SaidStream, as_sse, made
 from radixmill.front.api.openai.responses.tools import Tools, read_tools
-from radixmill.front.api.sse import while_connected
+from radixmill.front.api.sse import started, while_connected
 from radixmill.front.session import Caller, Front, Generation, Session
 from radixmill.front.session.store import Store
 
@@ -79,7 +80,7 @@ class Responses:
             run = await making.detached(id)
             return SaidStream(run.follow(-1), headers) if body.stream else _json(run.maker.response, headers)
         if body.stream:
-            return await making.streamed(id, headers)
+            return await making.streamed(id, headers, request.receive)
         return _json(await while_connected(request.receive, making.whole(id)), headers)
 
     async def retrieve(self, request: Request, response_id: str) -> HttpResponse:
@@ -135,6 +136,16 @@ class Responses:
         return Understood(items, tools, tuple(reading.ignored))
 
 
+class Started(NamedTuple):
+    """A response whose generation runs."""
+
+    generation: Generation
+    maker: Maker
+
+    def close(self) -> None:
+        self.generation.close()
+
+
 class Making:
     """One request on its way to a response, in one of three manners."""
 
@@ -163,8 +174,8 @@ class Making:
             raise maker.failure
         return maker.response
 
-    async def streamed(self, id: str, headers: dict[str, str]) -> SaidStream:
-        generation, maker = await self._start(id)
+    async def streamed(self, id: str, headers: dict[str, str], receive: Receive) -> SaidStream:
+        generation, maker = await started(receive, self._start(id))
         return SaidStream(as_sse(made(maker, generation, self._keep)), headers, generation.close)
 
     async def detached(self, id: str) -> Run:
@@ -174,20 +185,26 @@ class Making:
         self.records.keep(Record(maker.response, self.known.items, run))
         return run
 
-    async def _start(self, id: str) -> tuple[Generation, Maker]:
+    async def _start(self, id: str) -> Started:
         body, session = self.body, self.session
         session.check_model(body.model or "default")
         prompt = await fitted(session, body, self.known.items, self.known.tools, body.max_output_tokens)
         generation = await session.start(to_ask(body, id, prompt, self.known.tools), self.caller)
-        base = begun(body, self.known.tools, generation.facts, session.defaults)
-        maker = Maker(
-            base,
+        try:
+            return Started(generation, self._maker(generation))
+        except BaseException:
+            generation.close()
+            raise
+
+    def _maker(self, generation: Generation) -> Maker:
+        body, session = self.body, self.session
+        return Maker(
+            begun(body, self.known.tools, generation.facts, session.defaults),
             generation,
             session.text.token_bytes,
             logprobs=body.wants_logprobs,
             keeps_prefix=self.front.config.cache.prefix_cache,
         )
-        return generation, maker
 
     def _keep(self, response: Response) -> None:
         if self.body.stays:
