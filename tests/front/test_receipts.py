@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
 import multiprocessing
 import shutil
@@ -21,14 +23,15 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from radixmill import verify
-from radixmill.core.errors import CannotStart
+from radixmill.core.errors import CannotStart, NotReady
 from radixmill.core.record import BadRecord, canonical, ids_hash, json_hash, load_json, to_record
 from radixmill.core.request import choice_seed
+from radixmill.front.session import Ask, Session, TextPrompt, gather
 from radixmill.front.session import record as session_records
 from radixmill.front.session.receipt import KeyFile, embedded_key, is_signed, key_id, public_pem, to_receipt
 from radixmill.store.digest import Unhashed, WeightDigest
 from tests.core.test_record import ODD, changed, places
-from tests.fakes import EOS, SPEC, EchoClient
+from tests.fakes import EOS, SPEC, ByteText, EchoClient
 from tests.front.kit import CHAT, HELLO, TEXT, answer, call, chunks, error, make_app, parse_sse, post, says
 from tests.front.receipt_kit import HASHES, WEIGHTS, make_notary, parts, proven
 
@@ -145,6 +148,21 @@ def test_streams_of_generate_end_with_them(tmp_path: Path) -> None:
         assert own[-1]["record"]["requests"][0]["sequences"][0]["output"] == [*b"Hello", EOS]
 
 
+def test_responses_and_messages_end_with_them_too(tmp_path: Path) -> None:
+    app = make_app(notary=make_notary(tmp_path))
+    asked = {"seed": 1, "record": True, "receipt": True}
+    messages = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9, "model": "echo", **asked}
+    for path, body in (("/v1/responses", {"input": "hi", "model": "echo", **asked}), ("/v1/messages", messages)):
+        whole = call(app, "POST", path, json=body).json()
+        record, receipt = parts(whole)
+        assert record.requests[0].sequences[0].output == (*b"Hello", EOS) and receipt.record == json_hash(record)
+        said = call(app, "POST", path, json={**body, "stream": True}).text
+        data = [json.loads(line[6:]) for line in said.split("\n") if line.startswith("data: {")]
+        bearing = [part for event in data for part in (event, event.get("response") or {}) if "receipt" in part]
+        assert len(bearing) == 1
+        assert to_record(bearing[0]["record"]).requests[0].sequences == record.requests[0].sequences
+
+
 # Refusals, and waiting.
 
 
@@ -186,6 +204,26 @@ def test_the_end_waits_for_the_weights_and_what_comes_before_does_not(tmp_path: 
     weights.work.set_result("cd" * 32)
     thread.join(10)
     assert done[0]["receipt"]["weights"] == "cd" * 32
+
+
+def test_who_is_told_to_end_waits_no_more(tmp_path: Path) -> None:
+    weights = Waiting()
+
+    async def go() -> None:
+        session = Session(ByteText(), EchoClient(), ("echo",), notary=make_notary(tmp_path, weights=weights))
+        ask = Ask(id="a", model="echo", prompts=(TextPrompt("hi"),), receipt=True)
+        generation = await session.start(ask)
+        waiting = asyncio.ensure_future(gather(generation))
+        while generation._left:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        generation.interrupt(NotReady("The server is shutting down."))
+        with pytest.raises(NotReady, match="shutting down"):
+            await asyncio.wait_for(waiting, 10)
+        generation.close()
+
+    asyncio.run(go())
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -354,6 +392,14 @@ def test_fields_that_are_put_in_are_seen(full: dict[str, Any]) -> None:
             if isinstance(place, dict):
                 new = changed(full[name], (*path, "priority"), 0) if path else {**full[name], "priority": 0}
                 assert not verdict(full, **{"record": full["record"], "receipt": full["receipt"], name: new}), path
+
+
+def test_bits_of_the_signature_that_say_nothing_are_seen(full: dict[str, Any]) -> None:
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    signed = full["receipt"]["signature"]
+    other = signed[:-3] + letters[letters.index(signed[-3]) + 1] + "=="
+    assert base64.b64decode(other) == base64.b64decode(signed)
+    assert not verdict(full, full["record"], {**full["receipt"], "signature": other})
 
 
 def test_the_record_of_another_answer_is_seen(full: dict[str, Any], tmp_path: Path) -> None:

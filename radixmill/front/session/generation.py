@@ -70,6 +70,7 @@ class Generation:
         self._left = len(self.choices)
         self.proofs: dict[int, Proof] = {}
         self._witness = witness
+        self._telling: asyncio.Future[Proof] | None = None
         self.tape: dict[int, list[int]] | None = None  # what each choice has said, where that is to be logged
         self.scores: dict[int, tuple[TokenLogprob, ...] | None] = {}
         # What choices have said before their prompt's scores were known, by prompt.
@@ -112,9 +113,21 @@ class Generation:
             return
         for event in events:
             if isinstance(event, End) and self._witness.wants.apart:
-                self.proofs[event.choice] = await self._witness.tell([self.choices[event.choice]], self.scores)
+                self.proofs[event.choice] = await self._told(self._witness, [self.choices[event.choice]])
             elif isinstance(event, End) and not self._left:
-                self.proofs[event.choice] = await self._witness.tell(self.choices, self.scores)
+                self.proofs[event.choice] = await self._told(self._witness, self.choices)
+
+    async def _told(self, witness: Witness, choices: Sequence[Choice]) -> Proof:
+        """It may wait long, for the weights' hash: an interruption ends that."""
+        self._telling = asyncio.ensure_future(witness.tell(choices, self.scores))
+        try:
+            return await self._telling
+        except asyncio.CancelledError:
+            if self._interruption:
+                raise self._interruption from None
+            raise
+        finally:
+            self._telling = None
 
     def _push(self, delta: TokenDelta) -> tuple[Event, ...]:
         if self._interruption and delta.end and delta.end.reason == "cancelled":
@@ -192,6 +205,8 @@ class Generation:
     def interrupt(self, error: ServeError) -> None:
         """End what still runs by raising `error` to whoever iterates. What has been said until now comes first."""
         self._interruption = error
+        if self._telling is not None:
+            self._telling.cancel()
         self.abort()
 
     def close(self) -> None:

@@ -136,6 +136,8 @@ class MessagesBody(CountBody, kw_only=True):
     no_stop_trim: bool | None = None
     priority: Annotated[int, bounds("priority")] | None = None
     cache_salt: str | None = None
+    record: bool | None = None
+    receipt: bool | None = None
     # hints
     metadata: Metadata | None = None
     service_tier: str | None = None

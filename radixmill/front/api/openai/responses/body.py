@@ -105,6 +105,8 @@ class ResponseBody(PromptBody, kw_only=True):
     ignore_eos: bool | None = None
     priority: Annotated[int, bounds("priority")] | None = None
     cache_salt: str | None = None
+    record: bool | None = None
+    receipt: bool | None = None
     rid: Annotated[str, size("rid")] | None = None
     request_id: Annotated[str, size("rid")] | None = None  # the same as rid
     # hints
