@@ -38,7 +38,7 @@ from radixmill.front.session import (
     TokenPrompt,
 )
 from radixmill.front.session.native.items import constraint_of
-from radixmill.front.session.open import open_session, open_text
+from radixmill.front.session.open import UNLIMITED, open_session, open_text
 from radixmill.link.remote import RemoteEngine
 from radixmill.supervise import Supervisor
 
@@ -132,7 +132,7 @@ class Offline:
         except EngineFailed as error:
             self.close()
             raise CannotStart(error.message) from None
-        self.session: Session = open_session(config, self.files, self._text, self._client)
+        self.session: Session = open_session(config, self.files, self._text, self._client, UNLIMITED)
         self.front = Front(config, self._client, self.session)
 
     @property

@@ -131,8 +131,9 @@ class EchoStream:
     async def __anext__(self) -> TokenDelta:
         if not self._turns:
             raise StopAsyncIteration
-        await (self.client.gate.wait() if self.client.gate else asyncio.sleep(self.client.pause))
-        seq = self._turns.pop(0)
+        await self._turn()
+        seq = next((seq for seq in self._turns if seq in self.client.cancelled), self._turns[0])
+        self._turns.remove(seq)
         delta = self._queues[seq].pop(0)
         if seq in self.client.cancelled:
             return TokenDelta(seq, delta.at, end=End("cancelled", Usage(len(self.request.prompt), delta.at, 0)))
@@ -141,6 +142,14 @@ class EchoStream:
         else:
             self.client.live.discard(seq)
         return delta
+
+    async def _turn(self) -> None:
+        """Until the next delta may come; the end of one that is cancelled comes at once."""
+        gate = self.client.gate
+        while gate and not gate.is_set() and not any(seq in self.client.cancelled for seq in self._turns):
+            await asyncio.sleep(0.001)
+        if not gate:
+            await asyncio.sleep(self.client.pause)
 
     def cancel(self, seq: int | None = None) -> None:
         for one in self.seqs if seq is None else (seq,):

@@ -231,7 +231,29 @@ class ServerOptions:
     max_requests_per_key: int = option(
         1024, "requests that one API key may have open at once; more get 429; 0: any number", low=0
     )
-    max_queued_requests: int = option(1024, "requests that may be in flight or waiting; more get 429", low=1)
+    max_queued_requests: int = option(
+        1024, "requests that may be in flight or waiting; more get 429. Each front has an equal share", low=1
+    )
+    max_queued_tokens: int = option(
+        1 << 20,
+        "tokens of prompts that may wait for their answers to begin; more get 429, but for a prompt that waits alone. Each"
+        " front has an equal share",
+        size=True,
+        low=1,
+    )
+    max_queue_time: float = option(
+        600.0,
+        "seconds a request may wait for its first step, then 429; 0: for ever. Official clients wait no longer",
+        low=0.0,
+        high=86400.0,
+    )
+    max_running_time: float = option(
+        3600.0,
+        "seconds a request may take from its arrival to its end, then 408; its own `timeout` may be shorter. 0: for ever",
+        flags=("--request-timeout",),
+        low=0.0,
+        high=604800.0,
+    )
     fronts: int = option(
         1,
         "HTTP processes; one more for each core that tokenising and streaming fill. Each keeps what it stored itself",

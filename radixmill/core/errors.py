@@ -11,6 +11,7 @@
         ├── Forbidden           403
         ├── NotFound            404
         │   └── UnknownModel    404  model_not_found
+        ├── RequestTimeout      408  timeout
         ├── Conflict            409
         ├── TooLarge            413
         ├── Overloaded          429  rate_limit_exceeded
@@ -108,6 +109,15 @@ class UnknownModel(NotFound):
 
 class Conflict(ServeError):
     status, type, code = 409, "invalid_request_error", "conflict"
+
+
+class RequestTimeout(ServeError):
+    """The time that the client, or the server, gave a request is over. Asking again would take as long."""
+
+    status, type, code = 408, "invalid_request_error", "timeout"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"The request was not done after {seconds:g} seconds, which is all it may take.")
 
 
 class TooLarge(ServeError):

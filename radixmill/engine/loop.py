@@ -98,7 +98,7 @@ class Engine:
 
     def _intake(self, *, wait: bool) -> None:
         self._pulse.load(**self.scheduler.load())
-        for incident in self.link.poll(None if wait else 0):
+        for incident in self.link.poll(self.scheduler.patience.left() if wait else 0):
             match incident:
                 case Joined(peer):
                     self.link.send(peer, self._ready)

@@ -67,6 +67,8 @@ def submit(
     constraint: Constraint | None = None,
     thinking: ThinkingBudget | None = None,
     alone: bool = False,
+    account: str = "",
+    wait: float | None = None,
     **more: Any,
 ) -> Submit:
     """Sequences `ids` of one prompt; choice i has seed + i."""
@@ -79,6 +81,8 @@ def submit(
         thinking=thinking,
         tenant=tenant,
         priority=priority,
+        account=account,
+        wait=wait,
     )
     scores = sampling.prompt_logprobs is not None
     return Submit(request, tuple(SeqStart(i, seed + n, output, scores and n == 0, alone) for n, i in enumerate(ids)))

@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from radixmill.core.config import Config, ServerOptions
 from radixmill.front.api.app import create_app
 from radixmill.front.api.protocol import House, Limits
-from radixmill.front.session import Front, Session
+from radixmill.front.session import Front, Session, door
 from radixmill.front.session.receipt import Notary
 from tests.fakes import EOS, ByteText, EchoClient
 from tests.front import openapi
@@ -54,12 +54,16 @@ def make_app(
     defaults: dict[str, float] | None = None,
     max_requests: int = 64,
     notary: Notary | None = None,
+    max_tokens: int = 1 << 20,
+    wait: float | None = None,
+    seconds: float | None = None,
     **server: Any,
 ) -> FastAPI:
     client = client or EchoClient()
     config = replace(Config(), server=ServerOptions(**server))
+    limits = door.Limits(requests=max_requests, tokens=max_tokens, wait=wait, seconds=seconds)
     names = ("echo", "echo-alias")
-    session = Session(text or ByteText(), client, names, defaults=defaults, max_requests=max_requests, notary=notary)
+    session = Session(text or ByteText(), client, names, defaults=defaults, limits=limits, notary=notary)
     return create_app(Front(config, client, session))
 
 

@@ -226,6 +226,11 @@ def test_who_is_told_to_end_waits_no_more(tmp_path: Path) -> None:
     asyncio.run(go())
 
 
+def test_a_request_waits_no_longer_than_it_may(tmp_path: Path) -> None:
+    app = make_app(notary=make_notary(tmp_path, weights=Waiting()))
+    error(post(app, CHAT, {**HELLO, "receipt": True, "timeout": 0.3}), 408)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_weights_that_cannot_be_hashed_fail_the_request_truthfully(tmp_path: Path, stream: bool) -> None:
     weights = Waiting()

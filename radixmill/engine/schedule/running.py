@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from operator import attrgetter
+from typing import NamedTuple
 
+from radixmill.engine.schedule.accounts import Accounts
 from radixmill.engine.schedule.sequence import Sequence
 
 _rank = attrgetter("rank")
 
 
+class Turns(NamedTuple):
+    """Rows that can use a grant, in their order."""
+
+    streams: list[Sequence]  # those that want a single token
+    prompts: list[Sequence]
+
+
 class Running:
     """Sequences that hold a slot, by rank: the first is the last to be preempted."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, accounts: Accounts) -> None:
+        self._accounts = accounts
         self.rows: list[Sequence] = []
         self._slots = list(range(slots - 1, -1, -1))
 
@@ -31,13 +41,15 @@ class Running:
         """Rows that want a single token."""
         return sum(seq.behind == 1 for seq in self.rows)
 
-    def by_turn(self) -> list[Sequence]:
-        """Who can use a grant: single tokens first, so that no stream waits for a prompt; then by rank.
+    def by_turn(self) -> Turns:
+        """Who can use a grant: single tokens first, so that no stream waits for a prompt; each by priority, prompts then by
+        whose account has had least, and by rank.
 
         Not who has its last token on the way, or guesses: what comes after them is not known.
         """
         able = [(seq, seq.behind) for seq in self.rows if not seq.full and not seq.guessed]
-        return [seq for seq, behind in able if behind == 1] + [seq for seq, behind in able if behind > 1]
+        prompts = self._accounts.by_service(seq for seq, behind in able if behind > 1)
+        return Turns([seq for seq, behind in able if behind == 1], prompts)
 
     def slot(self) -> int:
         return self._slots.pop()

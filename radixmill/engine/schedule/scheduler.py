@@ -18,10 +18,12 @@ from radixmill.core.plan import Masks, Run, StepPlan, StepResult
 from radixmill.core.spec import ModelSpec
 from radixmill.engine.cache import Cache, Lease
 from radixmill.engine.grammar import GrammarError, Grammars
+from radixmill.engine.schedule.accounts import Accounts
 from radixmill.engine.schedule.budget import FLOOR, Budget
 from radixmill.engine.schedule.constrained import Constrained
 from radixmill.engine.schedule.draft import Draft
 from radixmill.engine.schedule.guess import Guesser, Memory, Offer
+from radixmill.engine.schedule.patience import Patience
 from radixmill.engine.schedule.queue import make_queue
 from radixmill.engine.schedule.running import Running
 from radixmill.engine.schedule.sequence import Sequence
@@ -38,6 +40,7 @@ class Counters:
         self.steps = self.computed_tokens = self.reused_tokens = self.admissions = self.preemptions = self.ended = 0
         self.drafted = self.accepted = 0  # guessed tokens that were checked, and that were right and used
         self.forced = 0  # tokens that a grammar left no choice about: no forward pass of their own
+        self.expired = 0  # sequences that waited longer than they may
 
 
 class Scheduler:
@@ -54,8 +57,10 @@ class Scheduler:
         """`keep`: pages that prefixes which no sequence holds may fill; None: all. `grammars`: None: no constraints."""
         self.spec = spec
         self.cache = Cache([group.pages for group in spec.kv_groups], spec.page_size, reuse=prefix_cache, keep=keep)
-        self.queue = make_queue(options.schedule_policy, self._matched, spec.context)
-        self.running = Running(min(options.max_running_requests, spec.slots))
+        self.accounts = Accounts()
+        self.queue = make_queue(options.schedule_policy, self.accounts, self._matched, spec.context)
+        self.running = Running(min(options.max_running_requests, spec.slots), self.accounts)
+        self.patience = Patience()
         self.budget = Budget(options.step_tokens, options.step_seconds)
         self.guesser = _guesser(options)
         self.constrained = Constrained(grammars, spec.vocab_size, spec.slots)
@@ -70,12 +75,15 @@ class Scheduler:
 
     def submit(self, client: Client, message: Submit) -> None:
         """Queue the sequences of a request. A live id submitted again is the same record, and goes on as it is."""
+        fresh = not any(start.output for start in message.seqs)
         for start in message.seqs:
             if start.seq in self._live.get(client, {}):
                 continue
             self._arrivals += 1
             seq = Sequence(client, message.request, start, self.spec, self._arrivals)
             self._live.setdefault(client, {})[seq.id] = seq
+            if fresh:
+                self.patience.add(seq)
             if refusal := self._refusal(seq):
                 self._finish(seq, "failed", detail=refusal)
             elif message.request.constraint is None and message.request.thinking is None:
@@ -107,6 +115,7 @@ class Scheduler:
             at = seq.output_len
             reason, detail = self._advance(seq, ())
             if reason or seq.output_len > at:
+                self.patience.met(seq)
                 self._pending.append((seq.client, self._told(seq, at, None, reason, detail)))
 
     def cancel(self, client: Client, seq: int) -> None:
@@ -124,10 +133,16 @@ class Scheduler:
 
     def schedule(self) -> StepPlan | None:
         """The next step, or None if nothing can run now."""
+        self._expire()
         if self._isolated:
             return self._schedule_alone(min(self._isolated, key=lambda seq: seq.rank))
         draft = Draft(max(self.budget.tokens, self.running.decoding + FLOOR))
-        for seq in self.running.by_turn():
+        turns = self.running.by_turn()
+        for seq in turns.streams:
+            self._grant(seq, draft)
+        if turns.prompts:
+            self._admit(draft, before=turns.prompts[0])
+        for seq in turns.prompts:
             self._grant(seq, draft)
         self._admit(draft)
         if self.guesser and draft.rows and not self._flying:
@@ -207,6 +222,8 @@ class Scheduler:
             "waiting": len(self.queue),
             "leases": len(self.cache.leases),
             "conserved": self.cache.conserved() if self.idle else None,
+            "waiting_tokens": self.queue.tokens,
+            "accounts": len(self.accounts),
             "step_budget": self.budget.tokens,
             "pages_free": self.cache.pools.free,
             "pages_evictable": self.cache.tree.evictable,
@@ -214,6 +231,12 @@ class Scheduler:
             "tree_nodes": self.cache.tree.nodes,
             **vars(self.counters),
         }
+
+    def _expire(self) -> None:
+        """End those that have waited for their first step longer than they may."""
+        for seq in self.patience.due():
+            self.counters.expired += 1
+            self._finish(seq, "expired")
 
     # --- grants
 
@@ -265,6 +288,7 @@ class Scheduler:
         assert victim.lease is not None
         draft.revoke(victim)
         self.running.remove(victim)
+        self.accounts.stopped(victim)
         victim.lease.drop()
         victim.leave("waiting")
         self.queue.add(victim)
@@ -272,11 +296,14 @@ class Scheduler:
 
     # --- admission
 
-    def _admit(self, draft: Draft) -> None:
-        """Give slots to waiting sequences, in the order of the queue, until one does not fit."""
+    def _admit(self, draft: Draft, before: Sequence | None = None) -> None:
+        """Give slots to waiting sequences, in the order of the queue, until one does not fit; `before`: only while they go
+        before this one, whose prompt is being computed."""
         if not self._may_admit(draft):
             return
         for seq in self.queue.order():
+            if before and not self.accounts.goes_before(seq, before):
+                return
             if seq.landing or (self.cache.reuse and should_wait(seq, self.running.rows, self._matched)):
                 continue
             if not self._open(seq, draft) or not self._may_admit(draft):
@@ -295,6 +322,8 @@ class Scheduler:
             lease.drop()
             self._must_wait(seq)
             return False
+        self.accounts.admitted(seq, lease.shared)
+        self.patience.met(seq)
         self.queue.take(seq)
         seq.admit(self.running.slot(), lease)
         self.running.add(seq)
@@ -376,6 +405,7 @@ class Scheduler:
         bound = {seq: row for row, seq in enumerate(draft.rows) if plan.samples[row] and seq.bound}
         self.constrained.begin(step, bound)
         for seq in draft.rows:
+            self.accounts.computed(seq)
             self._share(seq)
         return plan
 
@@ -424,6 +454,7 @@ class Scheduler:
     ) -> TokenDelta:
         """The delta of all that has been said from output index `at` on; ends the sequence if there is a reason."""
         said = tuple(seq.tokens[seq.prompt_len + at : seq.known])
+        self.accounts.said(seq, len(said))
         end = self._end(seq, reason, seq.end_token if reason == "stop" else None, detail) if reason else None
         return TokenDelta(
             seq.id, at, said, logprobs and logprobs[: len(said)], end, _tell_cached(seq), _tell_scores(seq)
@@ -457,6 +488,8 @@ class Scheduler:
                 self.queue.remove(seq)
             case _:
                 self.running.remove(seq)
+                self.accounts.stopped(seq)
+        self.patience.forget(seq)
         self._free(seq)
         if seq.lease:
             seq.lease.close(seq.tokens, seq.certain)

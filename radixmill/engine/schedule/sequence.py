@@ -35,6 +35,7 @@ class Sequence:
     __slots__ = (
         "ahead",
         "alone",
+        "billed",
         "cached",
         "cached_told",
         "client",
@@ -95,6 +96,7 @@ class Sequence:
         self.memory: Memory | None = None  # for guesses, as soon as one is looked for
         self.cached: int | None = None  # prompt tokens found at the first admission
         self.cached_told = False
+        self.billed = 0  # tokens of the prompt that its account has paid for, or found cached
         self.passed = 0  # younger sequences admitted before this one
         self.starved = False  # got no page in the last step
         self.ahead: tuple[Sequence, int] | None = None  # while waiting: who computes our tokens up to there

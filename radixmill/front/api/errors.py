@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from radixmill.core.errors import EngineFailed, NotFound, ServeError, TooLarge, Unauthorized
+from radixmill.core.errors import EngineFailed, NotFound, RequestTimeout, ServeError, TooLarge, Unauthorized
 from radixmill.front.api.anthropic.errors import message_error, speaks_anthropic
 
 ID_KEY = "radixmill.request_id"  # in the ASGI scope; a route may replace it
@@ -64,6 +64,8 @@ def error_headers(error: ServeError) -> dict[str, str]:
     headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after))
+    if isinstance(error, RequestTimeout):
+        headers["X-Should-Retry"] = "false"  # official clients would repeat a 408
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, TooLarge):

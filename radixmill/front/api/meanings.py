@@ -75,6 +75,10 @@ SAMPLING: dict[str, Meaning] = {
 COMMON: dict[str, Meaning] = {
     "model": openai("a served name, or `default`; any other is a 404", "`default`"),
     "stream": openai("answer with server-sent events as tokens come", "false"),
+    "timeout": both(
+        "seconds the whole request may take, waiting included; then 408, or an error event in a stream",
+        "`--max-running-time`",
+    ),
     "stream_options": openai("only with `stream`"),
     "StreamOptions.include_usage": openai("a last chunk with `usage` and no choices", "false"),
     "StreamOptions.continuous_usage_stats": vllm("`usage` on every chunk", "false"),
@@ -200,7 +204,6 @@ REFUSED: dict[str, Meaning] = {
     "moderation": openai("there is no moderation here"),
     "stop_regex": sglang("a regular expression that ends the answer"),
     "lora_path": sglang("an adapter"),
-    "timeout": both("seconds the request may take"),
 }
 
 MESSAGES: dict[str, Meaning] = {

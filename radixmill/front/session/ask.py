@@ -114,3 +114,4 @@ class Ask(Struct, frozen=True, kw_only=True):
     seed: int | None = None
     salts: tuple[str, ...] = ()  # keep its cached prefixes apart: only equal salts share
     priority: int = 0
+    timeout: float | None = None  # seconds the whole request may take; None: as long as the server lets it

@@ -15,6 +15,7 @@ from radixmill.core.messages import End as EngineEnd
 from radixmill.core.messages import TokenDelta, TokenLogprob
 from radixmill.core.request import GenerateRequest
 from radixmill.front.session.choice import Choice
+from radixmill.front.session.door import Place
 from radixmill.front.session.echo import PromptText
 from radixmill.front.session.events import End, Event, Usage
 from radixmill.front.session.receipt import Proof, Witness
@@ -59,11 +60,12 @@ class Generation:
         streams: Sequence[Stream],
         choices: Sequence[Choice],
         on_close: Callable[[], None],
+        place: Place,
         *,
         scored: bool = False,
         witness: Witness | None = None,
     ) -> None:
-        """`scored`: the engine was asked for the prompts' log-probabilities."""
+        """`place`: told when prompts begin to be answered. `scored`: the engine was asked for the prompts' log-probabilities."""
         self.facts, self.streams, self.choices = facts, tuple(streams), tuple(choices)
         self._by_seq = dict(zip((seq for stream in streams for seq in stream.seqs), choices, strict=bool(streams)))
         self._stream_of = {seq: stream for stream in streams for seq in stream.seqs}
@@ -77,6 +79,8 @@ class Generation:
         self._held: dict[int, list[TokenDelta]] = {p: [] for p in range(len(facts.prompts))} if scored else {}
         self._on_close: Callable[[], None] | None = on_close
         self._interruption: ServeError | None = None
+        self.place = place
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def id(self) -> str:
@@ -133,6 +137,7 @@ class Generation:
         if self._interruption and delta.end and delta.end.reason == "cancelled":
             raise self._interruption
         prompt, nth = divmod(self._by_seq[delta.seq].index, self.facts.width)
+        self.place.begun(self.facts.id, prompt)
         held = self._held.get(prompt)
         if held is None:
             return self._fold(delta)
@@ -179,6 +184,8 @@ class Generation:
                 )
             case "lost":
                 raise NotReady(f"The server has no engine any more: {end.detail}.")
+            case "expired":
+                raise self.place.expired()
             case "grammar":
                 field = self.facts.constraint_field
                 raise BadRequest(f"{field} can't be followed any further: {end.detail}.", param=field)
@@ -209,8 +216,18 @@ class Generation:
             self._telling.cancel()
         self.abort()
 
+    def limit(self, deadline: float, seconds: float) -> None:
+        """Stop and fail if it is not done by `deadline`, of the loop's clock: after `seconds` in all."""
+        self._timer = asyncio.get_running_loop().call_at(deadline, self._time_out, seconds)
+
+    def _time_out(self, seconds: float) -> None:
+        if self._left or self._telling is not None:
+            self.interrupt(self.place.overdue(seconds))
+
     def close(self) -> None:
         """Stop whatever still runs and give the place in the queue back. Idempotent."""
+        if self._timer:
+            self._timer.cancel()
         if self._on_close is None:
             return
         on_close, self._on_close = self._on_close, None

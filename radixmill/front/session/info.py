@@ -68,12 +68,15 @@ def server_info(front: Front) -> dict[str, Any]:
 
 
 async def engine_stats(front: Front) -> list[dict[str, Any]]:
-    """The counters of each engine that answers soon; none of one that is loading, dead or busy."""
+    """The counters of each engine that answers soon, beside those of this front's door; none of one that is loading, dead
+    or busy."""
     try:
         async with asyncio.timeout(STATS_SECONDS):
-            return [await front.client.control("stats")] if front.client else []
+            stats = [await front.client.control("stats")] if front.client else []
     except (ServeError, TimeoutError):
         return []
+    door = front.session.door.stats() if front.session else {}
+    return [{**each, **door} for each in stats]
 
 
 def settings(config: Config) -> list[tuple[tuple[str, ...], Any]]:

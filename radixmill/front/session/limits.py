@@ -41,6 +41,7 @@ RANGES: dict[str, Range] = {
     "seed": Range(-(2**63), 2**63 - 1),
     "reasoning_effort": Range(0, 0.99),  # as a number
     "priority": Range(-(2**31), 2**31 - 1),
+    "timeout": Range(0.001, 604_800),  # seconds
     "token id": Range(0, None),  # the vocabulary is the upper end
 }
 

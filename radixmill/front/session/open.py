@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from radixmill.core.config import Config
+from radixmill.core.config import Config, ServerOptions
 from radixmill.core.errors import CannotStart
 from radixmill.core.spec import ModelSpec
 from radixmill.front.session.detect import detect_dialect
+from radixmill.front.session.door import Limits
 from radixmill.front.session.receipt import KeyFile, Notary
 from radixmill.front.session.record import RecordFolder, Scribe, TextHashes
 from radixmill.front.session.session import Session
@@ -19,6 +21,8 @@ from radixmill.front.text import TextStack, load_text
 from radixmill.link.client import EngineClient
 from radixmill.store import ModelFiles, generation_defaults
 from radixmill.store.digest import WeightDigest
+
+UNLIMITED = Limits(requests=sys.maxsize, tokens=sys.maxsize)  # where nobody has to be protected from others
 
 
 def open_text(config: Config, files: ModelFiles) -> ModelText:
@@ -36,9 +40,11 @@ def open_text(config: Config, files: ModelFiles) -> ModelText:
         raise CannotStart(f"{flag}: {error}", "Leave them out") from None
 
 
-def open_session(config: Config, files: ModelFiles, text: ModelText, client: EngineClient) -> Session:
+def open_session(
+    config: Config, files: ModelFiles, text: ModelText, client: EngineClient, limits: Limits | None = None
+) -> Session:
     """The front's side of the model in `files`, whose engine is ready. Sampling defaults come from its makers unless told
-    otherwise. Raises CannotStart."""
+    otherwise. `limits`: instead of the server's. Raises CannotStart."""
     defaults = generation_defaults(files) if config.server.sampling_defaults == "model" else {}
     served = config.model.served_model_name or (files.name,)
     notary = open_notary(config, files, text, client.spec) if client.spec else None
@@ -47,7 +53,7 @@ def open_session(config: Config, files: ModelFiles, text: ModelText, client: Eng
         client,
         served,
         defaults=defaults,
-        max_requests=config.server.max_queued_requests,
+        limits=limits or limits_of(config.server),
         shared_prefixes=config.cache.shared_prefix_cache,
         log_prompts=config.server.log_prompts,
         notary=notary,
@@ -68,3 +74,13 @@ def open_notary(config: Config, files: ModelFiles, text: ModelText, spec: ModelS
 def text_hashes(stack: TextStack) -> TextHashes:
     template = stack.template
     return TextHashes(stack.tokenizer, stack.tokenizer.vocab_size, template.sources if template else None)
+
+
+def limits_of(server: ServerOptions) -> Limits:
+    """What one front takes: its share of what the server does."""
+    return Limits(
+        requests=max(server.max_queued_requests // server.fronts, 1),
+        tokens=max(server.max_queued_tokens // server.fronts, 1),
+        wait=server.max_queue_time or None,
+        seconds=server.max_running_time or None,
+    )

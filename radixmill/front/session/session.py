@@ -14,12 +14,13 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
-from radixmill.core.errors import BadRequest, NotReady, Overloaded, ServeError, UnknownModel
+from radixmill.core.errors import BadRequest, NotReady, ServeError, UnknownModel
 from radixmill.core.request import Constraint, GenerateRequest, SamplingParams, ThinkingBudget, choice_seed
 from radixmill.core.spec import ModelSpec
 from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from radixmill.front.session.caller import ANYONE, Caller, namespace
 from radixmill.front.session.choice import Choice, Shown, Trace
+from radixmill.front.session.door import Door, Limits, Place
 from radixmill.front.session.echo import PromptText, prompt_text
 from radixmill.front.session.generation import Facts, Generation
 from radixmill.front.session.limits import SIZES, THREAD_CHARS
@@ -44,6 +45,17 @@ class Name(NamedTuple):
     id: str
 
 
+class Entry(NamedTuple):
+    """A request that has been taken, and what holds for it."""
+
+    spec: ModelSpec
+    model: str  # the name to answer with
+    caller: Caller
+    place: Place
+    wait: float | None  # seconds until its first step
+    seconds: float | None  # in all
+
+
 class Session:
     """The front's side of one model."""
 
@@ -54,7 +66,7 @@ class Session:
         served: Sequence[str],
         *,
         defaults: Mapping[str, float] | None = None,
-        max_requests: int = 1024,
+        limits: Limits = Limits(),
         shared_prefixes: bool = False,
         log_prompts: bool = False,
         notary: Notary | None = None,
@@ -64,7 +76,7 @@ class Session:
         `notary`: who makes records and receipts; None: nobody."""
         self.text, self.client, self.served = text, client, tuple(served)
         self.defaults = check_defaults(defaults or {})
-        self.max_requests, self.shared_prefixes, self.log_prompts = max_requests, shared_prefixes, log_prompts
+        self.door, self.shared_prefixes, self.log_prompts = Door(limits), shared_prefixes, log_prompts
         self.notary = notary
         self._spellings: dict[frozenset[str], Spelling] = {}  # by tags: a dialect's with calls, or without
         self._live: dict[Name, Generation | None] = {}  # None: still being prepared
@@ -117,22 +129,27 @@ class Session:
             return self.served[0]
         raise UnknownModel(name, self.served)
 
-    async def start(self, ask: Ask, caller: Caller = ANYONE) -> Generation:
-        """Take a request. Whoever gets the Generation must close it."""
-        spec = self.spec()
-        model = self.check_model(ask.model)
-        self._check_proofs(ask)
+    async def start(self, ask: Ask, caller: Caller = ANYONE, *, beside: Generation | None = None) -> Generation:
+        """Take a request. Whoever gets the Generation must close it. `beside`: of the same batch; they are one request."""
         name = Name(caller.owner, ask.id)
-        self._enter(name)
+        entry = self._enter(ask, caller, beside)
+        deadline = None if entry.seconds is None else asyncio.get_running_loop().time() + entry.seconds
         try:
-            prompts = await self.tokenise(ask.prompts, ask.prompt_field)
-            speech = speech_of(self.text, ask, prompts)
-            await self._check(speech)
-            generation = self._submit(speech, model, spec, prompts, caller)
-        except BaseException:
-            self._leave(name)
+            async with asyncio.timeout_at(deadline) as timer:
+                self._check_proofs(ask)
+                prompts = await self.tokenise(ask.prompts, ask.prompt_field)
+                entry.place.weigh(ask.id, [len(ids) for ids in prompts])
+                speech = speech_of(self.text, ask, prompts)
+                await self._check(speech)
+            generation = self._submit(speech, entry, prompts)
+        except BaseException as error:
+            self._leave(name, entry.place)
+            if isinstance(error, TimeoutError) and timer.expired():
+                raise entry.place.overdue(entry.seconds or 0.0) from None
             raise
         self._live[name] = generation
+        if deadline is not None:
+            generation.limit(deadline, entry.seconds or 0.0)
         if self._interruption:
             generation.interrupt(self._interruption)
         elif name in self._aborted:
@@ -167,15 +184,14 @@ class Session:
                 self._aborted.add(name)
         return len(hit)
 
-    def _enter(self, name: Name) -> None:
-        if len(self._live) >= self.max_requests:
-            raise Overloaded(
-                f"This server has its limit of {self.max_requests} requests in flight. Try again shortly.",
-                retry_after=1.0,
-            )
-        if name in self._live:
-            raise BadRequest(f"A request with the id {name.id!r} is running already.", param="rid")
+    def _enter(self, ask: Ask, caller: Caller, beside: Generation | None) -> Entry:
+        spec, model, limits = self.spec(), self.check_model(ask.model), self.door.limits
+        if (name := Name(caller.owner, ask.id)) in self._live:
+            raise BadRequest(f"A request with the id {ask.id!r} is running already.", param="rid")
+        place = self.door.enter(caller.owner) if beside is None else beside.place
         self._live[name] = None
+        given = [seconds for seconds in (ask.timeout, limits.seconds) if seconds is not None]
+        return Entry(spec, model, caller, place, limits.wait if beside is None else None, min(given, default=None))
 
     def _encode_all(self, prompts: Sequence[Prompt], field: str) -> tuple[tuple[int, ...], ...]:
         many = len(prompts) > 1
@@ -240,10 +256,8 @@ class Session:
         reason, place = str(reply.get("reason", "")), str(reply.get("place", ""))
         return f"{reason} (at {place})" if reason and place else reason
 
-    def _submit(
-        self, speech: Speech, model: str, spec: ModelSpec, prompts: tuple[tuple[int, ...], ...], caller: Caller
-    ) -> Generation:
-        ask = speech.ask
+    def _submit(self, speech: Speech, entry: Entry, prompts: tuple[tuple[int, ...], ...]) -> Generation:
+        ask, spec = speech.ask, entry.spec
         if len(prompts) * ask.width > (most := int(SIZES["sequences"].high or 0)):
             raise BadRequest(
                 f"{len(prompts)} prompts with {ask.width} choices each are more than {most} sequences.", param="n"
@@ -255,11 +269,12 @@ class Session:
         scored = ask.sampling.prompt_logprobs is not None
         budget = speech.budget(self.text)
         _check_budget(budget, spec.vocab_size)
-        requests = self._requests(speech, prompts, params, budget, caller)
-        streams = [] if ask.max_tokens == 0 and not scored else self._streams(requests, seed, ask.width)
+        requests = self._requests(speech, entry, prompts, params, budget)
+        nothing = ask.max_tokens == 0 and not scored
+        streams = [] if nothing else self._streams(requests, seed, ask.width)
         facts = Facts(
             id=ask.id,
-            model=model,
+            model=entry.model,
             created=int(time.time()),
             seed=seed,
             fingerprint=spec.numerics,
@@ -274,7 +289,8 @@ class Session:
             facts,
             streams,
             choices,
-            lambda: self._over(ask.id, generation, caller),
+            lambda: self._over(ask.id, generation, entry.caller),
+            entry.place,
             scored=scored,
             witness=self._witness(ask, facts),
         )
@@ -309,7 +325,7 @@ class Session:
         )
 
     def _over(self, id: str, generation: Generation, caller: Caller) -> None:
-        self._leave(Name(caller.owner, id))
+        self._leave(Name(caller.owner, id), generation.place)
         if generation.tape is not None:
             self._tell(id, "hears", generation.tape.items())
         if caller.meter:
@@ -317,20 +333,21 @@ class Session:
             caller.meter.prompt += usage.prompt
             caller.meter.completion += usage.completion
 
-    def _leave(self, name: Name) -> None:
+    def _leave(self, name: Name, place: Place) -> None:
+        place.leave(name.id)
         self._live.pop(name, None)
         self._aborted.discard(name)
 
     def _requests(
         self,
         speech: Speech,
+        entry: Entry,
         prompts: tuple[tuple[int, ...], ...],
         params: list[SamplingParams],
         budget: ThinkingBudget | None,
-        caller: Caller,
     ) -> tuple[GenerateRequest, ...]:
-        """One for each prompt."""
-        ask, now = speech.ask, time.time()
+        """One for each prompt. When the first has begun, the request has: only that one waits no longer than it may."""
+        ask, caller, now = speech.ask, entry.caller, time.time()
         tenant = namespace("" if self.shared_prefixes else caller.owner, ask.salts)
         return tuple(
             GenerateRequest(
@@ -342,6 +359,7 @@ class Session:
                 tenant=tenant,
                 account=caller.owner,
                 priority=ask.priority,
+                wait=None if p else entry.wait,
                 arrived=now,
             )
             for p, (ids, sampling) in enumerate(zip(prompts, params, strict=True))

@@ -41,6 +41,7 @@ def to_ask(body: MessagesBody, id: str, *, drop_tools: bool = False) -> Ask:
         priority=body.priority or 0,
         record=bool(body.record),
         receipt=bool(body.receipt),
+        timeout=body.timeout,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Struct
 
-from radixmill.front.api.openai.fields import GenerateBody, StopString, TokenId
+from radixmill.front.api.openai.fields import GenerateBody, StopString, Timeout, TokenId
 from radixmill.front.session.limits import bounds, size
 
 
@@ -135,6 +135,7 @@ class MessagesBody(CountBody, kw_only=True):
     skip_special_tokens: bool | None = None
     no_stop_trim: bool | None = None
     priority: Annotated[int, bounds("priority")] | None = None
+    timeout: Timeout | None = None
     cache_salt: str | None = None
     record: bool | None = None
     receipt: bool | None = None

@@ -127,6 +127,7 @@ def to_ask(body: ChatBody, id: str) -> Ask:
         priority=body.priority or 0,
         record=bool(body.record),
         receipt=bool(body.receipt),
+        timeout=body.timeout,
     )
 
 

@@ -98,6 +98,7 @@ def to_ask(body: CompletionBody, id: str) -> Ask:
         priority=body.priority or 0,
         record=bool(body.record),
         receipt=bool(body.receipt),
+        timeout=body.timeout,
     )
 
 

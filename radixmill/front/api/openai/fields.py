@@ -17,6 +17,7 @@ from radixmill.front.session.limits import bounds, size
 
 StopString = Annotated[str, size("stop string")]
 TokenId = Annotated[int, bounds("token id")]
+Timeout = Annotated[float, bounds("timeout")]
 
 
 class StreamOptions(Struct, kw_only=True):
@@ -55,6 +56,7 @@ class CommonBody(GenerateBody, kw_only=True):
     no_stop_trim: bool | None = None
     return_token_ids: bool | None = None
     priority: Annotated[int, bounds("priority")] | None = None
+    timeout: Timeout | None = None
     cache_salt: str | None = None
     record: bool | None = None
     receipt: bool | None = None
@@ -79,7 +81,6 @@ class CommonBody(GenerateBody, kw_only=True):
     # refused
     stop_regex: Any = None
     lora_path: Any = None
-    timeout: Any = None
     moderation: Any = None
 
 
@@ -102,7 +103,6 @@ NEVER: dict[str, tuple[Any, ...]] = {"audio": (), "web_search_options": (), "mod
 NOT_YET: dict[str, tuple[Any, ...]] = {
     "stop_regex": ([], ""),
     "lora_path": (),
-    "timeout": (),
     "chat_template": (),
 }
 

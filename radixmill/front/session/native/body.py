@@ -78,6 +78,7 @@ class GenerateBody(Struct, kw_only=True):
     priority: Annotated[int, bounds("priority")] | None = None
     record: bool | None = None
     receipt: bool | None = None
+    timeout: Annotated[float, bounds("timeout")] | None = None
     require_reasoning: bool | list[bool] | None = None
     max_thinking_tokens: Budget | list[Budget | None] | None = None
     # refused

@@ -61,16 +61,16 @@ async def start(session: Session, items: Sequence[Item], caller: Caller = ANYONE
     generations: list[Generation] = []
     try:
         for item in items:
-            generations += [await _start(session, item, caller)]
+            generations.append(await _start(session, item, caller, generations[0] if generations else None))
     except BaseException:
         Batch(generations).close()
         raise
     return Batch(generations)
 
 
-async def _start(session: Session, item: Item, caller: Caller) -> Generation:
+async def _start(session: Session, item: Item, caller: Caller, beside: Generation | None) -> Generation:
     try:
-        return await session.start(item.ask, caller)
+        return await session.start(item.ask, caller, beside=beside)
     except BadRequest as error:
         raise _in_our_words(error, item.params) from None
 
@@ -181,6 +181,7 @@ def _item(body: GenerateBody, rows: _Rows, at: int, field: str, prompt: Prompt) 
         record=bool(body.record),
         receipt=bool(body.receipt),
         proofs_apart=True,
+        timeout=body.timeout,
     )
     return Item(
         ask=ask,

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from radixmill.core.errors import BadRequest
-from radixmill.front.api.openai.fields import StopString, TokenId, check_rid, template_kwargs
+from radixmill.front.api.openai.fields import StopString, Timeout, TokenId, check_rid, template_kwargs
 from radixmill.front.api.openai.reasoning import Budget
 from radixmill.front.session.limits import bounds, size
 
@@ -108,6 +108,7 @@ class ResponseBody(PromptBody, kw_only=True):
     record: bool | None = None
     receipt: bool | None = None
     rid: Annotated[str, size("rid")] | None = None
+    timeout: Timeout | None = None
     request_id: Annotated[str, size("rid")] | None = None  # the same as rid
     # hints
     metadata: Annotated[dict[str, str], size("metadata")] | None = None

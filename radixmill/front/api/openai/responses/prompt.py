@@ -63,6 +63,7 @@ def to_ask(body: ResponseBody, id: str, prompt: ChatPrompt, tools: Tools) -> Ask
         priority=body.priority or 0,
         record=bool(body.record),
         receipt=bool(body.receipt),
+        timeout=body.timeout,
     )
 
 

@@ -188,6 +188,7 @@ class Making:
     async def _start(self, id: str) -> Started:
         body, session = self.body, self.session
         session.check_model(body.model or "default")
+        session.door.check(self.records.owner)  # fitting may tokenise more than once
         prompt = await fitted(session, body, self.known.items, self.known.tools, body.max_output_tokens)
         generation = await session.start(to_ask(body, id, prompt, self.known.tools), self.caller)
         try:

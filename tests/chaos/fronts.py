@@ -1,0 +1,75 @@
+"""A scene with two fronts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+from pathlib import Path
+
+from tests.chaos import footprint
+from tests.chaos.kit import House, Live, scene
+from tests.chaos.mix import mixed
+
+
+@scene("two fronts, one killed", "--fronts", "2")
+async def two_fronts(house: House) -> None:
+    count = 8 if house.quick else 24
+    wishes = mixed(count, seed=house.rng.randrange(1 << 30), tokens=(150, 200))
+    twins = await house.twins(wishes)
+    await house.settle()
+    engine = house.engine()
+    for _ in range(2 if house.quick else 8):
+        running = asyncio.gather(*(house.run(wish, twin) for wish, twin in zip(wishes, twins, strict=True)))
+        await house.until(lambda: sum(bool(live.fold.times) for live in house.live) >= count * 3 // 4, 120)
+        owners = owners_of(house)
+        fronts = house.server.pids("front")
+        if len(fronts) != 2:
+            house.figures.wrong.append(f"fronts: {fronts}")
+            break
+        victim = house.rng.choice(fronts)
+        open_then = list(house.live)
+        os.kill(victim, signal.SIGKILL)
+        house.figures.faults["kill -9 of a front"] += 1
+        lives = await running
+        judge(house, lives, open_then, owners, victim)
+        await house.until(lambda victim=victim: len(set(house.server.pids("front")) - {victim}) == 2)
+        await house.until(lambda: footprint.look(house.server).idle and ready(house), 60, 0.1)
+    if house.engine() != engine:
+        house.figures.wrong.append("a front's death took the engine with it")
+
+
+def judge(house: House, lives: list[Live], open_then: list[Live], owners: dict[int, int], victim: int) -> None:
+    """Connections of the front that died may break; no other."""
+    for live in lives:
+        if live.broke and live in open_then and owners.get(live.port) == victim:
+            house.figures.faults["connections of a front that died"] += 1
+        else:
+            house.judge([live])
+
+
+def ready(house: House) -> bool:
+    with contextlib.suppress(Exception):
+        return house.server.client.get(f"{house.server.url}/ready").status_code == 200
+    return False
+
+
+def owners_of(house: House) -> dict[int, int]:
+    """Which front holds the connection from which port of ours, by the kernel's tables."""
+    inodes = {}
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        local, remote = (int(part.split(":")[1], 16) for part in fields[1:3])
+        if local == house.address.port and remote:
+            inodes[fields[9]] = remote
+    found = {}
+    for pid in house.server.pids("front"):
+        with contextlib.suppress(OSError):
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    hit = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(f"/proc/{pid}/fd/{name}"))
+                    if hit and hit[1] in inodes:
+                        found[inodes[hit[1]]] = pid
+    return found

@@ -1,0 +1,323 @@
+"""What scenes share: a server under attack, requests with their undisturbed twins, and deaths that are kept account of."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.chaos import footprint, wire
+from tests.chaos.figures import Figures, Gap
+from tests.chaos.fold import Fold
+from tests.chaos.mix import TEMPLATE, TEXT, Wish, prompt_of
+from tests.e2e.kit import Server, serving
+
+EMBEDDED = "smollm2-135m-instruct"
+NOTICE = 0.5  # seconds after a death by which a front must know of it
+TAKEN_OVER = re.compile(r"engine \d+ took over")
+
+
+@dataclass(eq=False)
+class Live:
+    """A request on its way."""
+
+    wish: Wish
+    fold: Fold = field(default_factory=Fold)
+    twin: Fold | None = None
+    accepted: bool = False
+    port: int = 0  # of its connection, on our side
+    broke: str = ""  # how its connection ended, if not as it should
+
+    @property
+    def context(self) -> int:
+        """Tokens that a new engine has to compute again for it."""
+        prompt = self.twin.prompt_tokens if self.twin else self.fold.prompt
+        return prompt + (0 if self.fold.done else self.fold.tokens)
+
+    @property
+    def over(self) -> bool:
+        return self.fold.done or bool(self.broke)
+
+
+@dataclass(eq=False)
+class Death:
+    """An engine that was killed. `ready`: when another served, if that was before the next death."""
+
+    at: float
+    recompute: int  # tokens
+    log: int  # bytes that the log had
+    ready: float | None = None
+
+
+@dataclass(eq=False)
+class House:
+    """A server under attack."""
+
+    server: Server
+    figures: Figures
+    rng: random.Random
+    quick: bool = False
+    tiny: bool = False
+    rate: float = 1000.0  # tokens per second of prefill
+    live: list[Live] = field(default_factory=list)
+    deaths: list[Death] = field(default_factory=list)
+    before: footprint.Footprint | None = None
+    _watches: list[asyncio.Task[None]] = field(default_factory=list)
+
+    @property
+    def address(self) -> wire.Address:
+        return wire.Address.of(self.server.url)
+
+    # --- requests
+
+    async def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        return await asyncio.wait_for(wire.ask(self.address, method, path, body, headers), 120)
+
+    async def run(self, wish: Wish, twin: Fold | None = None, on_chunk: Callable[[Live], None] | None = None) -> Live:
+        """One request to its end. What goes wrong on its way is noted in it, not raised."""
+        live = Live(wish, twin=twin)
+        self.live.append(live)
+        try:
+            await asyncio.wait_for(self._exchange(live, on_chunk), 600)
+        except (OSError, asyncio.IncompleteReadError, ValueError, TimeoutError) as error:
+            live.broke = f"{type(error).__name__}: {error}"
+        finally:
+            self.live.remove(live)
+        return live
+
+    async def _exchange(self, live: Live, on_chunk: Callable[[Live], None] | None) -> None:
+        wish, fold = live.wish, live.fold
+        reader, writer = await asyncio.open_connection(*self.address, limit=wire.LINE)
+        try:
+            live.port = writer.get_extra_info("sockname")[1]
+            writer.write(wire.message("POST", wish.route, wish.body))
+            live.accepted = True  # held; a refusal takes it back
+            answer = await wire.read_head(reader, writer)
+            fold.status = answer.status
+            live.accepted = answer.status == 200
+            if answer.status != 200:
+                fold.error = (await answer.body()).decode(errors="replace")
+            elif wish.streamed:
+                async for event in answer.events():
+                    fold.add(event)
+                    if on_chunk:
+                        on_chunk(live)
+            else:
+                fold.whole(wire.json.loads(await answer.body()))
+        finally:
+            writer.transport.abort()
+
+    async def twins(self, wishes: Sequence[Wish], at_once: int = 8) -> list[Fold]:
+        """The undisturbed answers. Raises AssertionError where one has no proper end."""
+        gate = asyncio.Semaphore(at_once)
+
+        async def one(wish: Wish) -> Fold:
+            async with gate:
+                live = await self.run(wish)
+            fault = live.broke or live.fold.error or ("" if live.fold.done else "it has no end")
+            assert not fault, f"undisturbed, {wish.kind}: {fault}"
+            return live.fold
+
+        return list(await asyncio.gather(*map(one, wishes)))
+
+    def judge(self, lives: Iterable[Live]) -> None:
+        """Count what was lost, doubled or changed."""
+        for live in lives:
+            assert live.twin is not None
+            self.figures.accepted += live.accepted
+            name = f"{live.wish.kind}, seed {live.wish.body.get('seed')}"
+            if not live.accepted:
+                self.figures.wrong.append(f"{name}: refused: {live.fold.status} {live.fold.error or live.broke}")
+            elif live.broke or not live.fold.done or live.fold.error:
+                self.figures.lost.append(f"{name}: {live.broke or live.fold.error or 'no end'}")
+            else:
+                self.figures.doubled += live.fold.doubled(live.twin)
+                if difference := live.fold.differs(live.twin):
+                    self.figures.different.append(f"{name}: {difference}")
+            self.figures.gaps += self._gaps(live)
+
+    def _gaps(self, live: Live) -> list[Gap]:
+        """The pauses of a stream in which engines died."""
+        found = []
+        times = live.fold.times
+        for start, end in itertools.pairwise(times):
+            within = [death for death in self.deaths if start < (death.ready or death.at) < end]
+            if within:
+                work = sum(death.recompute for death in within) / self.rate
+                found.append(Gap(end - start, work, len(within), live.wish.kind))
+        return found
+
+    async def measure_rate(self, tokens: int = 1000) -> None:
+        """Tokens per second of prefill, by prompts that nobody has sent."""
+        best = 0.0
+        for _ in range(3):
+            body = {"model": "default", "prompt": prompt_of(tokens, self.rng), "max_tokens": 1}
+            began = time.monotonic()
+            status, answer = await self.ask("POST", TEXT, body)
+            assert status == 200, answer
+            best = max(best, answer["usage"]["prompt_tokens"] / (time.monotonic() - began))
+        self.rate = best
+
+    # --- deaths
+
+    def engine(self) -> int | None:
+        """The engine's process id, if it lives."""
+        return next((pid for pid in self.server.pids("engine") if footprint.process(pid)), None)
+
+    def kill(self, name: str = "kill -9") -> Death | None:
+        """SIGKILL to the engine; None: there was none."""
+        if (pid := self.engine()) is None:
+            return None
+        work = sum(live.context for live in self.live if live.accepted)
+        death = Death(time.monotonic(), work, self.server.log.stat().st_size)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        self.figures.faults[name] += 1
+        self.deaths.append(death)
+        self._watches.append(asyncio.create_task(self.revived(death)))
+        return death
+
+    async def stop(self, seconds: float | None, *, wait: bool = True) -> None:
+        """SIGSTOP to the engine for so long; None: until it is replaced, which `wait` waits for."""
+        pid = self.engine()
+        assert pid is not None
+        work = sum(live.context for live in self.live if live.accepted)
+        death = Death(time.monotonic(), work, self.server.log.stat().st_size)
+        os.kill(pid, signal.SIGSTOP)
+        self.figures.faults["SIGSTOP" if seconds is None else "SIGSTOP, short"] += 1
+        if seconds is not None:
+            await asyncio.sleep(seconds)
+            os.kill(pid, signal.SIGCONT)
+        elif wait and not await self.until(lambda: self.took_over(death)):
+            self.figures.wrong.append("a stopped engine was not replaced")
+            os.kill(pid, signal.SIGCONT)
+
+    def took_over(self, death: Death) -> bool:
+        """Whether another engine serves, as the log tells."""
+        return self._says(death.log, TAKEN_OVER)
+
+    async def recovered(self) -> None:
+        """Wait until the last death has been got over."""
+        await asyncio.gather(*self._watches)
+        self._watches.clear()
+
+    async def revived(self, death: Death, patience: float = 60.0) -> None:
+        """Wait until /ready says 200 of another engine, or until that one is killed too. Notes when, and what /ready said falsely."""
+        start, begun = death.log, death.at
+        lied = False
+        while time.monotonic() - begun < patience and self.deaths[-1] is death:
+            asked_at = time.monotonic()
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                status, _ = await self.ask("GET", "/ready")
+                now = time.monotonic()
+                served = self._says(start, TAKEN_OVER)
+                if status == 200 and served:
+                    death.ready = now
+                    self.figures.respawns.append(now - begun)
+                    return
+                lied = lied or (status == 200 and not served and asked_at - begun > NOTICE)
+                if lied and not any("/ready" in each for each in self.figures.wrong):
+                    self.figures.wrong.append("/ready said 200 while no engine served")
+            await asyncio.sleep(0.02)
+        if self.deaths[-1] is death:
+            self.figures.wrong.append(f"no engine within {patience:g} s of a death")
+
+    def _says(self, start: int, what: re.Pattern[str]) -> bool:
+        """Whether a line of the log behind `start` says so."""
+        with self.server.log.open("rb") as file:
+            file.seek(start)
+            return what.search(file.read().decode(errors="replace")) is not None
+
+    async def until(self, condition: Callable[[], Any], patience: float = 30.0, pause: float = 0.005) -> bool:
+        """Wait for something; whether it came."""
+        deadline = time.monotonic() + patience
+        while not condition():
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(pause)
+        return True
+
+    async def seen_idle(self, patience: float) -> None:
+        """Whoever went away must have been noticed by then."""
+        now = await asyncio.to_thread(footprint.settled, self.server, patience)
+        if not now.idle:
+            self.figures.wrong.append(f"{patience:g} s after the last client: {now.asked} asked, {now.state}")
+
+    # --- leaks
+
+    async def settle(self) -> None:
+        """Remember what the server holds now: it must hold no more in the end."""
+        self.before = await asyncio.to_thread(footprint.settled, self.server)
+
+    async def check_leaks(self) -> None:
+        assert self.before is not None, "a scene must settle before it begins"
+        found: list[str] = []
+        for _ in range(20):  # connections that were closed a moment ago are noticed soon
+            found = footprint.leaks(self.before, await asyncio.to_thread(footprint.settled, self.server))
+            if not found:
+                return
+            await asyncio.sleep(0.5)
+        self.figures.leaks += found
+
+
+Play = Callable[[House], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One way to break things. `flags` are those of its server."""
+
+    name: str
+    play: Play
+    flags: tuple[str, ...] = ()
+    own_server: bool = False  # it starts what it needs itself, and is given no server
+
+
+SCENES: dict[str, Scene] = {}
+
+
+def scene(name: str, *flags: str) -> Callable[[Play], Play]:
+    def add(play: Play) -> Play:
+        SCENES[name] = Scene(name, play, flags)
+        return play
+
+    return add
+
+
+@contextlib.asynccontextmanager
+async def housed(
+    model: str | Path, folder: Path, *flags: str, seed: int = 0, quick: bool = False
+) -> AsyncIterator[House]:
+    """A server with what all scenes want; its log and exit status are looked at in the end."""
+    tiny = str(model) != EMBEDDED
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "template.jinja").write_text(TEMPLATE)
+    common = ("--chat-template", str(folder / "template.jinja"), "--reasoning-parser", "qwen3")
+    size = ("--max-total-tokens", "65536") if not any("max-total-tokens" in flag for flag in flags) else ()
+    dummy = ("--load-format", "dummy") if tiny else ()
+    with serving(model, *common, *size, *dummy, *flags, folder=folder) as server:
+        house = House(server, Figures(), random.Random(seed), quick, tiny)
+        yield house
+    text = server.log.read_text(errors="replace")
+    if "Traceback" in text:
+        house.figures.wrong.append("a traceback in the log: " + text[text.index("Traceback") :][:2000])
+
+
+async def perform(scene: Scene, model: str | Path, folder: Path, *, seed: int = 0, quick: bool = False) -> Figures:
+    """One scene on a server of its own."""
+    began = time.monotonic()
+    async with housed(model, folder, *scene.flags, seed=seed, quick=quick) as house:
+        await house.measure_rate()
+        await scene.play(house)
+        await house.check_leaks()
+    house.figures.seconds = time.monotonic() - began
+    return house.figures

@@ -1,0 +1,361 @@
+"""What a front takes and what it refuses when there is too much: 429 with an honest Retry-After, 408, and nothing held."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from radixmill.core.config import ServerOptions
+from radixmill.core.errors import BadRequest, Overloaded, RequestTimeout
+from radixmill.core.request import Constraint
+from radixmill.front.session import Ask, Caller, Session, TextPrompt, gather
+from radixmill.front.session.door import LATEST, SHARE, Door, Limits
+from radixmill.front.session.native import GenerateBody, to_items
+from radixmill.front.session.native.items import start as start_batch
+from radixmill.front.session.open import limits_of
+from tests.fakes import ByteText, EchoClient
+from tests.front.kit import CHAT, HELLO, TEXT, call, error, make_app, post, says
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def door(clock: Clock | None = None, **limits: Any) -> Door:
+    return Door(Limits(**limits), clock or Clock())
+
+
+# --- the door
+
+
+def test_retry_after_is_what_was_measured() -> None:
+    """Two requests a second leave a full house: room for the next is half a second away, for tokens as many as must go."""
+    clock = Clock()
+    full = door(clock, requests=10, tokens=1000)
+    places = [full.enter() for _ in range(10)]
+    for number, place in enumerate(places):
+        place.weigh("a", [100 if number else 50])
+    for _ in range(60):
+        clock.now += 0.5
+        places.pop(0).leave("a")
+        places.append(full.enter())
+        places[-1].weigh("a", [100])
+    assert full.requests.seconds_until(1) == 1.0  # half a second, but no less than one
+    assert full.tokens.seconds_until(100) == pytest.approx(1.0, abs=0.05)
+    assert full.tokens.seconds_until(900) == pytest.approx(4.5, rel=0.05), "200 tokens a second"
+    with pytest.raises(Overloaded) as refused:
+        full.weigh(900, "")
+    assert refused.value.retry_after == pytest.approx(4.5, rel=0.05)
+
+
+def test_before_anything_is_measured_it_is_a_second_and_never_more_than_a_minute() -> None:
+    clock = Clock()
+    full = door(clock, requests=2, tokens=10)
+    first, second = full.enter(), full.enter()
+    clock.now += 500
+    assert full.requests.seconds_until(1) == 1.0
+    first.leave("a")
+    third = full.enter()
+    clock.now += 5000  # nothing has left for long
+    assert full.requests.seconds_until(1) == LATEST
+    second.leave("b")
+    third.leave("c")
+    assert not full.requests.held and not full.tokens.held
+
+
+def test_idle_time_says_nothing_about_the_rate() -> None:
+    clock = Clock()
+    quick = door(clock, requests=1)
+    for _ in range(5):
+        place = quick.enter()
+        clock.now += 3.0
+        place.leave("a")
+        clock.now += 1000.0
+    quick.enter()
+    assert quick.requests.seconds_until(1) == pytest.approx(3.0, rel=0.2)
+
+
+def test_whoever_waits_alone_is_never_too_much() -> None:
+    small = door(tokens=10)
+    first = small.enter()
+    first.weigh("a", [1000])
+    with pytest.raises(Overloaded):
+        small.enter().weigh("b", [1])
+    first.begun("a", 0)
+    small.enter().weigh("c", [1000])
+
+
+def test_a_prompt_counts_until_its_answer_begins() -> None:
+    some = door(tokens=100)
+    place = some.enter()
+    place.weigh("a", [30, 20])
+    assert some.tokens.held == 50
+    place.begun("a", 1)
+    place.begun("a", 1)
+    assert some.tokens.held == 30
+    place.leave("a")
+    place.leave("a")
+    assert (some.tokens.held, some.requests.held) == (0, 0)
+
+
+def test_one_key_leaves_room_for_others() -> None:
+    """However much one asks for, another finds room; without keys all of it is everybody's."""
+    keyed = door(requests=90, tokens=9000)
+    taken = 0
+    while keyed.requests.fits(1, "a"):
+        keyed.enter("a").weigh(str(taken), [100] if keyed.tokens.fits(100, "a") else [])
+        taken += 1
+    assert 90 * 0.8 <= taken < 90 * SHARE / (SHARE + 1) + 2
+    assert keyed.tokens.held <= 9000 * SHARE / (SHARE + 1) + 100
+    place = keyed.enter("b")
+    place.weigh("b", [100])
+    open_to_all = door(requests=90)
+    for _ in range(90):
+        open_to_all.enter()
+    with pytest.raises(Overloaded):
+        open_to_all.enter()
+    lone = door(requests=1)
+    lone.enter("a")
+
+
+def test_fronts_share_the_limits() -> None:
+    server = ServerOptions(fronts=4, max_queued_requests=10, max_queued_tokens=1000, max_queue_time=0.0)
+    limits = limits_of(server)
+    assert (limits.requests, limits.tokens, limits.wait, limits.seconds) == (2, 250, None, 3600.0)
+
+
+# --- a session
+
+
+def ask(id: str = "r", **fields: Any) -> Ask:
+    return Ask(**{"id": id, "model": "echo", "prompts": (TextPrompt("abc"),), "max_tokens": 16, **fields})
+
+
+def session(client: EchoClient, **limits: Any) -> Session:
+    return Session(ByteText(), client, ("echo",), limits=Limits(**limits))
+
+
+class Counting(ByteText):
+    """Counts how often it is asked to tokenise."""
+
+    encoded = 0
+
+    def encode(self, text: str, *, parse_special: bool = True, add_special: bool = True) -> list[int]:
+        self.encoded += 1
+        return super().encode(text)
+
+
+def test_a_full_house_costs_nothing_and_too_many_tokens_only_their_count() -> None:
+    async def go() -> None:
+        client, text = EchoClient(gate=asyncio.Event()), Counting()
+        s = Session(text, client, ("echo",), limits=Limits(requests=2, tokens=5))
+        first = await s.start(ask("1"))
+        with pytest.raises(Overloaded) as refused:
+            await s.start(ask("2"))
+        assert "tokens" in refused.value.message and text.encoded == 2 and len(client.requests) == 1
+        second = await s.start(ask("3", prompts=(TextPrompt("ab"),)))
+        with pytest.raises(Overloaded) as refused:
+            await s.start(ask("4"))
+        assert "requests" in refused.value.message and text.encoded == 3
+        assert s.door.stats() == {
+            "live_requests": 2,
+            "queued_tokens": 5,
+            "rejected_requests": 1,
+            "rejected_tokens": 1,
+            "expired_requests": 0,
+            "timed_out_requests": 0,
+        }
+        assert client.gate
+        client.gate.set()
+        async for _ in first:
+            assert s.door.tokens.held == 2
+        first.close()
+        second.close()
+        assert (s.live, s.door.requests.held, s.door.tokens.held) == (0, 0, 0)
+
+    asyncio.run(go())
+
+
+def test_what_the_engine_is_told() -> None:
+    client = EchoClient()
+
+    async def go() -> None:
+        s = session(client, wait=30.0)
+        (await s.start(ask("1", prompts=(TextPrompt("a"), TextPrompt("b"))), Caller(owner="key"))).close()
+
+    asyncio.run(go())
+    assert [(r.wait, r.account) for r in client.requests] == [(30.0, "key"), (None, "key")]
+
+
+def test_a_batch_is_one_request() -> None:
+    """However many prompts it has: it has one place, it is not refused on an idle server, and later prompts wait as long as
+    it takes."""
+
+    async def go() -> None:
+        client = EchoClient()
+        s = session(client, requests=1, tokens=4, wait=5.0)
+        batch = await start_batch(s, to_items(GenerateBody(text=["abc", "def", "ghi"])))
+        assert s.door.requests.held == 1 and s.door.tokens.held == 9
+        assert [request.wait for request in client.requests] == [5.0, None, None]
+        with pytest.raises(Overloaded):
+            await s.start(ask())
+        async for _ in batch:
+            pass
+        batch.close()
+        assert (s.live, s.door.requests.held, s.door.tokens.held) == (0, 0, 0)
+        with pytest.raises(BadRequest):
+            await start_batch(s, to_items(GenerateBody(text=["abc", ""])))
+        assert (s.live, s.door.requests.held, s.door.tokens.held) == (0, 0, 0)
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    "by", [{"ask": {"timeout": 0.05}}, {"seconds": 0.05}, {"seconds": 0.05, "ask": {"timeout": 60}}]
+)
+def test_a_request_that_takes_too_long_is_stopped(by: dict[str, Any]) -> None:
+    async def go() -> None:
+        client = EchoClient(gate=asyncio.Event())
+        s = session(client, seconds=by.get("seconds"))
+        generation = await s.start(ask(n=2, width=2, prompts=(TextPrompt("a"), TextPrompt("b")), **by.get("ask", {})))
+        with pytest.raises(RequestTimeout) as late:
+            await gather(generation)
+        assert "0.05 seconds" in late.value.message
+        generation.close()
+        assert sorted(client.cancelled) == [0, 1, 2, 3] and not client.live and not s.live
+        assert s.door.stats()["timed_out_requests"] == 1
+
+    asyncio.run(go())
+
+
+def test_the_time_to_prepare_counts() -> None:
+    """A grammar that is looked at for ever, before anything is submitted."""
+
+    class Slow(EchoClient):
+        async def control(self, verb: str, **args: Any) -> dict[str, Any]:
+            await asyncio.Event().wait()
+            return {}
+
+    async def go() -> None:
+        client = Slow()
+        s = session(client)
+        with pytest.raises(RequestTimeout):
+            await s.start(ask(timeout=0.05, constraint=Constraint(kind="regex", text="a")))
+        assert (s.live, s.door.requests.held, s.door.tokens.held, client.requests) == (0, 0, 0, [])
+
+    asyncio.run(go())
+
+
+def test_a_request_that_is_done_in_time_is_untouched() -> None:
+    async def go() -> None:
+        client = EchoClient(says("hello"))
+        generation = await session(client).start(ask(timeout=0.05))
+        (whole,) = await gather(generation)
+        await asyncio.sleep(0.1)
+        assert generation._overdue is None and whole.text == "hello"
+        generation.close()
+        assert not client.cancelled
+
+    asyncio.run(go())
+
+
+# --- over HTTP
+
+ROUTES = {
+    CHAT: HELLO,
+    TEXT: {"prompt": "abc", "max_tokens": 64},
+    "/v1/responses": {"input": "abc"},
+    "/v1/messages": {**HELLO, "max_tokens": 64},
+    "/generate": {"text": "abc"},
+}
+LONG = says("x" * 60, end=())
+
+
+def broken(client: EchoClient, reason: str) -> EchoClient:
+    client.script, client.broken = (lambda request, choice: []), reason
+    return client
+
+
+@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_waited_too_long_gets_429_and_is_told_when_to_come_back(path: str, stream: bool) -> None:
+    client = broken(EchoClient(), "expired")
+    response = post(make_app(client, wait=7.0), path, {**ROUTES[path], "stream": stream})
+    if path == "/v1/responses" and stream:  # it has said `response.created` by then
+        assert response.status_code == 200 and '"code":"rate_limit_exceeded"' in response.text
+        return
+    assert response.status_code == 429 and response.headers["retry-after"] == "1"
+    assert "7 s" in response.text
+    if path != "/v1/messages":
+        assert response.json()["error"]["code"] == "rate_limit_exceeded"
+
+
+def test_if_one_choice_expires_the_rest_is_cancelled() -> None:
+    client = EchoClient(lambda request, choice: [] if choice == 1 else [*b"hello"] * 9, broken="expired")
+    error(post(make_app(client), CHAT, {**HELLO, "n": 3}), 429)
+    assert set(client.cancelled) == {0, 2} and not client.live - {1}
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_timeout_before_the_first_byte_is_a_408(path: str) -> None:
+    """And no client of OpenAI's tries it again: its time is over."""
+
+    async def go() -> httpx.Response:
+        client = EchoClient(LONG, gate=asyncio.Event())
+        transport = httpx.ASGITransport(make_app(client))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            response = await http.post(path, json={**ROUTES[path], "timeout": 0.05})
+        assert not client.live
+        return response
+
+    response = asyncio.run(go())
+    assert response.status_code == 408 and response.headers["x-should-retry"] == "false"
+    if path == "/v1/messages":
+        assert response.json()["error"]["type"] == "timeout_error"
+    else:
+        assert response.json()["error"]["code"] == "timeout"
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_timeout_later_is_an_error_event(path: str) -> None:
+    """Some text has come by then."""
+    client = EchoClient(LONG, pause=0.02)
+    response = post(make_app(client), path, {**ROUTES[path], "timeout": 0.3, "stream": True})
+    assert response.status_code == 200 and not client.live
+    assert "0.3 seconds" in response.text and response.text.count('"x') > 1
+    assert len(client.cancelled) == 1
+
+
+@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize("bad", [0, -1, 1e9, "soon"])
+def test_a_timeout_is_a_positive_number(path: str, bad: Any) -> None:
+    response = post(make_app(), path, {**ROUTES[path], "timeout": bad})
+    assert response.status_code == 400 and "timeout" in response.text
+    assert post(make_app(), path, {**ROUTES[path], "timeout": None}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_priority_and_key_reach_the_engine(path: str) -> None:
+    client = EchoClient(says("ok"))
+    app = make_app(client, api_key=("one", "two"))
+    for key in ("one", "two", "one"):
+        body = {**ROUTES[path], "priority": 3}
+        assert post(app, path, body, headers={"Authorization": f"Bearer {key}"}).status_code == 200
+    first, second, third = (request.account for request in client.requests)
+    assert first == third != second and "one" not in first
+    assert {request.priority for request in client.requests} == {3}
+
+
+def test_server_info_tells_of_it() -> None:
+    client = EchoClient()
+    app = make_app(client, max_tokens=50)
+    info = call(app, "GET", "/server_info").json()
+    assert {"queued_tokens", "rejected_requests", "rejected_tokens", "expired_requests"} <= set(
+        info["internal_states"][0]
+    )
