@@ -120,9 +120,16 @@ class RemoteEngine:
     def health(self) -> Health:
         return Health(self._state, self._detail, self._incarnation, len(self._journal))
 
-    def submit(self, request: GenerateRequest, seeds: Sequence[int]) -> RemoteStream:
+    def submit(
+        self, request: GenerateRequest, seeds: Sequence[int], said: Sequence[tuple[int, ...]] = ()
+    ) -> RemoteStream:
+        """`said`: what each sequence has said already, to go on from there; (): none has anything."""
         scores = request.sampling.prompt_logprobs is not None
-        starts = tuple(SeqStart(next(self._ids), seed, score=scores and not i) for i, seed in enumerate(seeds))
+        pairs = zip(seeds, said or [()] * len(seeds), strict=True)
+        starts = tuple(
+            SeqStart(next(self._ids), seed, output, score=scores and not i and not output)
+            for i, (seed, output) in enumerate(pairs)
+        )
         stream = RemoteStream(self, tuple(start.seq for start in starts))
         self._journal.open(request, starts)
         self._streams.update(dict.fromkeys(stream.seqs, stream))
