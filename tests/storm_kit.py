@@ -27,6 +27,7 @@ from radixmill.engine.loop import Engine
 from radixmill.engine.schedule import Scheduler
 from radixmill.front.api.app import create_app
 from radixmill.front.session import Front, Session
+from radixmill.front.session.door import Limits
 from radixmill.link.remote import RemoteEngine
 from radixmill.link.socket import EngineSocket
 from radixmill.observe.pulse import EnginePulse
@@ -126,7 +127,7 @@ class World:
         self.folder, self.deaths = folder, 0
         self.client = Heard()
         config = replace(Config(), server=ServerOptions(store_entries=8))
-        self.session = Session(Forgetful(), self.client, ("echo",), max_requests=10_000)
+        self.session = Session(Forgetful(), self.client, ("echo",), limits=Limits(requests=10_000))
         self.front = Front(config, self.client, self.session)
         self.app = create_app(self.front)
         self.machine = Machine(folder, 1)
