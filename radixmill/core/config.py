@@ -210,6 +210,9 @@ class ServerOptions:
     store_entries: int = option(1024, "most of them kept; the oldest go first", low=0)
     store_bytes: int = option(64 << 20, "most bytes of them kept, as JSON", size=True, low=0)
     max_body_bytes: int = option(32 << 20, "largest request body", size=True, low=1)
+    max_prompt_tokens: int | None = option(
+        None, "most tokens of a prompt; more get 400. Default: what the context holds", size=True, low=1
+    )
     max_header_bytes: int = option(32 << 10, "most bytes of a request's head", size=True, low=256)
     max_headers: int = option(128, "most header fields of a request", low=8)
     max_url_bytes: int = option(8 << 10, "longest path and query of a request", size=True, low=64)

@@ -15,8 +15,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never, cast
 
-import msgspec
-
 from radixmill.core.errors import EngineFailed, NotReady
 from radixmill.core.messages import (
     Cancel,
@@ -34,7 +32,7 @@ from radixmill.core.messages import (
 from radixmill.core.request import GenerateRequest
 from radixmill.core.spec import ModelSpec
 from radixmill.link.client import Health, State
-from radixmill.link.codec import Frames, decode_from_engine, frame
+from radixmill.link.codec import Frames, Garbage, decode_from_engine, frame
 from radixmill.link.journal import CONDEMNED, Gap, Journal
 
 log = logging.getLogger("radixmill.link")
@@ -328,7 +326,7 @@ class _Wire(asyncio.Protocol):
         try:
             for body in self._frames.push(data):
                 self._owner.receive(self, decode_from_engine(body))
-        except (ValueError, msgspec.DecodeError) as error:
+        except Garbage as error:
             log.error("engine %d sent what we cannot read: %s", self.incarnation, error)
             self.drop()
 

@@ -29,6 +29,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 
     requests: int = 1024  # that are in
     tokens: int = 1 << 20  # of prompts whose answers have not begun
+    prompt: int | None = None  # tokens of one prompt; None: what the context holds
     wait: float | None = None  # seconds until a request's first step
     seconds: float | None = None  # that a request may take in all
 

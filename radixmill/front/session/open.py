@@ -58,6 +58,7 @@ def limits_of(server: ServerOptions) -> Limits:
     return Limits(
         requests=max(server.max_queued_requests // server.fronts, 1),
         tokens=max(server.max_queued_tokens // server.fronts, 1),
+        prompt=server.max_prompt_tokens,
         wait=server.max_queue_time or None,
         seconds=server.max_running_time or None,
     )

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
-from radixmill.core.errors import BadRequest, NotReady, ServeError, UnknownModel
+from radixmill.core.errors import BadRequest, NotReady, PromptTooLong, ServeError, UnknownModel
 from radixmill.core.request import Constraint, GenerateRequest, SamplingParams, ThinkingBudget, choice_seed
 from radixmill.core.spec import ModelSpec
 from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, TextPrompt, TokenPrompt
@@ -23,7 +23,7 @@ from radixmill.front.session.choice import Choice, Shown
 from radixmill.front.session.door import Door, Limits, Place
 from radixmill.front.session.echo import PromptText, prompt_text
 from radixmill.front.session.generation import Facts, Generation
-from radixmill.front.session.limits import SIZES, THREAD_CHARS
+from radixmill.front.session.limits import CHARS_PER_TOKEN, SIZES, THREAD_CHARS
 from radixmill.front.session.sampling import check_defaults, to_params
 from radixmill.front.session.speech import Speech, speech_of
 from radixmill.front.session.text import Spelling, Text
@@ -132,7 +132,9 @@ class Session:
         deadline = None if entry.seconds is None else asyncio.get_running_loop().time() + entry.seconds
         try:
             async with asyncio.timeout_at(deadline) as timer:
-                prompts = await self.tokenise(ask.prompts, ask.prompt_field)
+                prompts = await self._tokenise_within(
+                    ask, min(entry.spec.context, self.door.limits.prompt or entry.spec.context)
+                )
                 entry.place.weigh(ask.id, [len(ids) for ids in prompts])
                 speech = speech_of(self.text, ask, prompts)
                 await self._check(speech)
@@ -150,6 +152,18 @@ class Session:
         elif name in self._aborted:
             generation.abort()
         return generation
+
+    async def _tokenise_within(self, ask: Ask, most: int) -> tuple[tuple[int, ...], ...]:
+        """Tokenise prompts of no more than `most` tokens each. Raises BadRequest; of the context's own limit, what checks
+        the sampling parameters tells more."""
+        for prompt in ask.prompts:
+            if (least := _chars(prompt) // CHARS_PER_TOKEN) > most:
+                raise PromptTooLong(least, most, param=ask.prompt_field, least=True)
+        found = await self.tokenise(ask.prompts, ask.prompt_field)
+        limit = self.door.limits.prompt
+        if limit is not None and (longest := max(map(len, found))) > limit:
+            raise PromptTooLong(longest, limit, param=ask.prompt_field)
+        return found
 
     async def tokenise(self, prompts: Sequence[Prompt], field: str) -> tuple[tuple[int, ...], ...]:
         """Token ids of each prompt; long texts off the event loop. Raises BadRequest naming `field`."""
@@ -239,6 +253,8 @@ class Session:
 
     async def _refusal(self, constraint: Constraint) -> str:
         """Why the engine refuses a constraint; "" if it does not."""
+        if len(constraint.text) > (most := int(SIZES["constraint"].high or 0)):
+            return f"it has {len(constraint.text)} characters, more than {most}"
         reply = await self.client.control("grammar", kind=constraint.kind, text=constraint.text)
         reason, place = str(reply.get("reason", "")), str(reply.get("place", ""))
         return f"{reason} (at {place})" if reason and place else reason
