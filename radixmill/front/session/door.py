@@ -59,7 +59,7 @@ class Drain:
     def fits(self, amount: int, account: str) -> bool:
         """Whether so much more may be in. An account always leaves room for others; whoever is the first always fits."""
         if not self.held:
-            return True
+            return self.most > 0
         free = self.most - self.held - amount
         mine = self._shares.get(account, 0)
         return free >= 0 and (not account or not mine or mine + amount <= SHARE * (free + 1))
