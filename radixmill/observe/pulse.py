@@ -79,7 +79,7 @@ class EnginePulse:
         self.words[_BUSY] = 1
 
     def hearing(self, seqs: Sequence[int]) -> None:
-        """These sequences are being taken in; none: that is done."""
+        """These sequences, or questions, are being taken in; none: that is done."""
         self._fill(_HEARD, seqs)
 
     def _fill(self, bank: int, seqs: Sequence[int]) -> None:
