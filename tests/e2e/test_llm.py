@@ -90,7 +90,10 @@ def test_preempted_sequences_say_what_they_would_have_said(smollm2: Path) -> Non
     places = ("Here", "There", "Long ago", "Never", "Where")
     prompts = [f"{place} were the old mills by the river, and" for place in places]
     free = Params(max_tokens=120, temperature=0.8, seed=4, ignore_eos=True, logprobs=1)
-    numbers = {"type": "array", "items": {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}}
+    numbers = {
+        "type": "array",
+        "items": {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]},
+    }
     bound = replace(free, json_schema={**numbers, "minItems": 30}, ignore_eos=False)
     worded = replace(free, regex="([a-z]{2,9} ){60}", ignore_eos=False)
     wish = [bound, free, worded, bound, free]
