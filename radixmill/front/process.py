@@ -57,6 +57,7 @@ class FrontProcess:
             started,
         )
         self._imported = time.monotonic()
+        self._address = listener.getsockname()[:2]  # the server may close it before we are open
         self._front = Front(config=config)
         self._models = Models(self._front, self._say, pulse, number << NUMBERS)
         self._first = deployment
@@ -104,7 +105,7 @@ class FrontProcess:
         self._report(first.client.spec, first.session.served[0], took)
 
     def _report(self, spec: ModelSpec, served: str, tokenizer: float) -> None:
-        host, port = self._listener.getsockname()[:2]
+        host, port = self._address
         log.info("RadixMill %s · %s · %s · %s", __version__, spec.architecture, spec.compute, spec.isa)
         for note in spec.notes:
             log.info("%s", note)

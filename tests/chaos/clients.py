@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from tests.chaos import wire
-from tests.chaos.kit import House, scene
+from tests.chaos.kit import SMALL, House, scene
 from tests.chaos.mix import CHAT, TEXT, Wish, chat, mixed, text
 
 
@@ -23,6 +23,7 @@ class Steady:
         self.ended = False
 
     async def prepare(self) -> None:
+        await self.house.fill()
         self.twins = await self.house.twins(self.wishes)
         await self.house.settle()
 
@@ -40,7 +41,7 @@ class Steady:
             self.house.judge([await self.house.run(self.wishes[index], self.twins[index])])
 
 
-@scene("a storm of clients that disconnect at random")
+@scene("a storm of clients that disconnect at random", *SMALL)
 async def disconnects(house: House) -> None:
     count = 60 if house.quick else 600
     steady = Steady(house)
@@ -74,7 +75,7 @@ async def vanish(house: House, rng: random.Random, count: int, at_once: int = 24
     await asyncio.gather(*(one(wish, rng.expovariate(3.0), rng.random() < 0.5) for wish in wishes))
 
 
-@scene("slow readers")
+@scene("slow readers", *SMALL)
 async def slow_readers(house: House) -> None:
     tokens = 600 if house.quick else 3000
     wishes = [
@@ -136,7 +137,7 @@ def events_of(raw: bytes) -> list[dict[str, Any]]:
     return [wire.json.loads(line[6:]) for line in lines if line.startswith(b"data: {")]
 
 
-@scene("half-open and dribbling connections")
+@scene("half-open and dribbling connections", *SMALL)
 async def dribblers(house: House) -> None:
     count = 30 if house.quick else 300
     steady = Steady(house)

@@ -91,9 +91,10 @@ def folder_of(server: Server) -> Path:
 def asked(server: Server) -> int:
     """What the living fronts wait for, by their pages."""
     count = 0
-    for path in folder_of(server).glob("front-*.pulse"):
-        with contextlib.suppress(OSError):
-            pulse = FrontPulse(path)
+    for pid in server.pids("front"):
+        with contextlib.suppress(OSError, IndexError):
+            path = re.findall(r"/\S+/front-\d+\.pulse", Path(f"/proc/{pid}/maps").read_text())[0]
+            pulse = FrontPulse(Path(path))
             count += pulse.asked
             pulse.close()
     return count

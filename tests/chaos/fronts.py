@@ -10,8 +10,9 @@ import signal
 from pathlib import Path
 
 from tests.chaos import footprint
+from tests.chaos.fold import Fold
 from tests.chaos.kit import House, Live, scene
-from tests.chaos.mix import mixed
+from tests.chaos.mix import Wish, mixed
 
 
 @scene("two fronts, one killed", "--fronts", "2")
@@ -22,14 +23,16 @@ async def two_fronts(house: House) -> None:
     await house.settle()
     engine = house.engine()
     for _ in range(2 if house.quick else 8):
-        running = asyncio.gather(*(house.run(wish, twin) for wish, twin in zip(wishes, twins, strict=True)))
+        running = asyncio.gather(*(late(house, i, wish, twins[i]) for i, wish in enumerate(wishes)))
         await house.until(lambda: sum(bool(live.fold.times) for live in house.live) >= count * 3 // 4, 120)
         owners = owners_of(house)
         fronts = house.server.pids("front")
         if len(fronts) != 2:
             house.figures.wrong.append(f"fronts: {fronts}")
             break
-        victim = house.rng.choice(fronts)
+        load = {front: sum(owner == front for owner in owners.values()) for front in fronts}
+        house.figures.notes.append(f"connections by front: {sorted(load.values())}")
+        victim = max(fronts, key=lambda front: load[front])
         open_then = list(house.live)
         os.kill(victim, signal.SIGKILL)
         house.figures.faults["kill -9 of a front"] += 1
@@ -39,6 +42,12 @@ async def two_fronts(house: House) -> None:
         await house.until(lambda: footprint.look(house.server).idle and ready(house), 60, 0.1)
     if house.engine() != engine:
         house.figures.wrong.append("a front's death took the engine with it")
+
+
+async def late(house: House, number: int, wish: Wish, twin: Fold) -> Live:
+    """One after another: a front that wakes takes all connections that wait."""
+    await asyncio.sleep(number * 0.03)
+    return await house.run(wish, twin)
 
 
 def judge(house: House, lives: list[Live], open_then: list[Live], owners: dict[int, int], victim: int) -> None:

@@ -15,7 +15,7 @@ from radixmill.core.messages import Control, Deltas
 from radixmill.link.codec import frame
 from tests.chaos import footprint, wire
 from tests.chaos.clients import Steady
-from tests.chaos.kit import House, scene
+from tests.chaos.kit import SMALL, House, scene
 from tests.chaos.mix import mixed
 
 GET = ("/v1/models", "/health", "/live", "/ready", "/version", "/server_info", "/model_info", "/v1/responses/resp_x")
@@ -29,7 +29,7 @@ ODD: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-@scene("garbage on the internal socket")
+@scene("garbage on the internal socket", *SMALL)
 async def garbage(house: House) -> None:
     steady = Steady(house)
     await steady.prepare()
@@ -78,7 +78,7 @@ def flipped(data: bytes, rng: random.Random) -> bytes:
     return data[:at] + bytes([data[at] ^ (1 << rng.randrange(8))]) + data[at + 1 :]
 
 
-@scene("malformed requests")
+@scene("malformed requests", *SMALL)
 async def malformed(house: House) -> None:
     steady = Steady(house)
     rng, address = house.rng, house.address

@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 from tests.chaos.kit import House, Live, scene
-from tests.chaos.mix import CHAT, TEXT, Wish, chat, mixed, prompt_of, text
+from tests.chaos.mix import CHAT, TEXT, Wish, chat, mixed, text
 
 STREAMS = 64
 
@@ -58,7 +58,7 @@ def progress(house: House) -> int:
 async def in_prefill(house: House) -> None:
     tokens = 2500 if house.tiny or house.quick else 6000
     wishes = [
-        Wish("long prompt", TEXT, text(house.rng, 24, prompt=prompt_of(tokens, house.rng), temperature=0.9))
+        Wish("long prompt", TEXT, text(house.rng, 24, prompt=house.prompt(tokens), temperature=0.9))
         for _ in range(1 if house.quick else 4)
     ]
     twins = await house.twins(wishes)

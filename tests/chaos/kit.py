@@ -10,7 +10,7 @@ import random
 import re
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,11 +62,12 @@ class Death:
 class House:
     """A server under attack."""
 
-    server: Server
+    model: str | Path
+    folder: Path
     figures: Figures
     rng: random.Random
     quick: bool = False
-    tiny: bool = False
+    server: Server = field(init=False)
     rate: float = 1000.0  # tokens per second of prefill
     live: list[Live] = field(default_factory=list)
     deaths: list[Death] = field(default_factory=list)
@@ -74,10 +75,28 @@ class House:
     _watches: list[asyncio.Task[None]] = field(default_factory=list)
 
     @property
+    def tiny(self) -> bool:
+        return str(self.model) != EMBEDDED
+
+    @contextlib.contextmanager
+    def another(self, *flags: str, **more: Any) -> Iterator[None]:
+        """A server to be attacked, while the context lasts."""
+        folder, model = more.pop("folder", self.folder), more.pop("model", self.model)
+        with start(model, folder, *flags, **more) as self.server:
+            yield
+        text = self.server.log.read_text(errors="replace")
+        if "Traceback" in text:
+            self.figures.wrong.append("a traceback in the log: " + text[text.index("Traceback") :][-2000:])
+
+    @property
     def address(self) -> wire.Address:
         return wire.Address.of(self.server.url)
 
     # --- requests
+
+    def prompt(self, tokens: int) -> str:
+        """A text of about so many tokens that nobody has sent."""
+        return prompt_of(tokens, self.rng, 7.0 if self.tiny else 1.0)  # the tiny model's are bytes
 
     async def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
         return await asyncio.wait_for(wire.ask(self.address, method, path, body, headers), 120)
@@ -156,11 +175,32 @@ class House:
                 found.append(Gap(end - start, work, len(within), live.wish.kind))
         return found
 
+    async def wait_ready(self, patience: float = 60.0) -> None:
+        """Until /ready has said 200 often enough that every front must have said it."""
+        deadline, row = time.monotonic() + patience, 0
+        while row < 12 and time.monotonic() < deadline:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                status, _ = await self.ask("GET", "/ready")
+                row = row + 1 if status == 200 else 0
+            await asyncio.sleep(0.02)
+
+    async def fill(self) -> None:
+        """Use every page of the pool once: memory that is taken when it is first written must not look like a leak."""
+        state = footprint.look(self.server).state
+        tokens = min(state["pages_total"] * 64 // 4, 3000)
+        for _ in range(50):
+            bodies = [{"model": "default", "prompt": self.prompt(tokens), "max_tokens": 1} for _ in range(2)]
+            await asyncio.gather(*(self.ask("POST", TEXT, body) for body in bodies))
+            state = footprint.look(self.server).state
+            if state["pages_free"] * 16 < state["pages_total"]:
+                return
+        self.figures.notes.append("the pool was not filled")
+
     async def measure_rate(self, tokens: int = 1000) -> None:
         """Tokens per second of prefill, by prompts that nobody has sent."""
         best = 0.0
         for _ in range(3):
-            body = {"model": "default", "prompt": prompt_of(tokens, self.rng), "max_tokens": 1}
+            body = {"model": "default", "prompt": self.prompt(tokens), "max_tokens": 1}
             began = time.monotonic()
             status, answer = await self.ask("POST", TEXT, body)
             assert status == 200, answer
@@ -173,8 +213,8 @@ class House:
         """The engine's process id, if it lives."""
         return next((pid for pid in self.server.pids("engine") if footprint.process(pid)), None)
 
-    def kill(self, name: str = "kill -9") -> Death | None:
-        """SIGKILL to the engine; None: there was none."""
+    def kill(self, name: str = "kill -9", *, watch: bool = True) -> Death | None:
+        """SIGKILL to the engine; None: there was none. `watch`: how long it takes until another serves."""
         if (pid := self.engine()) is None:
             return None
         work = sum(live.context for live in self.live if live.accepted)
@@ -183,7 +223,8 @@ class House:
             os.kill(pid, signal.SIGKILL)
         self.figures.faults[name] += 1
         self.deaths.append(death)
-        self._watches.append(asyncio.create_task(self.revived(death)))
+        if watch:  # by the log, which some servers have none of
+            self._watches.append(asyncio.create_task(self.revived(death)))
         return death
 
     async def stop(self, seconds: float | None, *, wait: bool = True) -> None:
@@ -269,6 +310,8 @@ class House:
         self.figures.leaks += found
 
 
+# A small pool, all of which may keep prefixes: it is soon used to its last page.
+SMALL = ("--max-total-tokens", "16384", "--prefix-cache-bytes", "16g")
 Play = Callable[[House], Awaitable[None]]
 
 
@@ -285,39 +328,35 @@ class Scene:
 SCENES: dict[str, Scene] = {}
 
 
-def scene(name: str, *flags: str) -> Callable[[Play], Play]:
+def scene(name: str, *flags: str, own_server: bool = False) -> Callable[[Play], Play]:
     def add(play: Play) -> Play:
-        SCENES[name] = Scene(name, play, flags)
+        SCENES[name] = Scene(name, play, flags, own_server)
         return play
 
     return add
 
 
-@contextlib.asynccontextmanager
-async def housed(
-    model: str | Path, folder: Path, *flags: str, seed: int = 0, quick: bool = False
-) -> AsyncIterator[House]:
-    """A server with what all scenes want; its log and exit status are looked at in the end."""
-    tiny = str(model) != EMBEDDED
-    folder.mkdir(parents=True, exist_ok=True)
+def start(model: str | Path, folder: Path, *flags: str, **more: Any) -> contextlib.AbstractContextManager[Server]:
+    """A server with what all scenes want."""
     (folder / "template.jinja").write_text(TEMPLATE)
     common = ("--chat-template", str(folder / "template.jinja"), "--reasoning-parser", "qwen3")
-    size = ("--max-total-tokens", "65536") if not any("max-total-tokens" in flag for flag in flags) else ()
-    dummy = ("--load-format", "dummy") if tiny else ()
-    with serving(model, *common, *size, *dummy, *flags, folder=folder) as server:
-        house = House(server, Figures(), random.Random(seed), quick, tiny)
-        yield house
-    text = server.log.read_text(errors="replace")
-    if "Traceback" in text:
-        house.figures.wrong.append("a traceback in the log: " + text[text.index("Traceback") :][:2000])
+    size = () if "--max-total-tokens" in flags else ("--max-total-tokens", "65536")
+    dummy = ("--load-format", "dummy") if Path(model).is_dir() else ()
+    return serving(model, *common, *size, *dummy, *flags, folder=folder, **more)
 
 
 async def perform(scene: Scene, model: str | Path, folder: Path, *, seed: int = 0, quick: bool = False) -> Figures:
-    """One scene on a server of its own."""
+    """One scene, on a server of its own. Its log is looked at in the end."""
     began = time.monotonic()
-    async with housed(model, folder, *scene.flags, seed=seed, quick=quick) as house:
-        await house.measure_rate()
+    folder.mkdir(parents=True, exist_ok=True)
+    house = House(model, folder, Figures(), random.Random(seed), quick)
+    if scene.own_server:
         await scene.play(house)
-        await house.check_leaks()
+    else:
+        with house.another(*scene.flags):
+            await house.wait_ready()
+            await house.measure_rate()
+            await scene.play(house)
+            await house.check_leaks()
     house.figures.seconds = time.monotonic() - began
     return house.figures

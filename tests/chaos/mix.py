@@ -189,6 +189,6 @@ def mixed(count: int, seed: int, tokens: tuple[int, int] = (20, 120)) -> list[Wi
     return found
 
 
-def prompt_of(count: int, rng: random.Random) -> str:
-    """A text of about so many tokens that nobody has sent before."""
-    return f"{rng.getrandbits(64):x} " + " ".join(rng.choice(WORDS) for _ in range(count - 8))
+def prompt_of(count: int, rng: random.Random, per_word: float = 1.0) -> str:
+    """A text of about so many tokens that nobody has sent before. `per_word`: tokens of a word."""
+    return f"{rng.getrandbits(32):x} " + words(rng, int((count - 8) / per_word))

@@ -1,5 +1,5 @@
 """All scenes, in the order in which they are played."""
 
-from tests.chaos import kills, clients, hostile, fronts  # isort: skip
+from tests.chaos import kills, clients, hostile, world, fronts  # isort: skip
 
-__all__ = ["clients", "fronts", "hostile", "kills"]
+__all__ = ["clients", "fronts", "hostile", "kills", "world"]

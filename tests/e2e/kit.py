@@ -89,15 +89,23 @@ def serving(
     patience: float = 120.0,
     command: Sequence[str] = SERVE,
     environment: dict[str, str] | None = None,
+    log_to: str = "",
+    port: int = 0,
 ) -> Iterator[Server]:
-    """A server on a free port; `folder` gets its log."""
+    """A server on a free port; `folder` gets its log. `log_to`: a path that takes it instead, of which nothing is read;
+    `port` must then be given."""
     log = folder / "server.log"
-    argv = [*command, *([str(model)] if model else []), "--port", "0", *flags]
-    with log.open("wb") as sink:
+    log.touch()
+    argv = [*command, *([str(model)] if model else []), "--port", str(port), *flags]
+    with (Path(log_to) if log_to else log).open("wb") as sink:
         process = subprocess.Popen(argv, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL, env=environment)
     server = Server(process, log)
     try:
-        _await_ready(server, patience)
+        if log_to:
+            server.url = f"http://127.0.0.1:{port}"
+            _await_answer(server, patience)
+        else:
+            _await_ready(server, patience)
         yield server
     finally:
         server.stop()
@@ -114,6 +122,18 @@ def _await_ready(server: Server, patience: float) -> None:
             raise AssertionError(f"the server ended with {server.process.returncode}:\n{text}")
         time.sleep(0.02)
     raise AssertionError(f"not ready after {patience} s:\n{server.log.read_text(errors='replace')}")
+
+
+def _await_answer(server: Server, patience: float) -> None:
+    """Ready, by its own word over HTTP."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx.HTTPError):
+            if server.client.get(f"{server.url}/ready").status_code == 200:
+                return
+        assert server.process.poll() is None, f"the server ended with {server.process.returncode}"
+        time.sleep(0.05)
+    raise AssertionError(f"not ready after {patience} s")
 
 
 def run_cli(*argv: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
