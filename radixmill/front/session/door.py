@@ -114,7 +114,7 @@ class Door:
     def _refused(self, count: str, seconds: float, what: str) -> Overloaded:
         self.counts[count] += 1
         return Overloaded(
-            f"This server has as many {what} as it takes. Try again in {math.ceil(seconds)} s.", retry_after=seconds
+            f"This server is at its limit of {what}. Try again in {math.ceil(seconds)} s.", retry_after=seconds
         )
 
 
