@@ -118,6 +118,12 @@ FLAGS = (
     ),
     _sets("--page-size", "cache.page_size", int),
     _inert("--enable-priority-scheduling", "priorities are always honoured", switch=True),
+    _limited("--schedule-low-priority-values-first", (), "higher priorities always go first", switch=True, value=True),
+    _inert(
+        "--priority-scheduling-preemption-threshold",
+        "the lowest priority is preempted first, and only where memory is short",
+        int,
+    ),
     _sets("--disable-radix-cache", "cache.prefix_cache", switch=True, value=False),
     _limited("--radix-eviction-policy", ("lru",), "eviction is least recently used first"),
     _inert("--enable-mixed-chunk", "prefill chunks and decode tokens always share a step", switch=True),

@@ -210,6 +210,9 @@ class ServerOptions:
     store_entries: int = option(1024, "most of them kept; the oldest go first", low=0)
     store_bytes: int = option(64 << 20, "most bytes of them kept, as JSON", size=True, low=0)
     max_body_bytes: int = option(32 << 20, "largest request body", size=True, low=1)
+    max_prompt_tokens: int | None = option(
+        None, "most tokens of a prompt; more get 400. Default: what the context holds", size=True, low=1
+    )
     max_header_bytes: int = option(32 << 10, "most bytes of a request's head", size=True, low=256)
     max_headers: int = option(128, "most header fields of a request", low=8)
     max_url_bytes: int = option(8 << 10, "longest path and query of a request", size=True, low=64)
@@ -265,6 +268,17 @@ class ServerOptions:
         "seconds without progress, while there is work, after which the engine is killed and its work resumed by another",
         low=0.1,
         high=86400.0,
+    )
+    record_dir: str | None = option(
+        None,
+        "folder that gets the record of every request that the engine failed, for `radixmill replay`",
+        metavar="DIR",
+    )
+    receipt_key: str | None = option(
+        None,
+        "Ed25519 key (PEM, PKCS8) that signs receipts; made if it is not there; default: receipt-key.pem in the cache"
+        " folder",
+        metavar="FILE",
     )
     drain_timeout: float = option(30.0, "seconds to finish live requests after SIGTERM", low=0.0, high=86400.0)
     log_requests: bool = option(

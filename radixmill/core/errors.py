@@ -6,7 +6,8 @@
     │   └── NoRoom                  it does not fit into the memory that is free
     └── ServeError                  an answer to a client; status, type, code, param
         ├── BadRequest          400
-        │   └── ContextTooLong  400  context_length_exceeded
+        │   ├── ContextTooLong  400  context_length_exceeded
+        │   └── PromptTooLong   400  context_length_exceeded
         ├── Unauthorized        401  invalid_api_key
         ├── Forbidden           403
         ├── NotFound            404
@@ -84,6 +85,15 @@ class ContextTooLong(BadRequest):
             f"({prompt + wanted} in all). Shorten the prompt or lower {limited_by}.",
             param=param,
         )
+
+
+class PromptTooLong(BadRequest):
+    code = "context_length_exceeded"
+
+    def __init__(self, prompt: int, limit: int, *, param: str, least: bool = False) -> None:
+        """`prompt` tokens in the prompt, or, if that is only what it has at the `least`; `limit` that it may have."""
+        have = f"at least {prompt}" if least else str(prompt)
+        super().__init__(f"{param} may have at most {limit} tokens here, but it has {have}.", param=param)
 
 
 class Unauthorized(ServeError):

@@ -7,9 +7,12 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, Protocol, assert_never
 
+import msgspec
+
 from radixmill.core.messages import Cancel, Control, Deltas, Ready, Reply, Submit, ToEngine, TokenDelta
 from radixmill.core.plan import Executor, StepPlan, Ticket
 from radixmill.core.request import Constraint
+from radixmill.core.spec import ModelSpec
 from radixmill.engine.grammar import Built, Grammars, Refused
 from radixmill.engine.schedule import Scheduler
 from radixmill.link.socket import EngineSocket, Joined, Left, Peer, Said, Woken
@@ -116,6 +119,9 @@ class Engine:
 
     def _hear(self, peer: Peer, message: ToEngine) -> None:
         match message:
+            case Submit() if fault := implausible(message, self.executor.spec):
+                log.error("dropped a peer whose request has %s", fault)
+                self.link.drop(peer)
             case Submit():
                 self._pulse.hearing([start.seq for start in message.seqs])
                 self.scheduler.submit(peer, message)
@@ -152,7 +158,11 @@ class Engine:
     def _verdict(self, args: dict[str, Any]) -> dict[str, Any] | None:
         if self._grammars is None:
             return {"reason": "this engine has no grammars", "place": ""}
-        match self._grammars.want(Constraint(kind=args["kind"], text=args["text"])):
+        try:
+            wanted = msgspec.convert(args, Constraint)
+        except msgspec.ValidationError as error:
+            return {"reason": str(error), "place": ""}
+        match self._grammars.want(wanted):
             case Refused(reason, place):
                 return {"reason": reason, "place": place}
             case Built():
@@ -163,7 +173,10 @@ class Engine:
         verb = self._verbs.get(question.verb)
         if verb is None:
             return Reply(question.id, False, error=f"the engine knows no verb {question.verb!r}")
-        return Reply(question.id, True, verb(**question.args))
+        try:
+            return Reply(question.id, True, verb(**question.args))
+        except TypeError as error:
+            return Reply(question.id, False, error=f"{question.verb}: {error}")
 
     def _stats(self) -> dict[str, Any]:
         grammars = self._grammars.stats() if self._grammars else {}
@@ -171,3 +184,13 @@ class Engine:
 
     def _flush_cache(self) -> dict[str, Any]:
         return {"freed_pages": self.scheduler.flush_cache()}
+
+
+def implausible(message: Submit, spec: ModelSpec) -> str:
+    """What no front of ours would send, if it is that; fronts have checked all else. Such ids would be our end."""
+    lines = (message.request.prompt, *(start.output for start in message.seqs))
+    if any(min(line) < 0 or max(line) >= spec.vocab_size for line in lines if line):
+        return "a token id that the model does not have"
+    if not all(0 <= start.seq < 1 << 63 and 0 <= start.seed < 1 << 64 for start in message.seqs):
+        return "a sequence or a seed out of range"
+    return "a length below zero" if message.request.sampling.max_tokens < 0 else ""

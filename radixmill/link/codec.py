@@ -15,8 +15,28 @@ MAX_FRAME = 256 << 20
 _LENGTH = struct.Struct("<I")
 _encode = msgspec.msgpack.Encoder().encode
 
-decode_to_engine = msgspec.msgpack.Decoder(ToEngine).decode
-decode_from_engine = msgspec.msgpack.Decoder(FromEngine).decode
+_to_engine = msgspec.msgpack.Decoder(ToEngine).decode
+_from_engine = msgspec.msgpack.Decoder(FromEngine).decode
+
+
+class Garbage(Exception):
+    """Bytes that no peer of ours would send."""
+
+
+def decode_to_engine(body: bytes) -> ToEngine:
+    """Raises Garbage."""
+    try:
+        return _to_engine(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Garbage(f"frame that cannot be read ({error})") from None
+
+
+def decode_from_engine(body: bytes) -> FromEngine:
+    """Raises Garbage."""
+    try:
+        return _from_engine(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Garbage(f"frame that cannot be read ({error})") from None
 
 
 def frame(message: Any) -> bytes:
@@ -32,14 +52,14 @@ class Frames:
         self._held = bytearray()
 
     def push(self, data: bytes) -> Iterator[bytes]:
-        """Frames completed by `data`. Raises ValueError on a length that no peer of ours would send."""
+        """Frames completed by `data`. Raises Garbage on a length that no peer of ours would send."""
         held = self._held
         held += data
         at = 0
         while len(held) - at >= _LENGTH.size:
             (size,) = _LENGTH.unpack_from(held, at)
             if size > MAX_FRAME:
-                raise ValueError(f"frame of {size} bytes")
+                raise Garbage(f"frame of {size} bytes")
             if len(held) - at < _LENGTH.size + size:
                 break
             at += _LENGTH.size

@@ -15,8 +15,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never, cast
 
-import msgspec
-
 from radixmill.core.errors import EngineFailed, NotReady
 from radixmill.core.messages import (
     Cancel,
@@ -34,7 +32,7 @@ from radixmill.core.messages import (
 from radixmill.core.request import GenerateRequest
 from radixmill.core.spec import ModelSpec
 from radixmill.link.client import Health, State
-from radixmill.link.codec import Frames, decode_from_engine, frame
+from radixmill.link.codec import Frames, Garbage, decode_from_engine, frame
 from radixmill.link.journal import CONDEMNED, Gap, Journal
 
 log = logging.getLogger("radixmill.link")
@@ -122,9 +120,16 @@ class RemoteEngine:
     def health(self) -> Health:
         return Health(self._state, self._detail, self._incarnation, len(self._journal))
 
-    def submit(self, request: GenerateRequest, seeds: Sequence[int]) -> RemoteStream:
+    def submit(
+        self, request: GenerateRequest, seeds: Sequence[int], said: Sequence[tuple[int, ...]] = ()
+    ) -> RemoteStream:
+        """`said`: what each sequence has said already, to go on from there; (): none has anything."""
         scores = request.sampling.prompt_logprobs is not None
-        starts = tuple(SeqStart(next(self._ids), seed, score=scores and not i) for i, seed in enumerate(seeds))
+        pairs = zip(seeds, said or [()] * len(seeds), strict=True)
+        starts = tuple(
+            SeqStart(next(self._ids), seed, output, score=scores and not i and not output)
+            for i, (seed, output) in enumerate(pairs)
+        )
         stream = RemoteStream(self, tuple(start.seq for start in starts))
         self._journal.open(request, starts)
         self._streams.update(dict.fromkeys(stream.seqs, stream))
@@ -328,7 +333,7 @@ class _Wire(asyncio.Protocol):
         try:
             for body in self._frames.push(data):
                 self._owner.receive(self, decode_from_engine(body))
-        except (ValueError, msgspec.DecodeError) as error:
+        except Garbage as error:
             log.error("engine %d sent what we cannot read: %s", self.incarnation, error)
             self.drop()
 

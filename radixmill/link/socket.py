@@ -6,6 +6,7 @@ A front that goes away takes its own sequences with it and nothing else.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import selectors
 import socket
@@ -14,10 +15,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
 from radixmill.core.messages import ToEngine
-from radixmill.link.codec import Frames, decode_to_engine, frame
+from radixmill.link.codec import Frames, Garbage, decode_to_engine, frame
+
+log = logging.getLogger("radixmill.link")
+
+MAX_PEERS = 128  # connections at a time; beyond that, the oldest that has never said a word makes room
+MAX_UNSENT = 64 << 20  # bytes that a peer may leave unread
 
 _CHUNK = 1 << 18
 _CREDENTIALS = struct.Struct("iII")  # process, user, group: what Linux tells of the other end
@@ -30,6 +34,7 @@ class Peer:
     sock: socket.socket
     frames: Frames = field(default_factory=Frames)
     unsent: bytearray = field(default_factory=bytearray)
+    heard: bool = False  # it has sent a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,7 @@ class EngineSocket:
         that ends a wait when it can be read; whoever owns it reads it."""
         self._selector = selectors.DefaultSelector()
         self._listener, self._watch = listener, watch
+        self._peers: dict[int, Peer] = {}  # by file number, the oldest first
         listener.setblocking(False)
         self._selector.register(listener, selectors.EVENT_READ, None)
         if watch is not None:
@@ -94,7 +100,7 @@ class EngineSocket:
             elif isinstance(key.data, Woken):
                 yield key.data
             else:
-                if events & selectors.EVENT_WRITE:
+                if events & selectors.EVENT_WRITE and key.data.sock.fileno() >= 0:
                     yield from self._flush(key.data)
                 if events & selectors.EVENT_READ and key.data.sock.fileno() >= 0:
                     yield from self._read(key.data)
@@ -106,6 +112,15 @@ class EngineSocket:
         peer.unsent += frame(message)
         with contextlib.suppress(OSError):
             self._push(peer)
+        if len(peer.unsent) > MAX_UNSENT:
+            log.warning("dropped a peer that leaves %d bytes unread", len(peer.unsent))
+            self.drop(peer)
+
+    def drop(self, peer: Peer) -> None:
+        """Have nothing more to do with a peer; `poll` says that it has left."""
+        peer.unsent.clear()
+        with contextlib.suppress(OSError):
+            peer.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         for key in list(self._selector.get_map().values()):
@@ -115,15 +130,23 @@ class EngineSocket:
         self._selector.close()
 
     def _accept(self) -> Iterator[Incident]:
-        with contextlib.suppress(BlockingIOError):
+        try:
             sock, _ = self._listener.accept()
-            if not is_ours(sock):
-                sock.close()
-                return
-            sock.setblocking(False)
-            peer = Peer(sock)
-            self._selector.register(sock, selectors.EVENT_READ, peer)
-            yield Joined(peer)
+        except OSError:  # it has gone again, or there are too many files open
+            return
+        if not is_ours(sock):
+            sock.close()
+            return
+        sock.setblocking(False)
+        yield from self._make_room()
+        peer = self._peers[sock.fileno()] = Peer(sock)
+        self._selector.register(sock, selectors.EVENT_READ, peer)
+        yield Joined(peer)
+
+    def _make_room(self) -> Iterator[Incident]:
+        if len(self._peers) >= MAX_PEERS:
+            silent = (peer for peer in self._peers.values() if not peer.heard)
+            yield from self._leave(next(silent, next(iter(self._peers.values()))))
 
     def _check_parent(self) -> None:
         assert self._watch is not None
@@ -138,10 +161,15 @@ class EngineSocket:
                 yield from self._leave(peer)
                 return
             for body in peer.frames.push(data):
-                yield Said(peer, decode_to_engine(body))
+                message = decode_to_engine(body)
+                peer.heard = True
+                yield Said(peer, message)
         except BlockingIOError:
             return
-        except (OSError, ValueError, msgspec.DecodeError):
+        except Garbage as error:
+            log.warning("dropped a peer that sent a %s", error)
+            yield from self._leave(peer)
+        except OSError:
             yield from self._leave(peer)
 
     def _flush(self, peer: Peer) -> Iterator[Incident]:
@@ -161,5 +189,6 @@ class EngineSocket:
     def _leave(self, peer: Peer) -> Iterator[Incident]:
         if peer.sock.fileno() >= 0:
             self._selector.unregister(peer.sock)
+            del self._peers[peer.sock.fileno()]
             peer.sock.close()
             yield Left(peer)

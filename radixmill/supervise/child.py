@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,3 +88,14 @@ def _cause(status: int) -> str:
     with contextlib.suppress(ValueError):
         return signal.Signals(-status).name
     return f"signal {-status}"
+
+
+def bury_strangers(ours: Iterable[int]) -> None:
+    """Reap children that are dead and not `ours`: the first process of a container inherits orphans, such as what a killed
+    engine had started, and nobody else can."""
+    known = set(ours)
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # of a thread that has ended, or a child that is gone
+            for pid in map(int, path.read_text().split()):
+                if pid not in known and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                    os.waitpid(pid, os.WNOHANG)

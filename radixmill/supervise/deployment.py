@@ -10,6 +10,7 @@ from radixmill.observe.watch import Watch
 from radixmill.store import ModelFiles
 from radixmill.supervise.child import Child
 
+STARTING = 24  # times as long as an engine that serves may an engine that starts show no progress
 CRASH_LIMIT = 5  # engines that die one after the other without a single token
 
 
@@ -20,7 +21,8 @@ class Deployment:
     number: int
     config: Config
     files: ModelFiles
-    watch: Watch
+    watch: Watch  # of an engine that serves
+    nurse: Watch  # of one that starts: a matrix may take long to read
     engine: Child | None = None
     incarnations: int = 0
     up: bool = False  # an engine of it has come up

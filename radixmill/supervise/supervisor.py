@@ -32,8 +32,8 @@ from radixmill.store import ModelFiles
 from radixmill.supervise.address import listen
 from radixmill.supervise.blame import stopped
 from radixmill.supervise.boot import Boot, Order, send, start_role
-from radixmill.supervise.child import Child
-from radixmill.supervise.deployment import CRASH_LIMIT, Deployment
+from radixmill.supervise.child import Child, bury_strangers
+from radixmill.supervise.deployment import CRASH_LIMIT, STARTING, Deployment
 from radixmill.supervise.rollout import GRACE, Fault, Rollouts
 
 log = logging.getLogger("radixmill.supervisor")
@@ -159,7 +159,7 @@ class Supervisor:
     def _patience(self, timeout: float | None) -> float | None:
         restarts = [each.restart_at for each in self.deployments if each.restart_at is not None]
         until = min([*restarts, *self._front_restarts, self._deadline, self._rollouts.deadline]) - time.monotonic()
-        watches = [each.watch.interval for each in self.deployments if each.engine and each.engine.up]
+        watches = [each.watch.interval for each in self.deployments if each.engine]
         until = min([until, *watches, *([] if timeout is None else [timeout])])
         return None if until == float("inf") else max(until, 0.0)
 
@@ -199,7 +199,8 @@ class Supervisor:
 
     def add(self, config: Config, files: ModelFiles) -> Deployment:
         """A deployment that has no engine yet."""
-        self.deployments.append(Deployment(next(self._numbers), config, files, Watch(config.server.stall_timeout)))
+        watch, nurse = Watch(config.server.stall_timeout), Watch(STARTING * config.server.stall_timeout)
+        self.deployments.append(Deployment(next(self._numbers), config, files, watch, nurse))
         return self.deployments[-1]
 
     def remove(self, deployment: Deployment) -> None:
@@ -221,6 +222,7 @@ class Supervisor:
         """`beside`: look for room first, because another one serves meanwhile."""
         deployment.incarnations += 1
         deployment.watch.begin()
+        deployment.nurse.begin()
         name = f"engine-{deployment.number}.{deployment.incarnations}"
         path, pulse = self._folder / f"{name}.sock", self._folder / f"{name}.pulse"
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
@@ -326,15 +328,15 @@ class Supervisor:
     def _check(self, deployment: Deployment, now: float) -> None:
         """Kill its engine if it has stalled; the end of its line is heard next."""
         engine = deployment.engine
-        if engine is None or not engine.up or engine.verdict:
+        if engine is None or engine.verdict:
             return
-        pulse = engine.pulse
+        pulse, watch = engine.pulse, deployment.watch if engine.up else deployment.nurse
         assert isinstance(pulse, EnginePulse)
-        busy, asked = pulse.busy, self._asked()
+        busy, asked = pulse.busy or not engine.up, self._asked()
         if asked and not busy:
             engine.nudge()
-        if deployment.watch.look(pulse.beats, busy or asked, now):
-            engine.verdict = f"no progress for {deployment.watch.patience:g} s"
+        if watch.look(pulse.beats, busy or asked, now):
+            engine.verdict = f"no progress for {watch.patience:g} s"
             engine.innocent = stopped(engine.process.pid)
             log.error("engine %d is wedged (%s); killing it", engine.number, engine.verdict)
             engine.process.kill()
@@ -355,6 +357,8 @@ class Supervisor:
             child.innocent |= not child.verdict and child.blame.foreign(status)
             self._bury_engine(child, self._of(child), cause)
         child.pulse.close()
+        if os.getpid() == 1:
+            bury_strangers(each.process.pid for each in [*self.fronts, *self._engines()])
 
     def _bury_front(self, child: Child, cause: str) -> None:
         self.fronts.remove(child)

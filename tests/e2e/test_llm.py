@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,16 +85,27 @@ def test_threads_and_the_size_of_steps_change_nothing(tiny: Path) -> None:
 
 @pytest.mark.weights
 def test_preempted_sequences_say_what_they_would_have_said(smollm2: Path) -> None:
-    """Five that do not fit together: some lose their KV and compute it again, to the same ids and log-probabilities."""
+    """Five that do not fit together: some lose their KV and compute it again, to the same ids and log-probabilities. What a
+    grammar binds goes on where its matcher was."""
     places = ("Here", "There", "Long ago", "Never", "Where")
     prompts = [f"{place} were the old mills by the river, and" for place in places]
-    wish = Params(max_tokens=120, temperature=0.8, seed=4, ignore_eos=True, logprobs=1)
+    free = Params(max_tokens=120, temperature=0.8, seed=4, ignore_eos=True, logprobs=1)
+    numbers = {
+        "type": "array",
+        "items": {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]},
+    }
+    bound = replace(free, json_schema={**numbers, "minItems": 30}, ignore_eos=False)
+    worded = replace(free, regex="([a-z]{2,9} ){60}", ignore_eos=False)
+    wish = [bound, free, worded, bound, free]
     with LLM("smollm2-135m-instruct", max_total_tokens=8192, page_size=16) as roomy:
-        alone = [roomy.generate(prompt, wish, progress=False)[0].choices for prompt in prompts]
-    with LLM("smollm2-135m-instruct", max_total_tokens=416, context_length=200, page_size=16) as tight:
+        alone = [roomy.generate(*each, progress=False)[0].choices for each in zip(prompts, wish, strict=True)]
+    with LLM("smollm2-135m-instruct", max_total_tokens=304, context_length=200, page_size=16) as tight:
+        tight.generate(prompts[0], [replace(bound, max_tokens=1)], progress=False)  # builds the grammars, so that all
+        tight.generate(prompts[0], [replace(worded, max_tokens=1)], progress=False)  # five run at the same time
         crowd = [answer.choices for answer in tight.generate(prompts, wish, progress=False)]
         assert tight.stats()["preemptions"] > 0
     assert crowd == alone
+    assert crowd[0][0].text.startswith("[") and crowd[2][0].text.replace(" ", "").islower()
 
 
 def test_a_model_that_cannot_be_loaded(tmp_path: Path, tiny: Path) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
+from radixmill.core.errors import EngineFailed
+from radixmill.llm import LLM, Params
 from tests.e2e.faults import DEADLY, ENDLESS, LATE, faulty
 from tests.e2e.kit import Server, same, serving, stream
 from tests.e2e.test_recovery import body
@@ -94,6 +96,7 @@ def test_an_endless_loop_is_found_and_ends_like_a_death(server: Server) -> None:
     assert f"no progress for {PATIENCE:g} s" in server.log.read_text()
 
 
+@pytest.mark.slow
 def test_several_poisons_do_not_take_everybody_down(server: Server) -> None:
     """Nobody else is there to say a token in between: more deaths in a row than a crash loop may have."""
     before = deaths(server)
@@ -112,3 +115,12 @@ def test_all_choices_of_a_poison_end_together(server: Server) -> None:
     before = deaths(server)
     condemned(asyncio.run(ask(server, poison(DEADLY, n=3))), "poison")
     assert deaths(server) - before == 3
+
+
+def test_offline_too(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", faulty(tmp_path)["PYTHONPATH"])
+    with LLM(str(tiny), load_format="dummy") as llm:
+        with pytest.raises(EngineFailed, match="is given up"):
+            llm.generate([[1, 2, DEADLY]], Params(max_tokens=4, ignore_eos=True), progress=False)
+        (answer,) = llm.generate([[1, 2, 3]], Params(max_tokens=4, ignore_eos=True), progress=False)
+        assert len(answer.choices[0].token_ids) == 4

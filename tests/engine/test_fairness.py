@@ -248,6 +248,27 @@ def test_one_accounts_prompts_do_not_hold_up_anothers(policy: str) -> None:
     assert drive.tokens["front", 9] == alone([9] * 100, 7, 1)
 
 
+@POLICIES
+@pytest.mark.parametrize("pages", [2000, 130])
+@pytest.mark.parametrize("overlap", [False, True])
+def test_whoever_runs_for_long_gives_way(policy: str, pages: int, overlap: bool) -> None:
+    """All slots, or all pages, are one account's, for a thousand steps to come: another's request is answered long before."""
+    drive = Drive(spec(pages, 16, slots=4, context=1100), check=False, schedule_policy=policy, overlap=overlap)
+    for number in range(6):
+        drive.submit(submit([number] * 30, number, account="a", max_tokens=500, ignore_eos=True))
+    for _ in range(60):
+        drive.step()
+    prompt = [9] * (40 if pages > 1000 else 950)  # the latter has no room beside them
+    drive.submit(submit(prompt, 9, account="b", max_tokens=8))
+    before = drive.scheduler.counters.steps
+    while ("front", 9) not in drive.ends:
+        drive.step()
+    assert drive.scheduler.counters.steps - before < 350 and len(drive.ends) == 1
+    assert 1 <= drive.scheduler.counters.preemptions <= 4
+    drive.run(most=20_000)
+    assert all(drive.tokens["front", number] == alone([number] * 30, 7, 500) for number in (0, 3, 5))
+
+
 def test_accounts_take_turns_at_slots_and_priorities_come_first() -> None:
     drive = Drive(spec(slots=1))
     for number in range(4):

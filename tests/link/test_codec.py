@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from radixmill.core.messages import Cancel, Control, Deltas, End, SeqStart, Submit, TokenDelta, TokenLogprob, Usage
 from radixmill.core.request import GenerateRequest, SamplingParams
-from radixmill.link.codec import MAX_FRAME, Frames, decode_from_engine, decode_to_engine, frame
+from radixmill.link.codec import MAX_FRAME, Frames, Garbage, decode_from_engine, decode_to_engine, frame
 
 
 def chunks(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -46,5 +46,5 @@ def test_messages_round_trip() -> None:
 
 
 def test_an_absurd_length_is_refused() -> None:
-    with pytest.raises(ValueError, match="frame of"):
+    with pytest.raises(Garbage, match="frame of"):
         list(Frames().push((MAX_FRAME + 1).to_bytes(4, "little")))

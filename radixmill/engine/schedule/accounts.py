@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from radixmill.engine.schedule.sequence import Sequence
 
 COMPUTED, SAID = 1, 2  # weights of a token of a prompt and of one of an output
+LEAD = 1024  # weighted tokens, and one for each that must be computed again: so far ahead, a sequence gives way
 MEMORY = 1024  # accounts that are remembered although nothing of them is live
 
 
@@ -110,6 +111,14 @@ class Accounts:
         """Whether one that waits need not wait for another account's prompt, which is being computed."""
         mine, theirs = self.of(waiting), self.of(prompt)
         return mine is not theirs and waiting.rank[0] <= prompt.rank[0] and mine.bill <= theirs.served
+
+    def gives_way(self, waiting: Sequence, rows: list[Sequence]) -> Sequence | None:
+        """Of the rows that run the youngest of the account that has had most, if that is so far ahead of another's that
+        waits that its place is due to that one. Not the first row, and none of a higher priority."""
+        mine, others = self.of(waiting), rows[1:]
+        able = [seq for seq in others if seq.rank[0] >= waiting.rank[0] and self.of(seq) is not mine]
+        last = max(able, key=lambda seq: (self.of(seq).served, seq.rank), default=None)
+        return last if last and self.of(last).served - mine.bill >= LEAD + last.computed else None
 
     def _forget(self, seq: Sequence, account: Account) -> None:
         """An account of which nothing is live, if it would be raised to the floor anyhow; the least of too many."""

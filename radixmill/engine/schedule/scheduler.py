@@ -70,6 +70,7 @@ class Scheduler:
         self._pending: list[Sent] = []
         self._isolated: set[Sequence] = set()  # those in the queue or running that must run alone
         self._arrivals = 0
+        self._crowded = False  # somebody found no room in the last step
 
     # --- what comes in
 
@@ -136,6 +137,7 @@ class Scheduler:
         self._expire()
         if self._isolated:
             return self._schedule_alone(min(self._isolated, key=lambda seq: seq.rank))
+        self._make_way()
         draft = Draft(max(self.budget.tokens, self.running.decoding + FLOOR))
         turns = self.running.by_turn()
         for seq in turns.streams:
@@ -309,6 +311,18 @@ class Scheduler:
             if not self._open(seq, draft) or not self._may_admit(draft):
                 return
 
+    def _make_way(self) -> None:
+        """Where there is no place for who is next: one whose account is far ahead gives its own up, and goes on later."""
+        full = self._crowded or not self.running.free_slots
+        self._crowded = False
+        if not full or not self.queue or len(self.accounts) < 2:
+            return
+        first = next(self.queue.order())
+        if first.landing or first.ahead:  # it would not take it
+            return
+        if victim := self.accounts.gives_way(first, self.running.rows):
+            self._preempt(victim, Draft(0))
+
     def _may_admit(self, draft: Draft) -> bool:
         return draft.left > 0 and self.running.free_slots > 0 and len(self.queue) > 0
 
@@ -320,6 +334,7 @@ class Scheduler:
         crowded = crowd and self.running.rows and lease.need(seq.length) + self._promised() > self.cache.available
         if crowded or not self._grow(lease, lease.shared + count):
             lease.drop()
+            self._crowded = True
             self._must_wait(seq)
             return False
         self.accounts.admitted(seq, lease.shared)

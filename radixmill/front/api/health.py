@@ -14,13 +14,14 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from radixmill.core.errors import EngineFailed
+from radixmill.core.errors import EngineFailed, Overloaded
 from radixmill.front.api.docs import operation
 from radixmill.front.api.errors import error_headers
 from radixmill.front.api.sse import while_connected
 from radixmill.front.session import Ask, Caller, Condition, Front, Sampling, TokenPrompt, gather, not_ready
 
 PROBE_SECONDS = 20.0
+MAX_PROBES = 8  # at a time: nobody needs a key for them
 PROBE = Caller("health")  # an owner that no key has: its prefixes are met by nobody else
 
 
@@ -40,8 +41,16 @@ def add_health_routes(app: FastAPI, front: Front) -> None:
     async def ready() -> Response:
         return told(front.condition())
 
+    probing: set[Request] = set()
+
     async def generate(request: Request) -> Response:
-        await while_connected(request.receive, probe(front))
+        if len(probing) >= MAX_PROBES:
+            raise Overloaded("The server is being asked this by others already.", retry_after=1.0)
+        probing.add(request)
+        try:
+            await while_connected(request.receive, probe(front))
+        finally:
+            probing.discard(request)
         return Response()
 
     for path, endpoint, summary, kind in (

@@ -29,6 +29,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 
     requests: int = 1024  # that are in
     tokens: int = 1 << 20  # of prompts whose answers have not begun
+    prompt: int | None = None  # tokens of one prompt; None: what the context holds
     wait: float | None = None  # seconds until a request's first step
     seconds: float | None = None  # that a request may take in all
 
@@ -58,7 +59,7 @@ class Drain:
     def fits(self, amount: int, account: str) -> bool:
         """Whether so much more may be in. An account always leaves room for others; whoever is the first always fits."""
         if not self.held:
-            return True
+            return self.most > 0
         free = self.most - self.held - amount
         mine = self._shares.get(account, 0)
         return free >= 0 and (not account or not mine or mine + amount <= SHARE * (free + 1))

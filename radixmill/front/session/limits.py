@@ -58,11 +58,14 @@ SIZES: dict[str, Range] = {
     "prompts": Range(1, 2048),
     "prompts or ids": Range(1, None),
     "sequences": Range(1, 2048),  # prompts × choices of one request
+    "constraint": Range(0, 1_000_000),  # characters of a schema or grammar; what is in it, the engine limits
     "safety_identifier": Range(0, 64),  # characters
     "metadata": Range(0, 64),  # pairs
     "rid": Range(1, 256),  # characters
     "request id header": Range(1, 128),  # characters
 }
+
+CHARS_PER_TOKEN = 256  # no token has more: a text beyond the context's worth of them is refused before it is tokenised
 
 DEFAULT_COMPLETION_TOKENS = 16
 DEFAULT_NATIVE_TOKENS = 128

@@ -1,0 +1,135 @@
+"""Two fronts before one engine: the death of one costs its own connections, that of the engine nobody anything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.kit import Server, same, serving, stream
+from tests.e2e.test_recovery import body
+from tests.e2e.test_supervisor import wait_until
+
+
+@pytest.fixture(scope="module")
+def server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("fronts")
+    with serving(tiny, "--load-format", "dummy", "--fronts", "2", folder=folder) as started:
+        wait_until(lambda: started.log.read_text().count("ready to roll") == 2)
+        yield started
+
+
+BODIES = [body(seed, 500 + 10 * seed) for seed in range(12)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(server: Server) -> list[dict[str, Any]]:
+    async def calm() -> list[dict[str, Any]]:
+        return list(await asyncio.gather(*(stream(server.url, each) for each in BODIES)))
+
+    return asyncio.run(calm())
+
+
+async def killed(server: Server, pid: int) -> list[dict[str, Any] | BaseException]:
+    """All streams, of which those of a front break off when it is killed."""
+    started = [asyncio.Event() for _ in BODIES]
+    tasks = [
+        asyncio.create_task(stream(server.url, each, on_chunk=event.set))
+        for each, event in zip(BODIES, started, strict=True)
+    ]
+    await asyncio.gather(*(event.wait() for event in started))
+    os.kill(pid, signal.SIGKILL)
+    return list(await asyncio.gather(*tasks, return_exceptions=True))
+
+
+def test_a_front_takes_only_its_own_connections_along(server: Server, undisturbed: list[dict[str, Any]]) -> None:
+    (engine,), fronts = server.pids("engine"), server.pids("front")
+    assert len(fronts) == 2
+    for _ in range(5):  # until both have some
+        ended = asyncio.run(killed(server, server.pids("front")[0]))
+        broken = [each for each in ended if isinstance(each, BaseException)]
+        for one, two in zip(ended, undisturbed, strict=True):
+            assert isinstance(one, httpx.TransportError) or (isinstance(one, dict) and same(one, two)), one
+        wait_until(lambda: len(server.pids("front")) == 2)
+        if 0 < len(broken) < len(BODIES):
+            break
+    else:
+        pytest.fail("one front had all connections, five times")
+    assert server.pids("engine") == [engine]
+    wait_until(lambda: idle(server))  # the engine has cancelled what the dead one had asked
+    wait_until(lambda: server.log.read_text().count("ready to roll") >= 3)
+
+
+def idle(server: Server) -> bool:
+    (stats,) = server.get("/server_info").json()["internal_states"]
+    return bool(stats["running"] == stats["waiting"] == 0)
+
+
+def test_an_engines_death_is_not_noticed_by_either(server: Server, undisturbed: list[dict[str, Any]]) -> None:
+    (engine,) = server.pids("engine")
+    ended = asyncio.run(killed(server, engine))
+    for one, two in zip(ended, undisturbed, strict=True):
+        assert isinstance(one, dict) and same(one, two)
+    assert server.pids("engine") != [engine]
+
+
+def children(pid: int) -> dict[int, str]:
+    """Its children and the state of each."""
+    found = {}
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in path.read_text().split():
+            with contextlib.suppress(OSError):
+                found[int(child)] = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+    return found
+
+
+def test_a_crash_loop_ends_in_the_truth(tiny: Path, tmp_path: Path) -> None:
+    """Five deaths in a row without a token: everything says 503, no zombie is left, and nothing when the server ends."""
+    flags = ("--load-format", "dummy", "--fronts", "2")
+    with (
+        tempfile.TemporaryDirectory() as temp,
+        serving(tiny, *flags, folder=tmp_path, environment={**os.environ, "TMPDIR": temp}) as server,
+    ):
+        assert asyncio.run(stream(server.url, body(1, 4)))["finish"] == {0: "length"}
+
+        async def doomed() -> httpx.Response:
+            async with httpx.AsyncClient(timeout=120, trust_env=False) as client:
+                wish = {"model": "default", "prompt": "x", "max_tokens": 3000, "ignore_eos": True}
+                task = asyncio.create_task(client.post(f"{server.url}/v1/completions", json=wish))
+                while "in a row" not in server.log.read_text():
+                    server.kill()  # again and again, as soon as there is one
+                    await asyncio.sleep(0.01)
+                return await task
+
+        answer = asyncio.run(doomed())
+        assert answer.status_code == 503 and "in a row" in answer.json()["error"]["message"]
+        wait_until(lambda: server.get("/ready").status_code == 503)
+        for _ in range(8):  # of both fronts
+            assert "in a row" in httpx.get(f"{server.url}/ready", trust_env=False).text
+            answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": "x"}, trust_env=False)
+            assert answer.status_code == 503 and "in a row" in answer.text
+        states = children(server.process.pid)
+        assert len(states) == 2 and "Z" not in states.values()
+        assert server.process.poll() is None and len(os.listdir(temp)) == 1
+        assert server.stop() == 0 and not os.listdir(temp)
+
+
+def test_no_dead_child_stays_unburied(server: Server) -> None:
+    for _ in range(3):
+        before = server.pids("engine")
+        server.kill()
+        wait_until(lambda before=before: server.pids("engine") not in ([], before))
+        assert asyncio.run(stream(server.url, body(1, 4)))["finish"] == {0: "length"}
+    deadline = time.monotonic() + 5
+    while "Z" in children(server.process.pid).values() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert "Z" not in children(server.process.pid).values()
