@@ -35,8 +35,9 @@ def from_description(url: str, seconds: float, seed: int, tally: Counter[str]) -
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
     operations = [result.ok() for result in schema.get_all_operations()]
     until, faults, round = time.monotonic() + seconds, [], 0
+    rng = random.Random(seed)
     while time.monotonic() < until:
-        for operation in operations:
+        for operation in rng.sample(operations, len(operations)):
             for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
                 faults += _cases(operation, mode, until, seed + round, tally)
         round += 1
