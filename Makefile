@@ -1,6 +1,7 @@
 # make serve   start a server on the embedded model      make test    run all tests
 # make bench   load it and print a table                 make lint    ruff and mypy
-# make chaos   kill engines under load                   make clean   remove what these made
+# make chaos   break a server in every way we know       make clean   remove what these made
+# make soak    half an hour at twice its capacity        make fuzz-http   every route, whatever is sent to it
 # make conformance   thousands of requests from OpenAI's schema
 # make fuzz    random texts over every family of dialects
 # make tool-calls   a hundred random tools, called by real models
@@ -12,7 +13,7 @@ MODEL  ?= smollm2-135m-instruct
 PORT   ?= 30000
 NATIVE := $(wildcard radixmill/device/kernels/cpu/csrc/*) CMakeLists.txt pyproject.toml
 
-.PHONY: serve test lint fast bench chaos conformance fuzz tool-calls clean install
+.PHONY: serve test lint fast bench chaos soak conformance fuzz fuzz-http tool-calls clean install
 
 serve: $(VENV)/.installed
 	@$(BIN)/radixmill serve $(MODEL) --port $(PORT)
@@ -48,7 +49,13 @@ bench: $(VENV)/.installed
 	$(BIN)/radixmill bench $(ARGS)
 
 chaos: $(VENV)/.tested
-	$(BIN)/python -m pytest tests/e2e/test_recovery.py --chaos 300
+	$(BIN)/python -m tests.chaos $(ARGS)
+
+soak: $(VENV)/.tested
+	$(BIN)/python -m tests.chaos.soak --minutes 30 $(ARGS)
+
+fuzz-http: $(VENV)/.tested
+	$(BIN)/python -m tests.chaos.fuzz --minutes 10 $(ARGS)
 
 conformance: $(VENV)/.tested
 	$(BIN)/python -m tests.front.conformance --cases 5000 $(ARGS)

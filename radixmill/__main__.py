@@ -1,4 +1,4 @@
-"""The command line: `radixmill serve | chat | complete | bench | pull | models | doctor`."""
+"""The command line: `radixmill serve | chat | complete | replay | verify | bench | pull | models | doctor`."""
 
 from __future__ import annotations
 
@@ -71,6 +71,7 @@ def _parser(command: Sequence[str]) -> argparse.ArgumentParser:
 
         add_flags(serve)
     _add_talkers(commands)
+    _add_checkers(commands, command)
     pull = commands.add_parser(
         "pull", help="fetch a model", description="Fetch a model of the catalogue or the hub into the cache."
     )
@@ -102,6 +103,56 @@ def _add_talkers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         talk.add_argument("--temperature", type=float, help="0 takes the most likely token")
         talk.add_argument("--seed", type=int, help="same seed, same answer")
         talk.set_defaults(run=_talk_command, kind=name)
+
+
+def _add_checkers(commands: argparse._SubParsersAction[argparse.ArgumentParser], command: Sequence[str]) -> None:
+    replay = commands.add_parser(
+        "replay",
+        help="compute a recorded request again and compare",
+        description="Compute the request of a record again and compare every token. Exit code 0: the same; 1: not; 2: it"
+        " can't be done, as with another numerics id.",
+    )
+    replay.add_argument("file", metavar="FILE", help="a record, or a whole answer that has one")
+    replay.add_argument("--from", dest="given", type=int, default=0, metavar="K", help="resume behind K output tokens")
+    replay.add_argument("--json", action="store_true", help="print the result as JSON")
+    replay.set_defaults(run=_replay_command)
+    verify = commands.add_parser(
+        "verify",
+        help="check a signed receipt",
+        description="Check a receipt: its signature, then its hashes against the record and the model's files, then by"
+        " computing the request again. Exit code 0: all is right; 1: something is not; 2: it can't be checked.",
+    )
+    verify.add_argument("receipt", metavar="RECEIPT", help="a receipt, or a whole answer that has one")
+    verify.add_argument("--record", metavar="FILE", help="its record; default: the one in the same answer")
+    whose = verify.add_mutually_exclusive_group()
+    whose.add_argument("--key", metavar="FILE", help="the server's public key (PEM)")
+    whose.add_argument("--url", help="the server, to ask it for its public key")
+    verify.add_argument("--api-key", default="", help="the server's API key, if it asks for one")
+    verify.add_argument("--no-run", action="store_true", help="don't compute the request again")
+    verify.add_argument(
+        "--no-model", action="store_true", help="look at signature and record only; the model is not needed"
+    )
+    verify.set_defaults(run=_verify_command)
+    if command in (["replay"], ["verify"]):
+        from radixmill.cli import add_flags
+
+        add_flags(
+            replay if command == ["replay"] else verify,
+            positional_model=False,
+            sections=("model", "compute", "cache"),
+        )
+
+
+def _replay_command(args: argparse.Namespace) -> int:
+    from radixmill import replay
+
+    return replay.main(args)
+
+
+def _verify_command(args: argparse.Namespace) -> int:
+    from radixmill import verify
+
+    return verify.main(args)
 
 
 def _serve_command(args: argparse.Namespace) -> int:

@@ -7,9 +7,10 @@ import json
 import re
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args, get_type_hints
 
 import yaml
@@ -28,12 +29,16 @@ def size(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-def add_flags(parser: argparse.ArgumentParser, *, positional_model: bool = True) -> None:
-    """One flag per leaf of Config, in a group per section; the values land under dotted names."""
+def add_flags(
+    parser: argparse.ArgumentParser, *, positional_model: bool = True, sections: Collection[str] = ()
+) -> None:
+    """One flag per leaf of Config, in a group per section; the values land under dotted names. `sections`: only these."""
     parser.add_argument(
         "--config", metavar="FILE", type=Path, help="settings from a .yaml, .toml or .json file; flags win over it"
     )
     for section, cls in get_type_hints(Config).items():
+        if sections and section not in sections:
+            continue
         group = parser.add_argument_group(section, (cls.__doc__ or "").strip())
         for path, kind, leaf in walk(cls, (section,)):
             _add_flag(group, ".".join(path), kind, leaf, positional_model)
@@ -80,14 +85,16 @@ def _parser_of(kind: Any, meta: Any) -> Any:
     return plain
 
 
-def config_from(args: argparse.Namespace) -> Config:
-    """The config that the flags, over the file, describe. Raises CannotStart for a bad file."""
+def config_from(args: argparse.Namespace, under: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> Config:
+    """The config that the flags, over the file, over what lies `under` both, describe. Raises CannotStart for a bad file."""
     path: Path | None = getattr(args, "config", None)
-    tree = _read(path) if path else {}
+    tree: dict[str, dict[str, Any]] = {name: dict(section) for name, section in under.items()}
+    for name, section in (_read(path) if path else {}).items():
+        tree[name] = tree.get(name, {}) | section
     for name, value in vars(args).items():
         if "." in name:
-            section, key = name.split(".")
-            tree.setdefault(section, {})[key] = tuple(value) if isinstance(value, list) else value
+            group, key = name.split(".")
+            tree.setdefault(group, {})[key] = tuple(value) if isinstance(value, list) else value
     return build(tree)
 
 

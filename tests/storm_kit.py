@@ -27,6 +27,7 @@ from radixmill.engine.loop import Engine
 from radixmill.engine.schedule import Scheduler
 from radixmill.front.api.app import create_app
 from radixmill.front.session import Front, Session
+from radixmill.front.session.door import Limits
 from radixmill.link.remote import RemoteEngine
 from radixmill.link.socket import EngineSocket
 from radixmill.observe.pulse import EnginePulse
@@ -126,7 +127,7 @@ class World:
         self.folder, self.deaths = folder, 0
         self.client = Heard()
         config = replace(Config(), server=ServerOptions(store_entries=8))
-        self.session = Session(Forgetful(), self.client, ("echo",), max_requests=10_000)
+        self.session = Session(Forgetful(), self.client, ("echo",), limits=Limits(requests=10_000))
         self.front = Front(config, self.client, self.session)
         self.app = create_app(self.front)
         self.machine = Machine(folder, 1)
@@ -159,6 +160,8 @@ class World:
         client, session = self.client, self.session
         held = (client._journal._live, client._streams, client._questions, session._live, session._aborted)
         assert not any(held), held
+        for drain in (session.door.requests, session.door.tokens):
+            assert not drain.held and not drain._shares
         assert set(client.ends.values()) <= {0, 1}
         assert sum(client.ends.values()) == client.submitted, "every sequence ends once"
         await asyncio.sleep(0)

@@ -42,13 +42,28 @@ ALLOW: dict[str, set[str]] = {
     "front": set(),
     "engine": set(),
 }
-TOP = {"__init__", "__main__", "launch", "launch_server", "llm", "native", "cli", "compat", "doctor", "talk", "utils"}
+TOP = {
+    "__init__",
+    "__main__",
+    "launch",
+    "launch_server",
+    "llm",
+    "native",
+    "cli",
+    "compat",
+    "doctor",
+    "talk",
+    "utils",
+} | {
+    "replay",
+    "verify",
+}
 EVERYONE = {"__init__"}  # the version
 
 TORCH_ROOMS = ("device.kernels.cuda",)
-ASYNC_ROOMS = ("front", "link.client", "link.remote", "bench", "llm", "native")
+ASYNC_ROOMS = ("front", "link.client", "link.remote", "bench", "llm", "native", "replay")
 HTTP = {"fastapi", "starlette", "uvicorn", "uvloop", "httptools", "httpx", "http", "aiohttp"}
-HTTP_ROOMS = ("front", "bench", "talk", "utils")
+HTTP_ROOMS = ("front", "bench", "talk", "utils", "verify")
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:

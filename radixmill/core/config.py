@@ -269,6 +269,17 @@ class ServerOptions:
         low=0.1,
         high=86400.0,
     )
+    record_dir: str | None = option(
+        None,
+        "folder that gets the record of every request that the engine failed, for `radixmill replay`",
+        metavar="DIR",
+    )
+    receipt_key: str | None = option(
+        None,
+        "Ed25519 key (PEM, PKCS8) that signs receipts; made if it is not there; default: receipt-key.pem in the cache"
+        " folder",
+        metavar="FILE",
+    )
     drain_timeout: float = option(30.0, "seconds to finish live requests after SIGTERM", low=0.0, high=86400.0)
     log_requests: bool = option(
         False,

@@ -11,7 +11,7 @@ ConstraintKind = Literal["json_schema", "json_object", "regex", "ebnf", "structu
 _MASK64 = (1 << 64) - 1
 
 
-class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """How tokens are drawn. Defaults leave the model's distribution as it is.
 
     Order on the logits: penalties → bias → grammar mask → temperature → top-k → top-p → min-p, each on the
@@ -40,7 +40,7 @@ class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.temperature == 0.0 or self.top_p == 0.0 or self.top_k == 1
 
 
-class Constraint(Struct, frozen=True, kw_only=True):
+class Constraint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the output must match. Part of the record: the state of the match is rebuilt from it and the output.
 
     kind             text
@@ -56,7 +56,7 @@ class Constraint(Struct, frozen=True, kw_only=True):
     after: str = ""  # the match begins behind the first occurrence of this text in the output; "": at once
 
 
-class ThinkingBudget(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ThinkingBudget(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """How many tokens of thoughts the output may have; behind the last of them their closing tag is forced.
 
     They are counted from behind the opening tag, or from the output's beginning where the prompt `opened` them. An
@@ -75,7 +75,7 @@ class ThinkingBudget(Struct, frozen=True, kw_only=True, omit_defaults=True):
     again: bool = False
 
 
-class GenerateRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class GenerateRequest(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One prompt and how to continue it; the constant half of a record."""
 
     id: str

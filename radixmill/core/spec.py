@@ -28,6 +28,7 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
     kv_groups: tuple[KVGroup, ...] = ()
     numerics: str = ""  # equal ids give equal bytes
     compute: str = "fast"
+    invariant: bool = True  # a row's bits depend on nothing but its record; else there are no receipts
     kv_dtype: str = ""  # what keys and values are kept as
     isa: str = ""
     modalities: tuple[str, ...] = ("text",)

@@ -128,19 +128,25 @@ class Engine:
                 self._pulse.hearing(())
             case Cancel():
                 self.scheduler.cancel(peer, message.seq)
-            case Control(verb="grammar"):
-                self._asked.append((peer, message))
-                self._answer_asked()
             case Control():
-                self.link.send(peer, self._answer(message))
+                self._pulse.hearing([message.id])
+                self._hear_question(peer, message)
+                self._pulse.hearing(())
             case _:
                 assert_never(message)
+
+    def _hear_question(self, peer: Peer, question: Control) -> None:
+        if question.verb == "grammar":
+            self._asked.append((peer, question))
+            self._answer_asked()
+        else:
+            self.link.send(peer, self._answer(question))
 
     def _built(self) -> None:
         """Some grammar has been built, or refused."""
         assert self._grammars is not None
+        self._pulse.hearing([*self.scheduler.unbound(), *(question.id for _, question in self._asked)])
         self._grammars.poll()
-        self._pulse.hearing(self.scheduler.unbound())
         self.scheduler.bind_waiting()
         self._pulse.hearing(())
         self._answer_asked()

@@ -38,7 +38,7 @@ from radixmill.link.journal import CONDEMNED, Gap, Journal
 log = logging.getLogger("radixmill.link")
 
 
-PATIENCE = 2  # engines that may die over a question before it is given up
+PATIENCE = 3  # engines that may die over a question before it is given up
 
 
 @dataclass(slots=True)
@@ -120,9 +120,16 @@ class RemoteEngine:
     def health(self) -> Health:
         return Health(self._state, self._detail, self._incarnation, len(self._journal))
 
-    def submit(self, request: GenerateRequest, seeds: Sequence[int]) -> RemoteStream:
+    def submit(
+        self, request: GenerateRequest, seeds: Sequence[int], said: Sequence[tuple[int, ...]] = ()
+    ) -> RemoteStream:
+        """`said`: what each sequence has said already, to go on from there; (): none has anything."""
         scores = request.sampling.prompt_logprobs is not None
-        starts = tuple(SeqStart(next(self._ids), seed, score=scores and not i) for i, seed in enumerate(seeds))
+        pairs = zip(seeds, said or [()] * len(seeds), strict=True)
+        starts = tuple(
+            SeqStart(next(self._ids), seed, output, score=scores and not i and not output)
+            for i, (seed, output) in enumerate(pairs)
+        )
         stream = RemoteStream(self, tuple(start.seq for start in starts))
         self._journal.open(request, starts)
         self._streams.update(dict.fromkeys(stream.seqs, stream))
@@ -201,6 +208,7 @@ class RemoteEngine:
 
     def _apply_strikes(self) -> None:
         struck, self._struck = self._struck, []
+        self._strike_questions(struck)
         if not (condemned := self._journal.strike(struck)):
             return
         for request in {record.request.id for record in condemned}:
@@ -279,12 +287,17 @@ class RemoteEngine:
         task.add_done_callback(self._tasks.discard)
 
     def _bereave(self) -> None:
-        """The last wire will answer nothing. The next is asked again, but not for ever: the question may be what kills."""
+        """The last wire will answer nothing; the next is asked again."""
         self._apply_strikes()
-        for question in self._questions.values():
+
+    def _strike_questions(self, struck: Sequence[int]) -> None:
+        """Engines died while they looked at these: they are not asked for ever."""
+        for question in filter(None, map(self._questions.get, struck)):
             question.deaths += 1
-            if question.deaths >= PATIENCE:
-                self._refuse(question, "the engine died before it answered")
+            if question.deaths >= PATIENCE and not question.answer.done():
+                log.error("%d engines died over a question about %s; it is not asked again", PATIENCE, question.control.verb)
+                self._refuse(question, "the engine died over it several times in a row")
+                self._on_condemned()
 
     def _refuse(self, question: _Question, why: str) -> None:
         if not question.answer.done():

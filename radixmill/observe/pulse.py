@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ class Words:
         try:
             if not read_only:
                 os.ftruncate(number, words * _WORD)
+            if sys.platform == "linux":  # now: a disk that is full later would kill whoever writes
+                os.posix_fallocate(number, 0, words * _WORD)
             elif os.fstat(number).st_size < words * _WORD:
                 raise OSError(f"{path} is no page of {words} words")
             access = mmap.ACCESS_READ if read_only else mmap.ACCESS_WRITE
@@ -79,7 +82,7 @@ class EnginePulse:
         self.words[_BUSY] = 1
 
     def hearing(self, seqs: Sequence[int]) -> None:
-        """These sequences are being taken in; none: that is done."""
+        """These sequences, or questions, are being taken in; none: that is done."""
         self._fill(_HEARD, seqs)
 
     def _fill(self, bank: int, seqs: Sequence[int]) -> None:

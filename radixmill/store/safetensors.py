@@ -146,7 +146,7 @@ class SafetensorsFolder:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.files = [SafetensorsFile(path) for path in _parts(self.folder)]
+        self.files = [SafetensorsFile(path) for path in weight_parts(self.folder)]
         self.where: dict[str, SafetensorsFile] = {}
         for file in self.files:
             for name in file.tensors:
@@ -174,7 +174,8 @@ class SafetensorsFolder:
                     )
 
 
-def _parts(folder: Path) -> list[Path]:
+def weight_parts(folder: Path) -> list[Path]:
+    """The files of a folder that hold its tensors, in the order of their names. Raises BadModel."""
     if (single := folder / SINGLE).exists():
         return [single]
     if (index := folder / INDEX).exists():

@@ -57,7 +57,7 @@ class Supervisor:
         self.config, self.started = config, started
         self.listener = listen(config.server.host, config.server.port) if front else None
         self._on_event = on_event
-        self._folder = Path(tempfile.mkdtemp(prefix="radixmill-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="radixmill-", dir=_memory()))
         self.local = FrontPulse(self._folder / "local.pulse")
         self._selector = selectors.DefaultSelector()
         self._condemned: deque[None] = deque()  # said by the client in this process
@@ -411,3 +411,9 @@ class Supervisor:
         print(f"radixmill: error: {message}", file=sys.stderr)
         self.announce({"event": "failed", "deployment": deployment.number, "detail": message})
         self._exit = 0 if self._stopping else 2 if child.excuse else 1
+
+
+def _memory() -> str | None:
+    """A folder in memory, where there is one: a disk that fills up must not keep another engine from starting."""
+    memory = "/dev/shm"
+    return memory if sys.platform == "linux" and os.access(memory, os.W_OK | os.X_OK) else None

@@ -144,12 +144,16 @@ def _of_processes(before: Footprint, after: Footprint) -> list[str]:
     roles = [[each.role for each in print.processes if each.role != "grammar"] for print in (before, after)]
     if sorted(roles[0]) != sorted(roles[1]):
         found.append(f"processes: {roles[1]} instead of {roles[0]}")
+    builders = sum(
+        (each.role == "grammar") * sign for print, sign in ((before, -1), (after, 1)) for each in print.processes
+    )
     for now in after.processes:
+        helpers = max(builders, 0) if now.role == "engine" else 0  # it keeps a line to each builder of grammars it has
         if then := had.get(now.pid):
             name = f"{now.role} {now.pid}"
-            if now.sockets > then.sockets:
+            if now.sockets > then.sockets + helpers:
                 found.append(f"{name}: {now.sockets - then.sockets} sockets")
-            if now.files > then.files:
+            if now.files > then.files + 2 * helpers:
                 found.append(f"{name}: {now.files - then.files} descriptors")
             if now.threads > then.threads + 1:
                 found.append(f"{name}: {now.threads - then.threads} threads")

@@ -22,6 +22,7 @@ from radixmill.core.config import Config, ServerOptions
 from radixmill.front.api.app import create_app
 from radixmill.front.api.protocol import House, Limits
 from radixmill.front.session import Front, Session, door
+from radixmill.front.session.receipt import Notary
 from tests.fakes import EOS, ByteText, EchoClient
 from tests.front import openapi
 
@@ -52,6 +53,7 @@ def make_app(
     text: ByteText | None = None,
     defaults: dict[str, float] | None = None,
     max_requests: int = 64,
+    notary: Notary | None = None,
     max_tokens: int = 1 << 20,
     wait: float | None = None,
     seconds: float | None = None,
@@ -60,7 +62,8 @@ def make_app(
     client = client or EchoClient()
     config = replace(Config(), server=ServerOptions(**server))
     limits = door.Limits(requests=max_requests, tokens=max_tokens, wait=wait, seconds=seconds)
-    session = Session(text or ByteText(), client, ("echo", "echo-alias"), defaults=defaults, limits=limits)
+    names = ("echo", "echo-alias")
+    session = Session(text or ByteText(), client, names, defaults=defaults, limits=limits, notary=notary)
     return create_app(Front(config, client, session))
 
 

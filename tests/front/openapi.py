@@ -94,6 +94,8 @@ EXTENSIONS = frozenset(
         "prompt_token_ids",
         "reasoning",
         "reasoning_content",
+        "receipt",
+        "record",
         "root",
         "seed",
         "store",
@@ -102,8 +104,8 @@ EXTENSIONS = frozenset(
     }
 )
 MAPS = frozenset(
-    {"top_logprobs", "metadata", "schema", "parameters", "tools"}
-)  # their keys are the client's own, or tokens
+    {"top_logprobs", "metadata", "schema", "parameters", "tools", "record", "receipt"}
+)  # their keys are the client's own, or tokens, or wholly ours
 # The description has no shape for these: the chunks of a stream that differ from what it says.
 CHUNKS = {"/completions": "CreateCompletionResponse", "/responses/{response_id}": "ResponseStreamEvent"}
 

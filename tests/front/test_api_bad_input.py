@@ -149,7 +149,6 @@ COMMON_CASES = [
     ({"regex": 1}, "regex"),
     ({"guided_choice": []}, "guided_choice"),
     ({"moderation": {}}, "moderation"),
-    ({"receipt": True}, "receipt"),
 ]
 
 

@@ -17,7 +17,7 @@ from tests.front.kit import CHAT, HELLO, TEXT, make_front
 ENDING = NotReady("The server is shutting down.", code="shutting_down", retry_after=5.0)
 BODIES: dict[str, dict[str, Any]] = {
     CHAT: HELLO,
-    TEXT: {"prompt": "x"},
+    TEXT: {"prompt": "x", "max_tokens": 400},
     "/v1/responses": {"input": "x"},
     "/v1/messages": {**HELLO, "model": "default", "max_tokens": 400},
     "/generate": {"text": "x", "sampling_params": {"max_new_tokens": 400}},

@@ -210,26 +210,27 @@ def test_control_is_answered_or_refused(folder: Path) -> None:
     run(folder, story)
 
 
-def test_a_question_survives_one_death_but_not_two(folder: Path) -> None:
-    """Asked while the engine is dead, or when it dies over it: the next one answers. A deadly question ends."""
+def test_a_question_ends_that_engines_die_over_and_no_other(folder: Path) -> None:
+    """Asked while the engine is dead, or when it dies: the next one answers. Over a deadly one three of them die."""
 
     async def story(client: RemoteEngine, engine: Callable[..., ToyEngine]) -> None:
         engine()
         await client.connect(str(folder / "0"), 1)
         await client.ready()
         deadly = asyncio.create_task(client.control("deadly"))
-        while client.health().state != "restarting":
-            await asyncio.sleep(0.001)
-        other = asyncio.create_task(client.control("stats"))
-        await asyncio.sleep(0)
-        engine()
-        await client.connect(str(folder / "1"), 2)
-        with pytest.raises(EngineFailed, match="died before it answered"):
+        for death in range(3):
+            assert not deadly.done()
+            while client.health().state != "restarting":
+                await asyncio.sleep(0.001)
+            if not death:
+                other = asyncio.create_task(client.control("stats"))
+                await asyncio.sleep(0)
+            client.strike([id for id, question in client._questions.items() if question.control.verb == "deadly"])
+            engine()
+            await client.connect(str(folder / str(death + 1)), death + 2)
+            await client.ready()
+        with pytest.raises(EngineFailed, match="died over it"):
             await deadly
-        while client.health().state != "restarting":
-            await asyncio.sleep(0.001)
-        engine()
-        await client.connect(str(folder / "2"), 3)
         assert await other == {"n": 1}
         assert not client._questions
 

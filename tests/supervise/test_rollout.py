@@ -51,7 +51,7 @@ class FakeFleet:
             front.tell(**event)
 
     def add(self, config: Config, files: ModelFiles) -> Deployment:
-        self.deployments.append(Deployment(next(self.numbers), config, files, Watch(5.0)))
+        self.deployments.append(Deployment(next(self.numbers), config, files, Watch(5.0), Watch(120.0)))
         return self.deployments[-1]
 
     def start_engine(self, deployment: Deployment, *, beside: bool = False) -> None:

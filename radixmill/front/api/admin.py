@@ -12,13 +12,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from radixmill import __version__
-from radixmill.core.errors import BadRequest
+from radixmill.core.errors import BadRequest, NotFound
 from radixmill.front.api.body import Reader
 from radixmill.front.api.docs import operation
 from radixmill.front.api.guard import caller_of
 from radixmill.front.api.sse import while_connected
 from radixmill.front.session import Front
 from radixmill.front.session.info import engine_stats, model_info, server_info
+from radixmill.front.session.receipt import key_id, public_pem
 
 ID_PREFIXES = ("chatcmpl-", "cmpl-", "resp_", "msg_")
 
@@ -39,7 +40,15 @@ class Flushed(Struct):
     message: str
 
 
-KINDS = (AbortBody, Aborted, Flushed)
+class ReceiptKey(Struct):
+    """`key`: its id; `pem`: SubjectPublicKeyInfo."""
+
+    key: str
+    algorithm: str
+    pem: str
+
+
+KINDS = (AbortBody, Aborted, Flushed, ReceiptKey)
 
 
 def add_info_routes(app: FastAPI, front: Front) -> None:
@@ -49,9 +58,24 @@ def add_info_routes(app: FastAPI, front: Front) -> None:
     async def info() -> Response:
         return _json({**server_info(front), "internal_states": await engine_stats(front)})
 
+    async def receipt_key() -> Response:
+        return _json(public_key(front))
+
+    shown = operation("The public key that receipts are signed with", None, ReceiptKey)
+    app.add_api_route("/receipt_key", receipt_key, methods=["GET"], **shown)
+
     for path in ("/server_info", "/get_server_info"):
         shown = operation("Settings, and why; the engine's counters", None, None)
         app.add_api_route(path, info, methods=["GET"], operation_id=path[1:], **shown)
+
+
+def public_key(front: Front) -> ReceiptKey:
+    """Raises ServeError."""
+    notary = front.ready_session().notary
+    if notary is None:
+        raise NotFound("This server signs no receipts.")
+    key = notary.private_key().public_key()
+    return ReceiptKey(key_id(key), "Ed25519", public_pem(key))
 
 
 def add_order_routes(app: FastAPI, front: Front) -> None:

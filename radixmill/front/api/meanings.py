@@ -86,6 +86,10 @@ COMMON: dict[str, Meaning] = {
     "return_token_ids": vllm("choices carry `token_ids` and `prompt_token_ids`", "false"),
     "priority": both("higher runs first", "0"),
     "cache_salt": vllm("keeps the prefix cache of this request apart: only equal salts share", "none"),
+    "record": ours(
+        "the answer's end carries its `record`, for `radixmill replay`: [receipts.md](receipts.md)", "false"
+    ),
+    "receipt": ours("the answer's end carries a signed `receipt`: [receipts.md](receipts.md)", "false"),
     "rid": sglang("the request's id: the handle for `/abort_request`, and a part of the answer's id", "made"),
     "prompt": openai("text, texts, token ids, or lists of token ids"),
     "parse_special": ours("control tokens that are written in the prompt count as such", "true"),
@@ -200,7 +204,6 @@ REFUSED: dict[str, Meaning] = {
     "moderation": openai("there is no moderation here"),
     "stop_regex": sglang("a regular expression that ends the answer"),
     "lora_path": sglang("an adapter"),
-    "receipt": ours("a proof of what was computed"),
 }
 
 MESSAGES: dict[str, Meaning] = {

@@ -262,7 +262,8 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._got += len(body)
-        self._deadline = self._body_since + self.limits.body_seconds + self._got / self.limits.body_rate
+        if not self.cycle.response_complete:  # what nobody wants any more buys no time
+            self._deadline = self._body_since + self.limits.body_seconds + self._got / self.limits.body_rate
         super().on_body(body)
         if self.cycle is not self._active and len(self.cycle.body) > HIGH_WATER_LIMIT:
             raise self._refused(Overloaded("A request this large must wait for the answer before it.", retry_after=1.0))

@@ -8,6 +8,7 @@ from radixmill.front.session.events import Arguments, Call, Content, End, Event,
 from radixmill.front.session.fold import Gatherer, Whole, WholeCall, gather, winners
 from radixmill.front.session.front import Condition, Front, Mode, Reloaded, not_ready
 from radixmill.front.session.generation import Facts, Generation
+from radixmill.front.session.receipt import Proof
 from radixmill.front.session.session import Session
 from radixmill.front.session.speech import template_tools
 from radixmill.front.session.text import ModelText, Text
@@ -36,6 +37,7 @@ __all__ = [
     "ModelText",
     "Prompt",
     "PromptText",
+    "Proof",
     "Reasoning",
     "Reloaded",
     "Sampling",

@@ -58,7 +58,11 @@ def _listed_only(schema: Any) -> Any:
     made = {key: value if key in _VALUES else _parts(key, value) for key, value in schema.items()}
     properties, required = schema.get("properties"), schema.get("required", [])
     if isinstance(properties, Mapping) and schema.keys() <= _MEMBERS_ONLY and isinstance(required, list):
-        made |= {"additionalProperties": False} if all(name in properties for name in required) else {}
+        made |= (
+            {"additionalProperties": False}
+            if all(isinstance(name, str) and name in properties for name in required)
+            else {}
+        )
     return made
 
 

@@ -101,6 +101,9 @@ class Ask(Struct, frozen=True, kw_only=True):
     skip_special_tokens: bool = True
     keep_tokens: bool = False  # events carry the tokens behind their text
     echo: bool = False  # the answer's facts have the prompts' texts
+    record: bool = False  # the answer comes with its record
+    receipt: bool = False  # and with a signed receipt
+    proofs_apart: bool = False  # each choice has its own of them, instead of one for all
     constraint: Constraint | None = None  # what content must match; behind the thoughts, where there are any
     constraint_field: str = "response_format"  # what errors about it name
     tools: ToolRule | None = None

@@ -33,6 +33,16 @@ class Shown(Struct, frozen=True, kw_only=True):
     keep_tokens: bool = False  # events carry the tokens behind their text
 
 
+class Trace:
+    """What a record needs of one sequence: the tokens that count, what is known of them, and the engine's end if it told one
+    before the text was over."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.end: EngineEnd | None = None
+
+
 class Choice:
     """The fold of one sequence. `push` every delta; after `ended` there is nothing more to say."""
 
@@ -45,10 +55,12 @@ class Choice:
         shown: Shown = Shown(),
         *,
         tags: Mapping[int, str] = MappingProxyType({}),
+        trace: Trace | None = None,
     ) -> None:
-        """`tags`: control tokens that tags of the splitter have in them → their literals."""
+        """`tags`: control tokens that tags of the splitter have in them → their literals. `trace`: None, if nobody wants
+        a record."""
         self.index, self.decoder, self.scanner, self.splitter = index, decoder, scanner, splitter
-        self.shown, self.tags = shown, tags
+        self.shown, self.tags, self.trace = shown, tags, trace
         self.counted = 0  # output tokens, those that ended the text included
         self.cached: int | None = None  # prompt tokens found in the cache at the first admission
         self.ended = False
@@ -108,6 +120,9 @@ class Choice:
         self.counted += 1
         if logprob is not None:
             self.logprob_sum += logprob.logprob
+        if self.trace is not None:
+            self.trace.ids.append(token)
+            self.trace.logprobs += () if logprob is None else (logprob,)
         if self.shown.keep_tokens:
             self.held.append(Token(token, self.decoded, logprob))
         if self.splitter is not None and self.splitter.dialect.think:
@@ -135,6 +150,8 @@ class Choice:
     def _engine_end(self, end: EngineEnd) -> tuple[Event, ...]:
         if self.cached is None:
             self.cached = end.usage.cached
+        if self.trace is not None:
+            self.trace.end = end
         self.counted = max(self.counted, end.usage.completion)
         tail = self.decoder.finish()
         self.decoded += len(tail)

@@ -59,7 +59,7 @@ class Drain:
     def fits(self, amount: int, account: str) -> bool:
         """Whether so much more may be in. An account always leaves room for others; whoever is the first always fits."""
         if not self.held:
-            return True
+            return self.most > 0
         free = self.most - self.held - amount
         mine = self._shares.get(account, 0)
         return free >= 0 and (not account or not mine or mine + amount <= SHARE * (free + 1))
@@ -114,7 +114,7 @@ class Door:
     def _refused(self, count: str, seconds: float, what: str) -> Overloaded:
         self.counts[count] += 1
         return Overloaded(
-            f"This server has as many {what} as it takes. Try again in {math.ceil(seconds)} s.", retry_after=seconds
+            f"This server is at its limit of {what}. Try again in {math.ceil(seconds)} s.", retry_after=seconds
         )
 
 

@@ -13,14 +13,18 @@ from msgspec import Struct
 from radixmill.core.errors import BadRequest, EngineFailed, NotReady, ServeError
 from radixmill.core.messages import End as EngineEnd
 from radixmill.core.messages import TokenDelta, TokenLogprob
+from radixmill.core.request import GenerateRequest
 from radixmill.front.session.choice import Choice
 from radixmill.front.session.door import Place
 from radixmill.front.session.echo import PromptText
 from radixmill.front.session.events import End, Event, Usage
+from radixmill.front.session.receipt import Proof, Witness
 from radixmill.link.client import Stream
 
 log = logging.getLogger("radixmill.front")
 T = TypeVar("T")
+
+FAULTS = ("failed", "condemned", "lost")  # ends that are the server's fault
 
 
 class Facts(Struct, frozen=True, kw_only=True):
@@ -33,6 +37,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     fingerprint: str
     prompts: tuple[tuple[int, ...], ...]
     width: int  # choices per prompt
+    requests: tuple[GenerateRequest, ...] = ()  # one for each prompt, as the engine gets it
     constraint_field: str = "response_format"  # what an error of the constraint names
     texts: tuple[PromptText, ...] = ()  # the prompts', if the Ask wants them echoed
 
@@ -44,6 +49,9 @@ class Generation:
 
     `scores[p]`: log-probabilities of prompt p's tokens, from the first that the Ask wants on (never of the one at 0),
     there before any event of the prompt's choices. None if it was stopped before they were.
+
+    `proofs`: the record and the receipt, if there is a witness, by the choice whose End they come with: the last one's, or
+    each one's own.
     """
 
     def __init__(
@@ -55,12 +63,16 @@ class Generation:
         place: Place,
         *,
         scored: bool = False,
+        witness: Witness | None = None,
     ) -> None:
         """`place`: told when prompts begin to be answered. `scored`: the engine was asked for the prompts' log-probabilities."""
         self.facts, self.streams, self.choices = facts, tuple(streams), tuple(choices)
         self._by_seq = dict(zip((seq for stream in streams for seq in stream.seqs), choices, strict=bool(streams)))
         self._stream_of = {seq: stream for stream in streams for seq in stream.seqs}
         self._left = len(self.choices)
+        self.proofs: dict[int, Proof] = {}
+        self._witness = witness
+        self._telling: asyncio.Future[Proof] | None = None
         self.tape: dict[int, list[int]] | None = None  # what each choice has said, where that is to be logged
         self.scores: dict[int, tuple[TokenLogprob, ...] | None] = {}
         # What choices have said before their prompt's scores were known, by prompt.
@@ -74,13 +86,19 @@ class Generation:
     def id(self) -> str:
         return self.facts.id
 
-    def __aiter__(self) -> AsyncGenerator[tuple[Event, ...], None]:
+    @property
+    def proof(self) -> Proof | None:
+        """The one of the whole answer, once it is over."""
+        return next(iter(self.proofs.values()), None)
+
+    def __aiter__(self) -> AsyncGenerator[tuple[Event, ...]]:
         return self._events() if self.streams else self._nothing_to_do()
 
     async def _events(self) -> AsyncGenerator[tuple[Event, ...], None]:
         async with aclosing(merged(self.streams)) as deltas:
             async for delta in deltas:
                 if events := self._push(delta):
+                    await self._attest(events)
                     yield events
                 if not self._left:
                     return
@@ -88,7 +106,32 @@ class Generation:
 
     async def _nothing_to_do(self) -> AsyncGenerator[tuple[Event, ...], None]:
         for choice in self.choices:
-            yield (End(choice.index, "length"),)
+            self._left -= 1
+            events = (End(choice.index, "length"),)
+            await self._attest(events)
+            yield events
+
+    async def _attest(self, events: tuple[Event, ...]) -> None:
+        """Have the record and the receipt made before the last End is told, or before each."""
+        if self._witness is None or not self._witness.wants.any:
+            return
+        for event in events:
+            if isinstance(event, End) and self._witness.wants.apart:
+                self.proofs[event.choice] = await self._told(self._witness, [self.choices[event.choice]])
+            elif isinstance(event, End) and not self._left:
+                self.proofs[event.choice] = await self._told(self._witness, self.choices)
+
+    async def _told(self, witness: Witness, choices: Sequence[Choice]) -> Proof:
+        """It may wait long, for the weights' hash: an interruption ends that."""
+        self._telling = asyncio.ensure_future(witness.tell(choices, self.scores))
+        try:
+            return await self._telling
+        except asyncio.CancelledError:
+            if self._interruption:
+                raise self._interruption from None
+            raise
+        finally:
+            self._telling = None
 
     def _push(self, delta: TokenDelta) -> tuple[Event, ...]:
         if self._interruption and delta.end and delta.end.reason == "cancelled":
@@ -111,6 +154,8 @@ class Generation:
         if choice.ended:
             return ()
         if delta.end is not None:
+            if delta.end.reason in FAULTS:
+                self._testify_failure(choice, delta.end)
             self._check(delta.seq, delta.end)
         if self.tape is not None:
             self.tape.setdefault(choice.index, []).extend(delta.tokens)
@@ -120,6 +165,11 @@ class Generation:
             if delta.end is None:  # a stop string: the engine does not know
                 self._stream_of[delta.seq].cancel(delta.seq)
         return events
+
+    def _testify_failure(self, choice: Choice, end: EngineEnd) -> None:
+        if self._witness is not None and choice.trace is not None:
+            choice.trace.end = end
+            self._witness.failed(self.choices, self.scores)
 
     def _check(self, seq: int, end: EngineEnd) -> None:
         """Raises the error that an end is, if it is one."""
@@ -162,6 +212,8 @@ class Generation:
     def interrupt(self, error: ServeError) -> None:
         """End what still runs by raising `error` to whoever iterates. What has been said until now comes first."""
         self._interruption = error
+        if self._telling is not None:
+            self._telling.cancel()
         self.abort()
 
     def limit(self, deadline: float, seconds: float) -> None:
@@ -169,7 +221,7 @@ class Generation:
         self._timer = asyncio.get_running_loop().call_at(deadline, self._time_out, seconds)
 
     def _time_out(self, seconds: float) -> None:
-        if self._left:
+        if self._left or self._telling is not None:
             self.interrupt(self.place.overdue(seconds))
 
     def close(self) -> None:

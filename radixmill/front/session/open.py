@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from radixmill.core.config import Config, ServerOptions
 from radixmill.core.errors import CannotStart
+from radixmill.core.spec import ModelSpec
 from radixmill.front.session.detect import detect_dialect
 from radixmill.front.session.door import Limits
+from radixmill.front.session.receipt import KeyFile, Notary
+from radixmill.front.session.record import RecordFolder, Scribe, TextHashes
 from radixmill.front.session.session import Session
 from radixmill.front.session.text import ModelText
-from radixmill.front.text import load_text
+from radixmill.front.text import TextStack, load_text
 from radixmill.link.client import EngineClient
 from radixmill.store import ModelFiles, generation_defaults
+from radixmill.store.digest import WeightDigest
 
 UNLIMITED = Limits(requests=sys.maxsize, tokens=sys.maxsize)  # where nobody has to be protected from others
 
@@ -38,10 +43,11 @@ def open_text(config: Config, files: ModelFiles) -> ModelText:
 def open_session(
     config: Config, files: ModelFiles, text: ModelText, client: EngineClient, limits: Limits | None = None
 ) -> Session:
-    """The front's side of the model in `files`. Sampling defaults come from its makers unless told otherwise. `limits`:
-    instead of the server's."""
+    """The front's side of the model in `files`, whose engine is ready. Sampling defaults come from its makers unless told
+    otherwise. `limits`: instead of the server's. Raises CannotStart."""
     defaults = generation_defaults(files) if config.server.sampling_defaults == "model" else {}
     served = config.model.served_model_name or (files.name,)
+    notary = open_notary(config, files, text, client.spec) if client.spec else None
     return Session(
         text,
         client,
@@ -50,7 +56,24 @@ def open_session(
         limits=limits or limits_of(config.server),
         shared_prefixes=config.cache.shared_prefix_cache,
         log_prompts=config.server.log_prompts,
+        notary=notary,
     )
+
+
+def open_notary(config: Config, files: ModelFiles, text: ModelText, spec: ModelSpec) -> Notary:
+    """Who tells of a model's answers. Raises CannotStart where a key that was named can't be used."""
+    server = config.server
+    key = KeyFile(Path(server.receipt_key).expanduser() if server.receipt_key else None)
+    if server.receipt_key:
+        key.key()
+    weights = WeightDigest(files, dummy=config.model.load_format == "dummy")
+    folder = RecordFolder(Path(server.record_dir).expanduser()) if server.record_dir else None
+    return Notary(Scribe(config, spec, text_hashes(text.stack)), weights, key, folder)
+
+
+def text_hashes(stack: TextStack) -> TextHashes:
+    template = stack.template
+    return TextHashes(stack.tokenizer, stack.tokenizer.vocab_size, template.sources if template else None)
 
 
 def limits_of(server: ServerOptions) -> Limits:

@@ -19,11 +19,12 @@ from radixmill.core.request import Constraint, GenerateRequest, SamplingParams, 
 from radixmill.core.spec import ModelSpec
 from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from radixmill.front.session.caller import ANYONE, Caller, namespace
-from radixmill.front.session.choice import Choice, Shown
+from radixmill.front.session.choice import Choice, Shown, Trace
 from radixmill.front.session.door import Door, Limits, Place
 from radixmill.front.session.echo import PromptText, prompt_text
 from radixmill.front.session.generation import Facts, Generation
 from radixmill.front.session.limits import CHARS_PER_TOKEN, SIZES, THREAD_CHARS
+from radixmill.front.session.receipt import Notary, Wants, Witness
 from radixmill.front.session.sampling import check_defaults, to_params
 from radixmill.front.session.speech import Speech, speech_of
 from radixmill.front.session.text import Spelling, Text
@@ -68,12 +69,15 @@ class Session:
         limits: Limits = Limits(),
         shared_prefixes: bool = False,
         log_prompts: bool = False,
+        notary: Notary | None = None,
     ) -> None:
         """`served`: names of the model, the shown one first. `defaults`: sampling defaults of its generation_config.
-        `shared_prefixes`: all owners share their cached prefixes. `log_prompts`: what is asked and answered is logged."""
+        `shared_prefixes`: all owners share their cached prefixes. `log_prompts`: what is asked and answered is logged.
+        `notary`: who makes records and receipts; None: nobody."""
         self.text, self.client, self.served = text, client, tuple(served)
         self.defaults = check_defaults(defaults or {})
         self.door, self.shared_prefixes, self.log_prompts = Door(limits), shared_prefixes, log_prompts
+        self.notary = notary
         self._spellings: dict[frozenset[str], Spelling] = {}  # by tags: a dialect's with calls, or without
         self._live: dict[Name, Generation | None] = {}  # None: still being prepared
         self._aborted: set[Name] = set()  # while they were being prepared
@@ -132,6 +136,7 @@ class Session:
         deadline = None if entry.seconds is None else asyncio.get_running_loop().time() + entry.seconds
         try:
             async with asyncio.timeout_at(deadline) as timer:
+                self._check_proofs(ask)
                 prompts = await self._tokenise_within(
                     ask, min(entry.spec.context, self.door.limits.prompt or entry.spec.context)
                 )
@@ -164,6 +169,14 @@ class Session:
         if limit is not None and (longest := max(map(len, found))) > limit:
             raise PromptTooLong(longest, limit, param=ask.prompt_field)
         return found
+
+    def _check_proofs(self, ask: Ask) -> None:
+        """Raises BadRequest for a record or receipt that can't be had."""
+        if self.notary is None and (ask.record or ask.receipt):
+            name = "receipt" if ask.receipt else "record"
+            raise BadRequest(f"{name} is not available on this server.", param=name)
+        if self.notary is not None and ask.receipt:
+            self.notary.prepare()
 
     async def tokenise(self, prompts: Sequence[Prompt], field: str) -> tuple[tuple[int, ...], ...]:
         """Token ids of each prompt; long texts off the event loop. Raises BadRequest naming `field`."""
@@ -272,8 +285,9 @@ class Session:
         scored = ask.sampling.prompt_logprobs is not None
         budget = speech.budget(self.text)
         _check_budget(budget, spec.vocab_size)
+        requests = self._requests(speech, entry, prompts, params, budget)
         nothing = ask.max_tokens == 0 and not scored
-        streams = [] if nothing else self._streams(speech, entry, prompts, params, seed, budget)
+        streams = [] if nothing else self._streams(requests, seed, ask.width)
         facts = Facts(
             id=ask.id,
             model=entry.model,
@@ -281,18 +295,34 @@ class Session:
             seed=seed,
             fingerprint=spec.numerics,
             prompts=prompts,
+            requests=requests,
             width=ask.width,
             constraint_field=_bound_by(speech),
             texts=self._texts(ask, prompts),
         )
         choices = self._choices(speech, len(prompts))
         generation = Generation(
-            facts, streams, choices, lambda: self._over(ask.id, generation, entry.caller), entry.place, scored=scored
+            facts,
+            streams,
+            choices,
+            lambda: self._over(ask.id, generation, entry.caller),
+            entry.place,
+            scored=scored,
+            witness=self._witness(ask, facts),
         )
         if self.log_prompts:
             self._tell(ask.id, "asks", enumerate(prompts))
             generation.tape = {}
         return generation
+
+    def _witness(self, ask: Ask, facts: Facts) -> Witness | None:
+        if self.notary is None or not self._traces(ask):
+            return None
+        return Witness(self.notary, facts, facts.model, Wants(ask.record, ask.receipt, ask.proofs_apart))
+
+    def _traces(self, ask: Ask) -> bool:
+        """Whether its choices keep what a record needs."""
+        return ask.record or ask.receipt or (self.notary is not None and self.notary.folder is not None)
 
     def _tell(self, id: str, verb: str, texts: Iterable[tuple[int, Sequence[int]]]) -> None:
         for i, ids in texts:
@@ -324,35 +354,38 @@ class Session:
         self._live.pop(name, None)
         self._aborted.discard(name)
 
-    def _streams(
+    def _requests(
         self,
         speech: Speech,
         entry: Entry,
         prompts: tuple[tuple[int, ...], ...],
         params: list[SamplingParams],
-        seed: int,
         budget: ThinkingBudget | None,
-    ) -> list[Stream]:
-        """When the first prompt has begun, the request has: only that one waits no longer than it may."""
+    ) -> tuple[GenerateRequest, ...]:
+        """One for each prompt. When the first has begun, the request has: only that one waits no longer than it may."""
         ask, caller, now = speech.ask, entry.caller, time.time()
         tenant = namespace("" if self.shared_prefixes else caller.owner, ask.salts)
+        return tuple(
+            GenerateRequest(
+                id=ask.id if len(prompts) == 1 else f"{ask.id}/{p}",
+                prompt=ids,
+                sampling=sampling,
+                constraint=speech.constraint,
+                thinking=budget,
+                tenant=tenant,
+                account=caller.owner,
+                priority=ask.priority,
+                wait=None if p else entry.wait,
+                arrived=now,
+            )
+            for p, (ids, sampling) in enumerate(zip(prompts, params, strict=True))
+        )
+
+    def _streams(self, requests: Sequence[GenerateRequest], seed: int, width: int) -> list[Stream]:
         streams: list[Stream] = []
         try:
-            for p, (ids, sampling) in enumerate(zip(prompts, params, strict=True)):
-                id = ask.id if len(prompts) == 1 else f"{ask.id}/{p}"
-                request = GenerateRequest(
-                    id=id,
-                    prompt=ids,
-                    sampling=sampling,
-                    constraint=speech.constraint,
-                    thinking=budget,
-                    tenant=tenant,
-                    account=caller.owner,
-                    priority=ask.priority,
-                    wait=None if p else entry.wait,
-                    arrived=now,
-                )
-                seeds = [choice_seed(seed, p * ask.width + c) for c in range(ask.width)]
+            for p, request in enumerate(requests):
+                seeds = [choice_seed(seed, p * width + c) for c in range(width)]
                 streams.append(self.client.submit(request, seeds))
         except BaseException:
             for stream in streams:
@@ -383,6 +416,7 @@ class Session:
                 keep_tokens=ask.keep_tokens,
             ),
             tags=marks,
+            trace=Trace() if self._traces(ask) else None,
         )
 
 

@@ -39,6 +39,8 @@ def to_ask(body: MessagesBody, id: str, *, drop_tools: bool = False) -> Ask:
         seed=body.seed,
         salts=salts(body.cache_salt),
         priority=body.priority or 0,
+        record=bool(body.record),
+        receipt=bool(body.receipt),
         timeout=body.timeout,
     )
 

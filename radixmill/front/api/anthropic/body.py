@@ -137,6 +137,8 @@ class MessagesBody(CountBody, kw_only=True):
     priority: Annotated[int, bounds("priority")] | None = None
     timeout: Timeout | None = None
     cache_salt: str | None = None
+    record: bool | None = None
+    receipt: bool | None = None
     # hints
     metadata: Metadata | None = None
     service_tier: str | None = None

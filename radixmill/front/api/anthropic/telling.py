@@ -34,6 +34,7 @@ from radixmill.front.api.anthropic.wire import (
     usage_of,
 )
 from radixmill.front.api.errors import ID_KEY
+from radixmill.front.api.openai.wire import proof_fields
 from radixmill.front.api.partial import whole_object
 from radixmill.front.api.sse import Ending, named_sse
 from radixmill.front.session import Arguments, Call, Content, End, Event, FinishReason, Generation, Reasoning
@@ -143,7 +144,8 @@ class Telling:
             yield from self._start(TextPiece())
             yield from self._more(TextDelta(blank))
         yield from self._stop()
-        yield MessageDelta(delta=stopped(end), usage=usage_of(self.view.generation))
+        generation = self.view.generation
+        yield MessageDelta(delta=stopped(end), usage=usage_of(generation), **proof_fields(generation.proof))
         yield MessageStop()
 
 
@@ -201,8 +203,9 @@ def _apply(event: StreamEvent, answer: MessageAnswer, parts: list[list[str]]) ->
             parts.append([])
         case BlockDelta(index, (TextDelta(said) | ThinkingDelta(said) | InputDelta(said))):
             parts[index].append(said)
-        case MessageDelta(delta=delta, usage=usage):
+        case MessageDelta(delta=delta, usage=usage, record=record, receipt=receipt):
             answer.stop_reason, answer.stop_sequence, answer.usage = delta.stop_reason, delta.stop_sequence, usage
+            answer.record, answer.receipt = record, receipt
 
 
 def _closed(piece: Piece, said: str) -> Piece:

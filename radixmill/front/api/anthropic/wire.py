@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Raw, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from radixmill.core.record import Record
 from radixmill.front.session import Generation
 
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
@@ -68,6 +69,8 @@ class MessageAnswer(Struct, kw_only=True, tag_field="type", tag="message"):
     usage: MessageUsage
     system_fingerprint: str
     seed: int
+    record: Record | UnsetType = UNSET
+    receipt: dict[str, Any] | UnsetType = UNSET
 
 
 class TokenCount(Struct):
@@ -129,6 +132,8 @@ class Stopped(Struct, kw_only=True):
 class MessageDelta(Struct, kw_only=True, tag_field="type", tag="message_delta"):
     delta: Stopped
     usage: MessageUsage
+    record: Record | UnsetType = UNSET
+    receipt: dict[str, Any] | UnsetType = UNSET
 
 
 class MessageStop(Struct, tag_field="type", tag="message_stop"):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Struct, UnsetType
 
 from radixmill.core.errors import BadRequest
+from radixmill.core.record import Record
 from radixmill.front.api.openai.constraints import to_bound
 from radixmill.front.api.openai.fields import (
     CommonBody,
@@ -35,6 +36,7 @@ from radixmill.front.api.openai.wire import (
     chat_logprobs,
     ids_of,
     matched_stop,
+    proof_fields,
     usage_of,
 )
 from radixmill.front.api.sse import sse
@@ -47,6 +49,7 @@ from radixmill.front.session import (
     End,
     Event,
     Generation,
+    Proof,
     Reasoning,
     Token,
     ToolRule,
@@ -122,6 +125,8 @@ def to_ask(body: ChatBody, id: str) -> Ask:
         seed=body.seed,
         salts=salts(body.cache_salt),
         priority=body.priority or 0,
+        record=bool(body.record),
+        receipt=bool(body.receipt),
         timeout=body.timeout,
     )
 
@@ -234,6 +239,8 @@ class ChatResponse(Struct, kw_only=True):
     seed: int
     service_tier: str | UnsetType = UNSET
     metadata: dict[str, str] | UnsetType = UNSET
+    record: Record | UnsetType = UNSET
+    receipt: dict[str, Any] | UnsetType = UNSET
 
 
 class ChatDelta(Struct, kw_only=True):
@@ -266,6 +273,8 @@ class ChatChunk(Struct, kw_only=True):
     usage: Usage | UnsetType | None = UNSET
     seed: int | UnsetType = UNSET
     service_tier: str | UnsetType = UNSET
+    record: Record | UnsetType = UNSET  # of the last choice that ends, with its finish_reason
+    receipt: dict[str, Any] | UnsetType = UNSET
 
 
 class ChatView:
@@ -304,6 +313,7 @@ def answer(view: ChatView, wholes: Sequence[Whole]) -> ChatResponse:
         seed=facts.seed,
         service_tier=view.tier,
         metadata=UNSET if view.body.metadata is None else view.body.metadata,
+        **proof_fields(view.generation.proof),
     )
 
 
@@ -350,7 +360,11 @@ class ChatChunks:
 
     def push(self, events: tuple[Event, ...]) -> bytes:
         usage = self.usage.on_chunk(self.view.generation)
-        return b"".join(sse(self._chunk([choice], usage)) for event in events for choice in self._choices(event))
+        return b"".join(
+            sse(self._chunk([choice], usage, self._proof(choice)))
+            for event in events
+            for choice in self._choices(event)
+        )
 
     def finish(self) -> bytes:
         return sse(self._chunk([], usage_of(self.view.generation))) if self.usage.final else b""
@@ -403,7 +417,12 @@ class ChatChunks:
             return ChatDelta(tool_calls=[CallSaid(index=more.index, custom=CustomSaid(input=more.text))])
         return ChatDelta(tool_calls=[CallSaid(index=more.index, function=FunctionSaid(arguments=more.text))])
 
-    def _chunk(self, choices: list[ChatChunkChoice], usage: Usage | UnsetType | None) -> ChatChunk:
+    def _proof(self, choice: ChatChunkChoice) -> Proof | None:
+        return self.view.generation.proofs.get(choice.index) if choice.finish_reason else None
+
+    def _chunk(
+        self, choices: list[ChatChunkChoice], usage: Usage | UnsetType | None, proof: Proof | None = None
+    ) -> ChatChunk:
         facts = self.view.generation.facts
         seed, self._seed = self._seed, UNSET
         return ChatChunk(
@@ -415,4 +434,5 @@ class ChatChunks:
             usage=usage,
             seed=seed,
             service_tier=self.view.tier,
+            **proof_fields(proof),
         )

@@ -9,6 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from radixmill.core.errors import BadRequest
+from radixmill.core.record import Record
 from radixmill.front.api.openai.constraints import to_bound
 from radixmill.front.api.openai.fields import (
     CommonBody,
@@ -25,6 +26,7 @@ from radixmill.front.api.openai.wire import (
     completion_logprobs,
     ids_of,
     matched_stop,
+    proof_fields,
     usage_of,
 )
 from radixmill.front.api.sse import sse
@@ -35,6 +37,7 @@ from radixmill.front.session import (
     Event,
     Generation,
     Prompt,
+    Proof,
     TextPrompt,
     Token,
     TokenPrompt,
@@ -93,6 +96,8 @@ def to_ask(body: CompletionBody, id: str) -> Ask:
         seed=body.seed,
         salts=salts(body.cache_salt),
         priority=body.priority or 0,
+        record=bool(body.record),
+        receipt=bool(body.receipt),
         timeout=body.timeout,
     )
 
@@ -157,6 +162,8 @@ class Completion(Struct, kw_only=True):
     system_fingerprint: str
     usage: Usage | UnsetType | None = UNSET
     seed: int | UnsetType = UNSET
+    record: Record | UnsetType = UNSET  # in a stream: on the chunk that ends the last choice
+    receipt: dict[str, Any] | UnsetType = UNSET
 
 
 class Said(NamedTuple):
@@ -197,7 +204,11 @@ class CompletionView:
         return list(facts.prompts[choice // facts.width]) if self.wants_ids else UNSET
 
     def answer(
-        self, choices: list[CompletionChoice], usage: Usage | UnsetType | None, seed: int | UnsetType
+        self,
+        choices: list[CompletionChoice],
+        usage: Usage | UnsetType | None,
+        seed: int | UnsetType,
+        proof: Proof | None,
     ) -> Completion:
         facts = self.generation.facts
         return Completion(
@@ -208,6 +219,7 @@ class CompletionView:
             system_fingerprint=facts.fingerprint,
             usage=usage,
             seed=seed,
+            **proof_fields(proof),
         )
 
 
@@ -216,7 +228,7 @@ async def fold(view: CompletionView) -> Completion:
     wholes = await gather(view.generation)
     best = winners(view.generation, view.body.n or 1)
     choices = [_choice(view, index, wholes[i]) for index, i in enumerate(best)]
-    return view.answer(choices, usage_of(view.generation), view.generation.facts.seed)
+    return view.answer(choices, usage_of(view.generation), view.generation.facts.seed, view.generation.proof)
 
 
 def _choice(view: CompletionView, index: int, whole: Whole) -> CompletionChoice:
@@ -242,7 +254,11 @@ class CompletionChunks:
 
     def push(self, events: tuple[Event, ...]) -> bytes:
         usage = self.usage.on_chunk(self.view.generation)
-        return b"".join(sse(self._chunk([choice], usage)) for event in events for choice in self._choices(event))
+        return b"".join(
+            sse(self._chunk([choice], usage, self._proof(choice)))
+            for event in events
+            for choice in self._choices(event)
+        )
 
     def finish(self) -> bytes:
         return sse(self._chunk([], usage_of(self.view.generation))) if self.usage.final else b""
@@ -278,6 +294,11 @@ class CompletionChunks:
             case _:
                 raise AssertionError(f"a text completion has no {type(event).__name__}")
 
-    def _chunk(self, choices: list[CompletionChoice], usage: Usage | UnsetType | None) -> Completion:
+    def _proof(self, choice: CompletionChoice) -> Proof | None:
+        return self.view.generation.proofs.get(choice.index) if choice.finish_reason else None
+
+    def _chunk(
+        self, choices: list[CompletionChoice], usage: Usage | UnsetType | None, proof: Proof | None = None
+    ) -> Completion:
         seed, self._seed = self._seed, UNSET
-        return self.view.answer(choices, usage, seed)
+        return self.view.answer(choices, usage, seed, proof)

@@ -58,6 +58,8 @@ class CommonBody(GenerateBody, kw_only=True):
     priority: Annotated[int, bounds("priority")] | None = None
     timeout: Timeout | None = None
     cache_salt: str | None = None
+    record: bool | None = None
+    receipt: bool | None = None
     response_format: ResponseFormat | None = None
     regex: str | None = None
     ebnf: str | None = None
@@ -79,7 +81,6 @@ class CommonBody(GenerateBody, kw_only=True):
     # refused
     stop_regex: Any = None
     lora_path: Any = None
-    receipt: Any = None
     moderation: Any = None
 
 
@@ -102,7 +103,6 @@ NEVER: dict[str, tuple[Any, ...]] = {"audio": (), "web_search_options": (), "mod
 NOT_YET: dict[str, tuple[Any, ...]] = {
     "stop_regex": ([], ""),
     "lora_path": (),
-    "receipt": (False,),
     "chat_template": (),
 }
 

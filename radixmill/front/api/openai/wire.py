@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
 from radixmill.core.messages import TokenLogprob
 from radixmill.front.api.openai.fields import StreamOptions
-from radixmill.front.session import End, Generation, Token
+from radixmill.front.session import End, Generation, Proof, Token
 
 TokenBytes = Callable[[int], bytes]
 
@@ -144,3 +145,9 @@ def matched_stop(end: End) -> str | int | UnsetType:
 
 def ids_of(tokens: Sequence[Token], wanted: bool) -> list[int] | UnsetType:
     return [token.id for token in tokens] if wanted else UNSET
+
+
+def proof_fields(proof: Proof | None) -> dict[str, Any]:
+    """`record` and `receipt` of an answer, or of the chunk that ends it."""
+    record, receipt = (proof.record, proof.receipt) if proof else (None, None)
+    return {"record": UNSET if record is None else record, "receipt": UNSET if receipt is None else receipt}

@@ -10,6 +10,7 @@ from typing import Any
 from msgspec import UNSET, Struct, UnsetType
 
 from radixmill.core.messages import TokenLogprob
+from radixmill.core.record import Record
 from radixmill.front.session.batch import Batch
 from radixmill.front.session.events import Content, End, Event, Token
 from radixmill.front.session.generation import Generation
@@ -52,6 +53,8 @@ class Generated(Struct, kw_only=True):
     meta_info: MetaInfo
     prompt_token_ids: list[int] | UnsetType = UNSET
     index: int | UnsetType = UNSET
+    record: Record | UnsetType = UNSET  # of this choice, once it has ended
+    receipt: dict[str, Any] | UnsetType = UNSET
 
 
 class _Said:
@@ -105,11 +108,14 @@ class Answers:
             texts, tokens, first = texts[said.told_texts :], tokens[said.told_tokens :], not said.greeted
             said.told_texts, said.told_tokens, said.greeted = len(said.texts), len(said.tokens), True
         prompt = list(said.generation.facts.prompts[0]) if said.item.prompt_ids and first else UNSET
+        proof = said.generation.proofs.get(said.choice) if said.end else None
         return Generated(
             text="".join(texts),
             output_ids=[token.id for token in tokens],
             meta_info=self._meta(said, tokens, first),
             prompt_token_ids=prompt,
+            record=(proof.record if proof else None) or UNSET,
+            receipt=(proof.receipt if proof else None) or UNSET,
         )
 
     def _meta(self, said: _Said, tokens: list[Token], first: bool) -> MetaInfo:

@@ -178,6 +178,9 @@ def _item(body: GenerateBody, rows: _Rows, at: int, field: str, prompt: Prompt) 
         seed=params.sampling_seed if params.seed is None else params.seed,
         salts=salts(rows.get("cache_salt", at), rows.get("extra_key", at)),
         priority=body.priority or 0,
+        record=bool(body.record),
+        receipt=bool(body.receipt),
+        proofs_apart=True,
         timeout=body.timeout,
     )
     return Item(

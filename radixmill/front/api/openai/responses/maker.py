@@ -51,7 +51,7 @@ from radixmill.front.api.openai.responses.output import (
     now,
     usage_of,
 )
-from radixmill.front.api.openai.wire import ChatTokenLogprob, TokenBytes, chat_logprobs
+from radixmill.front.api.openai.wire import ChatTokenLogprob, TokenBytes, chat_logprobs, proof_fields
 from radixmill.front.session import Arguments, Call, Content, End, Event, Generation, Reasoning, Token
 
 Said = list[StreamEvent]
@@ -270,4 +270,4 @@ class Maker:
 
     def _settle(self, base: Response) -> None:
         usage = usage_of(self.generation.usage(), kept=self.keeps_prefix)
-        self.base = msgspec.structs.replace(base, usage=usage)
+        self.base = msgspec.structs.replace(base, usage=usage, **proof_fields(self.generation.proof))

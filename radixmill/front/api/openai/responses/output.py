@@ -9,6 +9,7 @@ from typing import Any, Literal
 from msgspec import UNSET, Struct, UnsetType
 
 from radixmill.core.errors import ServeError
+from radixmill.core.record import Record
 from radixmill.front.api.openai.responses.body import ResponseBody, echoed
 from radixmill.front.api.openai.responses.items import CustomCallItem, FunctionCallItem, MessageItem, ThoughtItem
 from radixmill.front.api.openai.responses.tools import Tools
@@ -85,6 +86,8 @@ class Response(Struct, kw_only=True):
     frequency_penalty: float
     seed: int
     system_fingerprint: str
+    record: Record | UnsetType = UNSET  # once it is over
+    receipt: dict[str, Any] | UnsetType = UNSET
 
 
 def begun(body: ResponseBody, tools: Tools, facts: Facts, defaults: Mapping[str, float]) -> Response:

@@ -61,6 +61,8 @@ def to_ask(body: ResponseBody, id: str, prompt: ChatPrompt, tools: Tools) -> Ask
         seed=body.seed,
         salts=salts(body.cache_salt),
         priority=body.priority or 0,
+        record=bool(body.record),
+        receipt=bool(body.receipt),
         timeout=body.timeout,
     )
 

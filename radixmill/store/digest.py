@@ -1,0 +1,171 @@
+"""SHA-256 of a model's weights: of the catalogue, else of the files themselves, read once and remembered.
+
+One .gguf file: the file's own. A folder: that of the lines `HASH  NAME` of the files that hold its tensors, in the order of
+their names, which is what `sha256sum *.safetensors | sha256sum` prints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from radixmill.store.files import ModelFiles, cache_folder
+from radixmill.store.safetensors import weight_parts
+
+log = logging.getLogger("radixmill.front")
+
+DUMMY = "dummy"  # stands for the hash of weights that are in no file
+KEPT = 1000  # entries of the cache
+_BLOCK = 8 << 20
+_NICE = 15
+
+
+class Unhashed(Exception):
+    """The weights' hash can't be had; the text says why."""
+
+
+class Mark(NamedTuple):
+    """What tells that a file is still the one it was."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+class WeightDigest:
+    """The hash of one model's weights. Nothing is read before it is first asked for."""
+
+    def __init__(self, files: ModelFiles, *, dummy: bool = False) -> None:
+        """Make it when the model is loaded: files that change from then on are not what is served."""
+        self._known = DUMMY if dummy else files.sha256
+        self._files = files
+        self._marks = {} if self._known else {path: _mark(path) for path in _weight_files(files)}
+        self._work: Future[str] | None = None
+        self._lock = threading.Lock()
+
+    def start(self) -> Future[str]:
+        """Have it made in the background, on a thread of low priority; the same work for everybody who asks. A failure
+        (Unhashed) is not remembered: who asks next has it tried again."""
+        with self._lock:
+            if self._work is None or (self._work.done() and self._work.exception()):
+                self._work = self._begin()
+            return self._work
+
+    def _begin(self) -> Future[str]:
+        work: Future[str] = Future()
+        work.set_running_or_notify_cancel()
+        if self._known:
+            work.set_result(self._known)
+        else:  # a daemon: a server that ends does not wait for it
+            threading.Thread(target=self._run, args=(work,), name="radixmill-digest", daemon=True).start()
+        return work
+
+    def _run(self, work: Future[str]) -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)  # Linux: of this thread
+        try:
+            work.set_result(self._whole())
+        except Unhashed as error:
+            work.set_exception(error)
+        except Exception as error:
+            work.set_exception(Unhashed(f"the weights cannot be read: {error}"))
+
+    def _whole(self) -> str:
+        with _alone():
+            hashes = {path: self._one(path) for path in self._marks}
+        if self._files.is_gguf:
+            return hashes[self._files.root]
+        lines = "".join(f"{found}  {path.name}\n" for path, found in hashes.items())
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+    def _one(self, path: Path) -> str:
+        mark, key = self._marks[path], str(path.resolve())
+        if _mark(path) != mark:
+            raise Unhashed(f"{path.name} has changed since the model was loaded")
+        entry = _read_cache().get(key)
+        if isinstance(entry, dict) and entry.get("mark") == list(mark) and isinstance(entry.get("sha256"), str):
+            return str(entry["sha256"])
+        log.info("hashing %s for receipts", path)
+        found = _sha256(path)
+        if _mark(path) != mark:
+            raise Unhashed(f"{path.name} has changed while it was read")
+        _remember(key, mark, found)
+        return found
+
+
+def _weight_files(files: ModelFiles) -> list[Path]:
+    return [files.root] if files.is_gguf else weight_parts(files.root)
+
+
+def _mark(path: Path) -> Mark:
+    at = path.stat()
+    return Mark(at.st_size, at.st_mtime_ns, at.st_ino)
+
+
+def _sha256(path: Path) -> str:
+    """Read in order, in blocks: the lock of the interpreter is free while one is hashed."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# The cache: {path: {"mark": [size, mtime_ns, inode], "sha256"}}. It may be lost, damaged or unwritable: then files are
+# hashed again.
+
+
+def _cache() -> Path:
+    return cache_folder() / "digests.json"
+
+
+def _read_cache() -> dict[str, Any]:
+    try:
+        found = json.loads(_cache().read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _remember(key: str, mark: Mark, found: str) -> None:
+    known = {name: entry for name, entry in _read_cache().items() if name != key}
+    kept = dict(list(known.items())[-KEPT + 1 :]) | {key: {"mark": list(mark), "sha256": found}}
+    with contextlib.suppress(OSError):
+        write_whole(_cache(), json.dumps(kept).encode())
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """All of a file, or nothing, readable by its owner only. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, part = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # its mode is 0600
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+        os.replace(part, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+        raise
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Of all processes that would hash, one; the others find its result. Where no lock can be had, go without."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            cache_folder().mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((cache_folder() / "digests.lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
