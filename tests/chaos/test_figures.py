@@ -11,6 +11,9 @@ import pytest
 
 from tests.chaos.figures import Figures, Gap, auc, percentile, slope
 from tests.chaos.fold import Fold
+from tests.chaos.footprint import Footprint, Process, leaks
+from tests.chaos.kit import Death, Live, pauses
+from tests.chaos.mix import TEXT, Wish
 from tests.chaos.soak import Soak, growth
 
 
@@ -44,8 +47,84 @@ def test_the_area_under_the_curve() -> None:
 
 def test_a_gap_is_held_against_what_has_to_be_computed_again() -> None:
     assert Gap(4.0, 1.0).ratio < 1 < Gap(4.5, 1.0).ratio and Gap(6.0, 0.0, deaths=2).ratio == 1
-    figures = Figures(gaps=[Gap(9.0, 1.0)])
-    assert not figures.good and "9.00 s" in figures.complaints()[0] and Figures().good
+    assert Gap(6.0, 1.0, stood=2.0).ratio < 1
+    figures = tried(gaps=[Gap(9.0, 1.0)])
+    assert not figures.good and "9.00 s" in figures.complaints()[0] and tried().good
+
+
+def tried(**more: Any) -> Figures:
+    return Figures(faults=Counter({"kill -9": 3}), accepted=5, **more)
+
+
+def test_zeros_are_not_good_where_nothing_was_tried() -> None:
+    assert Figures().missing == ["no fault", "no request accepted"] and not Figures().good
+    assert not Figures(accepted=5).good and not Figures(faults=Counter({"kill -9": 3})).good
+    assert Figures(skipped=["no root"]).good  # which the whole run then is not
+    assert "nothing shown: no fault" in Figures(accepted=5).complaints()
+    assert "no root" in Figures(skipped=["no root"]).table()
+
+
+def test_engines_that_come_back_too_late_are_no_good() -> None:
+    assert tried(respawns=[1.0, 1.9, 9.0], respawn=2.0).good and tried(respawns=[9.0]).good
+    late = tried(respawns=[1.0, 2.1, 2.2], respawn=2.0)
+    assert not late.good and "2.10" in late.complaints()[0] and "BROKEN" in late.line()
+    assert not tried(respawn=2.0).good  # nobody came back
+
+
+def streamed(*times: float, asked: float = 0.0, prompt: int = 100) -> Live:
+    live = Live(Wish("text", TEXT, {"stream": True}), asked=asked)
+    live.fold.times, live.fold.prompt = list(times), prompt
+    return live
+
+
+def death(at: float, ready: float | None, recompute: int = 1000, stood: float = 0.0) -> Death:
+    return Death(1, at, recompute, 0, stood=stood, ready=ready)
+
+
+def test_a_pause_is_the_longest_one_while_an_engine_was_missed() -> None:
+    stream = streamed(1.0, 2.0, 2.1, 5.0, 5.3, 6.0)  # what came at 2.1 had been said before
+    (gap,) = pauses(stream, [death(2.05, 5.2)], rate=1000.0)
+    assert gap.seconds == pytest.approx(2.9) and gap.recompute == pytest.approx(1.0) and gap.deaths == 1
+    (gap,) = pauses(stream, [death(2.05, 4.0)], rate=1000.0)  # another served before the stream went on
+    assert gap.seconds == pytest.approx(2.9)
+    (gap,) = pauses(stream, [death(2.2, None), death(3.0, 4.9, stood=2.0)], rate=1000.0)
+    assert gap.deaths == 2 and gap.recompute == pytest.approx(2.0) and gap.stood == 2.0
+    assert not pauses(stream, [death(7.0, 9.0)], rate=1000.0)  # it was over
+
+
+def test_a_request_that_had_no_token_yet_pauses_from_the_death_or_from_when_it_was_sent() -> None:
+    (gap,) = pauses(streamed(6.0, 6.1, asked=1.0), [death(4.0, 5.0)], rate=1000.0)
+    assert gap.seconds == pytest.approx(2.0) and gap.recompute == pytest.approx(1.0)
+    (gap,) = pauses(streamed(6.0, 6.1, asked=4.5), [death(4.0, 5.0)], rate=1000.0)
+    assert gap.seconds == pytest.approx(1.5) and gap.recompute == pytest.approx(1.1)  # its own prompt too
+
+
+def held(*processes: Process, files: int = 3) -> Footprint:
+    state = {"pages_total": 9, "pages_free": 5, "pages_evictable": 4, "running": 0, "waiting": 0}
+    return Footprint(processes, 0, 0, state, files)
+
+
+def of(role: str, pid: int, resident: int = 100 << 20, files: int = 20, sockets: int = 5, threads: int = 4) -> Process:
+    return Process(pid, role, resident, files, sockets, threads)
+
+
+def test_an_engine_is_held_against_the_one_before_it() -> None:
+    before = held(of("supervisor", 1), of("front", 2), of("engine", 3))
+    assert not leaks(before, held(of("supervisor", 1), of("front", 2), of("engine", 9)))
+    for worse in ({"resident": 200 << 20}, {"files": 21}, {"sockets": 6}, {"threads": 6}):
+        assert leaks(before, held(of("supervisor", 1), of("front", 2), of("engine", 9, **worse)))
+    assert leaks(before, held(of("supervisor", 1), of("front", 2)))
+    assert leaks(before, held(of("supervisor", 1), of("front", 2), of("engine", 9), files=4)) == [
+        "1 files in the private folder"
+    ]
+
+
+def test_a_builder_of_grammars_is_one_socket_of_its_engine_and_excuses_no_second() -> None:
+    before = held(of("engine", 3))
+    assert not leaks(before, held(of("engine", 3, files=21, sockets=6), of("grammar", 4)))
+    assert leaks(before, held(of("engine", 3, files=22, sockets=7), of("grammar", 4)))
+    assert leaks(before, held(of("engine", 3, files=22, sockets=7), of("grammar", 4), of("grammar", 5)))
+    assert leaks(held(of("engine", 3), of("grammar", 4)), held(of("engine", 3, sockets=6), of("grammar", 4)))
 
 
 def chunk(ids: list[int], text: str, finish: str | None = None) -> dict[str, Any]:
