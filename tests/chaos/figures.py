@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 SPARE = 3.0  # seconds that a stream may pause beside recomputing what was lost
 SLACK = 1.3
@@ -145,13 +146,33 @@ def slope(times: Sequence[float], values: Sequence[float]) -> float:
 
 
 def auc(ones: Sequence[float], others: Sequence[float]) -> float:
-    """The area under the curve of the best threshold classifier between two samples: 0.5 tells nothing, 0 and 1 all."""
+    """The area under the curve of the classifiers by a threshold that call the greater ones `ones`: 0.5 tells nothing."""
     ordered = sorted(others)
     wins = 0.0
     for one in ones:
         below, upto = _below(ordered, one)
         wins += below + (upto - below) / 2
     return wins / (len(ones) * len(others))
+
+
+@dataclass(frozen=True)
+class Area:
+    """`auc` of the best threshold classifier, whichever side of its threshold it takes: 0.5 or more; and the interval in
+    which 95 of 100 samples drawn anew from these have it."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def between(cls, ones: Sequence[float], others: Sequence[float], draws: int = 1000) -> Self:
+        rng, area = random.Random(0), auc(ones, others)
+        ones, others = (ones, others) if area >= 0.5 else (others, ones)
+        drawn = [auc(rng.choices(ones, k=len(ones)), rng.choices(others, k=len(others))) for _ in range(draws)]
+        return cls(max(area, 1 - area), percentile(drawn, 0.025), percentile(drawn, 0.975))
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f}–{self.high:.3f})"
 
 
 def _below(ordered: Sequence[float], value: float) -> tuple[int, int]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from tests.chaos.figures import Figures, Gap, auc, percentile, slope
+from tests.chaos.figures import Area, Figures, Gap, auc, percentile, slope
 from tests.chaos.fold import Fold
 from tests.chaos.footprint import Footprint, Process, leaks
 from tests.chaos.kit import Death, Live, pauses
 from tests.chaos.mix import TEXT, Wish
-from tests.chaos.soak import Soak, growth
+from tests.chaos.soak import Soak, growth, windows
 
 
 def test_percentiles_are_of_the_nearest_rank() -> None:
@@ -33,9 +34,33 @@ def test_growth_leaves_out_the_first_third() -> None:
     rising = [(float(at), 1_000_000 + 100 * at) for at in range(600)]  # 6,000 a minute
     assert growth(rising) == pytest.approx(0.58, abs=0.01)
     assert growth([(0.0, 1)]) == 0
-    assert not Soak(1.0, memory=rising, statuses=Counter({200: 5})).good
-    assert Soak(1.0, memory=calm, statuses=Counter({200: 5, 429: 3})).good
-    assert not Soak(1.0, memory=calm, statuses=Counter({200: 5, 500: 1})).good
+    rng = random.Random(3)
+    noisy = [(float(at), int(10**9 * (1 + 0.001 * rng.gauss(0, 1) + 0.002 * at / 60))) for at in range(1800)]
+    assert growth(noisy) == pytest.approx(0.2, abs=0.02)  # 0.2 % per minute under noise of 0.1 %
+    step = [(float(at), 10**9 + (10**8 if at > 1200 else 0)) for at in range(1800)]
+    assert growth(step) > 0.1
+    assert soaked().good and not soaked(memory=rising).good and not Soak(1.0).good
+
+
+CALM = [(float(at), 10**9) for at in range(60)]
+
+
+def soaked(latencies: Sequence[tuple[float, float]] = ((1.0, 5.0), (30.0, 6.0), (59.0, 5.0)), **more: Any) -> Soak:
+    statuses = more.pop("statuses", Counter({200: 5, 429: 3}))
+    return Soak(10.0, **{"memory": CALM, "latencies": list(latencies), "statuses": statuses, **more})
+
+
+def test_a_soak_is_good_only_where_latency_is_bounded_and_something_was_measured() -> None:
+    assert not soaked(statuses=Counter({200: 5, 500: 1})).good and not soaked(broken=["x"]).good
+    assert not soaked(filled=False).good and not soaked(latencies=()).good and not soaked(memory=[]).good
+    assert soaked(((1.0, 5.0), (30.0, 5.0), (59.0, 9.0))).good
+    assert "longer and longer" in soaked(((1.0, 5.0), (30.0, 5.0), (59.0, 9.6))).complaints()[0]
+    assert soaked().bound == pytest.approx(27.6)  # 128 requests at 10 a second, twice, and 2 s
+    assert "full queue" in soaked(((1.0, 28.0), (30.0, 5.0), (59.0, 5.0))).complaints()[0]
+
+
+def test_windows_of_a_plot_have_no_holes() -> None:
+    assert windows([(1.0, 5.0), (29.0, 6.0), (65.0, 7.0)]) == [(0.25, [5.0, 6.0]), (0.75, []), (1.25, [7.0])]
 
 
 def test_the_area_under_the_curve() -> None:
@@ -43,6 +68,20 @@ def test_the_area_under_the_curve() -> None:
     rng = random.Random(1)
     ones, others = ([rng.random() for _ in range(200)] for _ in range(2))
     assert 0.4 < auc(ones, others) < 0.6
+
+
+def test_an_area_has_no_direction_and_few_samples_stray() -> None:
+    rng = random.Random(2)
+
+    def strays(count: int) -> float:
+        areas = [auc([rng.random() for _ in range(count)], [rng.random() for _ in range(count)]) for _ in range(300)]
+        return math.sqrt(sum((area - 0.5) ** 2 for area in areas) / len(areas))
+
+    assert strays(200) == pytest.approx(0.029, abs=0.005) and strays(15) == pytest.approx(0.107, abs=0.02)
+    one, two = [rng.gauss(0, 1) for _ in range(200)], [rng.gauss(1, 1) for _ in range(200)]
+    area, other = Area.between(one, two), Area.between(two, one)
+    assert area.value == pytest.approx(other.value) and area.value == pytest.approx(0.76, abs=0.06)
+    assert 0.5 < area.low < area.value < area.high < 1 and area.high - area.low < 0.12
 
 
 def test_a_gap_is_held_against_what_has_to_be_computed_again() -> None:
