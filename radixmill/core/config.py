@@ -13,6 +13,8 @@ from typing import Any, get_type_hints
 
 from radixmill.core.errors import CannotStart, NoRoom
 
+LAST_WORDS = 3.0  # seconds that a front has to tell its clients that their answers end early
+
 
 def option(default: Any, help: str, *, flags: tuple[str, ...] = (), choices: tuple[str, ...] = (), **more: Any) -> Any:
     """A dataclass field that is also a command-line flag."""

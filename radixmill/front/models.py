@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from radixmill import store
-from radixmill.core.config import Config, with_model
+from radixmill.core.config import LAST_WORDS, Config, with_model
 from radixmill.core.errors import BadRequest, CannotStart, Conflict, EngineFailed, NotReady, ServeError
 from radixmill.front.session import EngineView, Front, Mode, ModelText, Reloaded, Session
 from radixmill.front.session.front import Served
@@ -29,7 +29,6 @@ from radixmill.store import ModelFiles
 
 log = logging.getLogger("radixmill.front")
 
-LAST_WORDS = 3.0  # seconds to tell clients that their answer ends early
 SERVING = ("ready", "draining")  # states of an engine that has said Ready and has not died since
 DEPLOYMENTS = 32  # bits of a sequence's number that are the count within its deployment
 LOOK = 0.05  # seconds between looks whether live requests have finished
@@ -209,7 +208,7 @@ class Models:
 
     def _add(self, number: int, config: Config, files: ModelFiles, text: asyncio.Future[Text]) -> Model:
         first = self._first + ((number % 256) << DEPLOYMENTS) + 1
-        condemned = partial(self._say, event="condemned")
+        condemned = partial(self._say, event="condemned", deployment=number)
         client = RemoteEngine(first, partial(self._on_asked, number), condemned)
         view = EngineView(config.server.stall_timeout, lambda: client.health().state in SERVING)
         self._all[number] = Model(number, config, files, client, view, text)

@@ -9,7 +9,8 @@ import logging
 import math
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -17,13 +18,13 @@ import uvicorn
 import uvloop
 
 from radixmill import __version__
-from radixmill.core.config import Config
+from radixmill.core.config import LAST_WORDS, Config
 from radixmill.core.errors import CannotStart, NotReady
 from radixmill.core.spec import ModelSpec
 from radixmill.front.api.app import create_app
 from radixmill.front.api.keys import open_keys
 from radixmill.front.api.protocol import protocol_factory
-from radixmill.front.models import LAST_WORDS, LOOK, Model, Models
+from radixmill.front.models import LOOK, Model, Models
 from radixmill.front.session import Front, ModelText
 from radixmill.observe.pulse import FrontPulse
 from radixmill.store import ModelFiles
@@ -63,6 +64,7 @@ class FrontProcess:
         self._first = deployment
         self._until = float("inf")  # monotonic clock: when live requests must have finished
         self._draining: asyncio.Task[None] | None = None
+        self._on_all_up: Callable[[], None] | None = None
         self._server = _Server(
             uvicorn.Config(
                 create_app(self._front, open_keys(config.server, lenient=number > config.server.fronts)),
@@ -102,7 +104,7 @@ class FrontProcess:
         gc.collect()
         gc.freeze()
         assert first.session and first.client.spec
-        self._report(first.client.spec, first.session.served[0], took)
+        self._on_all_up = partial(self._report, first.client.spec, first.session.served[0], took)
 
     def _report(self, spec: ModelSpec, served: str, tokenizer: float) -> None:
         host, port = self._address
@@ -151,6 +153,9 @@ class FrontProcess:
                 models.resume()
             case {"event": "deployed", "order": str(order)}:
                 models.deployed(order, event)
+            case {"event": "all_up"}:  # we are the last: now every connection finds a front that serves
+                if self._on_all_up:
+                    self._on_all_up()
             case {"event": "drain"}:
                 self._drain(float(event["seconds"]))
             case _:

@@ -15,8 +15,11 @@ from typing import Any
 import msgspec
 
 from radixmill.observe.pulse import EnginePulse, FrontPulse
+from radixmill.supervise import words
 from radixmill.supervise.blame import Blame
-from radixmill.supervise.boot import send
+
+HELD = 1 << 20  # bytes of a line that does not end
+UNSENT = 8 << 20  # bytes for a child that does not read
 
 
 @dataclass(eq=False)
@@ -26,9 +29,12 @@ class Child:
     role: str
     number: int  # of its role, counted from 1
     process: subprocess.Popen[bytes]
-    control: socket.socket
+    control: socket.socket  # does not block
     pulse: EnginePulse | FrontPulse
-    held: bytearray = field(default_factory=bytearray)
+    paths: tuple[Path, ...] = ()  # files that end with it
+    held: bytes = b""  # a line it has begun
+    unsent: bytearray = field(default_factory=bytearray)  # lines for it that its socket has no room for
+    buried: bool = False  # gone, reaped and forgotten
     excuse: str = ""  # why it said that it cannot start
     no_room: bool = False  # that is for want of memory
     reserved: int = 0  # bytes that an engine has taken for weights and KV cache, touched or not
@@ -39,30 +45,58 @@ class Child:
     blame: Blame = field(default_factory=Blame)
 
     def tell(self, **event: Any) -> None:
-        with contextlib.suppress(OSError):  # a child that is gone is noticed by the loop
-            send(self.control, event)
+        """Never blocks: a child that is stopped must not stop us. It is killed once too much waits for it."""
+        self.post(event)
+
+    def post(self, value: Any) -> None:
+        if self.buried:
+            return
+        self.unsent += msgspec.json.encode(value) + b"\n"
+        self.flush()
+        if len(self.unsent) > UNSENT and not self.verdict:
+            self.kill("it does not read what it is told")
+
+    def flush(self) -> None:
+        """Send what there is room for."""
+        try:
+            while self.unsent:
+                del self.unsent[: self.control.send(self.unsent)]
+        except BlockingIOError:
+            pass
+        except OSError:  # a child that is gone is noticed by the loop
+            self.unsent.clear()
 
     def nudge(self) -> None:
         """Wake it, if it can be woken: an engine that waits beats then."""
-        with contextlib.suppress(OSError):
-            self.control.send(b"\n", socket.MSG_DONTWAIT)
+        if not self.unsent:
+            with contextlib.suppress(OSError):
+                self.control.send(b"\n")
 
-    def heard(self) -> list[dict[str, Any]] | None:
-        """What it has said since; None once the line is dead."""
+    def heard(self) -> list[words.EngineWord | words.FrontWord] | None:
+        """What it has said since; None once the line is dead. Raises words.Unreadable."""
         try:
             data = self.control.recv(1 << 16)
+        except BlockingIOError:
+            return []
         except OSError:
             data = b""
         if not data:
             return None
-        self.held += data
-        *lines, rest = bytes(self.held).split(b"\n")
-        self.held = bytearray(rest)
-        return [msgspec.json.decode(line) for line in lines]
+        *lines, self.held = (self.held + data).split(b"\n")
+        if len(self.held) > HELD:
+            raise words.Unreadable("a line without end")
+        return [words.read(self.role, line) for line in lines]
 
-    def reap(self, *, kill: bool = True, patience: float = 5.0) -> int:
-        """Make sure that the process is gone; its exit status."""
-        if not kill:
+    def kill(self, why: str) -> None:
+        """Its line dies then, and it is buried. (`Popen.kill` may reap it, so its exit status says nothing about that.)"""
+        self.verdict = self.verdict or why
+        self.process.kill()
+
+    def reap(self, *, patience: float = 0.0) -> int:
+        """Make sure that the process is gone, at once or after as many seconds; its exit status."""
+        self.buried = True
+        self.unsent.clear()
+        if patience:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(patience)
         if self.process.poll() is None:

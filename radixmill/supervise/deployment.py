@@ -10,7 +10,8 @@ from radixmill.observe.watch import Watch
 from radixmill.store import ModelFiles
 from radixmill.supervise.child import Child
 
-STARTING = 24  # times as long as an engine that serves may an engine that starts show no progress
+STARTING = 24  # times as long as an engine that serves may an engine that starts show no progress,
+STARTING_LOW = 60.0  # but no fewer seconds than this: a slow disk knows nothing of our settings
 CRASH_LIMIT = 5  # engines that die one after the other without a single token
 
 
@@ -22,12 +23,14 @@ class Deployment:
     config: Config
     files: ModelFiles
     watch: Watch  # of an engine that serves
-    nurse: Watch = field(init=False)  # of one that starts: a matrix may take long to read
+    start_watch: Watch = field(init=False)  # of one that starts: a matrix may take long to read
     engine: Child | None = None
     incarnations: int = 0
     up: bool = False  # an engine of it has come up
     crashes: int = 0  # deaths in a row without a committed token between them
+    beside: bool = False  # its engine was started while another served, which must leave room for it
     restart_at: float | None = None  # monotonic clock: when to start another engine
+    spared: frozenset[int] = frozenset()  # what its last engine computed, if that was killed from outside
     event: dict[str, Any] = field(default_factory=dict)  # what fronts were told last
     retiring: bool = False  # another has taken over
     holders: set[Child] = field(default_factory=set)  # fronts that have yet to let go of it
@@ -35,7 +38,14 @@ class Deployment:
 
     def __post_init__(self) -> None:
         self.wanted = self.config
-        self.nurse = Watch(STARTING * self.watch.patience)
+        self.start_watch = Watch(max(STARTING * self.watch.patience, STARTING_LOW))
+
+    def begin(self, *, beside: bool) -> None:
+        """Another engine of it is started."""
+        self.incarnations += 1
+        self.restart_at, self.beside = None, beside
+        self.watch.begin()
+        self.start_watch.begin()
 
     def pin(self, tokens: int, context: int) -> None:
         """Later incarnations get the sizes of the first, whatever memory is free by then: records must fit again."""
@@ -51,3 +61,10 @@ class Deployment:
         if self.crashes >= CRASH_LIMIT:
             return None
         return 0.0 if self.crashes == 1 else 0.1 * 2**self.crashes
+
+    def struck(self, flying: frozenset[int], *, innocent: bool) -> frozenset[int]:
+        """Those of the sequences in flight that a death counts against. One from outside counts against nobody, the first
+        time: whoever is there twice in a row may be why somebody kills, such as a guard of the machine's memory."""
+        struck = flying & self.spared if innocent else flying
+        self.spared = flying if innocent else frozenset()
+        return struck

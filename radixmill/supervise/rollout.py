@@ -9,12 +9,14 @@ What fails on the way ends the new one: the old one serves on or, in mode drain,
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 from radixmill.core.config import Config, with_model
 from radixmill.store import ModelFiles
+from radixmill.supervise import words
 from radixmill.supervise.boot import Order
 from radixmill.supervise.child import Child
 from radixmill.supervise.deployment import Deployment
@@ -23,6 +25,7 @@ log = logging.getLogger("radixmill.supervisor")
 
 Fault = Literal["", "busy", "stopping", "room", "engine", "model"]  # why an order failed; "": it did not
 GRACE = 10.0  # seconds beyond their own deadline that fronts have to end what they drain
+ANSWER = 120.0  # seconds that fronts have to get ready for a model whose engine is up, and to switch to it
 
 
 class Fleet(Protocol):
@@ -60,14 +63,15 @@ class _Rollout:
     new: Deployment
     phase: Literal["draining", "preparing", "switching"]
     waiting: set[Child] = field(default_factory=set)  # fronts that are not prepared or, later, have not switched
-    deadline: float = float("inf")  # monotonic clock: when draining is over, whoever still holds on
+    deadline: float = float("inf")  # monotonic clock: when the phase is over for whoever does not answer
+    killed: bool = False  # fronts, because they did not get ready
 
 
 class Rollouts:
     """Carries out one order at a time. Retiring deployments are let go of whenever that may be."""
 
-    def __init__(self, fleet: Fleet, drain_timeout: float) -> None:
-        self._fleet, self._drain_timeout = fleet, drain_timeout
+    def __init__(self, fleet: Fleet, drain_timeout: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._fleet, self._drain_timeout, self._clock = fleet, drain_timeout, clock
         self._now: _Rollout | None = None
         self._stopping = False
 
@@ -97,18 +101,20 @@ class Rollouts:
             fleet.announce({"event": "hold"})
             self._drained()
 
-    def heard(self, front: Child, event: dict[str, Any]) -> None:
+    def heard(self, front: Child, word: words.Stage) -> None:
         """What a front says of a deployment."""
-        deployment = next((each for each in self._fleet.deployments if each.number == event["deployment"]), None)
+        deployment = next((each for each in self._fleet.deployments if each.number == word.deployment), None)
         if deployment is None:
             return
-        match event["event"]:
-            case "released":
+        rollout = self._now if self._now and deployment is self._now.new else None
+        switching = rollout is not None and rollout.phase == "switching"
+        match word:
+            case words.Released():
                 self._release(deployment, front)
-            case "unprepared" if self._now and deployment is self._now.new and self._now.phase != "switching":
-                self._fail("model", str(event["message"]))
-            case "prepared" | "switched" if self._now and deployment is self._now.new:
-                self._now.waiting.discard(front)
+            case words.Unprepared() if rollout and not switching:
+                self._fail("model", word.message)
+            case words.Prepared() | words.Switched() if rollout and isinstance(word, words.Switched) == switching:
+                rollout.waiting.discard(front)
                 self.advance()
 
     def front_started(self, front: Child) -> None:
@@ -141,17 +147,28 @@ class Rollouts:
         match self._now:
             case _Rollout(phase="preparing", waiting=waiting, new=new) if not waiting and new.up:
                 self._switch(self._now)
+            case _Rollout(phase="preparing", new=new, deadline=deadline) if new.up and deadline == float("inf"):
+                self._now.deadline = self._clock() + ANSWER
             case _Rollout(phase="switching", waiting=waiting, new=new) if not waiting:
                 log.info("%s serves now", new.files.name)
                 self._answer(self._now.asker, self._now.order.id)
                 self._now = None
 
     def due(self, now: float) -> None:
-        if self._now and now >= self._now.deadline:
+        rollout = self._now
+        if not rollout or now < rollout.deadline:
+            return
+        if rollout.phase == "draining":
             log.warning("live requests did not finish in time; the old model ends all the same")
             for deployment in self._fleet.deployments:
                 deployment.holders.clear()
             self._drained()
+        elif rollout.phase == "preparing" and rollout.killed:
+            self._fail("engine", "the fronts do not get ready for it")
+        else:
+            rollout.deadline, rollout.killed = now + ANSWER, True
+            for front in rollout.waiting:  # others take their place, and get ready for it or come up on it
+                front.kill(f"no answer for {ANSWER:g} s")
 
     def stop(self) -> None:
         """The server ends: no new deployment takes over any more."""
@@ -178,6 +195,7 @@ class Rollouts:
         """From here on nothing can fail."""
         fronts = self._fleet.fronts
         rollout.phase, rollout.waiting = "switching", set(fronts)
+        rollout.deadline = self._clock() + ANSWER
         self._fleet.current = rollout.new
         rollout.old.retiring, rollout.old.holders = True, set(fronts)
         self._fleet.announce({"event": "switch", "deployment": rollout.new.number})

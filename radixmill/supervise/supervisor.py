@@ -2,8 +2,10 @@
 
 supervisor ──control──▶ front     the engines' whereabouts, other models to serve, drain
            ──control──▶ engine    its end of stream means: stop
-           ◀─control──            that it is up, progress, why it cannot start; orders for other models
+           ◀─control──            that it is up, progress, why it cannot start; orders for other models (words.py)
            ◀──pulse───            whether it moves, and what it computes (shared memory)
+
+Nothing that a child does or fails to do, and no want of memory or processes, ends the loop or blocks it.
 """
 
 from __future__ import annotations
@@ -12,33 +14,34 @@ import contextlib
 import itertools
 import logging
 import os
-import selectors
-import shutil
 import socket
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from radixmill.core.config import Config
+from radixmill.core.config import LAST_WORDS, Config
+from radixmill.core.errors import CannotStart
 from radixmill.observe.pulse import EnginePulse, FrontPulse
 from radixmill.observe.watch import Watch
 from radixmill.store import ModelFiles
+from radixmill.supervise import words
 from radixmill.supervise.address import listen
 from radixmill.supervise.blame import stopped
-from radixmill.supervise.boot import Boot, Order, send, start_role
+from radixmill.supervise.boot import Boot
 from radixmill.supervise.child import Child, bury_strangers
+from radixmill.supervise.children import Children
 from radixmill.supervise.deployment import CRASH_LIMIT, Deployment
+from radixmill.supervise.folder import Folder, discard
 from radixmill.supervise.rollout import GRACE, Fault, Rollouts
 
 log = logging.getLogger("radixmill.supervisor")
 
-LAST_WORDS = 2.0  # seconds that fronts have to end their streams when all must end at once
+RETRY = 1.0  # seconds until another try to start a process, if the system had no room for it
+MARGIN = 2.0  # seconds beyond their last words that fronts have to end when all must end at once
 
 
 class Supervisor:
@@ -57,14 +60,13 @@ class Supervisor:
         self.config, self.started = config, started
         self.listener = listen(config.server.host, config.server.port) if front else None
         self._on_event = on_event
-        self._folder = Path(tempfile.mkdtemp(prefix="radixmill-", dir=_memory()))
-        self.local = FrontPulse(self._folder / "local.pulse")
-        self._selector = selectors.DefaultSelector()
-        self._condemned: deque[None] = deque()  # said by the client in this process
-        self._wake, self._woken = socket.socketpair()
-        self._wake.setblocking(False)
-        self._woken.setblocking(False)
-        self._selector.register(self._woken, selectors.EVENT_READ, None)
+        try:
+            self._folder = Folder()
+            self.local = self._folder.make(lambda folder: FrontPulse(folder / "local.pulse"))
+            self._children = Children()
+        except OSError as error:
+            raise _no_start("the private folder can't be made", error) from None
+        self._condemned: deque[int] = deque()  # deployments, said by the client in this process
         self._numbers = itertools.count(1)
         self.deployments: list[Deployment] = []
         self.current = self.add(config, files)
@@ -74,14 +76,16 @@ class Supervisor:
         self._front_up = False  # one has come up
         self._front_crashes = 0  # deaths in a row, each without having come up
         self._front_restarts: list[float] = []  # monotonic clock: when to start another
-        self._stopping = 0
+        self._begun = False  # every process has been started once
+        self._stopping = 0  # times that we were told to stop,
+        self._obeyed = 0  # and that we have done something about it
         self._deadline = float("inf")
         self._exit: int | None = None
 
     # --- life
 
     def run(self) -> int:
-        """Until told to stop, or until nothing can be served. Returns the exit code.
+        """Until told to stop, or until nothing can be served. Returns the exit code. Raises CannotStart.
 
         An engine that no longer comes up is not the end: the front goes on to say so.
         """
@@ -90,27 +94,33 @@ class Supervisor:
             while self._exit is None:
                 self.turn()
             return self._exit
+        except CannotStart as error:
+            if self._on_event is None:
+                raise
+            self.announce({"event": "failed", "deployment": self.current.number, "detail": str(error)})
+            return 2
         finally:
             self.close()
 
     def start(self) -> None:
+        """Raises CannotStart where the system has no room for the processes."""
         self.start_engine(self.current)
         if self.listener:
             for _ in range(self.config.server.fronts):
                 self._start_front()
+        self._begun = True
 
     def turn(self, timeout: float | None = None) -> None:
         """Wait for the next incident and deal with it."""
-        for key, _ in self._selector.select(self._patience(timeout)):
-            if key.data is None:
-                self._drain_wake()
-            elif key.data.process.returncode is None:  # not buried in this very turn
-                self._hear(key.data)
+        for child in self._children.wait(self._patience(timeout)):
+            if child is None:
+                self._wake_up()
+            else:
+                self._hear(child)
         now = time.monotonic()
-        for deployment in self.deployments:
+        for deployment in list(self.deployments):
             if deployment.restart_at is not None and now >= deployment.restart_at:
-                deployment.restart_at = None
-                self.start_engine(deployment)
+                self.start_engine(deployment, beside=deployment.beside)
             self._check(deployment, now)
         self._rollouts.due(now)
         for at in [at for at in self._front_restarts if now >= at]:
@@ -123,29 +133,22 @@ class Supervisor:
     def stop(self, *_: object) -> None:
         """Finish live requests, then end; at the second call, at once. Safe in a signal handler and from any thread."""
         self._stopping += 1
-        with contextlib.suppress(OSError):
-            self._wake.send(b"!")
+        self._children.wake()
 
     def condemned(self) -> None:
         """The client in this process has given up a request over which engines died. From any thread."""
-        self._condemned.append(None)
-        with contextlib.suppress(OSError):
-            self._wake.send(b"!")
+        self._condemned.append(self.current.number)
+        self._children.wake()
 
     def close(self) -> None:
         """End every child and remove what was made."""
-        for child in [*self.fronts, *self._engines()]:
-            child.reap()
-            child.pulse.close()
+        self._children.close()
         self.fronts.clear()
         self.deployments.clear()
         self.current.engine = None
         if self.listener:
             self.listener.close()
-        self._selector.close()
-        self._wake.close()
-        self._woken.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.remove()
 
     @property
     def engine_pid(self) -> int | None:
@@ -163,20 +166,21 @@ class Supervisor:
         until = min([until, *watches, *([] if timeout is None else [timeout])])
         return None if until == float("inf") else max(until, 0.0)
 
-    def _drain_wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while self._woken.recv(64):
-                pass
+    def _wake_up(self) -> None:
+        """One wake may stand for several calls, and any call may come with one that has been obeyed."""
         while self._condemned:
-            self._condemned.popleft()
-            self._forgive()
-        if self._stopping >= 3 or (self._stopping and self.listener is None):
+            self._forgive(self._condemned.popleft())
+        obeyed, self._obeyed = self._obeyed, self._stopping
+        if self._obeyed == obeyed:
+            return
+        if self._obeyed >= 3 or self.listener is None:
             self._exit = 0
-        elif self._stopping == 2:
-            self._deadline = time.monotonic() + LAST_WORDS
-            self.announce({"event": "drain", "seconds": 0.0})
-        elif self._stopping == 1:
+            return
+        if not obeyed:
             self._drain()
+        if self._obeyed == 2:
+            self._deadline = time.monotonic() + LAST_WORDS + MARGIN
+            self.announce({"event": "drain", "seconds": 0.0})
 
     def _drain(self) -> None:
         seconds = self.config.server.drain_timeout
@@ -195,7 +199,7 @@ class Supervisor:
         if self._on_event:
             self._on_event(event)
 
-    # --- children
+    # --- starts
 
     def add(self, config: Config, files: ModelFiles) -> Deployment:
         """A deployment that has no engine yet."""
@@ -206,25 +210,35 @@ class Supervisor:
         """End a deployment's engine, and forget it."""
         self.end_engine(deployment)
         self.deployments.remove(deployment)
-        for path in self._folder.glob(f"engine-{deployment.number}.*"):
-            path.unlink(missing_ok=True)
 
     def end_engine(self, deployment: Deployment) -> None:
         """At once: nothing that it does is wanted any more."""
         engine, deployment.engine, deployment.restart_at = deployment.engine, None, None
         if engine:
-            self._selector.unregister(engine.control)
-            engine.reap()
+            self._children.end(engine)
             engine.pulse.close()
 
     def start_engine(self, deployment: Deployment, *, beside: bool = False) -> None:
-        """`beside`: look for room first, because another one serves meanwhile."""
-        deployment.incarnations += 1
-        deployment.watch.begin()
-        deployment.nurse.begin()
+        """`beside`: look for room first, because another one serves meanwhile. If the system has no room for a process, that
+        is tried again later, or fails the order. Raises CannotStart when the server has not begun."""
+        deployment.begin(beside=beside)
+        try:
+            self._folder.make(partial(self._start_engine, deployment))
+        except OSError as error:
+            failure = _no_start("the engine can't be started", error)
+            if not self._begun:
+                raise failure from None
+            if not self._rollouts.engine_failed(deployment, "engine", failure.message):
+                log.error("%s; trying again", failure.message)
+                deployment.restart_at = time.monotonic() + RETRY
+            return
+        self.announce(deployment.event)
+
+    def _start_engine(self, deployment: Deployment, folder: Path) -> None:
         name = f"engine-{deployment.number}.{deployment.incarnations}"
-        path, pulse = self._folder / f"{name}.sock", self._folder / f"{name}.pulse"
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        path, page = folder / f"{name}.sock", folder / f"{name}.pulse"
+        with contextlib.ExitStack() as undo, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            undo.callback(discard, (path, page))
             listener.bind(str(path))
             listener.listen(64)
             boot = Boot(
@@ -237,87 +251,105 @@ class Supervisor:
                 deployment=deployment.number,
                 incarnation=deployment.incarnations,
                 listener=listener.fileno(),
-                pulse=str(pulse),
-                beside=beside,
+                pulse=str(page),
+                beside=deployment.beside,
                 promised=sum(engine.untouched() for engine in self._engines()),
             )
-            deployment.engine = self._spawn(boot, deployment.incarnations, listener, EnginePulse(pulse))
+            pulse = EnginePulse(page)
+            undo.callback(pulse.close)
+            deployment.engine = self._children.start(boot, deployment.incarnations, listener, pulse, (path, page))
+            undo.pop_all()
         deployment.event = {
             "event": "engine",
             "deployment": deployment.number,
             "path": str(path),
-            "pulse": str(pulse),
+            "pulse": str(page),
             "incarnation": deployment.incarnations,
         }
-        self.announce(deployment.event)
 
     def _start_front(self) -> None:
-        assert self.listener
         self._front_starts += 1
-        current = self.current
-        pulse = self._folder / f"front-{self._front_starts}.pulse"
+        try:
+            front = self._folder.make(partial(self._spawn_front, self.current))
+        except OSError as error:
+            failure = _no_start("a front can't be started", error)
+            if not self._begun:
+                raise failure from None
+            log.error("%s; trying again", failure.message)
+            self._front_restarts.append(time.monotonic() + RETRY)
+            return
+        self.fronts.append(front)
+        if self.current.event:
+            front.tell(**self.current.event)
+        self._rollouts.front_started(front)
+
+    def _spawn_front(self, current: Deployment, folder: Path) -> Child:
+        assert self.listener
+        page = folder / f"front-{self._front_starts}.pulse"
         boot = Boot(
             "front",
             current.config,
             current.files.name,
             str(current.files.root),
             current.files.sha256,
-            self.started if self._front_starts <= self.config.server.fronts else time.monotonic(),
+            time.monotonic() if self._begun else self.started,
             number=self._front_starts,
             deployment=current.number,
             listener=self.listener.fileno(),
-            pulse=str(pulse),
+            pulse=str(page),
         )
-        front = self._spawn(boot, self._front_starts, self.listener, FrontPulse(pulse))
-        self.fronts.append(front)
-        front.tell(**current.event)
-        self._rollouts.front_started(front)
+        with contextlib.ExitStack() as undo:
+            undo.callback(discard, (page,))
+            pulse = FrontPulse(page)
+            undo.callback(pulse.close)
+            front = self._children.start(boot, self._front_starts, self.listener, pulse, (page,))
+            undo.pop_all()
+        return front
 
-    def _spawn(self, boot: Boot, number: int, listener: socket.socket, pulse: EnginePulse | FrontPulse) -> Child:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = start_role(boot.role, theirs, listener)
-        child = Child(boot.role, number, process, ours, pulse)
-        with contextlib.suppress(OSError):  # a child that is gone already is noticed by the loop
-            send(ours, boot)
-        self._selector.register(ours, selectors.EVENT_READ, child)
-        return child
+    # --- words
 
     def _hear(self, child: Child) -> None:
-        events = child.heard()
-        if events is None:
+        try:
+            said = child.heard()
+        except words.Unreadable as error:
+            log.error("%s %d says what can't be read (%s); killing it", child.role, child.number, error)
+            child.kill("it said what can't be read")
+            said = None
+        if said is None:
             self._bury(child)
             return
-        for event in events:
-            match event:
-                case {"event": "cannot_start", "message": str(message)}:
-                    child.excuse, child.no_room = message, bool(event.get("no_room"))
-                case {"event": "deploy"}:
-                    self._rollouts.take(child, msgspec.convert(event["order"], Order), time.monotonic())
-                case {"event": "prepared" | "unprepared" | "switched" | "released"}:
-                    self._rollouts.heard(child, event)
-                case {"event": "progress"}:
-                    child.progressed = True
-                case {"event": "condemned"}:
-                    self._forgive()
-                case {"event": "up"}:
-                    child.up = True
-                    if child.role == "engine":
-                        child.reserved = event.get("bytes", 0)
-                        self._come_up(child, event["tokens"], event["context"])
-                    else:
-                        child.progressed = self._front_up = True
+        for word in said:
+            if not child.buried:  # by what it said before
+                self._obey(child, word)
 
-    def _forgive(self) -> None:
-        """The request that engines died over is not tried again: that is as good as a token."""
+    def _obey(self, child: Child, word: words.EngineWord | words.FrontWord) -> None:
+        match word:
+            case words.Unable():
+                child.excuse, child.no_room = word.message, word.no_room
+            case words.EngineUp():
+                child.up, child.reserved = True, word.bytes
+                deployment = self._of(child)
+                deployment.up = True
+                deployment.pin(word.tokens, word.context)
+                self._rollouts.advance()
+            case words.Progress():
+                child.progressed = True
+            case words.FrontUp():
+                child.up = child.progressed = self._front_up = True
+                if sum(front.up for front in self.fronts) == self.config.server.fronts:
+                    child.tell(event="all_up")
+            case words.Deploy():
+                self._rollouts.take(child, word.order, time.monotonic())
+            case words.Condemned():
+                self._forgive(word.deployment)
+            case _:
+                self._rollouts.heard(child, word)
+
+    def _forgive(self, number: int) -> None:
+        """The request that its engines died over is not tried again: that is as good as a token."""
         for deployment in self.deployments:
-            deployment.crashes = 0
-
-    def _come_up(self, engine: Child, tokens: int, context: int) -> None:
-        deployment = self._of(engine)
-        deployment.up = True
-        deployment.pin(tokens, context)
-        self._rollouts.advance()
+            if deployment.number == number:
+                deployment.crashes = 0
 
     def _of(self, engine: Child) -> Deployment:
         return next(deployment for deployment in self.deployments if deployment.engine is engine)
@@ -329,16 +361,17 @@ class Supervisor:
         engine = deployment.engine
         if engine is None or engine.verdict:
             return
-        pulse, watch = engine.pulse, deployment.watch if engine.up else deployment.nurse
+        engine.blame.look(now)
+        pulse, watch = engine.pulse, deployment.watch if engine.up else deployment.start_watch
         assert isinstance(pulse, EnginePulse)
         busy, asked = pulse.busy or not engine.up, self._asked()
         if asked and not busy:
             engine.nudge()
         if watch.look(pulse.beats, busy or asked, now):
-            engine.verdict = f"no progress for {watch.patience:g} s"
             engine.innocent = stopped(engine.process.pid)
-            log.error("engine %d is wedged (%s); killing it", engine.number, engine.verdict)
-            engine.process.kill()
+            why = f"no progress for {watch.patience:g} s"
+            log.error("engine %d is wedged (%s); killing it", engine.number, why)
+            engine.kill(why)
 
     def _asked(self) -> bool:
         """Whether some front waits for something."""
@@ -347,8 +380,8 @@ class Supervisor:
 
     def _bury(self, child: Child) -> None:
         """A child's line is dead: reap it, and start another unless that is pointless."""
-        self._selector.unregister(child.control)
-        status = child.reap(kill=child.role == "engine", patience=1.0)
+        ending = child.role == "front" and self._stopping and not child.verdict
+        status = self._children.end(child, patience=1.0 if ending else 0.0)  # it may be at its last words
         cause = child.cause(status)
         if child.role == "front":
             self._bury_front(child, cause)
@@ -356,8 +389,8 @@ class Supervisor:
             child.innocent |= not child.verdict and child.blame.foreign(status)
             self._bury_engine(child, self._of(child), cause)
         child.pulse.close()
-        if os.getpid() == 1:
-            bury_strangers(each.process.pid for each in [*self.fronts, *self._engines()])
+        if os.getpid() == 1 and self.listener:  # else the process is somebody else's, and so are its children
+            bury_strangers(self._children.pids)
 
     def _bury_front(self, child: Child, cause: str) -> None:
         self.fronts.remove(child)
@@ -379,7 +412,7 @@ class Supervisor:
 
     def _bury_engine(self, child: Child, deployment: Deployment, cause: str) -> None:
         assert isinstance(child.pulse, EnginePulse)
-        struck = child.pulse.flying()
+        struck = deployment.struck(child.pulse.flying(), innocent=child.innocent)
         if not deployment.up and (child.excuse or not child.progressed):
             deployment.engine = None
             self._give_up_start(child, cause, deployment)
@@ -394,8 +427,6 @@ class Supervisor:
             self.announce(deployment.event)
             return
         log.error("engine %d died (%s); starting another", child.number, cause)
-        if child.innocent and deployment.crashes == 1:  # if it comes again before a token, we are no longer so sure
-            struck = frozenset()
         self.announce({"event": "died", "deployment": deployment.number, "struck": sorted(struck), "cause": cause})
         if pause:
             deployment.restart_at = time.monotonic() + pause
@@ -413,7 +444,5 @@ class Supervisor:
         self._exit = 0 if self._stopping else 2 if child.excuse else 1
 
 
-def _memory() -> str | None:
-    """A folder in memory, where there is one: a disk that fills up must not keep another engine from starting."""
-    memory = "/dev/shm"
-    return memory if sys.platform == "linux" and os.access(memory, os.W_OK | os.X_OK) else None
+def _no_start(what: str, error: OSError) -> CannotStart:
+    return CannotStart(f"{what} ({error.strerror or error})", "Free memory, disk space or processes")

@@ -90,7 +90,7 @@ def test_the_folder_and_the_pages_are_private(tmp_path, monkeypatch):
     old = os.umask(0)
     try:
         supervisor = Supervisor(Config(), ModelFiles("m", tmp_path), started=0.0, front=False)
-        folder = supervisor._folder
+        folder = supervisor._folder.path
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         pages = [EnginePulse(folder / "e.pulse"), FrontPulse(folder / "f.pulse")]
         for path in folder.glob("*.pulse"):

@@ -7,12 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from radixmill.core.config import Config
+from radixmill.observe.watch import Watch
+from radixmill.store import ModelFiles
 from radixmill.supervise import blame
-from radixmill.supervise.blame import Blame, stopped
+from radixmill.supervise.blame import WINDOW, Blame, stopped
 from radixmill.supervise.child import bury_strangers
+from radixmill.supervise.deployment import Deployment
 
 
 def test_a_signal_from_outside_is_told_from_the_kernels_want_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,6 +28,35 @@ def test_a_signal_from_outside_is_told_from_the_kernels_want_of_memory(monkeypat
     assert not seen.foreign(-signal.SIGSEGV) and not seen.foreign(1) and not seen.foreign(0)
     kills[0] = 4
     assert not seen.foreign(-signal.SIGKILL)
+
+
+def test_what_the_kernel_killed_long_ago_is_no_guilt(monkeypatch: pytest.MonkeyPatch) -> None:
+    kills = [3]
+    monkeypatch.setattr(blame, "_ooms", lambda: kills[0])
+    seen = Blame()
+    seen.look(100.0)
+    kills[0] = 4
+    for now in (100.1, 100.0 + WINDOW, 100.1 + WINDOW):
+        seen.look(now)
+        assert not seen.foreign(-signal.SIGKILL), "it may have been ours, and takes a while to end"
+    seen.look(100.0 + 2 * WINDOW)
+    assert seen.foreign(-signal.SIGKILL)
+
+
+def test_a_sequence_is_spared_once_in_a_row() -> None:
+    deployment = Deployment(1, Config(), ModelFiles("m", Path("/m")), Watch(5.0))
+    assert deployment.struck(frozenset({1, 2}), innocent=True) == frozenset()
+    assert deployment.struck(frozenset({2, 3}), innocent=True) == {2}
+    assert deployment.struck(frozenset({2, 3}), innocent=True) == {2, 3}
+    assert deployment.struck(frozenset({4}), innocent=True) == frozenset()
+    assert deployment.struck(frozenset({4, 5}), innocent=False) == {4, 5}
+
+
+def test_a_start_may_stand_still_for_a_minute_whatever_the_settings() -> None:
+    def patience(stall: float) -> float:
+        return Deployment(1, Config(), ModelFiles("m", Path("/m")), Watch(stall)).start_watch.patience
+
+    assert patience(0.1) == 60.0 and patience(5.0) == 120.0
 
 
 def test_where_the_kernel_does_not_say_nobody_is_acquitted(monkeypatch: pytest.MonkeyPatch) -> None:

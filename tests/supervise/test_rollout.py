@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from radixmill.core.config import Config, ModelOptions
 from radixmill.observe.watch import Watch
 from radixmill.store import ModelFiles
+from radixmill.supervise import words
 from radixmill.supervise.boot import Order
 from radixmill.supervise.deployment import Deployment
-from radixmill.supervise.rollout import GRACE, Rollouts
+from radixmill.supervise.rollout import ANSWER, GRACE, Rollouts
 
 
 @dataclass(eq=False)
@@ -25,6 +27,10 @@ class FakeFront:
     fleet: FakeFleet
     heard: list[dict[str, Any]] = field(default_factory=list)
     answer: dict[str, Any] | None = None
+    killed: bool = False
+
+    def kill(self, why: str) -> None:
+        self.killed = True
 
     def tell(self, **event: Any) -> None:
         self.heard.append(event)
@@ -44,14 +50,15 @@ class FakeFleet:
         self.current = self.add(Config(model=ModelOptions(model="old")), ModelFiles("old", Path("/old")))
         self.start_engine(self.current)
         self.current.up = True
-        self.rollouts = Rollouts(self, 10.0)
+        self.now = 0.0
+        self.rollouts = Rollouts(self, 10.0, lambda: self.now)
 
     def announce(self, event: dict[str, Any]) -> None:
         for front in self.fronts:
             front.tell(**event)
 
     def add(self, config: Config, files: ModelFiles) -> Deployment:
-        self.deployments.append(Deployment(next(self.numbers), config, files, Watch(5.0), Watch(120.0)))
+        self.deployments.append(Deployment(next(self.numbers), config, files, Watch(5.0)))
         return self.deployments[-1]
 
     def start_engine(self, deployment: Deployment, *, beside: bool = False) -> None:
@@ -78,7 +85,9 @@ class FakeFleet:
         self.rollouts.advance()
 
     def say(self, front: Any, event: str, number: int, **more: Any) -> None:
-        self.rollouts.heard(front, {"event": event, "deployment": number, **more})
+        word = words.read("front", msgspec.json.encode({"event": event, "deployment": number, **more}))
+        assert isinstance(word, words.Stage)
+        self.rollouts.heard(front, word)
 
     def all_say(self, event: str, number: int) -> None:
         for front in list(self.fronts):
@@ -147,6 +156,70 @@ def test_a_drain_has_an_end_even_if_a_front_hangs() -> None:
     assert set(fleet.engines) == {1}
     fleet.rollouts.due(fleet.rollouts.deadline)
     assert set(fleet.engines) == {2} and fleet.rollouts.deadline == float("inf")
+
+
+def replace_dead(fleet: FakeFleet, dead: FakeFront) -> FakeFront:
+    fleet.fronts.remove(dead)
+    fleet.rollouts.front_gone(dead)  # type: ignore[arg-type]
+    fleet.fronts.append(FakeFront(fleet))
+    fleet.rollouts.front_started(fleet.fronts[-1])
+    fresh: FakeFront = fleet.fronts[-1]
+    return fresh
+
+
+def test_a_front_that_does_not_get_ready_is_replaced_and_the_order_goes_on() -> None:
+    fleet = FakeFleet(2)
+    asker, hung = fleet.order(), fleet.fronts[1]
+    fleet.say(asker, "prepared", 2)
+    assert fleet.rollouts.deadline == float("inf"), "an engine may take long to load"
+    fleet.now = 1000.0
+    fleet.come_up()
+    assert fleet.rollouts.deadline == 1000.0 + ANSWER
+    fleet.rollouts.due(1000.0 + ANSWER - 1)
+    assert not hung.killed
+    fleet.rollouts.due(1000.0 + ANSWER)
+    assert hung.killed and not asker.killed
+    replace_dead(fleet, hung)
+    fleet.all_say("switched", 2)
+    assert fault(asker) == "" and fleet.current.number == 2
+
+
+def test_an_order_that_no_front_gets_ready_for_fails() -> None:
+    fleet = FakeFleet(3)
+    asker, hung = fleet.order(), fleet.fronts[1:]
+    fleet.say(asker, "prepared", 2)
+    fleet.come_up()
+    fleet.rollouts.due(fleet.rollouts.deadline)
+    for each in hung:
+        replace_dead(fleet, each)
+    assert fleet.current.number == 1, "the first successor came while the second front was still waited for"
+    fleet.rollouts.due(fleet.rollouts.deadline)
+    assert fault(asker) == "engine" and fleet.engines == {1: False} and fleet.current.number == 1
+
+
+def test_a_front_that_does_not_switch_is_replaced() -> None:
+    fleet = FakeFleet(2)
+    asker, hung = fleet.order(), fleet.fronts[1]
+    fleet.all_say("prepared", 2)
+    fleet.come_up()
+    fleet.say(asker, "switched", 2)
+    fleet.rollouts.due(ANSWER - 1)
+    assert asker.answer is None and not hung.killed
+    fleet.rollouts.due(ANSWER)
+    assert hung.killed and not asker.killed
+    replace_dead(fleet, hung)
+    assert fault(asker) == ""
+
+
+def test_a_late_word_of_an_earlier_stage_is_no_switch() -> None:
+    fleet = FakeFleet(1)
+    asker = fleet.order()
+    fleet.all_say("switched", 2)
+    fleet.come_up()
+    assert fleet.current.number == 1, "it has not prepared anything"
+    fleet.all_say("prepared", 2)
+    fleet.all_say("prepared", 2)
+    assert asker.answer is None
 
 
 @pytest.mark.parametrize("mode", ["beside", "drain"])
