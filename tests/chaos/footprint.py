@@ -128,8 +128,9 @@ def settled(server: Server, patience: float = 30.0) -> Footprint:
         time.sleep(0.1)
 
 
-def leaks(before: Footprint, after: Footprint) -> list[str]:
-    """What is held that was not held before, each in a line."""
+def leaks(before: Footprint, after: Footprint, *, filled: bool = True) -> list[str]:
+    """What is held that was not held before, each in a line. `filled`: every page of the pool had been used both times;
+    where not, the engine's memory tells nothing."""
     found = []
     state = after.state
     if not state:
@@ -142,10 +143,10 @@ def leaks(before: Footprint, after: Footprint) -> list[str]:
         found.append(f"{after.zombies} zombies")
     if after.files > before.files:
         found.append(f"{after.files - before.files} files in the private folder")
-    return found + _of_processes(before, after)
+    return found + _of_processes(before, after, filled)
 
 
-def _of_processes(before: Footprint, after: Footprint) -> list[str]:
+def _of_processes(before: Footprint, after: Footprint, filled: bool) -> list[str]:
     """Each against the one that played its role before, be it itself or one that it took over from."""
     found = []
     had, have = by_role(before), by_role(after)
@@ -156,6 +157,8 @@ def _of_processes(before: Footprint, after: Footprint) -> list[str]:
         line = 1 if new_builder and role == "engine" else 0  # its end of the line to the builder it has by now
         for then, it in zip(had.get(role, ()), now, strict=False):
             found += [f"{role} {it.pid}: {what}" for what in _grown(then, it, line)]
+            if (filled or role != "engine") and it.resident > then.resident * (1 + GROWTH) + GROWTH_BYTES:
+                found.append(f"{role} {it.pid}: {(it.resident - then.resident) >> 20} MiB of memory")
     return found
 
 
@@ -167,8 +170,6 @@ def _grown(then: Process, now: Process, line: int) -> list[str]:
         found.append(f"{now.files - then.files} descriptors")
     if now.threads > then.threads + 1:
         found.append(f"{now.threads - then.threads} threads")
-    if now.resident > then.resident * (1 + GROWTH) + GROWTH_BYTES:
-        found.append(f"{(now.resident - then.resident) >> 20} MiB of memory")
     return found
 
 

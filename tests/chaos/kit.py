@@ -77,6 +77,7 @@ class House:
     rng: random.Random
     quick: bool = False
     small: bool = False  # the pool of the server
+    filled: bool = False  # every page of it has been used
     server: Server = field(init=False)
     rate: float = 1000.0  # tokens per second of prefill
     live: list[Live] = field(default_factory=list)
@@ -92,7 +93,7 @@ class House:
     def another(self, *flags: str, **more: Any) -> Iterator[None]:
         """A server to be attacked, while the context lasts."""
         folder, model = more.pop("folder", self.folder), more.pop("model", self.model)
-        self.small = set(SMALL) <= set(flags)
+        self.small, self.filled = set(SMALL) <= set(flags), False
         with start(model, folder, *flags, **more) as self.server:
             yield
         text = self.server.log.read_text(errors="replace")
@@ -199,6 +200,7 @@ class House:
             await asyncio.gather(*(self.ask("POST", TEXT, body) for body in bodies))
             state = footprint.look(self.server).state
             if state["pages_free"] * 16 < state["pages_total"]:
+                self.filled = True
                 return True
         self.figures.notes.append("the pool was not filled")
         return False
@@ -328,17 +330,19 @@ class House:
 
     async def settle(self) -> None:
         """Remember what the server holds now: it must hold no more in the end. Of a small pool each page has been used."""
-        if self.small and not self.quick:
+        if self.small and not self.quick and not self.filled:
             await self.fill()
         self.before = await asyncio.to_thread(footprint.settled, self.server)
 
     async def check_leaks(self) -> None:
         assert self.before is not None, "a scene must settle before it begins"
-        if self.small and not self.quick:  # an engine may be another one than before
+        if self.filled:  # an engine may be another one than before
             await self.fill()
         found: list[str] = []
         for _ in range(20):  # connections that were closed a moment ago are noticed soon
-            found = footprint.leaks(self.before, await asyncio.to_thread(footprint.settled, self.server))
+            found = footprint.leaks(
+                self.before, await asyncio.to_thread(footprint.settled, self.server), filled=self.filled
+            )
             if not found:
                 return
             await asyncio.sleep(0.5)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from radixmill.store.catalogue import pull
 from tests.chaos import footprint
-from tests.chaos.kit import EMBEDDED, House, scene
+from tests.chaos.kit import EMBEDDED, SMALL, House, scene
 from tests.chaos.mix import mixed
 from tests.e2e.kit import SERVE
 
@@ -73,7 +73,7 @@ async def clock_jumps(house: House) -> None:
     shift.write_bytes(struct.pack("<q", 0))
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", shim, folder / "shim.cpp", "-ldl"], check=True)
     environment = {**os.environ, "LD_PRELOAD": str(shim), "CLOCK_SHIFT": str(shift)}
-    with house.another(environment=environment):
+    with house.another(*SMALL, environment=environment):
         wishes = mixed(4 if house.quick else 12, 31, (60, 90))
         twins = await house.twins(wishes)
         await house.settle()
@@ -108,9 +108,9 @@ async def full_disk(house: House) -> None:
             "XDG_CACHE_HOME": str(disk / "cache"),
         }
         model = house.model if house.tiny else pull(EMBEDDED).root  # its own cache is elsewhere
-        with house.another(environment=environment, folder=disk, model=model):
+        with house.another(*SMALL, environment=environment, folder=disk, model=model):
             await on_full(house, disk, "kill -9 on a full disk")
-    with house.another(command=IN_SMALL_MEMORY):
+    with house.another(*SMALL, command=IN_SMALL_MEMORY):
         folder = footprint.folder_of(house.server)
         assert str(folder).startswith(f"/proc/{house.server.process.pid}/root/dev/shm/"), folder
         await on_full(house, folder.parent, "kill -9 while the private folder is full")
@@ -172,7 +172,7 @@ def small_disk() -> Iterator[Path]:
 
 @scene("a log that takes nothing (/dev/full)", own_server=True)
 async def full_log(house: House) -> None:
-    with house.another(log_to="/dev/full", port=free_port()):
+    with house.another(*SMALL, log_to="/dev/full", port=free_port()):
         wishes = mixed(6, 35, (60, 90))
         twins = await house.twins(wishes)
         await house.settle()
