@@ -2,6 +2,7 @@
 # make bench   load it and print a table                 make lint    ruff and mypy
 # make chaos   break a server in every way we know       make clean   remove what these made
 # make soak    half an hour at twice its capacity        make fuzz-http   every route, whatever is sent to it
+# make timing  whether one key can tell by the time what another has sent
 # make conformance   thousands of requests from OpenAI's schema
 # make fuzz    random texts over every family of dialects
 # make tool-calls   a hundred random tools, called by real models
@@ -13,7 +14,7 @@ MODEL  ?= smollm2-135m-instruct
 PORT   ?= 30000
 NATIVE := $(wildcard radixmill/device/kernels/cpu/csrc/*) CMakeLists.txt pyproject.toml
 
-.PHONY: serve test lint fast bench chaos soak conformance fuzz fuzz-http tool-calls clean install
+.PHONY: serve test lint fast bench chaos soak timing conformance fuzz fuzz-http tool-calls clean install
 
 serve: $(VENV)/.installed
 	@$(BIN)/radixmill serve $(MODEL) --port $(PORT)
@@ -52,7 +53,10 @@ chaos: $(VENV)/.tested
 	$(BIN)/python -m tests.chaos $(ARGS)
 
 soak: $(VENV)/.tested
-	$(BIN)/python -m tests.chaos.soak --minutes 30 $(ARGS)
+	$(BIN)/python -m tests.chaos.soak --minutes 30 --plot docs/soak.png $(ARGS)
+
+timing: $(VENV)/.tested
+	$(BIN)/python -m tests.chaos.timing --pairs 200 $(ARGS)
 
 fuzz-http: $(VENV)/.tested
 	$(BIN)/python -m tests.chaos.fuzz --minutes 10 $(ARGS)

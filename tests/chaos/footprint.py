@@ -33,6 +33,7 @@ class Footprint:
     zombies: int
     asked: int  # sequences and questions that fronts wait for
     state: dict[str, Any]  # of the engine, by its own account
+    files: int  # in the private folder
 
     @property
     def idle(self) -> bool:
@@ -81,11 +82,16 @@ def zombies(pid: int) -> int:
 
 
 def folder_of(server: Server) -> Path:
-    """The server's private folder, by what its supervisor has mapped."""
-    maps = Path(f"/proc/{server.process.pid}/maps").read_text()
-    hits = re.findall(r"(/\S+)/[\w.-]+\.pulse", maps)
-    assert hits, "the supervisor has mapped no pulse"
-    return Path(hits[0])
+    """The private folder in which a server makes files now, by the newest page that its supervisor has mapped."""
+    pages = mapped(server.process.pid, r"[\w.-]+\.pulse")
+    assert pages, "the supervisor has mapped no pulse"
+    return max(pages, key=lambda path: path.stat().st_mtime if path.exists() else 0.0).parent
+
+
+def mapped(pid: int, name: str) -> list[Path]:
+    """Files of such a name that a process has mapped, as seen from here: it may have a /dev/shm of its own."""
+    found = re.findall(rf"(/\S+/{name})$", Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE)
+    return [Path(f"/proc/{pid}/root{path}") for path in dict.fromkeys(found)]
 
 
 def asked(server: Server) -> int:
@@ -93,8 +99,7 @@ def asked(server: Server) -> int:
     count = 0
     for pid in server.pids("front"):
         with contextlib.suppress(OSError, IndexError):
-            path = re.findall(r"/\S+/front-\d+\.pulse", Path(f"/proc/{pid}/maps").read_text())[0]
-            pulse = FrontPulse(Path(path))
+            pulse = FrontPulse(mapped(pid, r"front-\d+\.pulse")[0])
             count += pulse.asked
             pulse.close()
     return count
@@ -106,7 +111,8 @@ def look(server: Server) -> Footprint:
     with contextlib.suppress(Exception):
         state = server.client.get(f"{server.url}/server_info", headers=KEY).json()["internal_states"][0]
     found = [each for pid in pids if (each := process(pid))]
-    return Footprint(tuple(found), zombies(server.process.pid), asked(server), state)
+    files = sum(1 for _ in folder_of(server).iterdir())
+    return Footprint(tuple(found), zombies(server.process.pid), asked(server), state, files)
 
 
 KEY: dict[str, str] = {}  # headers of an admin, where the server wants them
@@ -122,8 +128,9 @@ def settled(server: Server, patience: float = 30.0) -> Footprint:
         time.sleep(0.1)
 
 
-def leaks(before: Footprint, after: Footprint) -> list[str]:
-    """What is held that was not held before, each in a line."""
+def leaks(before: Footprint, after: Footprint, *, filled: bool = True) -> list[str]:
+    """What is held that was not held before, each in a line. `filled`: every page of the pool had been used both times;
+    where not, the engine's memory tells nothing."""
     found = []
     state = after.state
     if not state:
@@ -134,29 +141,41 @@ def leaks(before: Footprint, after: Footprint) -> list[str]:
         found.append(f"sequences: {after.asked} asked, {state.get('running')} running, {state.get('waiting')} waiting")
     if after.zombies:
         found.append(f"{after.zombies} zombies")
-    return found + _of_processes(before, after)
+    if after.files > before.files:
+        found.append(f"{after.files - before.files} files in the private folder")
+    return found + _of_processes(before, after, filled)
 
 
-def _of_processes(before: Footprint, after: Footprint) -> list[str]:
-    """Those that are still the same, against what they held before."""
+def _of_processes(before: Footprint, after: Footprint, filled: bool) -> list[str]:
+    """Each against the one that played its role before, be it itself or one that it took over from."""
     found = []
-    had = {each.pid: each for each in before.processes}
-    roles = [[each.role for each in print.processes if each.role != "grammar"] for print in (before, after)]
-    if sorted(roles[0]) != sorted(roles[1]):
+    had, have = by_role(before), by_role(after)
+    new_builder = len(have.pop("grammar", ())) > len(had.pop("grammar", ()))
+    if (roles := [{role: len(each) for role, each in both.items()} for both in (had, have)])[0] != roles[1]:
         found.append(f"processes: {roles[1]} instead of {roles[0]}")
-    builders = sum(
-        (each.role == "grammar") * sign for print, sign in ((before, -1), (after, 1)) for each in print.processes
-    )
-    for now in after.processes:
-        helpers = max(builders, 0) if now.role == "engine" else 0  # it keeps a line to each builder of grammars it has
-        if then := had.get(now.pid):
-            name = f"{now.role} {now.pid}"
-            if now.sockets > then.sockets + helpers:
-                found.append(f"{name}: {now.sockets - then.sockets} sockets")
-            if now.files > then.files + 2 * helpers:
-                found.append(f"{name}: {now.files - then.files} descriptors")
-            if now.threads > then.threads + 1:
-                found.append(f"{name}: {now.threads - then.threads} threads")
-            if now.resident > then.resident * (1 + GROWTH) + GROWTH_BYTES:
-                found.append(f"{name}: {(now.resident - then.resident) >> 20} MiB of memory")
+    for role, now in have.items():
+        line = 1 if new_builder and role == "engine" else 0  # its end of the line to the builder it has by now
+        for then, it in zip(had.get(role, ()), now, strict=False):
+            found += [f"{role} {it.pid}: {what}" for what in _grown(then, it, line)]
+            if (filled or role != "engine") and it.resident > then.resident * (1 + GROWTH) + GROWTH_BYTES:
+                found.append(f"{role} {it.pid}: {(it.resident - then.resident) >> 20} MiB of memory")
+    return found
+
+
+def _grown(then: Process, now: Process, line: int) -> list[str]:
+    found = []
+    if now.sockets > then.sockets + line:
+        found.append(f"{now.sockets - then.sockets} sockets")
+    if now.files > then.files + line:
+        found.append(f"{now.files - then.files} descriptors")
+    if now.threads > then.threads + 1:
+        found.append(f"{now.threads - then.threads} threads")
+    return found
+
+
+def by_role(footprint: Footprint) -> dict[str, list[Process]]:
+    """Those of one role by what they hold, so that they can be compared when all are others."""
+    found: dict[str, list[Process]] = {}
+    for each in sorted(footprint.processes, key=lambda each: each.resident):
+        found.setdefault(each.role, []).append(each)
     return found

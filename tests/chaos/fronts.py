@@ -9,13 +9,12 @@ import re
 import signal
 from pathlib import Path
 
-from tests.chaos import footprint
 from tests.chaos.fold import Fold
-from tests.chaos.kit import House, Live, scene
+from tests.chaos.kit import SMALL, House, Live, scene
 from tests.chaos.mix import Wish, mixed
 
 
-@scene("two fronts, one killed", "--fronts", "2")
+@scene("two fronts, one killed", "--fronts", "2", *SMALL)
 async def two_fronts(house: House) -> None:
     count = 8 if house.quick else 24
     wishes = mixed(count, seed=house.rng.randrange(1 << 30), tokens=(150, 200))
@@ -39,7 +38,8 @@ async def two_fronts(house: House) -> None:
         lives = await running
         judge(house, lives, open_then, owners, victim)
         await house.until(lambda victim=victim: len(set(house.server.pids("front")) - {victim}) == 2)
-        await house.until(lambda: footprint.look(house.server).idle and ready(house), 60, 0.1)
+        await house.wait_ready()  # both: a front that has just started takes connections, and says that it loads
+        await house.seen_idle(60.0)
     if house.engine() != engine:
         house.figures.wrong.append("a front's death took the engine with it")
 
@@ -57,12 +57,6 @@ def judge(house: House, lives: list[Live], open_then: list[Live], owners: dict[i
             house.figures.faults["connections of a front that died"] += 1
         else:
             house.judge([live])
-
-
-def ready(house: House) -> bool:
-    with contextlib.suppress(Exception):
-        return house.server.client.get(f"{house.server.url}/ready").status_code == 200
-    return False
 
 
 def owners_of(house: House) -> dict[int, int]:

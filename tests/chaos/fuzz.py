@@ -27,6 +27,7 @@ from tests.chaos.figures import Figures
 from tests.chaos.kit import EMBEDDED, SMALL, House
 from tests.e2e.kit import tiny_model
 
+METHODS = ("GET", "POST", "DELETE", "PATCH")
 CAPS = {"max_tokens": 4, "max_completion_tokens": 4, "max_output_tokens": 4, "n": 2, "best_of": 2}
 
 
@@ -70,6 +71,7 @@ def _cases(operation: Any, mode: Any, until: float, seed: int, tally: Counter[st
                     if isinstance(case.body.get(name), int) and case.body[name] > cap
                 },
             }
+            case.body = hostile.tame(operation.path, case.body)
         answer = case.call(timeout=60)
         tally[f"{operation.method.upper()} {operation.path}"] += 1
         if answer.status_code >= 500 and answer.status_code != 503:
@@ -87,9 +89,10 @@ def _cases(operation: Any, mode: Any, until: float, seed: int, tally: Counter[st
 async def fuzz(house: House, seconds: float, tally: Counter[str]) -> None:
     """Half of the time each. Wrongs and leaks go to the house's figures."""
     await house.wait_ready()
-    steady = Steady(house, 3)
+    steady = Steady(house)  # with grammars: there is a builder before we look what is held
+    routes = await hostile.routes_of(house)
     await asyncio.to_thread(from_description, house.server.url, min(10.0, seconds / 4), 1, Counter())  # warms up
-    await hostile.storm(house, [hostile.hostile(house.rng) for _ in range(200)], house.address)
+    await hostile.storm(house, [hostile.hostile(house.rng, routes) for _ in range(200)], house.address)
     await steady.prepare()
     before = [house.engine(), *house.server.pids("front")]
     async with steady.going_on():
@@ -98,11 +101,30 @@ async def fuzz(house: House, seconds: float, tally: Counter[str]) -> None:
         )
         until = time.monotonic() + seconds / 2
         while time.monotonic() < until:
-            await hostile.storm(house, [hostile.hostile(house.rng) for _ in range(100)], house.address)
-            tally["raw"] += 100
+            ids = await kept(house)
+            requests = [hostile.hostile(house.rng, routes, ids) for _ in range(100)]
+            requests += [hostile.on_route(house.rng, routes, ids) for _ in range(100)]
+            methods = [each.split(b" ", 1)[0].decode("latin-1") for each in requests]
+            tally.update(f"raw {method if method in METHODS else '(broken)'}" for method in methods)
+            await hostile.storm(house, requests, house.address)
     if (after := [house.engine(), *house.server.pids("front")]) != before:
         house.figures.wrong.append(f"something died: {before} → {after}")
     await house.check_leaks()
+
+
+async def kept(house: House) -> list[str]:
+    """Ids of a completion and of a response that the server keeps."""
+    found = []
+    for path, body in (
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "max_tokens": 2, "store": True}),
+        ("/v1/responses", {"input": "x", "max_output_tokens": 16, "store": True}),
+    ):
+        status, answer = await house.ask("POST", path, {"model": "default", **body})
+        if status == 200:
+            found.append(answer["id"])
+        else:
+            house.figures.wrong.append(f"{path} said {status}: {answer}")
+    return found
 
 
 async def run(model: str | Path, folder: Path, seconds: float, seed: int) -> tuple[Figures, Counter[str]]:

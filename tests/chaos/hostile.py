@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import json
 import random
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from radixmill.core.messages import Control, Deltas
 from radixmill.link.codec import frame
@@ -18,15 +21,17 @@ from tests.chaos.clients import Steady
 from tests.chaos.kit import SMALL, House, scene
 from tests.chaos.mix import mixed
 
-GET = ("/v1/models", "/health", "/live", "/ready", "/version", "/server_info", "/model_info", "/v1/responses/resp_x")
-POST = (
-    "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/generate",
-    "/tokenize", "/detokenize", "/separate_reasoning", "/parse_function_call", "/flush_cache", "/abort_request",
-)  # fmt: skip
 ODD: tuple[Any, ...] = (
     None, True, -1, 0, 1e308, -1e400, 2**63, "", "x", "\x00", "\ud800", [], {}, [[]], {"": None}, "9" * 400, [None] * 50,
     [[[[[[[[[]]]]]]]]], float("nan"), "<|im_start|>", {"$ref": "#"}, "a" * 20_000,
 )  # fmt: skip
+NAMES = ("x", "resp_x", "chatcmpl-x", "\x00", "..", "a/b", "\U0001f4a5", "a" * 3000, "", "{}", "%")
+# What an order must say that it comes to nothing: the name of a model that nobody has, of a request that nobody has sent.
+ORDERS: dict[str, dict[str, Any]] = {
+    "/admin/reload": {"model": "nobody-has-this"},
+    "/update_weights_from_disk": {"model_path": "nobody-has-this"},
+    "/abort_request": {"rid": "nobody-has-sent-this", "abort_all": False},
+}
 
 
 @scene("garbage on the internal socket", *SMALL)
@@ -82,12 +87,13 @@ def flipped(data: bytes, rng: random.Random) -> bytes:
 async def malformed(house: House) -> None:
     steady = Steady(house)
     rng, address = house.rng, house.address
-    await storm(house, [hostile(rng) for _ in range(300)], address)
+    routes = await routes_of(house)
+    await storm(house, [hostile(rng, routes) for _ in range(300)], address)
     house.figures.faults.clear()
     await steady.prepare()
     before = [house.engine(), *house.server.pids("front")]
     async with steady.going_on():
-        await storm(house, [hostile(rng) for _ in range(500 if house.quick else 10_000)], address)
+        await storm(house, [hostile(rng, routes) for _ in range(500 if house.quick else 10_000)], address)
     if (after := [house.engine(), *house.server.pids("front")]) != before:
         house.figures.wrong.append(f"malformed requests killed something: {before} → {after}")
 
@@ -121,14 +127,64 @@ async def outcome(address: wire.Address, data: bytes, patience: float = 20.0) ->
     return 0
 
 
-def hostile(rng: random.Random) -> bytes:
+@dataclass(frozen=True)
+class Route:
+    """As the server describes it."""
+
+    method: str
+    path: str  # with names in braces
+    fields: tuple[str, ...]  # of its body
+
+
+async def routes_of(house: House) -> list[Route]:
+    """Every route and method, by the server's own description."""
+    _, description = await house.ask("GET", "/openapi.json")
+    found = []
+    for path, operations in description["paths"].items():
+        for method, operation in operations.items():
+            found.append(Route(method.upper(), path, tuple(fields_of(description, operation))))
+    return found
+
+
+def fields_of(description: dict[str, Any], operation: dict[str, Any]) -> list[str]:
+    """Names that the body of an operation may have; none: it has no body, or not an object."""
+    content = operation.get("requestBody", {}).get("content", {})
+    schema = content.get("application/json", {}).get("schema", {})
+    if "$ref" in schema:
+        schema = description["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
+    return list(schema.get("properties", ()))
+
+
+def on_route(rng: random.Random, routes: Sequence[Route], ids: Sequence[str] = ()) -> bytes:
+    """Odd things to one of all routes. `ids`: of things that the server keeps."""
+    route = rng.choice(routes)
+    path = re.sub(r"\{\w+\}", lambda _: quote(rng.choice([*ids, *ids, *NAMES]), safe=""), route.path)
+    if rng.random() < 0.2:
+        path += f"?{quote(rng.choice(NAMES))}={quote(rng.choice(NAMES))}&limit={quote(str(rng.choice(ODD))[:20], errors='replace')}"
+    if route.method == "GET" and rng.random() < 0.8:
+        return wire.message("GET", path)
+    body = rng.choice(ODD)
+    if route.fields and rng.random() < 0.7:
+        body = {name: rng.choice(ODD) for name in rng.sample(route.fields, rng.randint(1, min(4, len(route.fields))))}
+    return wire.message(route.method, path, tame(route.path, body))
+
+
+def tame(path: str, body: Any) -> Any:
+    """Orders that would be obeyed are given such that nothing comes of them: reloads without end, others' requests aborted."""
+    given = {} if body is None else body
+    if path in ORDERS and isinstance(given, dict):
+        return {**given, **ORDERS[path]}
+    return body
+
+
+def hostile(rng: random.Random, routes: Sequence[Route], ids: Sequence[str] = ()) -> bytes:
     """A request with something wrong in its body, its head or its bytes."""
     roll = rng.random()
-    if roll < 0.6:
+    if roll < 0.5:
         (wish,) = mixed(15, rng.randrange(1 << 30), (1, 4))[rng.randrange(15) :][:1]
         return wire.message("POST", wish.route, mutated({**wish.body, "stream": rng.random() < 0.3}, rng))
     if roll < 0.75:
-        return wire.message("POST", rng.choice(POST), rng.choice(ODD))
+        return on_route(rng, routes, ids)
     if roll < 0.9:
         wish = rng.choice(mixed(15, rng.randrange(1 << 30), (1, 4)))
         data = wire.message("POST", wish.route, {**wish.body, "stream": False})
@@ -164,8 +220,8 @@ RAW = (
     lambda rng: b"GET /health HTTP/1.1\r\n" + b"X-A: b\r\n" * rng.randint(1, 5000) + b"\r\n",
     lambda rng: b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"a" * rng.randint(1, 300_000) + b"\r\n\r\n",
     lambda rng: b"GET /health HTTP/1.1\r\nHost: x\r\nBad Header\x00: y\r\n\r\n",
-    lambda rng: b"GET " + rng.choice(GET).encode() + b"%00%ff/../.. HTTP/1.1\r\nHost: x\r\n\r\n",
-    lambda rng: b"PATCH " + rng.choice(GET + POST).encode() + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    lambda rng: b"GET /v1/models%00%ff/../.. HTTP/1.1\r\nHost: x\r\n\r\n",
+    lambda rng: b"PATCH /v1/completions HTTP/1.1\r\nHost: x\r\n\r\n",
     lambda rng: b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + rng.randbytes(200),
     lambda rng: b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     lambda rng: b"GET /health HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",

@@ -3,30 +3,50 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 from typing import Any
 
-from tests.chaos.kit import House, Live, scene
+from tests.chaos import footprint
+from tests.chaos.fold import Fold
+from tests.chaos.kit import NOTICE, SMALL, Death, House, Live, scene
 from tests.chaos.mix import CHAT, TEXT, Wish, chat, mixed, text
 
 STREAMS = 64
+TRIES = 20  # streams until one has come to its client token by token, where it matters
+IN_FLIGHT = 0.2  # seconds that what a dead engine said may take to its client
 
 
-@scene("a kill at every token index of a stream")
+@scene("a kill at every token index of a stream", *SMALL)
 async def every_index(house: House) -> None:
-    (wish,) = (each for each in mixed(15, seed=5, tokens=(150, 150)) if each.kind == "chat")
+    length = 12 if house.quick else 64
+    (wish,) = (each for each in mixed(15, seed=5, tokens=(length, length)) if each.kind == "chat")
+    if house.tiny:  # whose tokens are bytes: parts of a character come together, so let there be none
+        wish.body["logit_bias"] = {str(token): -100 for token in range(94, 300)}
     (twin,) = await house.twins([wish])
+    assert twin.tokens == length
     await house.settle()
-    for index in range(1, 10 if house.quick else 65):
-        deaths = len(house.deaths)
+    for index in range(1, length + 1):
+        for _ in range(TRIES):
+            if await killed_at(house, wish, twin, index):
+                break
+        else:
+            house.figures.wrong.append(f"no chunk ended with token {index}")
 
-        def at_index(live: Live, index: int = index, deaths: int = deaths) -> None:
-            if len(house.deaths) == deaths and live.fold.tokens >= index:
-                house.kill("kill -9 at a token index")
 
-        live = await house.run(wish, twin, at_index)
-        await house.recovered()
-        house.judge([live])
+async def killed_at(house: House, wish: Wish, twin: Fold, index: int) -> bool:
+    """Kill as soon as the client has so many tokens; whether it ever had just so many, for a chunk may bring several."""
+    deaths = len(house.deaths)
+
+    def at_index(live: Live) -> None:
+        if len(house.deaths) == deaths and live.fold.tokens == index:
+            house.kill("kill -9 at a token index")
+
+    live = await house.run(wish, twin, at_index)
+    await house.recovered()
+    house.judge([live])
+    return len(house.deaths) > deaths
 
 
 @scene("kills at random under 64 mixed streams")
@@ -54,7 +74,7 @@ def progress(house: House) -> int:
     return sum(len(live.fold.times) for live in house.live)
 
 
-@scene("killed while a long prompt is in chunked prefill")
+@scene("killed while a long prompt is in chunked prefill", *SMALL)
 async def in_prefill(house: House) -> None:
     tokens = 2500 if house.tiny or house.quick else 6000
     wishes = [
@@ -64,84 +84,127 @@ async def in_prefill(house: House) -> None:
     twins = await house.twins(wishes)
     await house.settle()
     for wish, twin in zip(wishes, twins, strict=True):
-        for share in (0.5,) if house.quick else (0.1, 0.4, 0.7, 0.95):
-            await house.ask("POST", "/flush_cache")
-            running = asyncio.create_task(house.run(wish, twin))
-            await asyncio.sleep(share * twin.prompt_tokens / house.rate)
-            house.kill("kill -9 in a long prefill")
-            live = await running
-            await house.recovered()
-            house.judge([live])
+        for share in (0.4,) if house.quick else (0.1, 0.4, 0.7, 0.9):
+            while not await prefill_killed(house, wish, twin, share):
+                share *= 0.7  # it was too late
 
 
-@scene("killed while a grammar compiles")
+async def prefill_killed(house: House, wish: Wish, twin: Fold, share: float) -> bool:
+    """Kill once so much of the prefill should have been done; whether it was under way: a chunk done, others not."""
+    await house.ask("POST", "/flush_cache")
+    with house.pulse() as page:
+        before = page.steps
+        running = asyncio.create_task(house.run(wish, twin))
+        await house.until(lambda: page.steps > before)
+        await asyncio.sleep(share * twin.prompt_tokens / house.rate)
+        (live,) = house.live or (None,)
+        caught = live is not None and not live.fold.times and page.running == 1 and bool(page.flying())
+    if caught:
+        assert house.kill("kill -9 in a long prefill")
+    live = await running
+    await house.recovered()
+    house.judge([live])
+    return caught
+
+
+@scene("killed while a grammar compiles", *SMALL)
 async def in_grammar(house: House) -> None:
     for _ in range(2 if house.quick else 6):
         wish = Wish("new grammar", CHAT, {**chat(house.rng, 40, temperature=1.0), **big_schema(house.rng)})
-        steady = mixed(4, house.rng.randrange(1 << 30), (80, 120))
+        steady = mixed(4, house.rng.randrange(1 << 30), (80, 120))  # one has a grammar: there is a builder
         twins = await house.twins(steady)
-        await house.settle()
+        if house.before is None:
+            await house.settle()
+        builders = [each.pid for each in footprint.look(house.server).processes if each.role == "grammar"]
+        assert builders, "nobody builds grammars"
+        for pid in builders:
+            os.kill(pid, signal.SIGSTOP)  # what is asked for is not built before the kill
         others = asyncio.gather(*(house.run(each, twin) for each, twin in zip(steady, twins, strict=True)))
         running = asyncio.create_task(house.run(wish))
+        if not await house.until(lambda: footprint.look(house.server).state.get("building"), pause=0.05):
+            house.figures.wrong.append("no grammar was being built")
         await asyncio.sleep(house.rng.uniform(0.02, 0.4))
-        house.kill("kill -9 while a grammar compiles")
+        assert house.kill("kill -9 while a grammar compiles")
         live, lives = await running, await others
         await house.recovered()
         (live.twin,) = await house.twins([wish])  # taken after: a grammar is new but once
         house.judge([live, *lives])
 
 
-@scene("killed while an earlier recovery is under way")
+MOMENTS = ("loading", "just ready", "mid-resubmission")
+
+
+@scene("killed while an earlier recovery is under way", *SMALL)
 async def in_recovery(house: House) -> None:
     count = 4 if house.quick else 24
     wishes = mixed(count, seed=house.rng.randrange(1 << 30), tokens=(80, 160))
     twins = await house.twins(wishes)
     await house.settle()
-    for when in ("loading", "just ready", "mid-resubmission") * (1 if house.quick else 4):
+    for when in MOMENTS * (1 if house.quick else 4):
         running = asyncio.gather(*(house.run(wish, twin) for wish, twin in zip(wishes, twins, strict=True)))
         await house.until(lambda: sum(bool(live.fold.times) for live in house.live) >= count // 2, 120)
         first = house.kill("kill -9")
         assert first is not None
-        old = progress(house)
-        if when == "loading":
-            await house.until(lambda: house.engine() is not None)
-            await asyncio.sleep(house.rng.uniform(0.0, 0.5))
-        else:
-            await house.until(lambda death=first: house.took_over(death))
-            if when == "mid-resubmission":
-                await asyncio.sleep(house.rng.uniform(0.0, 0.3))
-        house.kill(f"kill -9 in a recovery: {when}")
+        await house.until(lambda death=first, when=when: moment(house, death) == when)
+        found, old = moment(house, first), progress(house)
+        second = house.kill(f"kill -9 in a recovery: {when}")
+        if found != when or second is None or second.pid == first.pid:
+            house.figures.wrong.append(f"the second kill came when the engine was {found}, not {when}")
         await house.until(lambda old=old, running=running: progress(house) > old or running.done(), 120)
         lives = await running
         await house.recovered()
         house.judge(lives)
 
 
+def moment(house: House, death: Death) -> str:
+    """Where the recovery from a death stands."""
+    if house.engine() in (None, death.pid):
+        return "dead"
+    if not house.took_over(death):
+        return "loading"
+    if any(live.fold.times and live.fold.times[-1] > death.at + IN_FLIGHT for live in house.live):
+        return "going on"
+    with house.pulse() as page:
+        return "mid-resubmission" if page.running + page.waiting or page.flying() else "just ready"
+
+
 PATIENCE = 2.0  # seconds, of the stall watch in the scene below
 
 
-@scene("SIGSTOP, shorter and longer than the stall timeout", "--stall-timeout", str(PATIENCE))
+@scene("SIGSTOP, shorter and longer than the stall timeout", "--stall-timeout", str(PATIENCE), *SMALL)
 async def stopped(house: House) -> None:
     wishes = mixed(4 if house.quick else 12, seed=house.rng.randrange(1 << 30), tokens=(150, 200))
     twins = await house.twins(wishes)
     await house.settle()
-    for seconds in (PATIENCE / 4, None) * (1 if house.quick else 4):
+    for short in (True, False) * (1 if house.quick else 4):
         before = house.engine()
         running = asyncio.gather(*(house.run(wish, twin) for wish, twin in zip(wishes, twins, strict=True)))
         await house.until(lambda: progress(house) > 20, 60)
-        await house.stop(seconds)
-        lives = await running
+        if short:
+            await house.pause(PATIENCE / 4)
+        else:
+            death = house.stop(PATIENCE)
+        house.judge(await running)
         await house.recovered()
-        house.judge(lives)
-        if (house.engine() == before) != (seconds is not None):
-            house.figures.wrong.append(f"stopped for {seconds or 'ever'}: engine {before} → {house.engine()}")
-    idle = house.engine()
-    await house.stop(None, wait=False)  # one that is stopped while idle is found when it is needed
-    live = await house.run(wishes[0], twins[0])
+        if short and house.engine() != before:
+            house.figures.wrong.append(f"an engine that was stopped for {PATIENCE / 4:g} s was replaced")
+        elif not short:
+            noticed(house, death)
+    death = house.stop(PATIENCE)  # one that is stopped while idle is found when it is needed
+    house.judge([await house.run(wishes[0], twins[0])])
     await house.recovered()
-    house.judge([live])
-    if house.engine() == idle:
-        house.figures.wrong.append("an engine that was stopped while idle was let be")
+    noticed(house, death)
+
+
+def noticed(house: House, death: Death) -> None:
+    """/ready must have said in time that the engine stood still, or that it was being replaced, whichever was seen first."""
+    if death.ready is None:
+        house.figures.wrong.append("a stopped engine was not replaced")
+        os.kill(death.pid, signal.SIGCONT)
+    state, after = min(death.said.items(), key=lambda said: (said[0] == "ready", said[1]), default=("nothing", 0.0))
+    house.figures.notes.append(f"/ready said {state!r} {after:.2f} s after a stop")
+    if state not in ("stalled", "restarting") or after > PATIENCE + NOTICE:
+        house.figures.wrong.append(f"/ready said {state!r} only {after:.2f} s after a stop")
 
 
 def big_schema(rng: random.Random) -> dict[str, Any]:

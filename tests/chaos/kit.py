@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from radixmill.observe.pulse import EnginePulse
 from tests.chaos import footprint, wire
-from tests.chaos.figures import Figures, Gap
+from tests.chaos.figures import SPARE, Figures, Gap
 from tests.chaos.fold import Fold
 from tests.chaos.mix import TEMPLATE, TEXT, Wish, prompt_of
 from tests.e2e.kit import Server, serving
@@ -33,6 +34,7 @@ class Live:
     wish: Wish
     fold: Fold = field(default_factory=Fold)
     twin: Fold | None = None
+    asked: float = 0.0  # when it was sent, by the monotonic clock
     accepted: bool = False
     port: int = 0  # of its connection, on our side
     broke: str = ""  # how its connection ended, if not as it should
@@ -40,8 +42,11 @@ class Live:
     @property
     def context(self) -> int:
         """Tokens that a new engine has to compute again for it."""
-        prompt = self.twin.prompt_tokens if self.twin else self.fold.prompt
-        return prompt + (0 if self.fold.done else self.fold.tokens)
+        return 0 if self.fold.done else self.prompt + self.fold.tokens
+
+    @property
+    def prompt(self) -> int:
+        return self.twin.prompt_tokens if self.twin else self.fold.prompt
 
     @property
     def over(self) -> bool:
@@ -50,12 +55,16 @@ class Live:
 
 @dataclass(eq=False)
 class Death:
-    """An engine that was killed. `ready`: when another served, if that was before the next death."""
+    """An engine that was killed, or stopped. `ready`: when another served, if that was before the next death."""
 
+    pid: int
     at: float
-    recompute: int  # tokens
+    recompute: int  # tokens of all live requests: they share the engine, and none goes on much before the others
     log: int  # bytes that the log had
+    stood: float = 0.0  # seconds that one which was stopped may stand still before it is killed
+    gone: float = 0.0  # when it had died
     ready: float | None = None
+    said: dict[str, float] = field(default_factory=dict)  # by /ready: each state, and after how many seconds first
 
 
 @dataclass(eq=False)
@@ -67,6 +76,8 @@ class House:
     figures: Figures
     rng: random.Random
     quick: bool = False
+    small: bool = False  # the pool of the server
+    filled: bool = False  # every page of it has been used
     server: Server = field(init=False)
     rate: float = 1000.0  # tokens per second of prefill
     live: list[Live] = field(default_factory=list)
@@ -82,6 +93,7 @@ class House:
     def another(self, *flags: str, **more: Any) -> Iterator[None]:
         """A server to be attacked, while the context lasts."""
         folder, model = more.pop("folder", self.folder), more.pop("model", self.model)
+        self.small, self.filled = set(SMALL) <= set(flags), False
         with start(model, folder, *flags, **more) as self.server:
             yield
         text = self.server.log.read_text(errors="replace")
@@ -119,6 +131,7 @@ class House:
         try:
             live.port = writer.get_extra_info("sockname")[1]
             writer.write(wire.message("POST", wish.route, wish.body))
+            live.asked = time.monotonic()
             live.accepted = True  # held; a refusal takes it back
             answer = await wire.read_head(reader, writer)
             fold.status = answer.status
@@ -166,14 +179,7 @@ class House:
 
     def _gaps(self, live: Live) -> list[Gap]:
         """The pauses of a stream in which engines died."""
-        found = []
-        times = live.fold.times
-        for start, end in itertools.pairwise(times):
-            within = [death for death in self.deaths if start < (death.ready or death.at) < end]
-            if within:
-                work = sum(death.recompute for death in within) / self.rate
-                found.append(Gap(end - start, work, len(within), live.wish.kind))
-        return found
+        return pauses(live, self.deaths, self.rate) if live.wish.streamed else []
 
     async def wait_ready(self, patience: float = 60.0) -> None:
         """Until /ready has said 200 often enough that every front must have said it."""
@@ -184,8 +190,9 @@ class House:
                 row = row + 1 if status == 200 else 0
             await asyncio.sleep(0.02)
 
-    async def fill(self) -> None:
-        """Use every page of the pool once: memory that is taken when it is first written must not look like a leak."""
+    async def fill(self) -> bool:
+        """Use every page of the pool once: memory that is taken when it is first written must not look like a leak.
+        Whether that has come to pass."""
         state = footprint.look(self.server).state
         tokens = min(state["pages_total"] * 64 // 4, 3000)
         for _ in range(50):
@@ -193,8 +200,10 @@ class House:
             await asyncio.gather(*(self.ask("POST", TEXT, body) for body in bodies))
             state = footprint.look(self.server).state
             if state["pages_free"] * 16 < state["pages_total"]:
-                return
+                self.filled = True
+                return True
         self.figures.notes.append("the pool was not filled")
+        return False
 
     async def measure_rate(self, tokens: int = 1000) -> None:
         """Tokens per second of prefill, by prompts that nobody has sent."""
@@ -209,6 +218,16 @@ class House:
 
     # --- deaths
 
+    @contextlib.contextmanager
+    def pulse(self) -> Iterator[EnginePulse]:
+        """The newest engine's page."""
+        paths = footprint.folder_of(self.server).glob("engine-*.pulse")
+        page = EnginePulse(max(paths, key=lambda path: int(path.name.split(".")[1])), read_only=True)
+        try:
+            yield page
+        finally:
+            page.close()
+
     def engine(self) -> int | None:
         """The engine's process id, if it lives."""
         return next((pid for pid in self.server.pids("engine") if footprint.process(pid)), None)
@@ -217,30 +236,40 @@ class House:
         """SIGKILL to the engine; None: there was none. `watch`: how long it takes until another serves."""
         if (pid := self.engine()) is None:
             return None
-        work = sum(live.context for live in self.live if live.accepted)
-        death = Death(time.monotonic(), work, self.server.log.stat().st_size)
+        death = self._death(pid)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+        death.gone = death.at
         self.figures.faults[name] += 1
         self.deaths.append(death)
         if watch:  # by the log, which some servers have none of
             self._watches.append(asyncio.create_task(self.revived(death)))
         return death
 
-    async def stop(self, seconds: float | None, *, wait: bool = True) -> None:
-        """SIGSTOP to the engine for so long; None: until it is replaced, which `wait` waits for."""
+    def _death(self, pid: int) -> Death:
+        work = sum(live.context for live in self.live if live.accepted)
+        return Death(pid, time.monotonic(), work, self.server.log.stat().st_size)
+
+    async def pause(self, seconds: float) -> None:
+        """SIGSTOP to the engine for so long, which is too short for anybody to mind."""
         pid = self.engine()
         assert pid is not None
-        work = sum(live.context for live in self.live if live.accepted)
-        death = Death(time.monotonic(), work, self.server.log.stat().st_size)
         os.kill(pid, signal.SIGSTOP)
-        self.figures.faults["SIGSTOP" if seconds is None else "SIGSTOP, short"] += 1
-        if seconds is not None:
-            await asyncio.sleep(seconds)
-            os.kill(pid, signal.SIGCONT)
-        elif wait and not await self.until(lambda: self.took_over(death)):
-            self.figures.wrong.append("a stopped engine was not replaced")
-            os.kill(pid, signal.SIGCONT)
+        self.figures.faults["SIGSTOP, short"] += 1
+        await asyncio.sleep(seconds)
+        os.kill(pid, signal.SIGCONT)
+
+    def stop(self, stood: float) -> Death:
+        """SIGSTOP to the engine for ever: it has to be replaced once it has stood still for `stood` seconds with work."""
+        pid = self.engine()
+        assert pid is not None
+        death = self._death(pid)
+        death.stood = stood
+        os.kill(pid, signal.SIGSTOP)
+        self.figures.faults["SIGSTOP"] += 1
+        self.deaths.append(death)
+        self._watches.append(asyncio.create_task(self.revived(death)))
+        return death
 
     def took_over(self, death: Death) -> bool:
         """Whether another engine serves, as the log tells."""
@@ -253,24 +282,28 @@ class House:
 
     async def revived(self, death: Death, patience: float = 60.0) -> None:
         """Wait until /ready says 200 of another engine, or until that one is killed too. Notes when, and what /ready said falsely."""
-        start, begun = death.log, death.at
-        lied = False
-        while time.monotonic() - begun < patience and self.deaths[-1] is death:
+        while time.monotonic() - death.at < patience and self.deaths[-1] is death:
             asked_at = time.monotonic()
+            if not death.gone and not footprint.process(death.pid):
+                death.gone = asked_at
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                status, _ = await self.ask("GET", "/ready")
+                status, body = await self.ask("GET", "/ready")
                 now = time.monotonic()
-                served = self._says(start, TAKEN_OVER)
+                served = self.took_over(death)
                 if status == 200 and served:
                     death.ready = now
-                    self.figures.respawns.append(now - begun)
+                    self.figures.respawns.append(now - (death.gone or death.at))
                     return
-                lied = lied or (status == 200 and not served and asked_at - begun > NOTICE)
-                if lied and not any("/ready" in each for each in self.figures.wrong):
-                    self.figures.wrong.append("/ready said 200 while no engine served")
+                death.said.setdefault(body["state"], now - death.at)
+                if status == 200 and not served and asked_at - death.at > death.stood + NOTICE:
+                    self._complain_once("/ready said 200 while no engine served")
             await asyncio.sleep(0.02)
         if self.deaths[-1] is death:
             self.figures.wrong.append(f"no engine within {patience:g} s of a death")
+
+    def _complain_once(self, complaint: str) -> None:
+        if complaint not in self.figures.wrong:
+            self.figures.wrong.append(complaint)
 
     def _says(self, start: int, what: re.Pattern[str]) -> bool:
         """Whether a line of the log behind `start` says so."""
@@ -296,18 +329,44 @@ class House:
     # --- leaks
 
     async def settle(self) -> None:
-        """Remember what the server holds now: it must hold no more in the end."""
+        """Remember what the server holds now: it must hold no more in the end. Of a small pool each page has been used."""
+        if self.small and not self.quick and not self.filled:
+            await self.fill()
         self.before = await asyncio.to_thread(footprint.settled, self.server)
 
     async def check_leaks(self) -> None:
         assert self.before is not None, "a scene must settle before it begins"
+        if self.filled:  # an engine may be another one than before
+            await self.fill()
         found: list[str] = []
         for _ in range(20):  # connections that were closed a moment ago are noticed soon
-            found = footprint.leaks(self.before, await asyncio.to_thread(footprint.settled, self.server))
+            found = footprint.leaks(
+                self.before, await asyncio.to_thread(footprint.settled, self.server), filled=self.filled
+            )
             if not found:
                 return
             await asyncio.sleep(0.5)
         self.figures.leaks += found
+
+
+def pauses(live: Live, deaths: Sequence[Death], rate: float) -> list[Gap]:
+    """The pauses of a stream in which engines died: from the last thing said before a death, or where nothing had been said
+    from the death (or the request, if that came later), to the next thing said after it. What was on its way to us when the
+    engine died, and what came before we knew that another serves, would make two pauses of one: the longest is taken."""
+    by_pause: dict[tuple[float, float], list[Death]] = {}
+    times = live.fold.times
+    between = [(live.asked, time) for time in times[:1]] + list(itertools.pairwise(times))
+    for death, after in itertools.zip_longest(deaths, deaths[1:]):
+        until = death.ready or (after.at if after else death.at + SPARE)
+        if touched := [pair for pair in between if pair[0] < until and pair[1] > death.at]:
+            by_pause.setdefault(max(touched, key=lambda pair: pair[1] - pair[0]), []).append(death)
+    found = []
+    for (start, end), within in by_pause.items():
+        since = max(start, within[0].at) if start == live.asked else start
+        own = sum(live.prompt for death in within if death.at < live.asked)
+        work = (sum(death.recompute for death in within) + own) / rate
+        found.append(Gap(end - since, work, len(within), live.wish.kind, sum(death.stood for death in within)))
+    return found
 
 
 # A small pool, all of which may keep prefixes: it is soon used to its last page.

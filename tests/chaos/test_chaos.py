@@ -47,7 +47,7 @@ def test_every_route_takes_whatever_comes(tiny: Path, tmp_path: Path) -> None:
 
 
 def areas(tiny: Path, folder: Path, *flags: Sequence[str]) -> list[float]:
-    return [asyncio.run(timing.run(tiny, folder, *each, pairs=25, tokens=1000)) for each in flags]
+    return [asyncio.run(timing.run(tiny, folder, *each, pairs=25, tokens=1000)).value for each in flags]
 
 
 @pytest.mark.slow

@@ -15,8 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from radixmill.store.catalogue import pull
-from tests.chaos.kit import EMBEDDED, House, scene
+from tests.chaos import footprint
+from tests.chaos.kit import EMBEDDED, SMALL, House, scene
 from tests.chaos.mix import mixed
+from tests.e2e.kit import SERVE
 
 SHIM = r"""
 #include <dlfcn.h>
@@ -63,7 +65,7 @@ JUMPS = (-86400 * 365 * 20, 0, 3600, -3600, 86400 * 365 * 20, 0)  # seconds
 @scene("clock jumps", own_server=True)
 async def clock_jumps(house: House) -> None:
     if (compiler := shutil.which("g++") or shutil.which("c++")) is None:
-        house.figures.notes.append("left out: no C++ compiler for the shim that shifts the clock")
+        house.figures.skipped.append("clock jumps: no C++ compiler for the shim that shifts the clock")
         return
     folder = house.folder
     (folder / "shim.cpp").write_text(SHIM)
@@ -71,7 +73,7 @@ async def clock_jumps(house: House) -> None:
     shift.write_bytes(struct.pack("<q", 0))
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", shim, folder / "shim.cpp", "-ldl"], check=True)
     environment = {**os.environ, "LD_PRELOAD": str(shim), "CLOCK_SHIFT": str(shift)}
-    with house.another(environment=environment):
+    with house.another(*SMALL, environment=environment):
         wishes = mixed(4 if house.quick else 12, 31, (60, 90))
         twins = await house.twins(wishes)
         await house.settle()
@@ -94,9 +96,11 @@ async def clock_jumps(house: House) -> None:
 
 @scene("full disk for caches, logs and the private folder", own_server=True)
 async def full_disk(house: House) -> None:
-    with small_disk(house) as disk:
-        if disk is None:
-            return
+    """First all that a server writes to disk; then the memory in which its private folder lies."""
+    if reason := no_file_systems():
+        house.figures.skipped.append(f"full disk: {reason}")
+        return
+    with small_disk() as disk:
         environment = {
             **os.environ,
             "TMPDIR": str(disk),
@@ -104,50 +108,71 @@ async def full_disk(house: House) -> None:
             "XDG_CACHE_HOME": str(disk / "cache"),
         }
         model = house.model if house.tiny else pull(EMBEDDED).root  # its own cache is elsewhere
-        with house.another(environment=environment, folder=disk, model=model):
-            wishes = mixed(6, 33, (60, 90))
-            twins = await house.twins(wishes)
-            fill(disk)
-            house.figures.faults["full disk"] += 1
-            await house.settle()
-            for round in range(2 if house.quick else 6):
-                running = asyncio.gather(*(house.run(wish, twin) for wish, twin in zip(wishes, twins, strict=True)))
-                await asyncio.sleep(0.3)
-                if round % 2:
-                    house.kill("kill -9 on a full disk", watch=False)
-                house.judge(await running)
-            await house.until(lambda: house.engine() is not None)
-            await house.check_leaks()
+        with house.another(*SMALL, environment=environment, folder=disk, model=model):
+            await on_full(house, disk, "kill -9 on a full disk")
+    with house.another(*SMALL, command=IN_SMALL_MEMORY):
+        folder = footprint.folder_of(house.server)
+        assert str(folder).startswith(f"/proc/{house.server.process.pid}/root/dev/shm/"), folder
+        await on_full(house, folder.parent, "kill -9 while the private folder is full")
+
+
+async def on_full(house: House, disk: Path, name: str) -> None:
+    """Requests and kills when `disk` has no byte left."""
+    wishes = mixed(6, 33, (60, 90))
+    twins = await house.twins(wishes)
+    await house.settle()
+    fill(disk)
+    house.figures.faults["full disk"] += 1
+    for round in range(2 if house.quick else 6):
+        running = asyncio.gather(*(house.run(wish, twin) for wish, twin in zip(wishes, twins, strict=True)))
+        await asyncio.sleep(0.3)
+        if round % 2:
+            house.kill(name, watch=False)
+        house.judge(await running)
+        fill(disk)  # what was let go of has not made room
+        assert shutil.disk_usage(disk).free == 0, "the disk was not full"
+    await house.until(lambda: house.engine() is not None)
+    await house.check_leaks()
 
 
 def fill(disk: Path) -> None:
     """To the last byte."""
     for size in (1 << 20, 4096, 1):
-        with contextlib.suppress(OSError), (disk / f"filler-{size}").open("wb", buffering=0) as file:
+        with contextlib.suppress(OSError), (disk / f"filler-{size}").open("ab", buffering=0) as file:
             while True:
                 file.write(b"x" * size)
 
 
+SIZE = "size=4m"
+# The command that starts a server, with a /dev/shm of its own that is soon full.
+IN_SMALL_MEMORY = (
+    "unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o {SIZE} tmpfs /dev/shm && exec "$0" "$@"', *SERVE,
+)  # fmt: skip
+
+
+def no_file_systems() -> str:
+    """Why we may not make file systems; "": we may."""
+    if not (shutil.which("unshare") and shutil.which("mount")):
+        return "small file systems want unshare and mount"
+    tried = subprocess.run([*IN_SMALL_MEMORY[:5], "true"], capture_output=True, text=True)
+    return tried.stderr.strip() or "small file systems want root" if tried.returncode else ""
+
+
 @contextlib.contextmanager
-def small_disk(house: House) -> Iterator[Path | None]:
-    """A file system of a few megabytes; None where we may not make one."""
+def small_disk() -> Iterator[Path]:
+    """A file system of a few megabytes."""
     folder = Path(tempfile.mkdtemp(prefix="disk-", dir="/tmp"))
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", SIZE, "tmpfs", str(folder)], check=True)
     try:
-        if made.returncode:
-            house.figures.notes.append("left out: a small file system wants root: " + made.stderr.decode().strip())
-            yield None
-        else:
-            yield folder
+        yield folder
     finally:
-        if not made.returncode:
-            subprocess.run(["umount", "-l", str(folder)], check=False)
+        subprocess.run(["umount", "-l", str(folder)], check=False)
         folder.rmdir()
 
 
 @scene("a log that takes nothing (/dev/full)", own_server=True)
 async def full_log(house: House) -> None:
-    with house.another(log_to="/dev/full", port=free_port()):
+    with house.another(*SMALL, log_to="/dev/full", port=free_port()):
         wishes = mixed(6, 35, (60, 90))
         twins = await house.twins(wishes)
         await house.settle()
