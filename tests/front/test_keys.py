@@ -224,7 +224,12 @@ def spellings(path: str) -> list[str]:
     """A route's path, and what may pass for it."""
     odd = [path + end for end in ("", "%0A", "%0D", "%0D%0A", "%00", "%7F", "/", "%2F", "?x=1", "%3F", ";x", "%20")]
     odd += ["/" + path, "/." + path, "/x/.." + path, path.upper(), path.swapcase()]
-    odd += ["/" + path[1:].replace("/", "%2F"), "/%2F" + path[1:], path.replace("_", "%5F"), path[:2] + "%0A" + path[2:]]
+    odd += [
+        "/" + path[1:].replace("/", "%2F"),
+        "/%2F" + path[1:],
+        path.replace("_", "%5F"),
+        path[:2] + "%0A" + path[2:],
+    ]
     return odd
 
 

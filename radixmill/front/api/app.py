@@ -52,9 +52,7 @@ def create_app(front: Front, keys: Keyring | None = None) -> FastAPI:
     app.add_exception_handler(ServeError, on_serve_error)
     app.add_exception_handler(HTTPException, on_http_error)
     server = front.config.server
-    app.add_middleware(
-        Gate, keys=keys or open_keys(server), routes=app.routes, per_key=server.max_requests_per_key
-    )
+    app.add_middleware(Gate, keys=keys or open_keys(server), routes=app.routes, per_key=server.max_requests_per_key)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=["*"],
