@@ -11,6 +11,7 @@ import pytest
 from radixmill.core.config import ServerOptions
 from radixmill.core.errors import BadRequest, Overloaded, RequestTimeout
 from radixmill.core.request import Constraint
+from radixmill.front.api.app import BODIES
 from radixmill.front.session import Ask, Caller, Session, TextPrompt, gather
 from radixmill.front.session.door import LATEST, SHARE, Door, Limits
 from radixmill.front.session.native import GenerateBody, to_items
@@ -360,3 +361,56 @@ def test_server_info_tells_of_it() -> None:
     assert {"queued_tokens", "rejected_requests", "rejected_tokens", "expired_requests"} <= set(
         info["internal_states"][0]
     )
+
+
+# --- bodies
+
+
+class Slow:
+    """A body that comes in two parts, the second when it may; `read`: bytes of it that were taken."""
+
+    def __init__(self, size: int) -> None:
+        self.half, self.read, self.may_end = b" " * (size // 2), 0, asyncio.Event()
+
+    async def __aiter__(self) -> Any:
+        self.read += len(self.half)
+        yield self.half
+        await self.may_end.wait()
+        self.read += len(self.half)
+        yield self.half
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT, "/generate", "/v1/responses", "/v1/messages"])
+def test_of_what_a_full_house_refuses_no_body_is_read(path: str) -> None:
+    app = make_app(EchoClient(), max_requests=0)
+    body = Slow(1000)
+
+    async def go() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as http:
+            return await asyncio.wait_for(http.post(path, content=body), 5)
+
+    response = asyncio.run(go())
+    assert response.status_code == 429 and response.headers["retry-after"] and not body.read
+
+
+@pytest.mark.parametrize("path", [CHAT, "/tokenize", "/v1/messages/count_tokens"])
+def test_all_bodies_together_are_no_more_than_so_many_bytes(path: str) -> None:
+    """Many half bodies are held; what would be too much is refused, and has room when they are gone."""
+    app = make_app(EchoClient(says("hi")), max_body_bytes=1000)
+
+    async def go() -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as http:
+            bodies = [Slow(1000) for _ in range(40)]
+            sent = [asyncio.ensure_future(http.post(path, content=body)) for body in bodies]
+            while sum(each.done() for each in sent) < 40 - 2 * BODIES:
+                await asyncio.sleep(0)
+
+            refused = [each.result() for each in sent if each.done()]
+            assert all(each.headers["retry-after"] for each in refused)
+            for each in sent:
+                each.cancel()
+            await asyncio.gather(*sent, return_exceptions=True)
+            again = (await http.post("/tokenize", json={"prompt": "x"})).status_code
+            return [each.status_code for each in refused] + [again]
+
+    assert asyncio.run(asyncio.wait_for(go(), 20)) == [429] * (40 - 2 * BODIES) + [200]

@@ -19,6 +19,7 @@ from radixmill.front.api.anthropic.errors import speaks_anthropic
 from radixmill.front.api.errors import ID_KEY, error_response, internal_error
 from radixmill.front.api.keys import Keyring
 from radixmill.front.session import ANYONE, Caller, Meter
+from radixmill.front.session.door import Drain
 from radixmill.front.session.limits import SIZES
 
 log = logging.getLogger("radixmill.front")
@@ -109,9 +110,19 @@ class Gate:
     Without keys everybody is let in, but no web page gives orders: a browser sends them for any page that it shows.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keyring, *, routes: Sequence[BaseRoute] = (), per_key: int = 0) -> None:
-        """`routes`: those of the router behind us. `per_key`: most requests that a key may have open at once; 0: any number."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: Keyring,
+        *,
+        routes: Sequence[BaseRoute] = (),
+        per_key: int = 0,
+        body_bytes: int = 1 << 40,
+    ) -> None:
+        """`routes`: those of the router behind us. `per_key`: most requests that a key may have open at once; 0: any number.
+        `body_bytes`: of the bodies of all requests that are open."""
         self.app, self.keys, self.per_key = app, keys, per_key
+        self.bodies = Drain(body_bytes, time.monotonic)
         self._orders = [route for route in routes if isinstance(route, Route) and is_admin_route(route.path)]
         self._open: Counter[str] = Counter()
 
@@ -126,9 +137,11 @@ class Gate:
             await error_response(error, scope)(scope, receive, send)
             return
         scope[CALLER_KEY] = Caller(caller.owner, caller.admin, scope.get(METER_KEY))
+        body = _Weighed(receive, self.bodies, caller.owner)
         try:
-            await self.app(scope, receive, send)
+            await self.app(scope, body.receive, send)
         finally:
+            body.release()
             self._leave(counted)
 
     def _admit(self, scope: Scope, headers: Headers) -> Caller:
@@ -178,6 +191,31 @@ class Gate:
             self._open[owner] -= 1
             if not self._open[owner]:
                 del self._open[owner]
+
+
+class _Weighed:
+    """`receive` that counts a body among those that are held. What is read of it, we hold until its request is over."""
+
+    def __init__(self, receive: Receive, bodies: Drain, account: str) -> None:
+        self._receive, self._bodies, self._account = receive, bodies, account
+        self._bytes = 0
+
+    async def receive(self) -> Message:
+        """Raises Overloaded."""
+        message = await self._receive()
+        if size := len(message.get("body", b"")):
+            if not self._bodies.fits(size, self._account):
+                raise Overloaded(
+                    "The bodies of the requests that are open are as large as this server takes. Try again shortly.",
+                    retry_after=self._bodies.seconds_until(size),
+                )
+            self._bodies.add(size, self._account)
+            self._bytes += size
+        return message
+
+    def release(self) -> None:
+        if self._bytes:
+            self._bodies.remove(self._bytes, self._account)
 
 
 def is_admin_route(path: str) -> bool:

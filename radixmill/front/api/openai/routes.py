@@ -70,6 +70,7 @@ class GenerateRoute(Generic[Body, View]):
         (self.fold, self.chunks), self.ending, self.keeper = shapes, ending, keeper
 
     async def __call__(self, request: Request) -> Response:
+        self.front.check_room(caller_of(request.scope))
         parsed = await self.reader.read(request)
         session, body = self.front.ready_session(), parsed.body
         ask = self.to_ask(body, body.rid or uuid.uuid4().hex)

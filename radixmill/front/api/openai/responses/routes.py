@@ -66,6 +66,7 @@ class Responses:
         self.counts = Reader(PromptBody, max_bytes=server.max_body_bytes, strict=server.strict_fields)
 
     async def create(self, request: Request) -> HttpResponse:
+        self.front.check_room(caller_of(request.scope))
         parsed = await self.bodies.read(request)
         session, body = self.front.ready_session(), parsed.body
         check_response(body)
