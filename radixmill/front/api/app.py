@@ -12,6 +12,7 @@ from radixmill.front.api import admin, health, parsers, reload, tokens
 from radixmill.front.api.admin import add_info_routes, add_order_routes
 from radixmill.front.api.anthropic import routes as anthropic
 from radixmill.front.api.anthropic.routes import add_anthropic_routes
+from radixmill.front.api.desk import Desk
 from radixmill.front.api.docs import describe
 from radixmill.front.api.errors import EXPOSED, on_http_error, on_serve_error
 from radixmill.front.api.guard import Gate, RequestId
@@ -40,11 +41,12 @@ def create_app(front: Front, keys: Keyring | None = None) -> FastAPI:
         description="Open-weight language models behind the OpenAI API.",
         redirect_slashes=False,
     )
-    add_openai_routes(app, front)
+    desk = Desk()
+    add_openai_routes(app, front, desk)
     add_native_routes(app, front)
-    add_anthropic_routes(app, front)
-    add_token_routes(app, front)
-    add_parser_routes(app, front)
+    add_anthropic_routes(app, front, desk)
+    add_token_routes(app, front, desk)
+    add_parser_routes(app, front, desk)
     add_health_routes(app, front)
     add_info_routes(app, front)
     add_order_routes(app, front)
