@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from radixmill.core.config import ServerOptions
 from radixmill.core.errors import CannotStart
-from radixmill.front.api.guard import ADMIN_ROUTES
+from radixmill.front.api.guard import ADMIN_ROUTES, OPEN_ROUTES, is_admin_route
 from radixmill.front.api.keys import BadKeys, KeyFile, Keyring, Ring, digest, open_keys
 from tests.front.kit import CHAT, HELLO, call, error, make_app, post
 
@@ -217,6 +218,46 @@ def test_orders_are_known_by_any_spelling_of_their_path():
         assert call(app, "POST", path).status_code == 401
     for path in ("//flush_cache", "/flush_cache/", "/Flush_cache", "/x/../flush_cache"):
         assert call(app, "POST", path).status_code in (401, 404)
+
+
+def spellings(path: str) -> list[str]:
+    """A route's path, and what may pass for it."""
+    odd = [path + end for end in ("", "%0A", "%0D", "%0D%0A", "%00", "%7F", "/", "%2F", "?x=1", "%3F", ";x", "%20")]
+    odd += ["/" + path, "/." + path, "/x/.." + path, path.upper(), path.swapcase()]
+    odd += [
+        "/" + path[1:].replace("/", "%2F"),
+        "/%2F" + path[1:],
+        path.replace("_", "%5F"),
+        path[:2] + "%0A" + path[2:],
+    ]
+    return odd
+
+
+def test_no_spelling_of_a_route_is_let_in_without_its_key():
+    from tests.fakes import EchoClient
+    from tests.front.kit import serving
+
+    client = EchoClient()
+    app = make_app(client, api_key=("ann",), admin_api_key=("root",))
+    orders = 0
+    with serving(app, judge=False, per_address=0) as live:
+        for path in sorted({route.path for route in app.routes if route.path not in OPEN_ROUTES}):
+            order = is_admin_route(path)
+            orders += order
+            for key in ("", "ann") if order else ("",):
+                for odd in spellings(path.replace("{", "").replace("}", "")):
+                    for method in ("POST", "GET"):
+                        status = said_to(live.port, method, odd, key)
+                        assert status in (401, 403, 404, 405), (method, odd, key, status)
+    assert orders >= 4 and not client.controls
+
+
+def said_to(port: int, method: str, target: str, key: str) -> int:
+    """The status of an answer to a target that is sent as it is."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as raw:
+        head = f"{method} {target} HTTP/1.1\r\nHost: x\r\nx-api-key: {key}\r\nConnection: close\r\n"
+        raw.sendall(f"{head}Content-Length: 2\r\n\r\n{{}}".encode())
+        return int(raw.recv(1 << 16).split(b" ")[1])
 
 
 def test_a_web_page_gives_no_orders_to_a_server_without_keys():

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
+import threading
 from typing import Any
 
 import httpx
@@ -11,13 +14,14 @@ import pytest
 from radixmill.core.config import ServerOptions
 from radixmill.core.errors import BadRequest, Overloaded, RequestTimeout
 from radixmill.core.request import Constraint
+from radixmill.front.api.app import BODIES
 from radixmill.front.session import Ask, Caller, Session, TextPrompt, gather
 from radixmill.front.session.door import LATEST, SHARE, Door, Limits
 from radixmill.front.session.native import GenerateBody, to_items
 from radixmill.front.session.native.items import start as start_batch
 from radixmill.front.session.open import limits_of
 from tests.fakes import ByteText, EchoClient
-from tests.front.kit import CHAT, HELLO, TEXT, call, error, make_app, post, says
+from tests.front.kit import CHAT, HELLO, TEXT, call, error, make_app, post, says, serving, until
 
 
 class Clock:
@@ -360,3 +364,145 @@ def test_server_info_tells_of_it() -> None:
     assert {"queued_tokens", "rejected_requests", "rejected_tokens", "expired_requests"} <= set(
         info["internal_states"][0]
     )
+
+
+# --- bodies
+
+
+class Slow:
+    """A body that comes in two parts, the second when it may; `read`: bytes of it that were taken."""
+
+    def __init__(self, size: int) -> None:
+        self.half, self.read, self.may_end = b" " * (size // 2), 0, asyncio.Event()
+
+    async def __aiter__(self) -> Any:
+        self.read += len(self.half)
+        yield self.half
+        await self.may_end.wait()
+        self.read += len(self.half)
+        yield self.half
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT, "/generate", "/v1/responses", "/v1/messages"])
+def test_of_what_a_full_house_refuses_no_body_is_read(path: str) -> None:
+    app = make_app(EchoClient(), max_requests=0)
+    body = Slow(1000)
+
+    async def go() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as http:
+            return await asyncio.wait_for(http.post(path, content=body), 5)
+
+    response = asyncio.run(go())
+    assert response.status_code == 429 and response.headers["retry-after"] and not body.read
+
+
+@pytest.mark.parametrize("path", [CHAT, "/tokenize", "/v1/messages/count_tokens"])
+def test_all_bodies_together_are_no_more_than_so_many_bytes(path: str) -> None:
+    """Many half bodies are held; what would be too much is refused, and has room when they are gone."""
+    app = make_app(EchoClient(says("hi")), max_body_bytes=1000)
+
+    async def go() -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as http:
+            bodies = [Slow(1000) for _ in range(40)]
+            sent = [asyncio.ensure_future(http.post(path, content=body)) for body in bodies]
+            while sum(each.done() for each in sent) < 40 - 2 * BODIES:
+                await asyncio.sleep(0)
+
+            refused = [each.result() for each in sent if each.done()]
+            assert all(each.headers["retry-after"] for each in refused)
+            for each in sent:
+                each.cancel()
+            await asyncio.gather(*sent, return_exceptions=True)
+            again = (await http.post("/tokenize", json={"prompt": "x"})).status_code
+            return [each.status_code for each in refused] + [again]
+
+    assert asyncio.run(asyncio.wait_for(go(), 20)) == [429] * (40 - 2 * BODIES) + [200]
+
+
+# --- work at the desk
+
+
+class Gated(ByteText):
+    """Long work waits in its thread until it may go on; `most`: how much of it there was at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go, self.lock, self.now, self.most, self.done = threading.Event(), threading.Lock(), 0, 0, 0
+
+    def wait(self) -> None:
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        assert self.go.wait(20)
+        with self.lock:
+            self.now -= 1
+            self.done += 1
+
+    def encode(self, text: str, **more: Any) -> list[int]:
+        if len(text) > 100:
+            self.wait()
+        return super().encode(text[:10], **more)
+
+    def encode_chat(self, prompt: Any) -> list[int]:
+        self.wait()
+        return [1, 2, 3]
+
+    def decode(self, ids: Any, **more: Any) -> str:
+        if len(ids) > 100:
+            self.wait()
+        return super().decode(ids[:10], **more)
+
+
+LONG = "x" * 50_000
+TURN = {"model": "echo", "messages": [{"role": "user", "content": LONG}]}
+DESK = [
+    ("/tokenize", {"prompt": LONG}),
+    ("/v1/tokenize", {"messages": TURN["messages"]}),
+    ("/detokenize", {"tokens": [65] * 10_000}),
+    ("/v1/messages/count_tokens", TURN),
+    ("/v1/responses/input_tokens", {"model": "echo", "input": LONG}),
+]
+
+
+@pytest.mark.parametrize("path, body", DESK)
+def test_two_long_texts_of_a_key_are_read_at_a_time_and_nobody_waits_for_them(path: str, body: dict[str, Any]) -> None:
+    text = Gated()
+    app = make_app(EchoClient(says("hi")), text=text, api_key=("ann", "bob"))
+
+    async def go() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as http:
+
+            def ask(key: str) -> asyncio.Task[httpx.Response]:
+                return asyncio.ensure_future(http.post(path, json=body, headers={"x-api-key": key}))
+
+            async def reached(count: int) -> None:
+                while text.now < count:
+                    await asyncio.sleep(0.001)
+
+            sent = [ask("ann") for _ in range(6)]
+            await reached(2)
+            sent.append(ask("bob"))
+            await reached(3)
+            assert (await http.get("/live")).status_code == 200
+            assert text.most == 3 and not text.done, "two of ann, one of bob"
+            text.go.set()
+            assert [(await each).status_code for each in sent] == [200] * 7
+
+    asyncio.run(asyncio.wait_for(go(), 20))
+
+
+def test_who_leaves_waits_no_more_but_what_has_begun_keeps_its_turn() -> None:
+    text = Gated()
+    with serving(make_app(text=text), judge=False) as live:
+        content = json.dumps({"prompt": LONG}).encode()
+        head = b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(content)
+        for _ in range(8):
+            with socket.create_connection(("127.0.0.1", live.port), timeout=20) as raw:
+                raw.sendall(head + content)
+                until(lambda: text.now > 0)
+        until(lambda: not live.house.connections)
+        assert text.most <= 2
+        text.go.set()
+        until(lambda: not text.now)
+        assert text.done <= 2, "the others had left before their turn"
+        assert httpx.post(live.url + "/tokenize", json={"prompt": "ab"}, trust_env=False).json()["count"] == 2

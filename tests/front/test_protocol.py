@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.responses import Response
 
 from radixmill.front.api.protocol import PIPELINED, READ, House, Limits, _network
 from tests.fakes import EchoClient
@@ -109,7 +110,7 @@ def test_a_head_without_an_end_is_refused_while_it_comes(caplog):
             with dial(live) as raw:
                 raw.sendall(start)
                 with pytest.raises(ConnectionError):
-                    for _ in range(100_000):
+                    for _ in range(1_000_000):
                         raw.sendall((b"\r\n" if start == b"\r\n" else b"aa") * 8192)
 
 
@@ -248,6 +249,44 @@ def test_a_client_that_does_not_read_is_dropped(caplog):
         raw.sendall(request(TEXT, many))
         until(lambda: bool(client.live), 20)
         until(lambda: not client.live and not live.house.connections, 30)
+
+
+@pytest.mark.parametrize("more", [b"", b"Connection: close\r\n"])
+def test_a_client_that_reads_slowly_but_always_gets_all(caplog, more):
+    """Also an answer in one piece, of which nothing can be taken back: for longer than the write timeout."""
+
+    async def large() -> Response:
+        return Response(b"x" * 16_000_000)
+
+    app = make_app()
+    app.add_api_route("/large", large)
+    with serving(app, judge=False, **FAST) as live, socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+        raw.settimeout(20)
+        raw.connect(("127.0.0.1", live.port))
+        raw.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n" + more + b"\r\n")
+        began, got = time.monotonic(), 0
+        while got < 16_000_000:
+            part = raw.recv(1 << 16)
+            assert part, f"closed after {got} bytes"
+            got += len(part)
+            until_passed(began, got / 8_000_000)
+        assert time.monotonic() - began > 3 * FAST["write_seconds"]
+    makes_no_noise(caplog)
+
+
+@pytest.mark.parametrize("more", [b"", b"Connection: close\r\n"])
+@pytest.mark.parametrize("path, status", [(b"/nowhere", 404), (b"/v1/completions", 413)])
+def test_who_is_refused_while_sending_can_take_the_answer(caplog, path, status, more):
+    """It reads only when it has sent all. Were the connection closed before, it would be reset, and the answer lost."""
+    size = 4 * 100_000
+    with quiet_server(caplog, body_rate=1 << 16) as live, dial(live) as raw:
+        raw.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\n%sContent-Length: %d\r\n\r\n" % (path, more, size))
+        began = time.monotonic()
+        for sent in range(0, size, 10_000):
+            raw.sendall(b" " * 10_000)
+            until_passed(began, sent / 160_000)
+        assert raw.recv(1 << 16).startswith(b"HTTP/1.1 %d " % status)
 
 
 # --- numbers

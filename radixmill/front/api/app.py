@@ -12,8 +12,9 @@ from radixmill.front.api import admin, health, parsers, reload, tokens
 from radixmill.front.api.admin import add_info_routes, add_order_routes
 from radixmill.front.api.anthropic import routes as anthropic
 from radixmill.front.api.anthropic.routes import add_anthropic_routes
+from radixmill.front.api.desk import Desk
 from radixmill.front.api.docs import describe
-from radixmill.front.api.errors import on_http_error, on_serve_error
+from radixmill.front.api.errors import EXPOSED, on_http_error, on_serve_error
 from radixmill.front.api.guard import Gate, RequestId
 from radixmill.front.api.health import add_health_routes
 from radixmill.front.api.keys import Keyring, open_keys
@@ -25,6 +26,8 @@ from radixmill.front.api.parsers import add_parser_routes
 from radixmill.front.api.reload import add_reload_routes
 from radixmill.front.api.tokens import add_token_routes
 from radixmill.front.session import Front
+
+BODIES = 16  # of the largest size, that are held at once; of others, as many as make up the same bytes
 
 __all__ = ["Front", "create_app"]
 
@@ -38,11 +41,12 @@ def create_app(front: Front, keys: Keyring | None = None) -> FastAPI:
         description="Open-weight language models behind the OpenAI API.",
         redirect_slashes=False,
     )
-    add_openai_routes(app, front)
+    desk = Desk()
+    add_openai_routes(app, front, desk)
     add_native_routes(app, front)
-    add_anthropic_routes(app, front)
-    add_token_routes(app, front)
-    add_parser_routes(app, front)
+    add_anthropic_routes(app, front, desk)
+    add_token_routes(app, front, desk)
+    add_parser_routes(app, front, desk)
     add_health_routes(app, front)
     add_info_routes(app, front)
     add_order_routes(app, front)
@@ -52,13 +56,15 @@ def create_app(front: Front, keys: Keyring | None = None) -> FastAPI:
     app.add_exception_handler(ServeError, on_serve_error)
     app.add_exception_handler(HTTPException, on_http_error)
     server = front.config.server
-    app.add_middleware(Gate, keys=keys or open_keys(server), per_key=server.max_requests_per_key)
     app.add_middleware(
-        CORSMiddleware,
-        allow_origins=["*"],
-        allow_methods=["*"],
-        allow_headers=["*"],
-        expose_headers=["X-Request-Id", "request-id", "X-RadixMill-Ignored"],
+        Gate,
+        keys=keys or open_keys(server),
+        routes=app.routes,
+        per_key=server.max_requests_per_key,
+        body_bytes=BODIES * server.max_body_bytes,
+    )
+    app.add_middleware(
+        CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"], expose_headers=list(EXPOSED)
     )
     app.add_middleware(RequestId, log_requests=server.log_requests)  # added last: outermost
     return app

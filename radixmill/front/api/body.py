@@ -6,6 +6,8 @@ The fast path is one typed decode; only a body that does not fit is looked at tw
 from __future__ import annotations
 
 import codecs
+import contextlib
+import gc
 import json
 import re
 from collections.abc import Iterator
@@ -16,13 +18,15 @@ from msgspec import inspect as t
 from starlette.requests import Request
 
 from radixmill.core.errors import BadRequest, TooLarge
-from radixmill.front.api.explain import Fault, explain, unsound
+from radixmill.front.api.explain import Fault, fault_of, unlooked, unsound
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 Keys = dict[str, msgspec.Raw]
 
 MAX_NAMED = 32  # ignored fields that are named; a body may have any number
-MAX_LOOK = 1 << 20  # bytes; what is wrong with a larger body is told less precisely
+MAX_LOOK = 1 << 16  # bytes; what is wrong with a larger body that is no JSON is told less precisely
+MAX_VALUES = 1 << 21  # of a body, by its commas and brackets; text has them too, but no prompt that fits has so many
+MAX_AGAIN = 1 << 17  # of a body that is decoded a second time, to tell better what is wrong with it
 NAME_CHARS = re.compile(r"[^A-Za-z0-9_.\-\[\]]")
 
 
@@ -54,18 +58,25 @@ class Reader(Generic[Body]):
         """Raises BadRequest."""
         if not raw.strip():
             raise BadRequest("The request body is empty; a JSON object was expected.")
-        try:
-            if not raw.isascii():
-                raw.decode()  # fields that no one knows are skipped unread
-            body = self._decode(raw)
-        except msgspec.ValidationError:
-            body = self._second_look(raw)
-        except (ValueError, RecursionError) as error:
-            raise _malformed(raw, error) from None
+        if _values(raw) > MAX_VALUES:
+            raise BadRequest(f"The request body has more than {MAX_VALUES} values.")
+        with _no_collection():
+            body = self._typed(raw)
         ignored = tuple(dict.fromkeys(self._unknown(raw, self._shape, "")))
         if ignored and self.strict:
             raise BadRequest(f"Unknown field: {ignored[0]}.", param=ignored[0])
         return Parsed(body, ignored[:MAX_NAMED])
+
+    def _typed(self, raw: bytes) -> Body:
+        """Raises BadRequest."""
+        try:
+            if not raw.isascii():
+                raw.decode()  # fields that no one knows are skipped unread
+            return self._decode(raw)
+        except msgspec.ValidationError as error:
+            return self._second_look(raw, error)
+        except (ValueError, RecursionError) as error:
+            raise _malformed(raw, error) from None
 
     def _unknown(self, raw: bytes | msgspec.Raw, shape: Shape, path: str) -> Iterator[str]:
         for key, value in self._keys(raw).items():
@@ -88,17 +99,38 @@ class Reader(Generic[Body]):
         elif opening == b"{" and not inner.many:
             yield from self._unknown(raw, inner.shape, f"{path}.")
 
-    def _second_look(self, raw: bytes) -> Body:
+    def _second_look(self, raw: bytes, error: msgspec.ValidationError) -> Body:
         """A body that does not fit its type: raises what is wrong with it. A name may be given twice, and of the values
         only the last one fit: then the body is what the last ones say."""
+        if _values(raw) > MAX_AGAIN:
+            raise _at_fault(unlooked(error))
         try:
             value = msgspec.json.decode(raw)
-            fault = explain(value, self._info)
-        except (ValueError, RecursionError) as error:  # also a number that no machine word holds
-            raise _malformed(raw, error) from None
-        if fault:
-            raise _at_fault(fault)
-        return msgspec.convert(value, self.kind)
+        except (ValueError, RecursionError) as fault:  # also a number that no machine word holds
+            raise _malformed(raw, fault) from None
+        try:
+            return msgspec.convert(value, self.kind)
+        except msgspec.ValidationError as fault:
+            raise _at_fault(fault_of(value, self._info, "", fault) or unlooked(fault)) from None
+        except RecursionError as fault:
+            raise _malformed(raw, fault) from None
+
+
+def _values(raw: bytes) -> int:
+    """No fewer than there are."""
+    return min(len(raw), 1 + sum(map(raw.count, (b",", b"[", b"{"))))
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """What is being decoded has no cycles, and looking for some again and again would take most of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 class Inner(NamedTuple):

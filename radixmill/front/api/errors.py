@@ -17,6 +17,8 @@ from radixmill.core.errors import EngineFailed, NotFound, RequestTimeout, ServeE
 from radixmill.front.api.anthropic.errors import message_error, speaks_anthropic
 
 ID_KEY = "radixmill.request_id"  # in the ASGI scope; a route may replace it
+# Headers of answers that a web page may read.
+EXPOSED = ("X-Request-Id", "request-id", "X-RadixMill-Ignored", "Retry-After", "X-Should-Retry")
 
 
 class MethodNotAllowed(ServeError):

@@ -11,8 +11,10 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import msgspec
 from msgspec import inspect as t
 
+MAX_VISITS = 10_000  # values of a body that are looked at; what is wrong behind them is told less precisely
 HALF = re.compile("[\ud800-\udfff]")
 
 
@@ -23,17 +25,50 @@ class Fault(NamedTuple):
     message: str
 
 
-def explain(value: Any, kind: t.Type, path: str = "") -> Fault | None:
-    """The first fault, in the order of the type's fields; None if the value fits."""
+class TooMuch(Exception):
+    """There is more in a value than we look at."""
+
+
+class Visits:
+    """How many values may still be looked at."""
+
+    def __init__(self, left: float) -> None:
+        self._left = left
+
+    def spend(self) -> None:
+        """Raises TooMuch."""
+        self._left -= 1
+        if self._left < 0:
+            raise TooMuch
+
+
+def fault_of(value: Any, kind: t.Type, path: str, error: Exception) -> Fault | None:
+    """As `explain`, within MAX_VISITS. `error`: msgspec's of the same value; of one that is too long, it alone knows where."""
+    try:
+        return explain(value, kind, path, Visits(MAX_VISITS))
+    except TooMuch:
+        return unlooked(error, path)
+
+
+def unlooked(error: Exception, path: str = "") -> Fault:
+    """Where msgspec found a fault, as we write it; keys that a client made up are left out."""
+    found = re.search(r"`\$([^`]*)`$", str(error)) if isinstance(error, msgspec.ValidationError) else None
+    place = path + (found[1].partition("[...]")[0] if found else "")
+    return Fault(place.lstrip("."), "has not the form that is expected there")
+
+
+def explain(value: Any, kind: t.Type, path: str = "", visits: Visits = Visits(math.inf)) -> Fault | None:
+    """The first fault, in the order of the type's fields; None if the value fits. Raises TooMuch."""
+    visits.spend()
     match kind:
         case t.UnionType():
-            return _union(value, kind, path)
+            return _union(value, kind, path, visits)
         case t.StructType():
-            return _struct(value, kind, path)
+            return _struct(value, kind, path, visits)
         case t.ListType() | t.VarTupleType():
-            return _list(value, kind, path)
+            return _list(value, kind, path, visits)
         case t.DictType():
-            return _dict(value, kind, path)
+            return _dict(value, kind, path, visits)
         case t.IntType() | t.FloatType() | t.StrType():
             return _scalar(value, kind, path)
         case t.LiteralType():
@@ -94,18 +129,18 @@ def name(kind: t.Type) -> str:
             return "a JSON value"
 
 
-def _union(value: Any, kind: t.UnionType, path: str) -> Fault | None:
+def _union(value: Any, kind: t.UnionType, path: str, visits: Visits) -> Fault | None:
     alike = [member for member in kind.types if _same_kind(value, member)]
     if not alike:
         return Fault(path, f"must be {name(kind)}{_got(value)}")
-    faults = [explain(value, member, path) for member in alike]
+    faults = [explain(value, member, path, visits) for member in alike]
     return None if None in faults else faults[0]
 
 
-def _struct(value: Any, kind: t.StructType, path: str) -> Fault | None:
+def _struct(value: Any, kind: t.StructType, path: str, visits: Visits) -> Fault | None:
     if not isinstance(value, dict):
         return Fault(path, f"must be an object{_got(value)}")
-    faults = (_field(value, field, _dot(path, field.encode_name)) for field in kind.fields)
+    faults = (_field(value, field, _dot(path, field.encode_name), visits) for field in kind.fields)
     fault = next((fault for fault in faults if fault), None)
     return fault or (_unknown(value, kind, path) if kind.forbid_unknown_fields else None)
 
@@ -116,25 +151,25 @@ def _unknown(value: dict[str, Any], kind: t.StructType, path: str) -> Fault | No
     return None if odd is None else Fault(_dot(path, odd), "is unknown: known are " + ", ".join(known))
 
 
-def _field(value: dict[str, Any], field: t.Field, path: str) -> Fault | None:
+def _field(value: dict[str, Any], field: t.Field, path: str, visits: Visits) -> Fault | None:
     if field.encode_name in value:
-        return explain(value[field.encode_name], field.type, path)
+        return explain(value[field.encode_name], field.type, path, visits)
     return Fault(path, f"is required: it must be {name(field.type)}") if field.required else None
 
 
-def _list(value: Any, kind: t.ListType | t.VarTupleType, path: str) -> Fault | None:
+def _list(value: Any, kind: t.ListType | t.VarTupleType, path: str, visits: Visits) -> Fault | None:
     if not isinstance(value, list) or not _within(len(value), kind.min_length, kind.max_length):
         got = f", not {len(value) or 'an empty list'}" if isinstance(value, list) else _got(value)
         return Fault(path, f"must be {name(kind)}{got}")
-    return _first(explain(item, kind.item_type, f"{path}[{i}]") for i, item in enumerate(value))
+    return _first(explain(item, kind.item_type, f"{path}[{i}]", visits) for i, item in enumerate(value))
 
 
-def _dict(value: Any, kind: t.DictType, path: str) -> Fault | None:
+def _dict(value: Any, kind: t.DictType, path: str, visits: Visits) -> Fault | None:
     if not isinstance(value, dict):
         return Fault(path, f"must be an object{_got(value)}")
     if not _within(len(value), kind.min_length, kind.max_length):
         return Fault(path, f"must have {_between(kind.min_length, kind.max_length).strip()} entries, not {len(value)}")
-    return _first(explain(item, kind.value_type, _dot(path, key)) for key, item in value.items())
+    return _first(explain(item, kind.value_type, _dot(path, key), visits) for key, item in value.items())
 
 
 def _scalar(value: Any, kind: t.IntType | t.FloatType | t.StrType, path: str) -> Fault | None:

@@ -7,16 +7,19 @@ import re
 import time
 import uuid
 from collections import Counter
+from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from radixmill.core.errors import Forbidden, Overloaded, ServeError, Unauthorized
+from radixmill.core.errors import Forbidden, NotFound, Overloaded, ServeError, Unauthorized
 from radixmill.front.api.anthropic.errors import speaks_anthropic
 from radixmill.front.api.errors import ID_KEY, error_response, internal_error
 from radixmill.front.api.keys import Keyring
 from radixmill.front.session import ANYONE, Caller, Meter
+from radixmill.front.session.door import Drain
 from radixmill.front.session.limits import SIZES
 
 log = logging.getLogger("radixmill.front")
@@ -26,6 +29,8 @@ OPEN_ROUTES = ("/health", "/health_generate", "/live", "/ready")
 ADMIN_ROUTES = ("/admin/", "/flush_cache", "/abort_request", "/update_weights_from_disk")
 CALLER_KEY = "radixmill.caller"  # in the ASGI scope: whose request this is
 METER_KEY = "radixmill.meter"  # in the ASGI scope, where requests are logged
+# No route has any. The router's patterns end with `$`, which a line feed may follow: what it matches, we would not know.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 _SAFE_ID = re.compile(rf"[!-~]{{1,{int(SIZES['request id header'].high or 0)}}}")
 
 
@@ -105,9 +110,20 @@ class Gate:
     Without keys everybody is let in, but no web page gives orders: a browser sends them for any page that it shows.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keyring, *, per_key: int = 0) -> None:
-        """`per_key`: most requests that a key may have open at once; 0: any number."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: Keyring,
+        *,
+        routes: Sequence[BaseRoute] = (),
+        per_key: int = 0,
+        body_bytes: int = 1 << 40,
+    ) -> None:
+        """`routes`: those of the router behind us. `per_key`: most requests that a key may have open at once; 0: any number.
+        `body_bytes`: of the bodies of all requests that are open."""
         self.app, self.keys, self.per_key = app, keys, per_key
+        self.bodies = Drain(body_bytes, time.monotonic)
+        self._orders = [route for route in routes if isinstance(route, Route) and is_admin_route(route.path)]
         self._open: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -115,29 +131,37 @@ class Gate:
             await self.app(scope, receive, send)
             return
         try:
-            caller = self._admit(scope["path"], Headers(scope=scope))
+            caller = self._admit(scope, Headers(scope=scope))
             counted = self._enter(caller) if scope["path"] not in OPEN_ROUTES else ""
         except ServeError as error:
             await error_response(error, scope)(scope, receive, send)
             return
         scope[CALLER_KEY] = Caller(caller.owner, caller.admin, scope.get(METER_KEY))
+        body = _Weighed(receive, self.bodies, caller.owner)
         try:
-            await self.app(scope, receive, send)
+            await self.app(scope, body.receive, send)
         finally:
+            body.release()
             self._leave(counted)
 
-    def _admit(self, path: str, headers: Headers) -> Caller:
-        """Raises Unauthorized, Forbidden."""
+    def _admit(self, scope: Scope, headers: Headers) -> Caller:
+        """Raises Unauthorized, Forbidden, NotFound."""
+        if _CONTROLS.search(path := scope["path"]):
+            raise NotFound("No route here has such characters in its path.")
         key = headers.get("x-api-key") or _bearer(headers.get("authorization", ""))
         known = self.keys.caller(key.encode("latin-1")) if key else None  # as ASGI decoded it: the bytes that were sent
         caller = known or self.keys.stranger()
         if path in OPEN_ROUTES:
             return known or ANYONE
-        if is_admin_route(path):
+        if self._is_order(scope):
             return self._admit_order(caller, bool(key), "origin" in headers)
         if caller is None:
             raise _unauthorized(bool(key))
         return caller
+
+    def _is_order(self, scope: Scope) -> bool:
+        """Asks the routes themselves, too: what they match is what will be done."""
+        return is_admin_route(scope["path"]) or any(route.matches(scope)[0] is not Match.NONE for route in self._orders)
 
     def _admit_order(self, caller: Caller | None, given: bool, from_page: bool) -> Caller:
         if self.keys.admins:
@@ -167,6 +191,31 @@ class Gate:
             self._open[owner] -= 1
             if not self._open[owner]:
                 del self._open[owner]
+
+
+class _Weighed:
+    """`receive` that counts a body among those that are held. What is read of it, we hold until its request is over."""
+
+    def __init__(self, receive: Receive, bodies: Drain, account: str) -> None:
+        self._receive, self._bodies, self._account = receive, bodies, account
+        self._bytes = 0
+
+    async def receive(self) -> Message:
+        """Raises Overloaded."""
+        message = await self._receive()
+        if size := len(message.get("body", b"")):
+            if not self._bodies.fits(size, self._account):
+                raise Overloaded(
+                    "The bodies of the requests that are open are as large as this server takes. Try again shortly.",
+                    retry_after=self._bodies.seconds_until(size),
+                )
+            self._bodies.add(size, self._account)
+            self._bytes += size
+        return message
+
+    def release(self) -> None:
+        if self._bytes:
+            self._bodies.remove(self._bytes, self._account)
 
 
 def is_admin_route(path: str) -> bool:

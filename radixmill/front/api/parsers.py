@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from radixmill.front.api.body import Reader
+from radixmill.front.api.desk import Desk
 from radixmill.front.api.docs import operation
 from radixmill.front.api.openai.tools import Tools, to_rule
 from radixmill.front.session import Front, Session, parse
@@ -69,18 +70,20 @@ class ParsedCalls(Struct):
 KINDS = (SeparateBody, Separated, TextBlock, ParseBody, ParsedCalls, ParsedCall)
 
 
-def add_parser_routes(app: FastAPI, front: Front) -> None:
+def add_parser_routes(app: FastAPI, front: Front, desk: Desk) -> None:
     server = front.config.server
     thoughts = Reader(SeparateBody, max_bytes=server.max_body_bytes, strict=server.strict_fields)
     functions = Reader(ParseBody, max_bytes=server.max_body_bytes, strict=server.strict_fields)
 
     async def separate_reasoning(request: Request) -> Response:
         parsed = await thoughts.read(request)
-        return _json(await separated(front.ready_session(), parsed.body), parsed.headers())
+        session = front.ready_session()
+        return _json(await desk.do(request, lambda: separated(session, parsed.body)), parsed.headers())
 
     async def parse_function_call(request: Request) -> Response:
         parsed = await functions.read(request)
-        return _json(await function_calls(front.ready_session(), parsed.body), parsed.headers())
+        session = front.ready_session()
+        return _json(await desk.do(request, lambda: function_calls(session, parsed.body)), parsed.headers())
 
     for path, endpoint, summary, body, answer in (
         ("/separate_reasoning", separate_reasoning, "Thoughts apart from the answer", SeparateBody, Separated),

@@ -20,7 +20,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import httptools
 import msgspec
@@ -34,6 +34,10 @@ log = logging.getLogger("radixmill.front")
 
 PIPELINED = 64  # requests that may wait behind one that is being answered
 LINGER = 1.0  # seconds in which a refused client may take its answer, and finish what it was sending
+LINGER_MOST = (
+    10.0  # the same, of one that goes on sending at the rate of bodies: reset before, it might not see its answer
+)
+SLOWEST = 1 << 10  # bytes a second; who takes fewer of what waits for it does not read
 READ = 256 << 10  # most bytes that one read brings
 SPARE_FILES = 256  # open files besides connections
 
@@ -157,6 +161,9 @@ class Connection(HttpToolsProtocol):
         self._phase = Phase.QUIET
         self._deadline = math.inf  # monotonic clock; by then the phase must be another
         self._stuck_at = math.inf  # since when the client does not take what we send
+        self._unsent = 0  # bytes that waited for the client when it last took some
+        self._parted_at = math.inf  # since when we only wait for the end of what the client sends
+        self._drained = 0  # bytes, since then
         self._active: RequestResponseCycle | None = None  # the one that the app is answering
         self._refusal: ServeError | None = None  # to be said, after what is being answered
         self._upgrading = False  # the head at hand asks for another protocol
@@ -190,6 +197,7 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
         if self._phase is Phase.LEAVING or self._refusal:
+            self._drain(len(data))
             return
         if self._phase is Phase.QUIET:
             self._begin_head()
@@ -210,15 +218,19 @@ class Connection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         self._stuck_at = time.monotonic()
+        self._unsent = self.transport.get_write_buffer_size()
         super().pause_writing()
 
     def resume_writing(self) -> None:
         self._stuck_at = math.inf
+        self._unsent = 0
         super().resume_writing()
 
     # --- the parser calls
 
     def on_message_begin(self) -> None:
+        if self._phase is Phase.LEAVING:
+            raise self._refused(NotReady("This connection ends here.", retry_after=1.0))
         if self._phase is not Phase.HEAD:
             self._begin_head()
         self._head = self._trailers = 0
@@ -255,6 +267,7 @@ class Connection(HttpToolsProtocol):
         if len(self.pipeline) >= PIPELINED:
             raise self._refused(Overloaded("Too many requests wait on this connection.", retry_after=1.0))
         super().on_headers_complete()
+        self.cycle.transport = cast(asyncio.Transport, _Parting(self, self.cycle))
         self.flow.resume_reading()  # uvicorn stops behind a queued request, and would not see the client leave
         self._phase, self._got, self._body_since = Phase.BODY, 0, time.monotonic()
         self._raw = 0
@@ -264,6 +277,8 @@ class Connection(HttpToolsProtocol):
         self._got += len(body)
         if not self.cycle.response_complete:  # what nobody wants any more buys no time
             self._deadline = self._body_since + self.limits.body_seconds + self._got / self.limits.body_rate
+        else:
+            self._drain(len(body))
         super().on_body(body)
         if self.cycle is not self._active and len(self.cycle.body) > HIGH_WATER_LIMIT:
             raise self._refused(Overloaded("A request this large must wait for the answer before it.", retry_after=1.0))
@@ -272,7 +287,10 @@ class Connection(HttpToolsProtocol):
         if self._upgrading:
             return
         super().on_message_complete()
-        if self.cycle.response_complete:
+        if self.cycle.response_complete and not self.cycle.keep_alive:
+            self.transport.close()
+            self._leave_by(self.limits.write_seconds)
+        elif self.cycle.response_complete:
             self._rest()
         else:
             self._phase, self._deadline = Phase.WAITING, math.inf
@@ -288,7 +306,7 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         now = time.monotonic()
         if self.transport.is_closing():
-            self._phase, self._deadline = Phase.LEAVING, now + self.limits.write_seconds
+            self._leave_by(self.limits.write_seconds)
         elif self._active is not None:
             pass  # the next one that was queued
         elif self._refusal:
@@ -296,22 +314,45 @@ class Connection(HttpToolsProtocol):
         elif self._phase is Phase.WAITING:
             self._rest()
         elif self._phase is Phase.BODY:  # answered before it was whole
-            self._deadline = min(self._deadline, now + LINGER)
+            self._part(now)
+
+    def close_after(self, cycle: RequestResponseCycle) -> None:
+        """The connection is to end with this answer. What the client is still sending is awaited a while: closed upon, it would
+        be told of a reset connection, and not of the answer."""
+        if self._phase is not Phase.BODY or cycle is not self.cycle or not cycle.response_complete:
+            self.transport.close()
 
     # --- time
 
     def look(self, now: float) -> None:
         """Act on what is overdue."""
-        if self.transport.is_closing():
-            self._deadline = min(self._deadline, now + self.limits.write_seconds)
+        closing = self.transport.is_closing()
+        if self._unsent and self._takes():
+            self._took(now)
+        if closing and self._phase is not Phase.LEAVING:
+            self._leave_by(min(self._deadline - now, self.limits.write_seconds))
         if now - self._stuck_at > self.limits.write_seconds or (now >= self._deadline and self.transport.is_closing()):
             self._deadline = math.inf
             self._reset()
         elif now >= self._deadline:
             self._expire(now)
 
+    def _takes(self) -> bool:
+        """Whether the client has taken its share since it last had. The system's buffers move in large steps."""
+        share = min(SLOWEST * self.limits.write_seconds, self._unsent)
+        return self.transport.get_write_buffer_size() <= self._unsent - share
+
+    def _took(self, now: float) -> None:
+        self._unsent = self.transport.get_write_buffer_size()
+        if self._stuck_at < math.inf:
+            self._stuck_at = now
+        if self.transport.is_closing():
+            self._deadline = now + self.limits.write_seconds
+
     def _expire(self, now: float) -> None:
         match self._phase:
+            case Phase.QUIET if self._stuck_at < math.inf:
+                self._deadline = now + LINGER  # it still reads its answer
             case Phase.HEAD:
                 self._bow_out(TooSlow("The head of the request took too long."))
             case Phase.BODY if self.flow.read_paused and not self.cycle.response_complete:
@@ -322,7 +363,7 @@ class Connection(HttpToolsProtocol):
                 self.transport.abort()
             case _:
                 self.transport.close()
-                self._deadline = now + LINGER
+                self._leave_by(self.limits.write_seconds if self.transport.get_write_buffer_size() else LINGER)
 
     # --- steps
 
@@ -339,6 +380,21 @@ class Connection(HttpToolsProtocol):
 
     def _rest(self) -> None:
         self._phase, self._deadline = Phase.QUIET, time.monotonic() + self.limits.keep_alive
+        self._parted_at = math.inf
+
+    def _leave_by(self, seconds: float) -> None:
+        self._phase, self._deadline = Phase.LEAVING, time.monotonic() + seconds
+        self._unsent = self.transport.get_write_buffer_size()
+
+    def _part(self, now: float) -> None:
+        self._parted_at, self._drained = now, 0
+        self._deadline = min(self._deadline, now + LINGER)
+
+    def _drain(self, size: int) -> None:
+        """Bytes that nobody wants came from a client that has had its answer."""
+        self._drained += size
+        if self._parted_at < math.inf and not self.transport.is_closing():
+            self._deadline = self._parted_at + min(LINGER_MOST, LINGER + self._drained / self.limits.body_rate)
 
     def _feed(self, data: bytes) -> None:
         while data:
@@ -398,10 +454,14 @@ class Connection(HttpToolsProtocol):
             self.pipeline.popleft()
 
     def _say(self, refusal: ServeError) -> None:
-        self._phase, self._deadline = Phase.LEAVING, time.monotonic() + LINGER
+        in_body, self._phase = self._phase is Phase.BODY, Phase.LEAVING
         self._unset_keepalive_if_required()
         if self.transport.is_closing():
             return
+        now = time.monotonic()
+        self._deadline = now + LINGER
+        if in_body:
+            self._part(now)
         self.flow.resume_reading()
         if self._active is None or not self._active.response_started:
             self.transport.write(_raw_answer(refusal))
@@ -409,6 +469,17 @@ class Connection(HttpToolsProtocol):
             self.transport.write_eof()
         else:
             self.transport.close()
+
+
+class _Parting:
+    """What an answer has of the transport: when it closes, the connection decides how."""
+
+    def __init__(self, connection: Connection, cycle: RequestResponseCycle) -> None:
+        self._connection, self._cycle = connection, cycle
+        self.write, self.is_closing = connection.transport.write, connection.transport.is_closing
+
+    def close(self) -> None:
+        self._connection.close_after(self._cycle)
 
 
 def _raw_answer(refusal: ServeError) -> bytes:

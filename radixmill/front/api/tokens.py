@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from starlette.responses import Response
 
 from radixmill.core.errors import BadRequest
 from radixmill.front.api.body import Reader
+from radixmill.front.api.desk import Desk
 from radixmill.front.api.docs import operation
 from radixmill.front.api.openai.fields import TokenId, documents, template_kwargs
 from radixmill.front.api.openai.messages import Messages, to_template
@@ -20,6 +22,8 @@ from radixmill.front.api.openai.reasoning import Effort, thinking_wish
 from radixmill.front.api.openai.tools import ToolChoice, Tools, to_rule
 from radixmill.front.session import ChatPrompt, Front, Prompt, Session, TextPrompt, template_tools
 from radixmill.front.session.limits import size
+
+THREAD_TOKENS = 5_000  # more than these are made text off the event loop
 
 
 class TokenizeBody(Struct, kw_only=True):
@@ -62,18 +66,20 @@ class Detokenized(Struct, kw_only=True):
 KINDS = (TokenizeBody, Tokenized, DetokenizeBody, Detokenized)
 
 
-def add_token_routes(app: FastAPI, front: Front) -> None:
+def add_token_routes(app: FastAPI, front: Front, desk: Desk) -> None:
     server = front.config.server
     to_ids = Reader(TokenizeBody, max_bytes=server.max_body_bytes, strict=server.strict_fields)
     to_text = Reader(DetokenizeBody, max_bytes=server.max_body_bytes, strict=server.strict_fields)
 
     async def tokenize(request: Request) -> Response:
         parsed = await to_ids.read(request)
-        return _json(await tokenized(front.ready_session(), parsed.body), parsed.headers())
+        session = front.ready_session()
+        return _json(await desk.do(request, lambda: tokenized(session, parsed.body)), parsed.headers())
 
     async def detokenize(request: Request) -> Response:
         parsed = await to_text.read(request)
-        return _json(detokenized(front.ready_session(), parsed.body), parsed.headers())
+        session = front.ready_session()
+        return _json(await desk.do(request, lambda: _aside(session, parsed.body)), parsed.headers())
 
     for path in ("/tokenize", "/v1/tokenize"):
         app.add_api_route(
@@ -121,6 +127,13 @@ def _prompts(body: TokenizeBody) -> tuple[Prompt, ...]:
             thinks=wish.thinks,
         ),
     )
+
+
+async def _aside(session: Session, body: DetokenizeBody) -> Detokenized:
+    """Many tokens off the event loop. Raises BadRequest."""
+    if sum(len(row) if isinstance(row, list) else 1 for row in body.tokens) <= THREAD_TOKENS:
+        return detokenized(session, body)
+    return await asyncio.to_thread(detokenized, session, body)
 
 
 def detokenized(session: Session, body: DetokenizeBody) -> Detokenized:

@@ -82,6 +82,11 @@ class Front:
         self.session.use()
         return self.session
 
+    def check_room(self, caller: Caller) -> None:
+        """Raise Overloaded if no request more is taken: ask before its body is read."""
+        if self.session is not None:
+            self.session.door.check(caller.owner)
+
     def would_serve(self) -> Session:
         """The session, if a request sent now would be served at once, as far as we know. Raises NotReady."""
         condition = self.condition()

@@ -16,6 +16,7 @@ from radixmill.front.api.anthropic.body import CountBody, MessagesBody
 from radixmill.front.api.anthropic.errors import ROOT, MessageError
 from radixmill.front.api.anthropic.tools import server_tools
 from radixmill.front.api.body import MAX_NAMED, NAME_CHARS, Parsed, Reader
+from radixmill.front.api.desk import Desk
 from radixmill.front.api.docs import operation
 from radixmill.front.api.openai.routes import GenerateRoute
 from radixmill.front.session import Front, Session
@@ -35,7 +36,7 @@ class ToolReader(Reader[Body]):
 KINDS = (MessagesBody, CountBody, wire.MessageAnswer, wire.TokenCount, MessageError, *wire.STREAM)
 
 
-def add_anthropic_routes(app: FastAPI, front: Front) -> None:
+def add_anthropic_routes(app: FastAPI, front: Front, desk: Desk) -> None:
     server = front.config.server
     drop = server.unsupported_tools == "drop"
     answer = GenerateRoute(
@@ -53,7 +54,8 @@ def add_anthropic_routes(app: FastAPI, front: Front) -> None:
 
     async def count_tokens(request: Request) -> Response:
         parsed = await counted.read(request)
-        count = await count_of(front.ready_session(), parsed.body, drop)
+        session = front.ready_session()
+        count = await desk.do(request, lambda: count_of(session, parsed.body, drop))
         return Response(msgspec.json.encode(count), headers=parsed.headers(), media_type="application/json")
 
     app.add_api_route(

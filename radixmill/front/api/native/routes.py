@@ -47,6 +47,7 @@ class NativeRoute:
         self.reader = Reader(GenerateBody, max_bytes=server.max_body_bytes, strict=server.strict_fields)
 
     async def __call__(self, request: Request) -> Response:
+        self.front.check_room(caller_of(request.scope))
         parsed = await self.reader.read(request)
         session, body, caller = self.front.ready_session(), parsed.body, caller_of(request.scope)
         items = to_items(body)

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from radixmill.front.api.body import Reader
+from radixmill.front.api.desk import Desk
 from radixmill.front.api.docs import operation
 from radixmill.front.api.errors import ID_KEY
 from radixmill.front.api.guard import caller_of, owner_of
@@ -70,6 +71,7 @@ class GenerateRoute(Generic[Body, View]):
         (self.fold, self.chunks), self.ending, self.keeper = shapes, ending, keeper
 
     async def __call__(self, request: Request) -> Response:
+        self.front.check_room(caller_of(request.scope))
         parsed = await self.reader.read(request)
         session, body = self.front.ready_session(), parsed.body
         ask = self.to_ask(body, body.rid or uuid.uuid4().hex)
@@ -101,7 +103,7 @@ class GenerateRoute(Generic[Body, View]):
         return answer
 
 
-def add_openai_routes(app: FastAPI, front: Front) -> None:
+def add_openai_routes(app: FastAPI, front: Front, desk: Desk) -> None:
     server = front.config.server
 
     def reader(kind: type[Body]) -> Reader[Body]:
@@ -140,4 +142,4 @@ def add_openai_routes(app: FastAPI, front: Front) -> None:
     )
     add_stored_routes(app, server, chats)
     add_model_routes(app, front)
-    responses.add_response_routes(app, front, store)
+    responses.add_response_routes(app, front, store, desk)

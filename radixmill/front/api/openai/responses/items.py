@@ -15,7 +15,7 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec import inspect as t
 
 from radixmill.core.errors import BadRequest
-from radixmill.front.api.explain import explain
+from radixmill.front.api.explain import fault_of
 from radixmill.front.api.partial import told_again
 from radixmill.front.session.limits import SIZES
 
@@ -135,8 +135,8 @@ class Reading:
         """Raises BadRequest naming the place below `path`."""
         try:
             read = msgspec.convert(value, kind)
-        except (msgspec.ValidationError, RecursionError):
-            fault = explain(value, t.type_info(kind), path)
+        except (msgspec.ValidationError, RecursionError) as error:
+            fault = fault_of(value, t.type_info(kind), path, error)
             assert fault is not None, "explain and msgspec must agree"
             raise BadRequest(f"{fault.path} {fault.message}.", param=fault.path) from None
         for unknown in _unknown(value, read, path):

@@ -16,6 +16,7 @@ from starlette.types import Receive
 
 from radixmill.core.errors import BadRequest, NotFound
 from radixmill.front.api.body import MAX_NAMED, NAME_CHARS, Parsed, Reader
+from radixmill.front.api.desk import Desk
 from radixmill.front.api.docs import operation
 from radixmill.front.api.guard import ID_KEY, caller_of
 from radixmill.front.api.openai.paging import Listing, flag, integer, listing, read_paging
@@ -58,14 +59,15 @@ class Understood(NamedTuple):
 class Responses:
     """Makes responses, and finds them again."""
 
-    def __init__(self, front: Front, store: Store[Any]) -> None:
+    def __init__(self, front: Front, store: Store[Any], desk: Desk) -> None:
         server = front.config.server
-        self.front, self.store = front, store
+        self.front, self.store, self.desk = front, store, desk
         self.strict, self.drop = server.strict_fields, server.unsupported_tools == "drop"
         self.bodies = Reader(ResponseBody, max_bytes=server.max_body_bytes, strict=server.strict_fields)
         self.counts = Reader(PromptBody, max_bytes=server.max_body_bytes, strict=server.strict_fields)
 
     async def create(self, request: Request) -> HttpResponse:
+        self.front.check_room(caller_of(request.scope))
         parsed = await self.bodies.read(request)
         session, body = self.front.ready_session(), parsed.body
         check_response(body)
@@ -119,7 +121,7 @@ class Responses:
         session.check_model(body.model or "default")
         known = self.understand(body, self.records(request))
         prompt = to_prompt(body, known.items, known.tools)
-        ((*ids,),) = await session.tokenise((prompt,), "input")
+        ((*ids,),) = await self.desk.do(request, lambda: session.tokenise((prompt,), "input"))
         return _json(InputTokens(input_tokens=len(ids)), _noted(parsed, known).headers())
 
     def records(self, request: Request) -> Records:
@@ -218,8 +220,8 @@ class Making:
             self.records.keep(record)
 
 
-def add_response_routes(app: FastAPI, front: Front, store: Store[Any]) -> None:
-    routes = Responses(front, store)
+def add_response_routes(app: FastAPI, front: Front, store: Store[Any], desk: Desk) -> None:
+    routes = Responses(front, store, desk)
     one = "/v1/responses/{response_id}"
     table: tuple[tuple[str, str, Callable[..., Any], dict[str, Any]], ...] = (
         ("POST", "/v1/responses/input_tokens", routes.input_tokens, operation("Count", PromptBody, InputTokens)),
