@@ -84,7 +84,8 @@ class GenerateRequest(Struct, frozen=True, kw_only=True, omit_defaults=True, for
     constraint: Constraint | None = None
     thinking: ThinkingBudget | None = None  # None: thoughts may be as long as they like
     tenant: str = ""  # salts the cache namespace: tenants can't probe each other's prompts
-    priority: int = 0  # higher runs first
+    priority: int = 0  # higher runs first, within the account
+    trusted: bool = True  # its priority counts over other accounts' requests too
     account: str = ""  # who pays: tokens are shared out fairly among accounts
     wait: float | None = None  # seconds it may wait for its first step; None: as long as it takes
     adapter: str | None = None

@@ -69,6 +69,7 @@ def submit(
     alone: bool = False,
     account: str = "",
     wait: float | None = None,
+    trusted: bool = True,
     **more: Any,
 ) -> Submit:
     """Sequences `ids` of one prompt; choice i has seed + i."""
@@ -83,6 +84,7 @@ def submit(
         priority=priority,
         account=account,
         wait=wait,
+        trusted=trusted,
     )
     scores = sampling.prompt_logprobs is not None
     return Submit(request, tuple(SeqStart(i, seed + n, output, scores and n == 0, alone) for n, i in enumerate(ids)))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
+from msgspec.structs import replace
 
 from radixmill.core.messages import Submit
 from radixmill.engine.schedule.accounts import COMPUTED, SAID, Accounts
@@ -279,6 +280,54 @@ def test_accounts_take_turns_at_slots_and_priorities_come_first() -> None:
     drive.submit(submit([8], 21, account="a", max_tokens=1, priority=1))
     drive.run()
     assert [seq for _, seq in drive.ends] == [21, 10, 0, 11, 1, 2, 3, 20]
+
+
+@POLICIES
+@pytest.mark.parametrize("pages", [40, 400])
+def test_no_priority_of_ones_own_takes_from_another(policy: str, pages: int) -> None:
+    """An account that says of all it asks that it comes first is served like the other, within the same bound."""
+    dice, size = Random(5), 4
+    drive = Drive(spec(pages, size, slots=4, context=130), check=False, schedule_policy=policy, step_tokens=40)
+
+    def demand(account: str, priority: int) -> Callable[[], Submit]:
+        ask = Demand(account, dice, (5, 50), (5, 50))
+
+        def urgent() -> Submit:
+            message = ask()
+            return replace(message, request=replace(message.request, priority=priority, trusted=False))
+
+        return urgent
+
+    crowd = Crowd(drive, {"a": demand("a", 2**31 - 1), "b": demand("b", 0)})
+    bound = 2 * max(COMPUTED * 60, SAID * pages * size)
+    for _ in range(1500):
+        crowd.step()
+        assert abs(crowd.service("a") - crowd.service("b")) <= bound
+    assert crowd.service("b") > bound / 4
+
+
+@POLICIES
+def test_ones_own_priority_counts_among_ones_own(policy: str) -> None:
+    drive = Drive(spec(slots=1), schedule_policy=policy)
+    for number, priority in enumerate([0, 2, 1, 2]):
+        drive.submit(submit([number], number, account="a", max_tokens=1, priority=priority, trusted=False))
+    drive.submit(submit([5], 10, account="b", max_tokens=1, trusted=False))
+    drive.run()
+    assert [seq for _, seq in drive.ends] == [1, 10, 3, 2, 0]
+
+
+def test_where_memory_is_short_the_lowest_of_ones_own_gives_way() -> None:
+    """Not the youngest, which its account holds dearer; and the oldest of all is never asked."""
+    drive = Drive(spec(12, 4, slots=3, context=40), prefix_cache=False)
+    for number, priority in enumerate([0, 0, 5]):
+        drive.submit(submit([number], number, account="a", max_tokens=18, priority=priority, trusted=False))
+    drive.step()
+    assert len(drive.scheduler.running.rows) == 3
+    while not drive.scheduler.counters.preemptions:
+        drive.step()
+    assert [seq.id for seq in drive.scheduler.queue.order()] == [1]
+    drive.run()
+    assert [drive.tokens["front", number] for number in range(3)] == [alone([number], 7, 18) for number in range(3)]
 
 
 def test_within_an_account_the_order_is_that_of_the_policy() -> None:

@@ -104,8 +104,8 @@ class Accounts:
         self.of(seq).served += SAID * tokens
 
     def by_service(self, seqs: Iterable[Sequence]) -> list[Sequence]:
-        """By priority, then by who has had least; equals as they come."""
-        return sorted(seqs, key=lambda seq: (seq.rank[0], self.of(seq).served))
+        """By what counts over accounts, then by who has had least; of one account by priority, equals as they come."""
+        return sorted(seqs, key=lambda seq: (seq.rank[0], self.of(seq).served, seq.own[0]))
 
     def goes_before(self, waiting: Sequence, prompt: Sequence) -> bool:
         """Whether one that waits need not wait for another account's prompt, which is being computed."""
@@ -113,11 +113,11 @@ class Accounts:
         return mine is not theirs and waiting.rank[0] <= prompt.rank[0] and mine.bill <= theirs.served
 
     def gives_way(self, waiting: Sequence, rows: list[Sequence]) -> Sequence | None:
-        """Of the rows that run the youngest of the account that has had most, if that is so far ahead of another's that
-        waits that its place is due to that one. Not the first row, and none of a higher priority."""
+        """Of the rows that run the last of the account that has had most, if that is so far ahead of another's that
+        waits that its place is due to that one. Not the first row, and none whose priority outranks it."""
         mine, others = self.of(waiting), rows[1:]
         able = [seq for seq in others if seq.rank[0] >= waiting.rank[0] and self.of(seq) is not mine]
-        last = max(able, key=lambda seq: (self.of(seq).served, seq.rank), default=None)
+        last = max(able, key=lambda seq: (self.of(seq).served, seq.own), default=None)
         return last if last and self.of(last).served - mine.bill >= LEAD + last.computed else None
 
     def _forget(self, seq: Sequence, account: Account) -> None:

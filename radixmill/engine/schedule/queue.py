@@ -1,6 +1,7 @@
 """Who waits, and in which order they are asked in.
 
-By priority; then accounts take turns, see `accounts`; and within an account by policy:
+By what counts over accounts (a trusted priority); then accounts take turns, see `accounts`; within an account by priority,
+then by policy:
 
 fcfs: by arrival. lpm: by longest cached prefix; a sequence that younger ones were admitted before gains ground with each,
 so that it is overtaken a bounded number of times. A preempted sequence keeps its arrival.
@@ -8,7 +9,7 @@ so that it is overtaken a bounded number of times. A preempted sequence keeps it
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush
 from operator import attrgetter
@@ -18,19 +19,21 @@ from radixmill.engine.schedule.accounts import Accounts
 from radixmill.engine.schedule.sequence import Sequence
 
 WINDOW = 128  # oldest sequences of an account that lpm looks at in one step
+LOOK = 256  # first ones of an account that are asked in one step, however many wait
 OVERTAKEN = 16  # times after which no cached prefix counts for more
 
-_rank = attrgetter("rank")
+_own = attrgetter("own")
 
 
 class _Turn(NamedTuple):
     """An account's next sequence. The lowest turn is the first."""
 
-    priority: int
+    urgency: int
     bill: int
     arrival: int  # of one sequence alone: nothing behind it is ever compared
     items: list[Sequence]
-    line: list[Sequence]  # those still to be asked, the next one last; empty: not put in order yet
+    line: Iterator[Sequence] | None  # those still to be asked; None: not put in order yet
+    next: Sequence
 
 
 class Queue:
@@ -38,7 +41,7 @@ class Queue:
 
     def __init__(self, accounts: Accounts) -> None:
         self._accounts = accounts
-        self._items: dict[str, list[Sequence]] = {}  # by account; each by rank
+        self._items: dict[str, list[Sequence]] = {}  # by account; each by its own rank
         self._count = 0
         self.tokens = 0  # of the prompts that wait
 
@@ -46,14 +49,14 @@ class Queue:
         return self._count
 
     def add(self, seq: Sequence) -> None:
-        insort(self._items.setdefault(seq.request.account, []), seq, key=_rank)
+        insort(self._items.setdefault(seq.request.account, []), seq, key=_own)
         self._count += 1
         self.tokens += seq.prompt_len
         self._accounts.joined(seq)
 
     def remove(self, seq: Sequence) -> None:
         items = self._items[seq.request.account]
-        at = bisect_left(items, seq.rank, key=_rank)
+        at = bisect_left(items, seq.own, key=_own)
         assert items[at] is seq
         del items[at]
         if not items:
@@ -69,22 +72,32 @@ class Queue:
     def order(self) -> Iterator[Sequence]:
         """The order in which to try admission now. Who has been yielded may be taken; its account then pays for it before
         it is asked again."""
-        turns = [self._turn(items[0], items, []) for items in self._items.values()]
+        turns = [self._turn(items[0], items, None) for items in self._items.values()]
         heapify(turns)
         while turns:
             turn = heappop(turns)
-            line = turn.line or self._line(turn.items)
-            yield line.pop()
-            if line:
-                heappush(turns, self._turn(line[-1], turn.items, line))
+            line, seq = turn.line, turn.next
+            if line is None:
+                line = self._line(turn.items)
+                seq = next(line)
+            yield seq
+            if following := next(line, None):
+                heappush(turns, self._turn(following, turn.items, line))
 
-    def _turn(self, seq: Sequence, items: list[Sequence], line: list[Sequence]) -> _Turn:
-        priority, arrival = seq.rank
-        return _Turn(priority, self._accounts.of(seq).bill, arrival, items, line)
+    def _turn(self, seq: Sequence, items: list[Sequence], line: Iterator[Sequence] | None) -> _Turn:
+        urgency, arrival = seq.rank
+        return _Turn(urgency, self._accounts.of(seq).bill, arrival, items, line, seq)
 
-    def _line(self, items: list[Sequence]) -> list[Sequence]:
-        """An account's sequences as the policy has them, last first."""
-        return items[::-1]
+    def _line(self, items: list[Sequence]) -> Iterator[Sequence]:
+        """An account's sequences as the policy has them. What has been yielded may be gone when it is asked on; nothing is
+        copied, for very many may wait."""
+        at = 0
+        for _ in range(LOOK):
+            if at >= len(items):
+                return
+            seq = items[at]
+            yield seq
+            at = bisect_right(items, seq.own, key=_own)
 
 
 class LongestPrefix(Queue):
@@ -99,15 +112,15 @@ class LongestPrefix(Queue):
     def take(self, seq: Sequence) -> None:
         super().take(seq)
         for other in self._items.get(seq.request.account, ()):
-            if other.rank > seq.rank:
+            if other.own > seq.own:
                 break
             other.passed += 1
 
-    def _line(self, items: list[Sequence]) -> list[Sequence]:
-        return sorted(items[:WINDOW], key=self._key, reverse=True)
+    def _line(self, items: list[Sequence]) -> Iterator[Sequence]:
+        return iter(sorted(items[:WINDOW], key=self._key))
 
     def _key(self, seq: Sequence) -> tuple[int, int, int]:
-        priority, arrival = seq.rank
+        priority, arrival = seq.own
         return priority, -(self._matched(seq) + seq.passed * self._gain), arrival
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from radixmill.engine.schedule.accounts import Accounts
 from radixmill.engine.schedule.sequence import Sequence
 
-_rank = attrgetter("rank")
+_rank, _own = attrgetter("rank"), attrgetter("own")
 
 
 class Turns(NamedTuple):
@@ -33,8 +33,12 @@ class Running:
 
     @property
     def last(self) -> Sequence:
-        """The youngest of the lowest priority."""
-        return self.rows[-1]
+        """Who is preempted next: of the account whose row is the last, the youngest of the lowest priority. Never the first
+        row, unless it is alone."""
+        last = self.rows[-1]
+        account, urgency = last.request.account, last.rank[0]
+        able = (seq for seq in self.rows[1:] if seq.request.account == account and seq.rank[0] == urgency)
+        return max(able, key=_own, default=last)
 
     @property
     def decoding(self) -> int:

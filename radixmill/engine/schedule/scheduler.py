@@ -9,6 +9,7 @@ leaves it every page of the pool, which core.config sized for it.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Hashable, Iterable
 from typing import Any
 
@@ -77,11 +78,12 @@ class Scheduler:
     def submit(self, client: Client, message: Submit) -> None:
         """Queue the sequences of a request. A live id submitted again is the same record, and goes on as it is."""
         fresh = not any(start.output for start in message.seqs)
+        prompt = array("q", message.request.prompt)
         for start in message.seqs:
             if start.seq in self._live.get(client, {}):
                 continue
             self._arrivals += 1
-            seq = Sequence(client, message.request, start, self.spec, self._arrivals)
+            seq = Sequence(client, message.request, start, self.spec, self._arrivals, prompt)
             self._live.setdefault(client, {})[seq.id] = seq
             if fresh:
                 self.patience.add(seq)

@@ -36,6 +36,7 @@ class Sequence:
         "ahead",
         "alone",
         "billed",
+        "borrowed",
         "cached",
         "cached_told",
         "client",
@@ -51,6 +52,7 @@ class Sequence:
         "memory",
         "mute",
         "namespace",
+        "own",
         "passed",
         "prompt_len",
         "rank",
@@ -65,17 +67,26 @@ class Sequence:
     )
 
     def __init__(
-        self, client: Hashable, request: GenerateRequest, start: SeqStart, spec: ModelSpec, arrival: int
+        self,
+        client: Hashable,
+        request: GenerateRequest,
+        start: SeqStart,
+        spec: ModelSpec,
+        arrival: int,
+        prompt: array[int] | None = None,
     ) -> None:
+        """`prompt`: the request's, in an array that all its sequences may have in common while they only wait."""
         sampling = request.sampling
         self.client = client
         self.id = start.seq
         self.request = request
         self.seed = start.seed
         self.alone = start.alone  # runs by itself until it has said something
-        self.rank = (-request.priority, arrival)  # lower runs first
+        self.rank = (-request.priority if request.trusted else 0, arrival)  # over all accounts: lower runs first
+        self.own = (-request.priority, arrival)  # within its account
         self.namespace: Hashable = (spec.numerics, request.adapter, request.tenant)
-        self.tokens = array("q", request.prompt + start.output)
+        self.borrowed = prompt is not None and not start.output
+        self.tokens = prompt if prompt is not None and self.borrowed else array("q", request.prompt + start.output)
         self.known = len(self.tokens)
         self.prompt_len = len(request.prompt)
         self.limit = min(self.prompt_len + sampling.max_tokens, spec.context)  # of length
@@ -108,6 +119,12 @@ class Sequence:
     @property
     def behind(self) -> int:
         return len(self.tokens) - self.mute - self.computed
+
+    def outranks(self, other: Sequence) -> bool:
+        """Whether its priority is higher, as far as the two may be compared."""
+        if self.request.account == other.request.account:
+            return self.own[0] < other.own[0]
+        return self.rank[0] < other.rank[0]
 
     @property
     def matchable(self) -> array[int]:
@@ -168,7 +185,13 @@ class Sequence:
 
     # --- the life of a sequence
 
+    def _own_tokens(self) -> None:
+        """They will change: those that wait, perhaps very many, have a prompt in common."""
+        if self.borrowed:
+            self.tokens, self.borrowed = self.tokens[:], False
+
     def admit(self, slot: int, lease: Lease) -> None:
+        self._own_tokens()
         self.state, self.slot, self.lease = "running", slot, lease
         self.computed, self.goal, self.starved = lease.shared, self.length - self.mute, False
         if self.cached is None:
@@ -191,6 +214,7 @@ class Sequence:
 
         Raises GrammarError where its grammar cannot go on.
         """
+        self._own_tokens()
         if self.certain_tokens:
             self.tokens.append(token)
         else:

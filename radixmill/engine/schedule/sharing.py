@@ -36,7 +36,7 @@ def _at_work(other: Sequence, upto: int) -> bool:
 
 def _comparable(seq: Sequence, other: Sequence) -> bool:
     """Nobody waits for one of lower priority."""
-    return other.namespace == seq.namespace and other.tokens[0] == seq.tokens[0] and other.rank[0] <= seq.rank[0]
+    return other.namespace == seq.namespace and other.tokens[0] == seq.tokens[0] and not seq.outranks(other)
 
 
 def _worth(seq: Sequence, other: Sequence, have: int) -> tuple[Sequence, int] | None:

@@ -143,7 +143,8 @@ def settings_of(config: Config, spec: ModelSpec) -> Settings:
 
 def bare(request: GenerateRequest) -> GenerateRequest:
     """What of a request its tokens depend on. Who asked, and how urgently, is nobody's business."""
-    return replace(request, tenant="", priority=0, account="", wait=None, numerics=None, arrived=0.0, trace=None)
+    told = replace(request, tenant="", account="", wait=None, numerics=None, arrived=0.0, trace=None)
+    return replace(told, priority=0, trusted=True)
 
 
 def _sequence(facts: Told, request: GenerateRequest, choice: Choice) -> SequenceRecord:
