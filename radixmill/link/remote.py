@@ -295,7 +295,9 @@ class RemoteEngine:
         for question in filter(None, map(self._questions.get, struck)):
             question.deaths += 1
             if question.deaths >= PATIENCE and not question.answer.done():
-                log.error("%d engines died over a question about %s; it is not asked again", PATIENCE, question.control.verb)
+                log.error(
+                    "%d engines died over a question about %s; it is not asked again", PATIENCE, question.control.verb
+                )
                 self._refuse(question, "the engine died over it several times in a row")
                 self._on_condemned()
 

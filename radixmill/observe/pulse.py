@@ -31,9 +31,9 @@ class Words:
         try:
             if not read_only:
                 os.ftruncate(number, words * _WORD)
-            if sys.platform == "linux":  # now: a disk that is full later would kill whoever writes
-                os.posix_fallocate(number, 0, words * _WORD)
-            elif os.fstat(number).st_size < words * _WORD:
+                if sys.platform == "linux":  # now: a disk that is full later would kill whoever writes
+                    os.posix_fallocate(number, 0, words * _WORD)
+            if os.fstat(number).st_size < words * _WORD:
                 raise OSError(f"{path} is no page of {words} words")
             access = mmap.ACCESS_READ if read_only else mmap.ACCESS_WRITE
             self._map = mmap.mmap(number, words * _WORD, access=access)

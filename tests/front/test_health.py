@@ -119,7 +119,7 @@ def test_load_is_read_from_the_engines_page(seen):
     assert 0 <= body["last_step_age"] < 10
 
 
-def test_a_page_that_is_gone_is_no_reason(tmp_path):
+def test_a_page_that_is_gone_is_no_reason(tmp_path, caplog):
     app, front = make_front()
     front.view = EngineView(PATIENCE, lambda: True)
     for path in (tmp_path / "none", tmp_path):
@@ -128,6 +128,8 @@ def test_a_page_that_is_gone_is_no_reason(tmp_path):
         assert body["ready"] and body["running"] is None and body["last_step_age"] is None
     (tmp_path / "short").write_bytes(b"x")
     front.view.point(str(tmp_path / "short"))
+    told = [each.getMessage() for each in caplog.records if "cannot be seen" in each.getMessage()]
+    assert len(told) == 1, "once, and not of a page that is gone"
     assert call(app, "GET", "/ready").json()["running"] is None
     assert not (tmp_path / "none").exists()
 

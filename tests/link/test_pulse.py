@@ -6,12 +6,14 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from radixmill.observe.pulse import EnginePulse, FrontPulse
 from radixmill.observe.watch import Watch
 
 
 def test_one_writes_and_another_reads(tmp_path: Path) -> None:
-    writer, reader = EnginePulse(tmp_path / "page"), EnginePulse(tmp_path / "page")
+    writer, reader = EnginePulse(tmp_path / "page"), EnginePulse(tmp_path / "page", read_only=True)
     assert reader.step_age() is None and not reader.flying() and not reader.busy
     writer.launched(4, [7, 1 << 41])
     writer.launched(5, [9])
@@ -34,12 +36,21 @@ def test_more_sequences_than_a_page_holds_are_cut_off(tmp_path: Path) -> None:
 
 
 def test_a_page_outlives_its_writer(tmp_path: Path) -> None:
-    reader = EnginePulse(tmp_path / "page")
+    EnginePulse(tmp_path / "page").close()
+    reader = EnginePulse(tmp_path / "page", read_only=True)
     if not (child := os.fork()):
         EnginePulse(tmp_path / "page").launched(0, [5])
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     assert reader.flying() == {5}
+
+
+def test_a_reader_makes_nothing_and_wants_a_whole_page(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        EnginePulse(tmp_path / "none", read_only=True)
+    (tmp_path / "short").write_bytes(b"x")
+    with pytest.raises(OSError, match="no page of"):
+        EnginePulse(tmp_path / "short", read_only=True)
 
 
 def test_a_page_is_for_its_owner_alone(tmp_path: Path) -> None:

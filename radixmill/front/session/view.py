@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +11,8 @@ from pathlib import Path
 
 from radixmill.observe.pulse import EnginePulse
 from radixmill.observe.watch import Watch
+
+log = logging.getLogger("radixmill.front")
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,19 @@ class EngineView:
         self._asked = 0
         self._timer: asyncio.TimerHandle | None = None
         self._stalled = False
+        self._told = False  # that a page can't be read
 
     def point(self, path: str) -> None:
         """Another incarnation writes the page at `path`; it may be gone again."""
         self.close()
-        with contextlib.suppress(OSError):
+        try:
             self._page = EnginePulse(Path(path), read_only=True)
+        except FileNotFoundError:  # it has died already
+            pass
+        except OSError as error:
+            if not self._told:
+                log.warning("the engine cannot be seen, only heard: %s", error)
+            self._told = True
 
     def asked(self, count: int) -> None:
         """So many sequences and questions wait for the engine."""
