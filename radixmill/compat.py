@@ -117,11 +117,11 @@ FLAGS = (
         "--schedule-conservativeness", "memory is never overcommitted by an estimate: preemption loses nothing", float
     ),
     _sets("--page-size", "cache.page_size", int),
-    _inert("--enable-priority-scheduling", "priorities are always honoured", switch=True),
+    _sets("--enable-priority-scheduling", "server.trust_priority", switch=True, value=True),
     _limited("--schedule-low-priority-values-first", (), "higher priorities always go first", switch=True, value=True),
     _inert(
         "--priority-scheduling-preemption-threshold",
-        "the lowest priority is preempted first, and only where memory is short",
+        "the lowest priority is preempted first, and only where memory is short or another key has had far less",
         int,
     ),
     _sets("--disable-radix-cache", "cache.prefix_cache", switch=True, value=False),

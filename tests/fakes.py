@@ -47,6 +47,8 @@ class ByteText:
         self.detected = Detected(dialect, "qwen3" if dialect.think else "none", "hermes")
         self.chats: list[ChatPrompt] = []
 
+    chars_per_token = 1
+
     def encode(self, text: str, *, parse_special: bool = True, add_special: bool = True) -> list[int]:
         return list(text.encode())
 

@@ -27,7 +27,7 @@ from radixmill.engine.loop import Engine
 from radixmill.engine.schedule import Scheduler
 from radixmill.front.api.app import create_app
 from radixmill.front.session import Front, Session
-from radixmill.front.session.door import Limits
+from radixmill.front.session.door import Bounds
 from radixmill.link.remote import RemoteEngine
 from radixmill.link.socket import EngineSocket
 from radixmill.observe.pulse import EnginePulse
@@ -127,7 +127,7 @@ class World:
         self.folder, self.deaths = folder, 0
         self.client = Heard()
         config = replace(Config(), server=ServerOptions(store_entries=8))
-        self.session = Session(Forgetful(), self.client, ("echo",), limits=Limits(requests=10_000))
+        self.session = Session(Forgetful(), self.client, ("echo",), limits=Bounds(requests=10_000))
         self.front = Front(config, self.client, self.session)
         self.app = create_app(self.front)
         self.machine = Machine(folder, 1)
@@ -158,7 +158,7 @@ class World:
         assert stats["conserved"] is True
         assert stats["pages_free"] + stats["pages_evictable"] == stats["pages_total"]
         client, session = self.client, self.session
-        held = (client._journal._live, client._streams, client._questions, session._live, session._aborted)
+        held = (client._journal._live, client._streams, client._questions, session._live)
         assert not any(held), held
         for drain in (session.door.requests, session.door.tokens):
             assert not drain.held and not drain._shares

@@ -239,6 +239,16 @@ class ServerOptions:
     max_queued_requests: int = option(
         1024, "requests that may be in flight or waiting; more get 429. Each front has an equal share", low=1
     )
+    max_queued_sequences: int = option(
+        16_384,
+        "sequences (prompts × choices) of the requests in flight or waiting; more get 429, but for a request that is alone."
+        " Each front has an equal share",
+        low=1,
+    )
+    trust_priority: bool = option(
+        False,
+        "a request's `priority` counts over other keys' requests too, not only its own key's; an admin key's always does",
+    )
     max_queued_tokens: int = option(
         1 << 20,
         "tokens of prompts that may wait for their answers to begin; more get 429, but for a prompt that waits alone. Each"

@@ -18,6 +18,13 @@ CONDEMNED = 3  # strikes after which it is not tried again: the last engine died
 
 
 @dataclass(slots=True)
+class Progress:
+    """Of a request, whose records have it in common."""
+
+    begun: bool = False  # one of its sequences, live or not, has said something
+
+
+@dataclass(slots=True)
 class Record:
     """One live sequence."""
 
@@ -28,6 +35,7 @@ class Record:
     cached: int | None = None  # what the first admission found; later ones, after a respawn, don't count
     score: bool = False  # the prompt's log-probabilities are still to come
     strikes: int = 0  # engines that died while they computed it, since it last said something
+    progress: Progress = field(default_factory=Progress)
 
     def ended(self, reason: EndReason, detail: str = "") -> TokenDelta:
         """The end of this sequence as seen from here, without asking the engine."""
@@ -52,8 +60,11 @@ class Journal:
         return seq in self._live
 
     def open(self, request: GenerateRequest, starts: Sequence[SeqStart]) -> None:
+        progress = Progress(any(start.output for start in starts))
         for start in starts:
-            self._live[start.seq] = Record(request, start.seq, start.seed, list(start.output), score=start.score)
+            self._live[start.seq] = Record(
+                request, start.seq, start.seed, list(start.output), score=start.score, progress=progress
+            )
 
     def close(self, seq: int) -> Record | None:
         """Forget a sequence; None if it has ended already."""
@@ -75,7 +86,7 @@ class Journal:
             news, record.score = news if record.score else _with(news, prompt_logprobs=None), False
         record.output += news.tokens
         if news.tokens:
-            record.strikes = 0
+            record.strikes, record.progress.begun = 0, True
         if news.end:
             del self._live[delta.seq]
             if record.cached is not None and news.end.usage.cached != record.cached:
@@ -87,12 +98,16 @@ class Journal:
 
     def resubmissions(self) -> Iterator[Submit]:
         """One Submit per live request, with the outputs so far, in the order they first came."""
-        requests: dict[int, tuple[GenerateRequest, list[SeqStart]]] = {}
+        requests: dict[int, tuple[Record, list[SeqStart]]] = {}
         for record in self._live.values():
-            _, starts = requests.setdefault(id(record.request), (record.request, []))
+            _, starts = requests.setdefault(id(record.request), (record, []))
             alone = record.strikes >= ISOLATED
             starts.append(SeqStart(record.seq, record.seed, tuple(record.output), record.score, alone))
-        for request, starts in requests.values():
+        for record, starts in requests.values():
+            # What has begun never expires, even where all that was said was said by choices that have ended since.
+            request = record.request
+            if record.progress.begun and request.wait is not None:
+                request = replace(request, wait=None)
             yield Submit(request, tuple(starts))
 
     def strike(self, seqs: Iterable[int]) -> list[Record]:

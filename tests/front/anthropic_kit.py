@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from radixmill.core.errors import ServeError
 from radixmill.front.session import ANYONE, Ask, Caller, Event, Facts, Front, Generation, Session, Usage
-from radixmill.front.session.door import Door, Limits
+from radixmill.front.session.door import Bounds, Door
 from tests.fakes import ByteText, EchoClient
 from tests.front.kit import serving
 
@@ -31,7 +31,7 @@ class Told(Generation):
     """An answer whose events are given; it may fail where an error stands among them."""
 
     def __init__(self, facts: Facts, told: Sequence[tuple[Event, ...] | ServeError], usage: Usage) -> None:
-        super().__init__(facts, (), (), lambda: None, Door(Limits()).enter())
+        super().__init__(facts, (), (), lambda: None, Door(Bounds()).enter())
         self.told, self.final = told, usage
 
     def __aiter__(self) -> AsyncIterator[tuple[Event, ...]]:

@@ -61,7 +61,7 @@ def make_app(
 ) -> FastAPI:
     client = client or EchoClient()
     config = replace(Config(), server=ServerOptions(**server))
-    limits = door.Limits(requests=max_requests, tokens=max_tokens, wait=wait, seconds=seconds)
+    limits = door.Bounds(requests=max_requests, tokens=max_tokens, wait=wait, seconds=seconds)
     names = ("echo", "echo-alias")
     session = Session(text or ByteText(), client, names, defaults=defaults, limits=limits, notary=notary)
     return create_app(Front(config, client, session))

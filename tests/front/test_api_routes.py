@@ -317,7 +317,7 @@ def test_our_bugs_are_500_without_our_insides(caplog):
             raise RuntimeError("secret path /etc/passwd")
 
     app, front = make_front()
-    front.session.text = Broken()
+    front.session.preparer.text = Broken()
     for stream in (False, True):
         response = post(app, CHAT, {**HELLO, "stream": stream})
         fault = error(response, 500)
@@ -392,7 +392,7 @@ def test_what_the_template_gets():
             return [1]
 
     app, front = make_front()
-    front.session.text = Watching()
+    front.session.preparer.text = Watching()
     call_ = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     messages = [
         {"role": "developer", "content": "be nice"},

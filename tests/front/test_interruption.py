@@ -119,7 +119,7 @@ def test_what_is_still_being_prepared_is_interrupted_too() -> None:
             await asyncio.sleep(0.02)
             return await tokenise(*args)
 
-        front.session.tokenise = slowly  # type: ignore[method-assign]
+        front.session.preparer.tokenise = slowly  # type: ignore[method-assign]
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://test", trust_env=False
         ) as http:

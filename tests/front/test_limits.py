@@ -12,7 +12,7 @@ from radixmill.core.config import Config, ServerOptions, walk
 from radixmill.front.api.health import MAX_PROBES
 from radixmill.front.api.protocol import Limits
 from radixmill.front.session import Session
-from radixmill.front.session.door import Limits as DoorLimits
+from radixmill.front.session.door import Bounds
 from radixmill.front.session.limits import CHARS_PER_TOKEN, SIZES
 from tests.fakes import SPEC, ByteText, EchoClient
 from tests.front.kit import CHAT, TEXT, error, install, make_app, make_front, post
@@ -27,7 +27,7 @@ def front_over(**options):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_prompt_has_at_most_so_many_tokens(stream):
-    app, client = front_over(limits=DoorLimits(prompt=20))
+    app, client = front_over(limits=Bounds(prompt=20))
     for path, body, param in (
         (TEXT, {"prompt": "x" * 21}, "prompt"),
         (TEXT, {"prompt": ["x", "x" * 21]}, "prompt"),
@@ -41,6 +41,42 @@ def test_a_prompt_has_at_most_so_many_tokens(stream):
         assert re.search("at most 20 tokens here, but it has 2[123]", fault["message"])
     assert not client.requests
     assert post(app, TEXT, {"prompt": "x" * 20, "max_tokens": 1}).status_code == 200
+
+
+def test_token_ids_that_cannot_fit_are_not_even_looked_at():
+    app, front = make_front()
+    client = EchoClient()
+    install(front, client, ByteText())
+    ids = [10**9] * (SPEC.context + 1)  # none is the vocabulary's
+    for path, body in ((TEXT, {"prompt": ids}), ("/generate", {"input_ids": ids})):
+        assert error(post(app, path, body), 400)["code"] == "context_length_exceeded"
+
+
+def test_where_unknown_text_may_be_one_token_nothing_is_refused_by_its_length():
+    """And what a template may leave out, the model's own words or what is no text, is not counted."""
+    long = "x" * (CHARS_PER_TOKEN * (SPEC.context + 1))
+
+    class Fusing(ByteText):
+        chars_per_token = None
+
+        def encode(self, text, **how):
+            return [0]
+
+        def encode_chat(self, chat):
+            return [0]
+
+    app, front = make_front()
+    install(front, EchoClient(), Fusing())
+    assert post(app, TEXT, {"prompt": long, "max_tokens": 1}).status_code == 200
+
+    class Forgetful(ByteText):
+        def encode_chat(self, chat):
+            return [0]
+
+    install(front, EchoClient(), Forgetful())
+    turns = [("user", "a"), ("assistant", long), ("user", "b")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    assert post(app, CHAT, {"messages": messages, "max_tokens": 1}).status_code == 200
 
 
 def test_a_text_that_cannot_fit_is_not_even_tokenised():

@@ -12,11 +12,11 @@ import httpx
 import pytest
 
 from radixmill.core.config import ServerOptions
-from radixmill.core.errors import BadRequest, Overloaded, RequestTimeout
+from radixmill.core.errors import BadRequest, NotReady, Overloaded, RequestTimeout
 from radixmill.core.request import Constraint
 from radixmill.front.api.app import BODIES
 from radixmill.front.session import Ask, Caller, Session, TextPrompt, gather
-from radixmill.front.session.door import LATEST, SHARE, Door, Limits
+from radixmill.front.session.door import LATELY, LATEST, SHARE, Bounds, Door
 from radixmill.front.session.native import GenerateBody, to_items
 from radixmill.front.session.native.items import start as start_batch
 from radixmill.front.session.open import limits_of
@@ -32,7 +32,7 @@ class Clock:
 
 
 def door(clock: Clock | None = None, **limits: Any) -> Door:
-    return Door(Limits(**limits), clock or Clock())
+    return Door(Bounds(**limits), clock or Clock())
 
 
 # --- the door
@@ -109,8 +109,9 @@ def test_a_prompt_counts_until_its_answer_begins() -> None:
 
 
 def test_one_key_leaves_room_for_others() -> None:
-    """However much one asks for, another finds room; without keys all of it is everybody's."""
+    """However much one asks for, another who is about finds room; without keys all of it is everybody's."""
     keyed = door(requests=90, tokens=9000)
+    keyed.enter("b").leave("b")
     taken = 0
     while keyed.requests.fits(1, "a"):
         keyed.enter("a").weigh(str(taken), [100] if keyed.tokens.fits(100, "a") else [])
@@ -128,9 +129,61 @@ def test_one_key_leaves_room_for_others() -> None:
     lone.enter("a")
 
 
+def test_one_key_alone_may_have_everything() -> None:
+    clock = Clock()
+    keyed = door(clock, requests=90)
+    keyed.enter("b").leave("b")
+    clock.now += LATELY + 1
+    places = [keyed.enter("a") for _ in range(90)]
+    with pytest.raises(Overloaded):
+        keyed.check("b")
+    for _ in range(20):
+        places.pop().leave("a")
+    keyed.enter("b")
+    with pytest.raises(Overloaded):
+        while True:
+            places.append(keyed.enter("a"))
+    assert 75 <= len(places) <= 80, "now that there is another"
+
+
+def test_wide_requests_are_counted_by_their_sequences() -> None:
+    some = door(sequences=1000)
+    first = some.enter()
+    first.count("a", 2048)  # alone, it is never too much
+    with pytest.raises(Overloaded) as refused:
+        some.enter().count("b", 1)
+    assert "sequences" in refused.value.message and refused.value.retry_after
+    first.leave("a")
+    assert some.sequences.held == 0
+    second = some.enter()
+    second.count("c", 900)
+    with pytest.raises(Overloaded):
+        some.enter().count("d", 101)
+    some.enter().count("e", 100)
+    assert some.stats()["live_sequences"] == 1000 and some.stats()["rejected_sequences"] == 2
+
+
+def test_too_many_sequences_cost_nothing() -> None:
+    """They are refused before a prompt is tokenised, and nothing is held for them."""
+
+    async def go() -> None:
+        client, text = EchoClient(gate=asyncio.Event()), Counting()
+        s = Session(text, client, ("echo",), limits=Bounds(sequences=300))
+        wide = {"n": 128, "width": 128, "prompts": (TextPrompt("a"),) * 16}
+        first = await s.start(ask("1", **wide))
+        with pytest.raises(Overloaded):
+            await s.start(ask("2", **wide))
+        assert text.encoded == 16 and s.live == 1 and s.door.sequences.held == 2048
+        first.close()
+        assert (s.door.sequences.held, s.door.requests.held) == (0, 1 - 1)
+
+    asyncio.run(go())
+
+
 def test_fronts_share_the_limits() -> None:
     server = ServerOptions(fronts=4, max_queued_requests=10, max_queued_tokens=1000, max_queue_time=0.0)
     limits = limits_of(server)
+    assert limits.sequences == 4096
     assert (limits.requests, limits.tokens, limits.wait, limits.seconds) == (2, 250, None, 3600.0)
 
 
@@ -142,7 +195,7 @@ def ask(id: str = "r", **fields: Any) -> Ask:
 
 
 def session(client: EchoClient, **limits: Any) -> Session:
-    return Session(ByteText(), client, ("echo",), limits=Limits(**limits))
+    return Session(ByteText(), client, ("echo",), limits=Bounds(**limits))
 
 
 class Counting(ByteText):
@@ -158,7 +211,7 @@ class Counting(ByteText):
 def test_a_full_house_costs_nothing_and_too_many_tokens_only_their_count() -> None:
     async def go() -> None:
         client, text = EchoClient(gate=asyncio.Event()), Counting()
-        s = Session(text, client, ("echo",), limits=Limits(requests=2, tokens=5))
+        s = Session(text, client, ("echo",), limits=Bounds(requests=2, tokens=5))
         first = await s.start(ask("1"))
         with pytest.raises(Overloaded) as refused:
             await s.start(ask("2"))
@@ -169,8 +222,10 @@ def test_a_full_house_costs_nothing_and_too_many_tokens_only_their_count() -> No
         assert "requests" in refused.value.message and text.encoded == 3
         assert s.door.stats() == {
             "live_requests": 2,
+            "live_sequences": 2,
             "queued_tokens": 5,
             "rejected_requests": 1,
+            "rejected_sequences": 0,
             "rejected_tokens": 1,
             "expired_requests": 0,
             "timed_out_requests": 0,
@@ -252,6 +307,98 @@ def test_the_time_to_prepare_counts() -> None:
         with pytest.raises(RequestTimeout):
             await s.start(ask(timeout=0.05, constraint=Constraint(kind="regex", text="a")))
         assert (s.live, s.door.requests.held, s.door.tokens.held, client.requests) == (0, 0, 0, [])
+
+    asyncio.run(go())
+
+
+def test_nobody_waits_on_the_line_of_what_is_made_in_the_background() -> None:
+    """The server's limits of time are for those who wait: a detached request obeys its own alone."""
+
+    async def go() -> None:
+        client = EchoClient(gate=asyncio.Event())
+        s = session(client, seconds=0.05, wait=1.0)
+        generation = await s.start(ask(detached=True))
+        assert [request.wait for request in client.requests] == [None] and generation.deadline is None
+        generation.close()
+        with pytest.raises(RequestTimeout):
+            await gather(await s.start(ask("2", detached=True, timeout=0.02)))
+
+    asyncio.run(go())
+
+
+def test_a_batch_has_one_deadline_and_yields_while_it_is_prepared() -> None:
+    async def go() -> None:
+        s, turns = session(EchoClient()), 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        beside = asyncio.create_task(others())
+        batch = await start_batch(s, to_items(GenerateBody(text=["abc"] * 100, timeout=5.0)))
+        assert len({generation.deadline for generation in batch.generations}) == 1 and turns >= 90
+        beside.cancel()
+        batch.close()
+
+    asyncio.run(go())
+
+
+class Looking(EchoClient):
+    """Looks at a grammar for ever."""
+
+    async def control(self, verb: str, **args: Any) -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+
+SLOW = Constraint(kind="regex", text="a")
+
+
+def test_an_abort_reaches_what_is_still_being_prepared() -> None:
+    """Its answer has the ends of one that had begun, and the engine never hears of it."""
+
+    async def go() -> None:
+        client = Looking()
+        s = session(client)
+        starting = asyncio.create_task(s.start(ask("1", n=2, width=2, constraint=SLOW)))
+        await asyncio.sleep(0.01)
+        assert s.abort("1") == 1
+        generation = await asyncio.wait_for(starting, 1.0)
+        assert [whole.end.reason for whole in await gather(generation)] == ["abort", "abort"]
+        generation.close()
+        assert not client.requests and not s.live and not s.door.requests.held and not s.door.sequences.held
+
+    asyncio.run(go())
+
+
+def test_an_interruption_reaches_what_is_still_being_prepared_and_whatever_comes() -> None:
+    async def go() -> None:
+        client = Looking()
+        s = session(client)
+        starting = asyncio.create_task(s.start(ask("1", constraint=SLOW)))
+        await asyncio.sleep(0.01)
+        s.interrupt(NotReady("Over."))
+        with pytest.raises(NotReady):
+            await asyncio.wait_for(starting, 1.0)
+        with pytest.raises(NotReady):
+            await s.start(ask("2"))
+        assert not s.live and not s.door.requests.held
+
+    asyncio.run(go())
+
+
+def test_who_leaves_while_it_is_prepared_is_cancelled_not_answered() -> None:
+    async def go() -> None:
+        s = session(Looking())
+        starting = asyncio.create_task(s.start(ask("1", constraint=SLOW)))
+        await asyncio.sleep(0.01)
+        s.abort("1")
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert not s.live and not s.door.requests.held
 
     asyncio.run(go())
 
@@ -355,6 +502,21 @@ def test_priority_and_key_reach_the_engine(path: str) -> None:
     first, second, third = (request.account for request in client.requests)
     assert first == third != second and "one" not in first
     assert {request.priority for request in client.requests} == {3}
+    assert {request.trusted for request in client.requests} == {False}
+
+
+def test_whose_priority_counts_over_others() -> None:
+    async def told(s: Session, caller: Caller) -> bool:
+        (await s.start(ask(priority=1), caller)).close()
+        return s.client.requests[-1].trusted  # type: ignore[attr-defined]
+
+    async def go() -> None:
+        s = session(EchoClient())
+        assert await told(s, Caller()), "without keys all are one"
+        assert not await told(s, Caller("key")) and await told(s, Caller("boss", admin=True))
+        assert await told(Session(ByteText(), EchoClient(), ("echo",), trust_priority=True), Caller("key"))
+
+    asyncio.run(go())
 
 
 def test_server_info_tells_of_it() -> None:

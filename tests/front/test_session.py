@@ -14,7 +14,7 @@ from radixmill.core.errors import BadRequest, ContextTooLong, EngineFailed, NotR
 from radixmill.core.request import choice_seed
 from radixmill.front.session import Ask, Content, End, Sampling, Session, TextPrompt, TokenPrompt, gather, winners
 from radixmill.front.session.caller import namespace
-from radixmill.front.session.door import Limits
+from radixmill.front.session.door import Bounds
 from radixmill.front.session.limits import THREAD_CHARS
 from tests.fakes import EOS, SPEC, ByteText, EchoClient
 from tests.front.kit import says
@@ -144,7 +144,7 @@ def test_bad_input_never_reaches_the_engine(fields, param):
 
 def test_models_states_and_the_queue():
     client = EchoClient()
-    s = session(client, limits=Limits(requests=1))
+    s = session(client, limits=Bounds(requests=1))
     with pytest.raises(UnknownModel):
         run(s, ask(model="gpt-4"))
     assert run(s, ask(model="default"))[1].facts.model == "echo"

@@ -88,3 +88,29 @@ def test_bounds_hold_whatever_happens(orders):
         assert len(store) <= 3 and 0 <= store.used <= 100
     clock.now += 10
     assert not store.of("a") and not store.of("b") and (store.used, len(store)) == (0, 0)
+
+
+def test_a_flood_drives_out_only_its_own():
+    store, _ = make(entries=10)
+    for i in range(3):
+        store.put("ann", str(i), i, 1)
+    for i in range(100):
+        store.put("bob", str(i), i, 1)
+    assert store.of("ann") == [0, 1, 2] and store.of("bob") == [*range(93, 100)]
+    store, _ = make(entries=50)
+    store.put("ann", "a", "a", 40)
+    for i in range(50):
+        store.put("bob", str(i), i, 10)
+    assert store.of("ann") == ["a"] and store.of("bob") == [*range(44, 50)] and store.used == 100
+
+
+def test_what_is_being_made_stays():
+    store, clock = make(entries=2)
+    store.put("", "run", "begun", 1, live=True)
+    for i in range(5):
+        store.put("", str(i), i, 1)
+    clock.now = 100.0
+    assert store.get("", "run") == "begun" and len(store) == 1
+    store.put("", "run", "done", 1)
+    store.put("", "x", "x", 1)
+    assert store.of("") == ["x"], "it is as old as it was"

@@ -56,6 +56,17 @@ def test_an_end_comes_once_and_keeps_what_the_first_admission_found() -> None:
     assert 1 not in journal and len(journal) == 1
 
 
+def test_what_has_begun_never_expires_though_all_that_had_begun_has_ended() -> None:
+    journal = Journal()
+    request = GenerateRequest(id="s", prompt=(9,), sampling=SamplingParams(max_tokens=1), wait=5.0)
+    journal.open(request, [SeqStart(1, 0), SeqStart(2, 0)])
+    (again,) = journal.resubmissions()
+    assert again.request.wait == 5.0
+    journal.apply(TokenDelta(1, 0, (4,), end=End("length", Usage(1, 1, 0))))
+    (again,) = journal.resubmissions()
+    assert again.request.wait is None and [start.seq for start in again.seqs] == [2]
+
+
 def test_resubmission_groups_by_request() -> None:
     journal = opened(1, 2)
     other = GenerateRequest(id="s", prompt=(9,), sampling=SamplingParams(max_tokens=1))

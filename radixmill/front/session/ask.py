@@ -114,4 +114,5 @@ class Ask(Struct, frozen=True, kw_only=True):
     seed: int | None = None
     salts: tuple[str, ...] = ()  # keep its cached prefixes apart: only equal salts share
     priority: int = 0
+    detached: bool = False  # nobody waits on the line: it waits and runs for as long as it takes, but for `timeout`
     timeout: float | None = None  # seconds the whole request may take; None: as long as the server lets it

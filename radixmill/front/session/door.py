@@ -2,8 +2,8 @@
 
     taken ── enters, and is weighed ──▶ waits (its prompts' tokens count) ── begins to answer ──▶ runs ── leaves ──▶
 
-Two bounds: requests that are in, and tokens of prompts whose answers have not begun. Both rates are measured while
-something is there to leave, over the monotonic clock; Retry-After follows from them.
+Three bounds: requests that are in, their sequences, and tokens of prompts whose answers have not begun. All rates are
+measured while something is there to leave, over the monotonic clock; Retry-After follows from them.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from radixmill.core.errors import Overloaded, RequestTimeout
 
 MEMORY = 10.0  # seconds of which a rate tells
 SOONEST, LATEST = 1.0, 60.0  # seconds, of Retry-After
-SHARE = 8  # an account with a key may hold so many times what would still be free
+SHARE = 8  # an account with a key may hold so many times what would still be free, while there are others
+LATELY = 60.0  # seconds for which an account that has come counts as there
 
 Clock = Callable[[], float]
 
 
-class Limits(Struct, frozen=True, kw_only=True):
-    """Of one session."""
+class Bounds(Struct, frozen=True, kw_only=True):
+    """Of what one session takes."""
 
     requests: int = 1024  # that are in
+    sequences: int = 16_384  # of requests that are in: their prompts × choices
     tokens: int = 1 << 20  # of prompts whose answers have not begun
     prompt: int | None = None  # tokens of one prompt; None: what the context holds
     wait: float | None = None  # seconds until a request's first step
@@ -56,13 +58,14 @@ class Drain:
         if not self._shares[account]:
             del self._shares[account]
 
-    def fits(self, amount: int, account: str) -> bool:
-        """Whether so much more may be in. An account always leaves room for others; whoever is the first always fits."""
+    def fits(self, amount: int, account: str, *, alone: bool = False) -> bool:
+        """Whether so much more may be in. An account leaves room for others, unless it is `alone`; whoever is the first
+        always fits."""
         if not self.held:
             return self.most > 0
         free = self.most - self.held - amount
         mine = self._shares.get(account, 0)
-        return free >= 0 and (not account or not mine or mine + amount <= SHARE * (free + 1))
+        return free >= 0 and (alone or not account or not mine or mine + amount <= SHARE * (free + 1))
 
     def seconds_until(self, amount: int) -> float:
         """About how long until so much more fits; SOONEST while nothing is known."""
@@ -82,18 +85,37 @@ class Drain:
             self._seconds = self._seconds * fade + MEMORY * (1 - fade)
 
 
+class Visits:
+    """Which accounts have come lately, as far as that must be known: the last one, and the last other one."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._last, self._other = ("", -math.inf), ("", -math.inf)  # account, when
+
+    def note(self, account: str) -> None:
+        if account != self._last[0]:
+            self._other = self._last
+        self._last = account, self._clock()
+
+    def only(self, account: str) -> bool:
+        """Nobody else has come lately."""
+        _, at = self._last if self._last[0] != account else self._other
+        return self._clock() - at > LATELY
+
+
 class Door:
     """Of one session. Every request that is taken has a Place."""
 
-    def __init__(self, limits: Limits, clock: Clock = time.monotonic) -> None:
+    def __init__(self, limits: Bounds, clock: Clock = time.monotonic) -> None:
         self.limits = limits
         self.requests, self.tokens = Drain(limits.requests, clock), Drain(limits.tokens, clock)
+        self.sequences, self.visits = Drain(limits.sequences, clock), Visits(clock)
         self.counts: Counter[str] = Counter()  # of what was refused or ended here, by why
 
     def check(self, account: str = "") -> None:
         """Raise Overloaded if no request more fits. Costs nothing: ask before any work is done for it."""
-        if not self.requests.fits(1, account):
-            raise self._refused("rejected_requests", self.requests.seconds_until(1), "requests in flight")
+        self.visits.note(account)
+        self._admit(self.requests, 1, account, "requests", "requests in flight")
 
     def enter(self, account: str = "") -> Place:
         """Raises Overloaded."""
@@ -102,18 +124,29 @@ class Door:
 
     def stats(self) -> dict[str, int]:
         """For /server_info."""
-        names = ("rejected_requests", "rejected_tokens", "expired_requests", "timed_out_requests")
-        held = {"live_requests": self.requests.held, "queued_tokens": self.tokens.held}
+        rejected = ("rejected_requests", "rejected_sequences", "rejected_tokens")
+        names = (*rejected, "expired_requests", "timed_out_requests")
+        held = {
+            "live_requests": self.requests.held,
+            "live_sequences": self.sequences.held,
+            "queued_tokens": self.tokens.held,
+        }
         return held | {name: self.counts[name] for name in names}
 
     def weigh(self, amount: int, account: str) -> None:
         """Raise Overloaded if so many tokens of prompts more do not fit."""
-        if not self.tokens.fits(amount, account):
-            raise self._refused("rejected_tokens", self.tokens.seconds_until(amount), "prompt tokens waiting")
+        self._admit(self.tokens, amount, account, "tokens", "prompt tokens waiting")
 
-    def _refused(self, count: str, seconds: float, what: str) -> Overloaded:
-        self.counts[count] += 1
-        return Overloaded(
+    def count(self, amount: int, account: str) -> None:
+        """Raise Overloaded if so many sequences more do not fit."""
+        self._admit(self.sequences, amount, account, "sequences", "sequences in flight")
+
+    def _admit(self, drain: Drain, amount: int, account: str, kind: str, what: str) -> None:
+        if drain.fits(amount, account, alone=self.visits.only(account)):
+            return
+        self.counts[f"rejected_{kind}"] += 1
+        seconds = drain.seconds_until(amount)
+        raise Overloaded(
             f"This server is at its limit of {what}. Try again in {math.ceil(seconds)} s.", retry_after=seconds
         )
 
@@ -124,8 +157,17 @@ class Place:
     def __init__(self, door: Door, account: str) -> None:
         self._door, self._account = door, account
         self._waiting: dict[str, dict[int, int]] = {}  # tokens, by the id of an Ask and the prompt's number
+        self._sequences: dict[str, int] = {}  # by the id of an Ask
         self._requests = 1
         door.requests.add(1, account)
+
+    def count(self, id: str, sequences: int) -> None:
+        """So many has an Ask. Raises Overloaded; whoever is in alone never has too many."""
+        drain = self._door.sequences
+        if drain.held > sum(self._sequences.values()):
+            self._door.count(sequences, self._account)
+        self._sequences[id] = sequences
+        drain.add(sequences, self._account)
 
     def weigh(self, id: str, tokens: Sequence[int]) -> None:
         """So many has each prompt of an Ask. Raises Overloaded; whoever waits alone never is too much."""
@@ -145,7 +187,9 @@ class Place:
         for prompt in list(self._waiting.get(id, ())):
             self.begun(id, prompt)
         self._waiting.pop(id, None)
-        if self._requests and not self._waiting:
+        if sequences := self._sequences.pop(id, 0):
+            self._door.sequences.remove(sequences, self._account)
+        if self._requests and not self._sequences and not self._waiting:
             self._requests = 0
             self._door.requests.remove(1, self._account)
 

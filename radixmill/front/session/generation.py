@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from msgspec import Struct
 
@@ -64,14 +64,16 @@ class Generation:
         *,
         scored: bool = False,
         witness: Witness | None = None,
+        nothing: Literal["length", "abort"] = "length",
     ) -> None:
-        """`place`: told when prompts begin to be answered. `scored`: the engine was asked for the prompts' log-probabilities."""
+        """`place`: told when prompts begin to be answered. `scored`: the engine was asked for the prompts' log-probabilities.
+        `nothing`: how choices end where there are no streams."""
         self.facts, self.streams, self.choices = facts, tuple(streams), tuple(choices)
         self._by_seq = dict(zip((seq for stream in streams for seq in stream.seqs), choices, strict=bool(streams)))
         self._stream_of = {seq: stream for stream in streams for seq in stream.seqs}
         self._left = len(self.choices)
         self.proofs: dict[int, Proof] = {}
-        self._witness = witness
+        self._witness, self._nothing = witness, nothing
         self._telling: asyncio.Future[Proof] | None = None
         self.tape: dict[int, list[int]] | None = None  # what each choice has said, where that is to be logged
         self.scores: dict[int, tuple[TokenLogprob, ...] | None] = {}
@@ -80,6 +82,7 @@ class Generation:
         self._on_close: Callable[[], None] | None = on_close
         self._interruption: ServeError | None = None
         self.place = place
+        self.deadline: float | None = None  # of the loop's clock
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -107,7 +110,7 @@ class Generation:
     async def _nothing_to_do(self) -> AsyncGenerator[tuple[Event, ...], None]:
         for choice in self.choices:
             self._left -= 1
-            events = (End(choice.index, "length"),)
+            events = (End(choice.index, self._nothing),)
             await self._attest(events)
             yield events
 
@@ -218,6 +221,7 @@ class Generation:
 
     def limit(self, deadline: float, seconds: float) -> None:
         """Stop and fail if it is not done by `deadline`, of the loop's clock: after `seconds` in all."""
+        self.deadline = deadline
         self._timer = asyncio.get_running_loop().call_at(deadline, self._time_out, seconds)
 
     def _time_out(self, seconds: float) -> None:

@@ -12,7 +12,7 @@ from radixmill.core.config import Config, ServerOptions
 from radixmill.core.errors import CannotStart
 from radixmill.core.spec import ModelSpec
 from radixmill.front.session.detect import detect_dialect
-from radixmill.front.session.door import Limits
+from radixmill.front.session.door import Bounds
 from radixmill.front.session.receipt import KeyFile, Notary
 from radixmill.front.session.record import RecordFolder, Scribe, TextHashes
 from radixmill.front.session.session import Session
@@ -22,7 +22,9 @@ from radixmill.link.client import EngineClient
 from radixmill.store import ModelFiles, generation_defaults
 from radixmill.store.digest import WeightDigest
 
-UNLIMITED = Limits(requests=sys.maxsize, tokens=sys.maxsize)  # where nobody has to be protected from others
+UNLIMITED = Bounds(
+    requests=sys.maxsize, sequences=sys.maxsize, tokens=sys.maxsize
+)  # where nobody has to be protected from others
 
 
 def open_text(config: Config, files: ModelFiles) -> ModelText:
@@ -41,7 +43,7 @@ def open_text(config: Config, files: ModelFiles) -> ModelText:
 
 
 def open_session(
-    config: Config, files: ModelFiles, text: ModelText, client: EngineClient, limits: Limits | None = None
+    config: Config, files: ModelFiles, text: ModelText, client: EngineClient, limits: Bounds | None = None
 ) -> Session:
     """The front's side of the model in `files`, whose engine is ready. Sampling defaults come from its makers unless told
     otherwise. `limits`: instead of the server's. Raises CannotStart."""
@@ -55,6 +57,7 @@ def open_session(
         defaults=defaults,
         limits=limits or limits_of(config.server),
         shared_prefixes=config.cache.shared_prefix_cache,
+        trust_priority=config.server.trust_priority,
         log_prompts=config.server.log_prompts,
         notary=notary,
     )
@@ -76,10 +79,11 @@ def text_hashes(stack: TextStack) -> TextHashes:
     return TextHashes(stack.tokenizer, stack.tokenizer.vocab_size, template.sources if template else None)
 
 
-def limits_of(server: ServerOptions) -> Limits:
+def limits_of(server: ServerOptions) -> Bounds:
     """What one front takes: its share of what the server does."""
-    return Limits(
+    return Bounds(
         requests=max(server.max_queued_requests // server.fronts, 1),
+        sequences=max(server.max_queued_sequences // server.fronts, 1),
         tokens=max(server.max_queued_tokens // server.fronts, 1),
         prompt=server.max_prompt_tokens,
         wait=server.max_queue_time or None,

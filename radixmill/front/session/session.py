@@ -9,27 +9,26 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from weakref import WeakSet
 
-from radixmill.core.errors import BadRequest, NotReady, PromptTooLong, ServeError, UnknownModel
-from radixmill.core.request import Constraint, GenerateRequest, SamplingParams, ThinkingBudget, choice_seed
+from radixmill.core.errors import BadRequest, NotReady, ServeError, UnknownModel
+from radixmill.core.request import GenerateRequest, SamplingParams, ThinkingBudget, choice_seed
 from radixmill.core.spec import ModelSpec
-from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, TextPrompt, TokenPrompt
+from radixmill.front.session.ask import Ask, TextPrompt
 from radixmill.front.session.caller import ANYONE, Caller, namespace
 from radixmill.front.session.choice import Choice, Shown, Trace
-from radixmill.front.session.door import Door, Limits, Place
+from radixmill.front.session.door import Bounds, Door, Place
 from radixmill.front.session.echo import PromptText, prompt_text
 from radixmill.front.session.generation import Facts, Generation
-from radixmill.front.session.limits import CHARS_PER_TOKEN, SIZES, THREAD_CHARS
+from radixmill.front.session.prepare import Preparer, check_known, check_number
 from radixmill.front.session.receipt import Notary, Wants, Witness
 from radixmill.front.session.sampling import check_defaults, to_params
 from radixmill.front.session.speech import Speech, speech_of
 from radixmill.front.session.text import Spelling, Text
 from radixmill.front.text import StopScanner, TextDecoder
-from radixmill.front.text.template import strings
 from radixmill.link.client import EngineClient, Stream
 
 log = logging.getLogger("radixmill.front")
@@ -52,8 +51,28 @@ class Entry(NamedTuple):
     model: str  # the name to answer with
     caller: Caller
     place: Place
+    preparing: Preparing
     wait: float | None  # seconds until its first step
     seconds: float | None  # in all
+
+
+class Preparing:
+    """A request that the engine has not heard of: whoever prepares it can be stopped."""
+
+    def __init__(self) -> None:
+        self.stopped: ServeError | Literal["abort"] | None = None
+        self._task = asyncio.current_task()
+        self._cancels = self._task.cancelling() if self._task else 0
+
+    def stop(self, why: ServeError | Literal["abort"]) -> None:
+        if self.stopped is None:
+            self.stopped = why
+            if self._task:
+                self._task.cancel()
+
+    def mine(self) -> bool:
+        """Whether a CancelledError just met is of our stop, and of nobody else's; then it is settled."""
+        return self.stopped is not None and self._task is not None and self._task.uncancel() == self._cancels
 
 
 class Session:
@@ -66,21 +85,24 @@ class Session:
         served: Sequence[str],
         *,
         defaults: Mapping[str, float] | None = None,
-        limits: Limits = Limits(),
+        limits: Bounds = Bounds(),
         shared_prefixes: bool = False,
+        trust_priority: bool = False,
         log_prompts: bool = False,
         notary: Notary | None = None,
     ) -> None:
         """`served`: names of the model, the shown one first. `defaults`: sampling defaults of its generation_config.
-        `shared_prefixes`: all owners share their cached prefixes. `log_prompts`: what is asked and answered is logged.
+        `shared_prefixes`: all owners share their cached prefixes. `trust_priority`: anybody's priority counts over
+        other owners' requests. `log_prompts`: what is asked and answered is logged.
         `notary`: who makes records and receipts; None: nobody."""
         self.text, self.client, self.served = text, client, tuple(served)
         self.defaults = check_defaults(defaults or {})
         self.door, self.shared_prefixes, self.log_prompts = Door(limits), shared_prefixes, log_prompts
-        self.notary = notary
+        self.trust_priority, self.notary = trust_priority, notary
+        self.preparer = Preparer(text, client, limits.prompt)
+        self.tokenise, self.decode = self.preparer.tokenise, self.preparer.decode
         self._spellings: dict[frozenset[str], Spelling] = {}  # by tags: a dialect's with calls, or without
-        self._live: dict[Name, Generation | None] = {}  # None: still being prepared
-        self._aborted: set[Name] = set()  # while they were being prepared
+        self._live: dict[Name, Generation | Preparing] = {}
         self._users: WeakSet[asyncio.Task[Any]] = WeakSet()  # tasks that have been given this session
         self._interruption: ServeError | None = None  # why all that runs must end
 
@@ -103,8 +125,11 @@ class Session:
     def interrupt(self, error: ServeError) -> None:
         """End everything that runs, and whatever starts from now on, by `error`."""
         self._interruption = error
-        for generation in [each for each in self._live.values() if each]:
-            generation.interrupt(error)
+        for each in list(self._live.values()):
+            if isinstance(each, Preparing):
+                each.stop(error)
+            else:
+                each.interrupt(error)
 
     def resume(self) -> None:
         """What starts from now on may run to its end again."""
@@ -133,18 +158,13 @@ class Session:
         """Take a request. Whoever gets the Generation must close it. `beside`: of the same batch; they are one request."""
         name = Name(caller.owner, ask.id)
         entry = self._enter(ask, caller, beside)
-        deadline = None if entry.seconds is None else asyncio.get_running_loop().time() + entry.seconds
+        deadline = self._deadline(entry, beside)
         try:
             async with asyncio.timeout_at(deadline) as timer:
-                self._check_proofs(ask)
-                prompts = await self._tokenise_within(
-                    ask, min(entry.spec.context, self.door.limits.prompt or entry.spec.context)
-                )
-                entry.place.weigh(ask.id, [len(ids) for ids in prompts])
-                speech = speech_of(self.text, ask, prompts)
-                await self._check(speech)
-            generation = self._submit(speech, entry, prompts)
+                generation = await self._prepared(ask, entry, beside)
         except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and entry.preparing.mine():
+                return self._stopped(ask, entry)
             self._leave(name, entry.place)
             if isinstance(error, TimeoutError) and timer.expired():
                 raise entry.place.overdue(entry.seconds or 0.0) from None
@@ -152,23 +172,48 @@ class Session:
         self._live[name] = generation
         if deadline is not None:
             generation.limit(deadline, entry.seconds or 0.0)
-        if self._interruption:
-            generation.interrupt(self._interruption)
-        elif name in self._aborted:
-            generation.abort()
         return generation
 
-    async def _tokenise_within(self, ask: Ask, most: int) -> tuple[tuple[int, ...], ...]:
-        """Tokenise prompts of no more than `most` tokens each. Raises BadRequest; of the context's own limit, what checks
-        the sampling parameters tells more."""
-        for prompt in ask.prompts:
-            if (least := _chars(prompt) // CHARS_PER_TOKEN) > most:
-                raise PromptTooLong(least, most, param=ask.prompt_field, least=True)
-        found = await self.tokenise(ask.prompts, ask.prompt_field)
-        limit = self.door.limits.prompt
-        if limit is not None and (longest := max(map(len, found))) > limit:
-            raise PromptTooLong(longest, limit, param=ask.prompt_field)
-        return found
+    def _deadline(self, entry: Entry, beside: Generation | None) -> float | None:
+        """Of the loop's clock. A batch is one request, and has one."""
+        if beside is not None:
+            return beside.deadline
+        return None if entry.seconds is None else asyncio.get_running_loop().time() + entry.seconds
+
+    async def _prepared(self, ask: Ask, entry: Entry, beside: Generation | None) -> Generation:
+        if beside is not None:
+            await asyncio.sleep(0)  # a batch may be long: others have their turn between its prompts
+        self._check_proofs(ask)
+        check_number(ask)
+        entry.place.count(ask.id, len(ask.prompts) * ask.width)
+        prompts = await self.preparer.within(ask, entry.spec.context)
+        entry.place.weigh(ask.id, [len(ids) for ids in prompts])
+        speech = speech_of(self.text, ask, prompts)
+        await self.preparer.check(speech)
+        return self._submit(speech, entry, prompts)
+
+    def _stopped(self, ask: Ask, entry: Entry) -> Generation:
+        """What becomes of a request that was stopped before the engine had heard of it: an answer that was aborted at once.
+        Raises what interrupted it."""
+        why, name = entry.preparing.stopped, Name(entry.caller.owner, ask.id)
+        if isinstance(why, ServeError):
+            self._leave(name, entry.place)
+            raise why
+        facts = Facts(
+            id=ask.id,
+            model=entry.model,
+            created=int(time.time()),
+            seed=ask.seed or 0,
+            fingerprint=entry.spec.numerics,
+            prompts=((),) * len(ask.prompts),
+            width=ask.width,
+        )
+        speech = speech_of(self.text, ask, facts.prompts)
+        choices = self._choices(speech, len(facts.prompts))
+        over: Callable[[], None] = lambda: self._over(ask.id, generation, entry.caller)  # noqa: E731
+        generation = Generation(facts, (), choices, over, entry.place, nothing="abort")
+        self._live[name] = generation
+        return generation
 
     def _check_proofs(self, ask: Ask) -> None:
         """Raises BadRequest for a record or receipt that can't be had."""
@@ -178,12 +223,6 @@ class Session:
         if self.notary is not None and ask.receipt:
             self.notary.prepare()
 
-    async def tokenise(self, prompts: Sequence[Prompt], field: str) -> tuple[tuple[int, ...], ...]:
-        """Token ids of each prompt; long texts off the event loop. Raises BadRequest naming `field`."""
-        if sum(map(_chars, prompts)) <= THREAD_CHARS:
-            return self._encode_all(prompts, field)
-        return await asyncio.to_thread(self._encode_all, prompts, field)
-
     def abort(self, rid: str, caller: Caller = ANYONE, *, everything: bool = False) -> int:
         """Stop the caller's live requests whose id begins with `rid`, or all of them. Returns how many.
 
@@ -192,93 +231,28 @@ class Session:
         mine = [name for name in self._live if caller.admin or name.owner == caller.owner]
         hit = [name for name in mine if everything or name.id.startswith(rid)]
         for name in hit:
-            if (generation := self._live[name]) is not None:
-                generation.abort()
+            each = self._live[name]
+            if isinstance(each, Preparing):
+                each.stop("abort")
             else:
-                self._aborted.add(name)
+                each.abort()
         return len(hit)
 
     def _enter(self, ask: Ask, caller: Caller, beside: Generation | None) -> Entry:
         spec, model, limits = self.spec(), self.check_model(ask.model), self.door.limits
+        if self._interruption:
+            raise self._interruption
         if (name := Name(caller.owner, ask.id)) in self._live:
             raise BadRequest(f"A request with the id {ask.id!r} is running already.", param="rid")
         place = self.door.enter(caller.owner) if beside is None else beside.place
-        self._live[name] = None
-        given = [seconds for seconds in (ask.timeout, limits.seconds) if seconds is not None]
-        return Entry(spec, model, caller, place, limits.wait if beside is None else None, min(given, default=None))
-
-    def _encode_all(self, prompts: Sequence[Prompt], field: str) -> tuple[tuple[int, ...], ...]:
-        many = len(prompts) > 1
-        return tuple(self._encode(prompt, f"{field}[{i}]" if many else field) for i, prompt in enumerate(prompts))
-
-    def _encode(self, prompt: Prompt, field: str) -> tuple[int, ...]:
-        match prompt:
-            case TokenPrompt(ids):
-                self._check_ids(ids, field)
-            case TextPrompt() | ChatPrompt():
-                ids = self._encode_text(prompt, field)
-        if not ids:
-            raise BadRequest(f"{field} must not be empty: it has no tokens.", param=field)
-        return ids
-
-    def _encode_text(self, prompt: TextPrompt | ChatPrompt, field: str) -> tuple[int, ...]:
-        try:
-            if isinstance(prompt, ChatPrompt):
-                return tuple(self.text.encode_chat(prompt))
-            if prompt.suffix:
-                return tuple(self._encode_fill(prompt))
-            return tuple(
-                self.text.encode(prompt.text, parse_special=prompt.parse_special, add_special=prompt.add_special)
-            )
-        except ValueError as error:
-            raise BadRequest(f"{field}: {error}.", param=field) from None
-
-    def _encode_fill(self, prompt: TextPrompt) -> Sequence[int]:
-        if self.text.fill_ends is None:
-            raise BadRequest(
-                "suffix needs a model that fills gaps: this one's tokenizer has no tokens for that.", param="suffix"
-            )
-        return self.text.encode_fill(prompt.text, prompt.suffix, parse_special=prompt.parse_special)
-
-    def decode(self, ids: Sequence[int], *, skip_special: bool, field: str) -> str:
-        """Text of token ids. Raises BadRequest naming `field`."""
-        self._check_ids(ids, field)
-        return self.text.decode(ids, skip_special=skip_special)
-
-    def _check_ids(self, ids: Sequence[int], field: str) -> None:
-        vocab_size = self.spec().vocab_size
-        for i, token in enumerate(ids):
-            if not 0 <= token < vocab_size:
-                raise BadRequest(
-                    f"{field} must hold token ids from 0 to {vocab_size - 1}; {token} is none.", param=f"{field}[{i}]"
-                )
-
-    async def _check(self, speech: Speech) -> None:
-        """Raise BadRequest where the engine can't have the grammar, naming the field whose part it is."""
-        if speech.constraint is None or not (fault := await self._refusal(speech.constraint)):
-            return
-        field = speech.ask.constraint_field if speech.ask.constraint is not None else "tools"
-        for part_field, part in speech.sources():
-            if part_fault := await self._refusal(part):
-                field, fault = part_field, part_fault
-                break
-        raise BadRequest(f"{field} can't be enforced: {fault}", param=field)
-
-    async def _refusal(self, constraint: Constraint) -> str:
-        """Why the engine refuses a constraint; "" if it does not."""
-        if len(constraint.text) > (most := int(SIZES["constraint"].high or 0)):
-            return f"it has {len(constraint.text)} characters, more than {most}"
-        reply = await self.client.control("grammar", kind=constraint.kind, text=constraint.text)
-        reason, place = str(reply.get("reason", "")), str(reply.get("place", ""))
-        return f"{reason} (at {place})" if reason and place else reason
+        self._live[name] = preparing = Preparing()
+        given = [seconds for seconds in (ask.timeout, None if ask.detached else limits.seconds) if seconds is not None]
+        wait = None if ask.detached or beside else limits.wait
+        return Entry(spec, model, caller, place, preparing, wait, min(given, default=None))
 
     def _submit(self, speech: Speech, entry: Entry, prompts: tuple[tuple[int, ...], ...]) -> Generation:
         ask, spec = speech.ask, entry.spec
-        if len(prompts) * ask.width > (most := int(SIZES["sequences"].high or 0)):
-            raise BadRequest(
-                f"{len(prompts)} prompts with {ask.width} choices each are more than {most} sequences.", param="n"
-            )
-        _check_known(prompts, spec.vocab_size, ask.prompt_field)
+        check_known(prompts, spec.vocab_size, ask.prompt_field)
         stops = self._fill_ends(ask)
         params = [to_params(ask, len(ids), spec.context, spec.vocab_size, self.defaults, stops) for ids in prompts]
         seed = secrets.randbits(SEED_BITS) if ask.seed is None else ask.seed
@@ -352,7 +326,6 @@ class Session:
     def _leave(self, name: Name, place: Place) -> None:
         place.leave(name.id)
         self._live.pop(name, None)
-        self._aborted.discard(name)
 
     def _requests(
         self,
@@ -375,6 +348,7 @@ class Session:
                 tenant=tenant,
                 account=caller.owner,
                 priority=ask.priority,
+                trusted=self.trust_priority or caller.admin or not caller.owner,
                 wait=None if p else entry.wait,
                 arrived=now,
             )
@@ -420,18 +394,6 @@ class Session:
         )
 
 
-def _check_known(prompts: Sequence[Sequence[int]], vocab_size: int, field: str) -> None:
-    """Raise BadRequest where the tokenizer made a token that the model has no row for: some know more than their model."""
-    for i, ids in enumerate(prompts):
-        if (highest := max(ids)) >= vocab_size:
-            name = f"{field}[{i}]" if len(prompts) > 1 else field
-            raise BadRequest(
-                f"{name} has a token, {highest}, that the tokenizer knows but the model does not:"
-                f" it has {vocab_size} tokens.",
-                param=name,
-            )
-
-
 def _check_budget(budget: ThinkingBudget | None, vocab_size: int) -> None:
     if budget is not None and not (budget.close and max(budget.close) < vocab_size):
         raise BadRequest(
@@ -445,13 +407,3 @@ def _bound_by(speech: Speech) -> str:
     if speech.ask.constraint is not None:
         return speech.ask.constraint_field
     return "max_thinking_tokens" if speech.constraint is None else "tools"
-
-
-def _chars(prompt: Prompt) -> int:
-    match prompt:
-        case TextPrompt(text):
-            return len(text)
-        case ChatPrompt(messages=messages, tools=tools):
-            return sum(map(len, strings((messages, tools))))
-        case TokenPrompt():
-            return 0

@@ -49,6 +49,10 @@ class Text(Protocol):
     def encode_fill(self, before: str, after: str, *, parse_special: bool = True) -> Sequence[int]:
         """A prompt to fill the gap between two texts."""
 
+    @property
+    def chars_per_token(self) -> int | None:
+        """Characters that one token may stand for, at most; None where there is no saying. Slow the first time."""
+
     def token_bytes(self, token: int, /) -> bytes:
         """What a token stands for: perhaps a part of a character; a control token's literal."""
 
@@ -86,6 +90,10 @@ class ModelText:
         self.encode = stack.tokenizer.encode
         self.decode = stack.tokenizer.decode
         self.token_bytes = stack.tokenizer.token_bytes
+
+    @cached_property
+    def chars_per_token(self) -> int | None:
+        return self.stack.tokenizer.longest()
 
     def encode_chat(self, chat: ChatPrompt) -> list[int]:
         template = self.stack.template

@@ -136,6 +136,13 @@ class Tokenizer:
             known = self._bytes[token] = self._spell(token)
         return known
 
+    def longest(self) -> int | None:
+        """Bytes of the longest token; None where any length of unknown text may be one token, or white space beside an added
+        token go with it."""
+        if self._vocabulary.unk_id is not None or any(a.lstrip or a.rstrip for a in self.added):
+            return None
+        return max((len(self._spell(token)) for token in range(self.vocab_size)), default=0)
+
     def decode(self, ids: Sequence[int], *, skip_special: bool = True, continues: bool = False) -> str:
         """The text of `ids`; bytes that are no UTF-8 become U+FFFD.
 

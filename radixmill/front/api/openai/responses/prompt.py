@@ -61,6 +61,7 @@ def to_ask(body: ResponseBody, id: str, prompt: ChatPrompt, tools: Tools) -> Ask
         seed=body.seed,
         salts=salts(body.cache_salt),
         priority=body.priority or 0,
+        detached=bool(body.background),
         record=bool(body.record),
         receipt=bool(body.receipt),
         timeout=body.timeout,

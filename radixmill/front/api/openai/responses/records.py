@@ -48,7 +48,8 @@ class Records:
         self.store, self.owner = store, owner
 
     def keep(self, record: Record) -> None:
-        self.store.put(self.owner, record.response.id, record, record.size())
+        live = record.run is not None and record.response.status in LIVE
+        self.store.put(self.owner, record.response.id, record, record.size(), live=live)
 
     def get(self, id: str) -> Record:
         """Raises NotFound."""
