@@ -65,6 +65,8 @@ class Deployment:
     def struck(self, flying: frozenset[int], *, innocent: bool) -> frozenset[int]:
         """Those of the sequences in flight that a death counts against. One from outside counts against nobody, the first
         time: whoever is there twice in a row may be why somebody kills, such as a guard of the machine's memory."""
+        if not flying:
+            return flying
         struck = flying & self.spared if innocent else flying
         self.spared = flying if innocent else frozenset()
         return struck

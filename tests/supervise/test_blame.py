@@ -46,6 +46,7 @@ def test_what_the_kernel_killed_long_ago_is_no_guilt(monkeypatch: pytest.MonkeyP
 def test_a_sequence_is_spared_once_in_a_row() -> None:
     deployment = Deployment(1, Config(), ModelFiles("m", Path("/m")), Watch(5.0))
     assert deployment.struck(frozenset({1, 2}), innocent=True) == frozenset()
+    assert deployment.struck(frozenset(), innocent=True) == frozenset(), "killed before it computed anything"
     assert deployment.struck(frozenset({2, 3}), innocent=True) == {2}
     assert deployment.struck(frozenset({2, 3}), innocent=True) == {2, 3}
     assert deployment.struck(frozenset({4}), innocent=True) == frozenset()
