@@ -24,6 +24,7 @@ from radixmill.core.config import Config
 from radixmill.core.errors import CannotStart, EngineFailed
 from radixmill.core.spec import ModelSpec
 from radixmill.front.session import (
+    UNLIMITED,
     Ask,
     ChatPrompt,
     Content,
@@ -36,9 +37,10 @@ from radixmill.front.session import (
     Session,
     TextPrompt,
     TokenPrompt,
+    open_session,
+    open_text,
 )
 from radixmill.front.session.native.items import constraint_of
-from radixmill.front.session.open import UNLIMITED, open_session, open_text
 from radixmill.link.remote import RemoteEngine
 from radixmill.supervise import Supervisor
 

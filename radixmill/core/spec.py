@@ -14,6 +14,15 @@ class KVGroup(Struct, frozen=True):
     window: int | None = None  # positions a query looks back, itself included; None: all
 
 
+class FileMark(Struct, frozen=True, array_like=True):
+    """What tells that a file is still the one it was."""
+
+    name: str
+    size: int
+    mtime_ns: int
+    inode: int
+
+
 class ModelSpec(Struct, frozen=True, kw_only=True):
     """The model as the other rooms see it."""
 
@@ -31,6 +40,7 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
     invariant: bool = True  # a row's bits depend on nothing but its record; else there are no receipts
     kv_dtype: str = ""  # what keys and values are kept as
     isa: str = ""
+    weight_marks: tuple[FileMark, ...] = ()  # of the files that were loaded; (): unknown, or there are none
     modalities: tuple[str, ...] = ("text",)
     notes: tuple[str, ...] = ()  # why settings are what they are
     phases: tuple[tuple[str, float], ...] = ()  # start-up: what was done, seconds

@@ -10,13 +10,14 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_args
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from radixmill.core.config import Config, Hardware, ModelFacts, Resolved, resolve
 from radixmill.core.errors import CannotStart, NoRoom
 from radixmill.core.plan import Masks, StepPlan, StepResult
-from radixmill.core.spec import KVGroup, ModelSpec
+from radixmill.core.spec import FileMark, KVGroup, ModelSpec
 from radixmill.device.kernels import open_backend
 from radixmill.device.kernels.contract import KVType, Mode, Ops, kv_bytes, kv_of_mode
 from radixmill.device.layers import Build
@@ -27,6 +28,7 @@ from radixmill.device.runner import PagedKV, Runner
 from radixmill.device.sampling import VERSION as SAMPLER
 from radixmill.device.sampling import Sampler
 from radixmill.device.worker import detect
+from radixmill.store.digest import marks
 from radixmill.store.files import ModelFiles
 
 BITS = {"auto": None, "w8": 8, "w4": 4}  # --quantization
@@ -122,6 +124,7 @@ def open_executor(
     hardware = replace(hardware, free_bytes=max(hardware.free_bytes - promised, 0))
     phases = _Phases()
     with phases("open files"):
+        loaded = _marks(config, files)  # before they are opened: what replaces them from now on is seen to differ
         checkpoint = open_checkpoint(files, load_format=config.model.load_format)
     with closing(checkpoint):
         kind = family(checkpoint.config)
@@ -143,8 +146,20 @@ def open_executor(
         numerics = numerics_id(checkpoint, model_config, ops, pages, build.quantised_to, sampler)
         notes = (*resolved.reasons, *build.notes)
         spec = _spec(files, checkpoint, model, resolved, numerics, notes, tuple(phases.done))
+        if loaded == _marks(config, files):  # else they were replaced while we read: nobody knows what we have
+            spec = msgspec.structs.replace(spec, weight_marks=loaded)
     runner = Runner(model, kv, Sampler(model_config.vocab, spec.slots, ops.sampling, processed=processed))
     return LocalExecutor(runner, spec, resolved.config, build.nbytes)
+
+
+def _marks(config: Config, files: ModelFiles) -> tuple[FileMark, ...]:
+    """Of the weights' files, if they are to be read."""
+    if config.model.load_format == "dummy":
+        return ()
+    try:
+        return marks(files)
+    except (CannotStart, OSError):  # whoever opens them says it better
+        return ()
 
 
 def numerics_id(

@@ -8,7 +8,6 @@ import gc
 import logging
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -20,9 +19,17 @@ import msgspec
 from radixmill import store
 from radixmill.core.config import LAST_WORDS, Config, with_model
 from radixmill.core.errors import BadRequest, CannotStart, Conflict, EngineFailed, NotReady, ServeError
-from radixmill.front.session import EngineView, Front, Mode, ModelText, Reloaded, Session
-from radixmill.front.session.front import Served
-from radixmill.front.session.open import open_session, open_text
+from radixmill.front.session import (
+    EngineView,
+    Front,
+    Mode,
+    ModelText,
+    Reloaded,
+    Served,
+    Session,
+    open_session,
+    open_text,
+)
 from radixmill.link.remote import RemoteEngine
 from radixmill.observe.pulse import FrontPulse
 from radixmill.store import ModelFiles
@@ -50,6 +57,7 @@ class Model:
     view: EngineView
     text: asyncio.Future[Text]
     session: Session | None = None  # once text and engine are there
+    retiring: bool = False  # another has taken over: it ends with its last request
 
     async def open(self) -> Session:
         """Wait for text and engine. Raises CannotStart or EngineFailed."""
@@ -73,7 +81,7 @@ class Models:
     def __init__(self, front: Front, say: Callable[..., None], pulse: FrontPulse, first: int) -> None:
         """`say` tells the supervisor. Sequences are numbered from `first` on, each model's from a number of its own."""
         self._front, self._say, self._pulse, self._first = front, say, pulse, first
-        self._asked: Counter[int] = Counter()  # of each model's engine: what it has not answered
+        self._asked: dict[int, int] = {}  # of each model's engine: what it has not answered
         self._drain_timeout = front.config.server.drain_timeout
         self._all: dict[int, Model] = {}
         self._current: Model | None = None
@@ -223,7 +231,10 @@ class Models:
     def _on_asked(self, number: int, count: int) -> None:
         if model := self._all.get(number):
             model.view.asked(count)
-        self._asked[number] = count
+        if count:
+            self._asked[number] = count
+        else:
+            self._asked.pop(number, None)
         self._pulse.asked = sum(self._asked.values())
 
     async def _prepare(self, model: Model) -> None:
@@ -238,7 +249,7 @@ class Models:
         self._say(event="prepared", deployment=model.number)
 
     def _serve(self, model: Model) -> None:
-        front, earlier = self._front, [each for each in self._all.values() if each.number < model.number]
+        front = self._front
         if front.session:
             front.retiring.append(front.session)
         front.session, front.client, front.view = model.session, model.client, model.view
@@ -246,7 +257,8 @@ class Models:
         if self._current is None:
             self._say(event="up")
         self._current = model
-        for each in earlier:
+        for each in [each for each in self._all.values() if each.number < model.number and not each.retiring]:
+            each.retiring = True
             self._do(self._let_go(each))
 
     async def _let_go(self, model: Model) -> None:

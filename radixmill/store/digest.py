@@ -14,11 +14,12 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from radixmill.core.spec import FileMark
 from radixmill.store.files import ModelFiles, cache_folder
 from radixmill.store.safetensors import weight_parts
 
@@ -34,22 +35,15 @@ class Unhashed(Exception):
     """The weights' hash can't be had; the text says why."""
 
 
-class Mark(NamedTuple):
-    """What tells that a file is still the one it was."""
-
-    size: int
-    mtime_ns: int
-    inode: int
-
-
 class WeightDigest:
     """The hash of one model's weights. Nothing is read before it is first asked for."""
 
-    def __init__(self, files: ModelFiles, *, dummy: bool = False) -> None:
-        """Make it when the model is loaded: files that change from then on are not what is served."""
+    def __init__(self, files: ModelFiles, loaded: Sequence[FileMark] | None = None, *, dummy: bool = False) -> None:
+        """`loaded`: marks that were taken when the files were loaded; others than those have no hash. None: as they are
+        now."""
         self._known = DUMMY if dummy else files.sha256
         self._files = files
-        self._marks = {} if self._known else {path: _mark(path) for path in _weight_files(files)}
+        self._marks = () if self._known else marks(files) if loaded is None else tuple(loaded)
         self._work: Future[str] | None = None
         self._lock = threading.Lock()
 
@@ -81,19 +75,22 @@ class WeightDigest:
             work.set_exception(Unhashed(f"the weights cannot be read: {error}"))
 
     def _whole(self) -> str:
+        if not self._marks:
+            raise Unhashed("it is not known which files were loaded")
         with _alone():
-            hashes = {path: self._one(path) for path in self._marks}
+            hashes = {mark.name: self._one(mark) for mark in self._marks}
         if self._files.is_gguf:
-            return hashes[self._files.root]
-        lines = "".join(f"{found}  {path.name}\n" for path, found in hashes.items())
+            return hashes[self._files.root.name]
+        lines = "".join(f"{found}  {name}\n" for name, found in hashes.items())
         return hashlib.sha256(lines.encode()).hexdigest()
 
-    def _one(self, path: Path) -> str:
-        mark, key = self._marks[path], str(path.resolve())
+    def _one(self, mark: FileMark) -> str:
+        path = self._files.root if self._files.is_gguf else self._files.root / mark.name
+        key = str(path.resolve())
         if _mark(path) != mark:
             raise Unhashed(f"{path.name} has changed since the model was loaded")
         entry = _read_cache().get(key)
-        if isinstance(entry, dict) and entry.get("mark") == list(mark) and isinstance(entry.get("sha256"), str):
+        if isinstance(entry, dict) and entry.get("mark") == _numbers(mark) and isinstance(entry.get("sha256"), str):
             return str(entry["sha256"])
         log.info("hashing %s for receipts", path)
         found = _sha256(path)
@@ -103,13 +100,18 @@ class WeightDigest:
         return found
 
 
-def _weight_files(files: ModelFiles) -> list[Path]:
-    return [files.root] if files.is_gguf else weight_parts(files.root)
+def marks(files: ModelFiles) -> tuple[FileMark, ...]:
+    """Of the files that hold a model's weights, in the order of their names. Raises BadModel, OSError."""
+    return tuple(map(_mark, [files.root] if files.is_gguf else weight_parts(files.root)))
 
 
-def _mark(path: Path) -> Mark:
+def _mark(path: Path) -> FileMark:
     at = path.stat()
-    return Mark(at.st_size, at.st_mtime_ns, at.st_ino)
+    return FileMark(path.name, at.st_size, at.st_mtime_ns, at.st_ino)
+
+
+def _numbers(mark: FileMark) -> list[int]:
+    return [mark.size, mark.mtime_ns, mark.inode]
 
 
 def _sha256(path: Path) -> str:
@@ -139,9 +141,9 @@ def _read_cache() -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _remember(key: str, mark: Mark, found: str) -> None:
+def _remember(key: str, mark: FileMark, found: str) -> None:
     known = {name: entry for name, entry in _read_cache().items() if name != key}
-    kept = dict(list(known.items())[-KEPT + 1 :]) | {key: {"mark": list(mark), "sha256": found}}
+    kept = dict(list(known.items())[-KEPT + 1 :]) | {key: {"mark": _numbers(mark), "sha256": found}}
     with contextlib.suppress(OSError):
         write_whole(_cache(), json.dumps(kept).encode())
 

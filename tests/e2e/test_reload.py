@@ -45,6 +45,7 @@ def server(tiny: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest
     with serving(tiny, *flags, folder=tmp_path_factory.mktemp("reload")) as started:
         wait_until(lambda: len(started.pids("front")) == request.param)
         yield started
+        assert "Traceback" not in started.log.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +91,10 @@ def stopped_while_loading(server: Server, order: dict[str, Any]) -> Iterator[tup
                 os.kill(new, signal.SIGCONT)
 
 
-async def running(server: Server, count: int = 4) -> list[asyncio.Task[dict[str, Any]]]:
+async def running(server: Server, count: int = 4, body: dict[str, Any] = LONG) -> list[asyncio.Task[dict[str, Any]]]:
     """Streams that have begun."""
     started = [asyncio.Event() for _ in range(count)]
-    tasks = [asyncio.create_task(stream(server.url, LONG, on_chunk=event.set)) for event in started]
+    tasks = [asyncio.create_task(stream(server.url, body, on_chunk=event.set)) for event in started]
     await asyncio.gather(*(event.wait() for event in started))
     return tasks
 
@@ -129,6 +130,25 @@ def test_live_streams_finish_on_the_old_model_and_new_requests_get_the_new(
             assert client.get(f"{server.url}/server_info").json()["config"]["model"]["model"] == str(other)
     numbers = {path.name.split("-")[1].split(".")[0] for path in folder_of(server).glob("engine-*")}
     assert len(numbers) == 1, "the old engine's files have been removed"
+
+
+def test_streams_outlive_two_reloads(server: Server, tiny: Path, other: Path) -> None:
+    reload(server, tiny).raise_for_status()
+    long = {**LONG, "max_tokens": 2500}
+
+    async def story() -> list[dict[str, Any]]:
+        live = await running(server, 3, long)
+        async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
+            for model in (other, tiny):
+                (await client.post(f"{server.url}/admin/reload", json={"model": str(model)})).raise_for_status()
+        assert not all(task.done() for task in live)
+        return await asyncio.gather(*live)
+
+    kept = asyncio.run(story())
+    wait_until(lambda: len(server.pids("engine")) == 1)
+    alone = asyncio.run(stream(server.url, long))
+    assert all(same(each, alone) for each in kept)
+    assert "Traceback" not in server.log.read_text()
 
 
 def test_fifty_in_flight_while_three_reloads_follow_one_another(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from radixmill.store import ModelFiles, digest
-from radixmill.store.digest import DUMMY, Unhashed, WeightDigest, write_whole
+from radixmill.store.digest import DUMMY, Unhashed, WeightDigest, marks, write_whole
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +73,15 @@ def test_files_that_changed_since_the_model_was_loaded_have_no_hash(folder: Path
     (folder / "a.safetensors").write_bytes(b"other")
     with pytest.raises(Unhashed, match=r"a\.safetensors has changed since"):
         weights.start().result(30)
+
+
+def test_marks_that_were_taken_when_the_files_were_loaded_outlive_who_asks(folder: Path) -> None:
+    loaded = marks(ModelFiles("m", folder))
+    assert WeightDigest(ModelFiles("m", folder), loaded).start().result(30) == hash_of(ModelFiles("m", folder))
+    (folder / "b.safetensors").write_bytes(b"z" * 1000)
+    for known, why in ((loaded, r"b\.safetensors has changed since"), ((), "not known which files")):
+        with pytest.raises(Unhashed, match=why):
+            WeightDigest(ModelFiles("m", folder), known).start().result(30)
 
 
 def test_a_file_that_changes_while_it_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,9 @@ from radixmill.front.session.caller import ANYONE, Caller, Meter, salts
 from radixmill.front.session.echo import PromptText
 from radixmill.front.session.events import Arguments, Call, Content, End, Event, FinishReason, Reasoning, Token, Usage
 from radixmill.front.session.fold import Gatherer, Whole, WholeCall, gather, winners
-from radixmill.front.session.front import Condition, Front, Mode, Reloaded, not_ready
+from radixmill.front.session.front import Condition, Front, Mode, Reloaded, Served, not_ready
 from radixmill.front.session.generation import Facts, Generation
+from radixmill.front.session.open import UNLIMITED, open_session, open_text
 from radixmill.front.session.receipt import Proof
 from radixmill.front.session.session import Session
 from radixmill.front.session.speech import template_tools
@@ -40,6 +41,7 @@ __all__ = [
     "Proof",
     "Reasoning",
     "Reloaded",
+    "Served",
     "Sampling",
     "Session",
     "Text",
@@ -48,12 +50,15 @@ __all__ = [
     "TokenPrompt",
     "Tool",
     "ToolRule",
+    "UNLIMITED",
     "Usage",
     "Whole",
     "WholeCall",
     "gather",
     "salts",
     "not_ready",
+    "open_session",
+    "open_text",
     "template_tools",
     "winners",
 ]

@@ -69,7 +69,7 @@ def open_notary(config: Config, files: ModelFiles, text: ModelText, spec: ModelS
     key = KeyFile(Path(server.receipt_key).expanduser() if server.receipt_key else None)
     if server.receipt_key:
         key.key()
-    weights = WeightDigest(files, dummy=config.model.load_format == "dummy")
+    weights = WeightDigest(files, spec.weight_marks, dummy=config.model.load_format == "dummy")
     folder = RecordFolder(Path(server.record_dir).expanduser()) if server.record_dir else None
     return Notary(Scribe(config, spec, text_hashes(text.stack)), weights, key, folder)
 

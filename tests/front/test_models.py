@@ -1,0 +1,104 @@
+"""The models of a front, told what to do by words of a supervisor that is not there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from radixmill.core.config import Config
+from radixmill.front.models import Model, Models
+from radixmill.front.session import Front
+from radixmill.observe.pulse import FrontPulse
+from radixmill.store import ModelFiles
+from tests.fakes import SPEC
+
+
+class Live:
+    """A session of which nothing counts but whether something runs on it."""
+
+    idle = True
+    served = ("toy",)
+
+
+class Stage:
+    """A front's models, and what they say."""
+
+    def __init__(self, folder: Path) -> None:
+        self.said: list[dict[str, Any]] = []
+        self.front = Front(Config())
+        self.pulse = FrontPulse(folder / "pulse")
+        self.models = Models(self.front, lambda **event: self.said.append(event), self.pulse, 0)
+        self.folder = folder
+
+    def add(self, number: int) -> Model:
+        """One that could serve."""
+        model = self.models._add(number, Config(), ModelFiles("toy", self.folder), asyncio.Future())
+        model.session, model.client._spec = Live(), SPEC  # type: ignore[assignment]
+        return model
+
+    def released(self) -> list[int]:
+        return [each["deployment"] for each in self.said if each["event"] == "released"]
+
+
+@pytest.fixture
+def act(tmp_path: Path) -> Callable[[Callable[[Stage], Any]], None]:
+    """Runs a story whose tasks must not fail."""
+
+    def run(story: Callable[[Stage], Any]) -> None:
+        faults: list[Any] = []
+
+        async def main() -> None:
+            asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context))
+            await asyncio.wait_for(story(Stage(tmp_path)), 20)
+
+        asyncio.run(main())
+        assert not faults
+
+    return run
+
+
+def test_a_model_is_let_go_of_once_however_many_take_over_meanwhile(act: Any) -> None:
+    async def story(stage: Stage) -> None:
+        first, second = stage.add(1), stage.add(2)
+        first.session.idle = False  # type: ignore[misc, union-attr]
+        for number in (1, 2):
+            stage.models.switch(number)
+        stage.add(3)
+        stage.models.switch(3)
+        while stage.released() != [2]:
+            await asyncio.sleep(0.01)
+        assert second.number not in stage.models._all
+        first.session.idle = True  # type: ignore[misc, union-attr]
+        while len(stage.released()) < 2 or stage.models._tasks:
+            await asyncio.sleep(0.01)
+        assert stage.released() == [2, 1] and list(stage.models._all) == [3]
+
+    act(story)
+
+
+def test_one_that_never_served_is_let_go_of_too(act: Any) -> None:
+    async def story(stage: Stage) -> None:
+        stage.add(1).session = None
+        stage.add(2)
+        stage.models.switch(2)
+        while stage.released() != [1]:
+            await asyncio.sleep(0.01)
+
+    act(story)
+
+
+def test_nothing_is_kept_of_those_that_are_gone(act: Any) -> None:
+    async def story(stage: Stage) -> None:
+        for number in range(1, 20):
+            model = stage.add(number)
+            stage.models._on_asked(number, 5)
+            assert stage.pulse.asked == 5
+            stage.models.forget(number)
+            model.client._tell_asked()  # its wire ends later
+        assert stage.pulse.asked == 0 and not stage.models._asked
+
+    act(story)
