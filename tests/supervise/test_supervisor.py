@@ -327,6 +327,10 @@ def test_two_signals_seen_as_one_are_two(stage: Make) -> None:
 def test_a_wake_for_something_else_does_not_put_the_end_off(stage: Make) -> None:
     it = stage()
     it.begin()
+    it.live("front")[0].heard()
+    it.supervisor.condemned()
+    it.settle()
+    assert it.live("front")[0].heard() == [], "nobody has said stop"
     it.supervisor.stop()
     it.settle()
     deadline = it.supervisor._deadline
