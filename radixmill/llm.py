@@ -121,7 +121,7 @@ class Offline:
         self.files = store.find(config.model.model, revision=config.model.revision)
         self._text = open_text(config, self.files)
         self._loop = asyncio.new_event_loop()
-        self._threads = [threading.Thread(target=self._loop.run_forever, name="radixmill-link", daemon=True)]
+        self._threads = [threading.Thread(target=self._turn, name="radixmill-link", daemon=True)]
         self._supervisor = Supervisor(
             config, self.files, started=time.monotonic(), front=False, on_event=self._on_event
         )
@@ -185,6 +185,14 @@ class Offline:
                 yield item
         finally:
             self.call(items.aclose())
+
+    def _turn(self) -> None:
+        """The loop's thread: when the loop is stopped, what still waits in it is cancelled."""
+        self._loop.run_forever()
+        if rest := asyncio.all_tasks(self._loop):
+            for task in rest:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.gather(*rest, return_exceptions=True))
 
     def _supervise(self) -> None:
         """The supervisor's thread: whatever ends it, nobody waits for an engine in vain."""

@@ -66,7 +66,10 @@ class Engine:
             if flying:
                 self._land(*flying)
             if plan and ticket:
-                ticket.sample(self.scheduler.masks(plan))
+                masks = self.scheduler.masks(plan)
+                self._pulse.beat()
+                ticket.sample(masks)
+                self._pulse.beat()
             flying = (plan, ticket) if plan and ticket else None
             if flying and not self._overlap:
                 self._land(*flying)
@@ -118,6 +121,7 @@ class Engine:
             self._pulse.beat()
 
     def _hear(self, peer: Peer, message: ToEngine) -> None:
+        self._pulse.beat()  # thousands may come at once, from fronts whose engine has died
         match message:
             case Submit() if fault := implausible(message, self.executor.spec):
                 log.error("dropped a peer whose request has %s", fault)
@@ -145,6 +149,7 @@ class Engine:
     def _built(self) -> None:
         """Some grammar has been built, or refused."""
         assert self._grammars is not None
+        self._pulse.beat()
         self._pulse.hearing([*self.scheduler.unbound(), *(question.id for _, question in self._asked)])
         self._grammars.poll()
         self.scheduler.bind_waiting()

@@ -136,6 +136,9 @@ class Models:
 
     def switch(self, number: int) -> None:
         """New requests go to it from now on. It has been prepared, so nothing can fail."""
+        if number not in self._all:
+            log.error("told to serve deployment %d, which is not known here", number)
+            return
         self._serve(self._all[number])
         self._say(event="switched", deployment=number)
 

@@ -32,6 +32,7 @@ from radixmill.store import ModelFiles
 log = logging.getLogger("radixmill.front")
 
 NUMBERS = 40  # bits of a sequence's number that are its front's own count; those above tell the fronts apart
+LINE = 1 << 24  # bytes of one word from the supervisor, who may name thousands of sequences
 READY = "The server is fired up and ready to roll!"  # scripts wait for this sentence
 
 
@@ -63,6 +64,7 @@ class FrontProcess:
         self._models = Models(self._front, self._say, pulse, number << NUMBERS)
         self._first = deployment
         self._until = float("inf")  # monotonic clock: when live requests must have finished
+        self._writer: asyncio.StreamWriter | None = None  # to the supervisor, once we follow it
         self._draining: asyncio.Task[None] | None = None
         self._on_all_up: Callable[[], None] | None = None
         self._server = _Server(
@@ -82,8 +84,12 @@ class FrontProcess:
         )
 
     def _say(self, **event: Any) -> None:
+        line = msgspec.json.encode(event) + b"\n"
+        if self._writer:  # asyncio has made the line one that does not block: it keeps what does not fit at once
+            self._writer.write(line)
+            return
         with contextlib.suppress(OSError):  # a supervisor that is gone is noticed elsewhere
-            self._control.sendall(msgspec.json.encode(event) + b"\n")
+            self._control.sendall(line)
 
     async def run(self) -> None:
         """Until drained or until the supervisor is gone. Raises CannotStart where the tokenizer can't be loaded, or a named parser does not fit."""
@@ -126,7 +132,8 @@ class FrontProcess:
 
     async def _follow_supervisor(self) -> None:
         # A copy: asyncio closes what it is given, and the supervisor has yet to hear why we could not start.
-        reader, writer = await asyncio.open_connection(sock=self._control.dup())
+        reader, writer = await asyncio.open_connection(sock=self._control.dup(), limit=LINE)
+        self._writer = writer
         with contextlib.closing(writer):
             while line := await reader.readline():
                 await self._obey(msgspec.json.decode(line))

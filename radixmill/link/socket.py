@@ -150,9 +150,14 @@ class EngineSocket:
 
     def _check_parent(self) -> None:
         assert self._watch is not None
-        with contextlib.suppress(BlockingIOError):
-            if not self._watch.recv(4096):
-                raise EOFError("the supervisor is gone")
+        try:
+            alive = bool(self._watch.recv(4096))
+        except BlockingIOError:
+            return
+        except OSError:  # it left words of ours unread when it died: the line is reset
+            alive = False
+        if not alive:
+            raise EOFError("the supervisor is gone")
 
     def _read(self, peer: Peer) -> Iterator[Incident]:
         try:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from radixmill.core.config import Config
 from radixmill.front.models import Model, Models
+from radixmill.front.process import FrontProcess
 from radixmill.front.session import Front
 from radixmill.observe.pulse import FrontPulse
 from radixmill.store import ModelFiles
@@ -102,3 +105,47 @@ def test_nothing_is_kept_of_those_that_are_gone(act: Any) -> None:
         assert stage.pulse.asked == 0 and not stage.models._asked
 
     act(story)
+
+
+def test_words_about_models_that_are_not_there_change_nothing(act: Any) -> None:
+    async def story(stage: Stage) -> None:
+        stage.models.switch(7)
+        stage.models.forget(7)
+        stage.models.died(7, [1])
+        stage.models.failed(7, "gone")
+        await stage.models.engine(7, {"path": "", "pulse": "", "incarnation": 1})
+        assert not stage.said
+
+    act(story)
+
+
+def process(config: Config, folder: Path, line: socket.socket, listener: socket.socket) -> FrontProcess:
+    files = ModelFiles("toy", folder)
+    pulse = FrontPulse(folder / "pulse")
+    return FrontProcess(config, files, listener, line, started=0.0, number=1, deployment=1, pulse=pulse)
+
+
+def test_words_of_any_length_go_both_ways(tmp_path: Path) -> None:
+    """A word that names thousands of sequences is read; words that nobody reads for a while are kept whole."""
+    ours, theirs = socket.socketpair()
+    heard: list[Any] = []
+
+    async def story(front: FrontProcess) -> None:
+        front._models.died = lambda number, struck: heard.append(struck)  # type: ignore[method-assign]
+        following = asyncio.create_task(front._follow_supervisor())
+        word = msgspec.json.encode({"event": "died", "deployment": 1, "struck": [1 << 60] * 20000}) + b"\n"
+        await asyncio.to_thread(ours.sendall, word)
+        while not heard:
+            assert not following.done(), following
+            await asyncio.sleep(0.01)
+        for number in range(30):
+            front._say(event="noise", text="x" * 50_000, number=number)
+        with ours.makefile("rb") as lines:
+            for number in range(30):
+                assert msgspec.json.decode(await asyncio.to_thread(lines.readline))["number"] == number
+        following.cancel()
+
+    with ours, theirs, socket.create_server(("127.0.0.1", 0)) as listener:
+        front = process(Config(), tmp_path, theirs, listener)
+        asyncio.run(asyncio.wait_for(story(front), 30))
+    assert [len(struck) for struck in heard] == [20000]
