@@ -155,7 +155,7 @@ def _of_processes(before: Footprint, after: Footprint, filled: bool) -> list[str
         found.append(f"processes: {roles[1]} instead of {roles[0]}")
     for role, now in have.items():
         line = 1 if new_builder and role == "engine" else 0  # its end of the line to the builder it has by now
-        for then, it in zip(had.get(role, ()), now, strict=False):
+        for then, it in zip(had.get(role, ())[:1], now[:1], strict=False):
             found += [f"{role} {it.pid}: {what}" for what in _grown(then, it, line)]
             if (filled or role != "engine") and it.resident > then.resident * (1 + GROWTH) + GROWTH_BYTES:
                 found.append(f"{role} {it.pid}: {(it.resident - then.resident) >> 20} MiB of memory")
@@ -174,8 +174,14 @@ def _grown(then: Process, now: Process, line: int) -> list[str]:
 
 
 def by_role(footprint: Footprint) -> dict[str, list[Process]]:
-    """Those of one role by what they hold, so that they can be compared when all are others."""
+    """All of one role as if they were one, so that they can be compared when they are others; builders one by one. A
+    connection of ours that is kept alive may lie with either front."""
     found: dict[str, list[Process]] = {}
-    for each in sorted(footprint.processes, key=lambda each: each.resident):
+    for each in footprint.processes:
         found.setdefault(each.role, []).append(each)
-    return found
+    return {role: all if role == "grammar" else [_together(all)] * len(all) for role, all in found.items()}
+
+
+def _together(all: list[Process]) -> Process:
+    sums = [sum(getattr(each, name) for each in all) for name in ("resident", "files", "sockets", "threads")]
+    return Process(max(each.pid for each in all), all[0].role, *sums)

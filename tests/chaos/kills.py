@@ -20,7 +20,7 @@ IN_FLIGHT = 0.2  # seconds that what a dead engine said may take to its client
 
 @scene("a kill at every token index of a stream", *SMALL)
 async def every_index(house: House) -> None:
-    length = 12 if house.quick else 64
+    length = 6 if house.quick else 64
     (wish,) = (each for each in mixed(15, seed=5, tokens=(length, length)) if each.kind == "chat")
     if house.tiny:  # whose tokens are bytes: parts of a character come together, so let there be none
         wish.body["logit_bias"] = {str(token): -100 for token in range(94, 300)}
@@ -109,7 +109,7 @@ async def prefill_killed(house: House, wish: Wish, twin: Fold, share: float) -> 
 
 @scene("killed while a grammar compiles", *SMALL)
 async def in_grammar(house: House) -> None:
-    for _ in range(2 if house.quick else 6):
+    for _ in range(1 if house.quick else 6):
         wish = Wish("new grammar", CHAT, {**chat(house.rng, 40, temperature=1.0), **big_schema(house.rng)})
         steady = mixed(4, house.rng.randrange(1 << 30), (80, 120))  # one has a grammar: there is a builder
         twins = await house.twins(steady)
@@ -142,7 +142,10 @@ async def in_recovery(house: House) -> None:
     await house.settle()
     for when in MOMENTS * (1 if house.quick else 4):
         running = asyncio.gather(*(house.run(wish, twin) for wish, twin in zip(wishes, twins, strict=True)))
-        await house.until(lambda: sum(bool(live.fold.times) for live in house.live) >= count // 2, 120)
+        await house.until(
+            lambda running=running: running.done() or sum(bool(live.fold.times) for live in house.live) >= count // 2,
+            120,
+        )
         first = house.kill("kill -9")
         assert first is not None
         await house.until(lambda death=first, when=when: moment(house, death) == when)

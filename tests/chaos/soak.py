@@ -82,6 +82,9 @@ class Soak:
             found.append("the pool was not filled before: growth says nothing")
         if len(self.memory) < 3 or not self.latencies:
             found.append("too little was measured")
+        span = self.memory[-1][0] if self.memory else 0.0
+        if span * self.capacity > 2 * (RUNNING + QUEUED) and not self.statuses[429]:
+            found.append("nobody was told 429: the load was not beyond the capacity")
         if self.growth >= GROWTH:
             found.append(f"memory grows by {self.growth:.3f} % per minute")
         if others := set(self.statuses) - {200, 429}:
@@ -156,7 +159,7 @@ async def soak(house: House, seconds: float, warm: float) -> Soak:
     return found
 
 
-async def capacity(house: House, wishes: Sequence[Wish], seconds: float, at_once: int = 16) -> float:
+async def capacity(house: House, wishes: Sequence[Wish], seconds: float, at_once: int = RUNNING) -> float:
     """Requests per second, by so many clients that each ask again when they are answered."""
     until, done = time.monotonic() + seconds, 0
 
@@ -220,9 +223,12 @@ def plot(found: Soak, path: Path) -> None:
         latency.plot(
             [at for at, _ in points], [took for _, took in points], color=colour, lw=1.5, label=f"p{share * 100:g}"
         )
-    latency.axhline(found.bound, color="#999999", lw=1, ls=":", label="a full queue ÷ capacity")
     latency.legend(fontsize=8, frameon=False)
-    latency.set_title(f"seconds from request to the answer's end, per {WINDOW:g} s", fontsize=10, loc="left")
+    latency.set_title(
+        f"seconds from request to the answer's end, per {WINDOW:g} s (at most {found.bound:.0f} by a full queue ÷ capacity)",
+        fontsize=10,
+        loc="left",
+    )
     bars = [(at, len(each)) for at, each in windows([(at, 1.0) for at in found.refused])]
     refused.bar([at for at, _ in bars], [count for _, count in bars], width=WINDOW / 60 * 0.8, color="#b5483a")
     told = found.statuses[429] / max(sum(found.statuses.values()), 1)

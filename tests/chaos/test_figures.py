@@ -52,6 +52,7 @@ def soaked(latencies: Sequence[tuple[float, float]] = ((1.0, 5.0), (30.0, 6.0), 
 
 def test_a_soak_is_good_only_where_latency_is_bounded_and_something_was_measured() -> None:
     assert not soaked(statuses=Counter({200: 5, 500: 1})).good and not soaked(broken=["x"]).good
+    assert "429" in soaked(statuses=Counter({200: 500})).complaints()[0]
     assert not soaked(filled=False).good and not soaked(latencies=()).good and not soaked(memory=[]).good
     assert soaked(((1.0, 5.0), (30.0, 5.0), (59.0, 9.0))).good
     assert "longer and longer" in soaked(((1.0, 5.0), (30.0, 5.0), (59.0, 9.6))).complaints()[0]
