@@ -225,16 +225,20 @@ class ServerOptions:
         30.0, "seconds for a request's body, and one more for each --body-rate bytes of it", low=0.01
     )
     body_rate: int = option(16 << 10, "bytes a second of a body that is being sent, at the least", size=True, low=1)
-    keep_alive_timeout: float = option(30.0, "seconds that a connection without a request is kept", low=0.01)
+    keep_alive_timeout: float = option(
+        75.0, "seconds that a connection without a request is kept; longer than proxies keep theirs", low=0.01
+    )
     write_timeout: float = option(
         60.0, "seconds after which a client that does not read its answer is dropped", low=0.01
     )
-    max_connections: int = option(4096, "connections of one HTTP process; more get 503", low=1)
+    max_connections: int = option(
+        4096, "connections of one HTTP process, of which --fronts are so many; more get 503", low=1
+    )
     max_connections_per_address: int = option(
         2048, "connections from one address (of IPv6: one /64 network); more get 429; 0: any number", low=0
     )
     max_requests_per_key: int = option(
-        1024, "requests that one API key may have open at once; more get 429; 0: any number", low=0
+        1024, "requests that one API key may have open at once at each front; more get 429; 0: any number", low=0
     )
     max_queued_requests: int = option(
         1024, "requests that may be in flight or waiting; more get 429. Each front has an equal share", low=1

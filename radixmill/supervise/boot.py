@@ -17,6 +17,8 @@ import msgspec
 from radixmill.core.config import Config
 from radixmill.store import ModelFiles
 
+KEY_VARIABLES = ("RADIXMILL_API_KEY", "RADIXMILL_ADMIN_API_KEY")
+
 
 @dataclass(frozen=True)
 class Boot:
@@ -65,7 +67,7 @@ def start_role(role: str, line: socket.socket, *listeners: socket.socket) -> sub
         [sys.executable, "-m", "radixmill.launch", role, str(line.fileno())],  # the role is for whoever reads ps
         pass_fds=(line.fileno(), *(listener.fileno() for listener in listeners)),
         stdin=subprocess.DEVNULL,
-        env=_environment(),
+        env=_environment(role),
     )
 
 
@@ -92,12 +94,12 @@ def first_line(control: socket.socket) -> bytes:
         time.sleep(0.001)
 
 
-def _environment() -> dict[str, str]:
-    """NumPy's own thread pools would only fight ours; children must find the package as we did."""
+def _environment(role: str) -> dict[str, str]:
+    """NumPy's own thread pools would only fight ours; children must find the package as we did. Keys are the fronts' alone."""
     here = str(Path(__file__).resolve().parents[2])
     paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if role == "front" or name not in KEY_VARIABLES},
         "OPENBLAS_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",

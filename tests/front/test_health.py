@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from radixmill.core.config import Config
+from radixmill.front.api import health
 from radixmill.front.api.app import create_app
 from radixmill.front.session import EngineView, Front
 from radixmill.observe.pulse import EnginePulse
@@ -280,3 +281,41 @@ def test_health_generate_ends_with_its_client():
 
     asyncio.run(asyncio.wait_for(story(), 20))
     assert not client.live and front.session and front.session.live == 0
+
+
+def test_health_generate_has_room_in_a_full_house_and_goes_before_all_others():
+    client = EchoClient()
+    assert call(make_app(client, max_requests=0), "GET", "/health_generate").status_code == 200
+    (probe,) = client.requests
+    assert probe.priority == 2**31 - 1
+
+
+@pytest.mark.parametrize("stalled", [False, True])
+def test_a_probe_that_takes_too_long_says_that_the_server_is_not_ready(seen, monkeypatch, stalled):
+    monkeypatch.setattr(health, "PROBE_SECONDS", 0.2)
+    seen.client.pause = 60
+
+    async def story() -> None:
+        if stalled:
+            seen.page.load(busy=True, running=1, waiting=0)
+            seen.front.view.asked(1)
+            await seen.until(503)
+        answer = await seen.get("/health_generate")
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], answer.headers["retry-after"]) == (503, "not_ready", "1")
+        assert ("no progress" if stalled else "No token came") in error["message"]
+        seen.front.view.asked(0)
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("path", ["/ready", "/health"])
+@pytest.mark.parametrize("state", ["ready", "restarting"])
+def test_who_has_no_key_hears_nothing_of_others_load(path, state):
+    app = make_app(EchoClient(state=state), api_key=("ann",), admin_api_key=("root",))
+    for headers in ({}, {"x-api-key": "wrong"}):
+        told = call(app, "GET", path, headers=headers).json()
+        told.pop("error", None)
+        assert set(told) == {"ready", "reason", "state"} and told["state"] == state
+    for key in ("ann", "root"):
+        assert set(call(app, "GET", path, headers={"x-api-key": key}).json()) >= FACTS

@@ -123,6 +123,21 @@ def test_a_file_that_others_can_read_is_warned_of(path, caplog):
     assert not caplog.text
 
 
+def test_a_file_from_the_future_is_read_once_and_warned_of_once(path, caplog, monkeypatch):
+    put(path, "ann\n", age=-3600.0)
+    path.chmod(0o644)
+    file, clock = opened(path)
+    clock.pass_second()
+    assert file.digests() == digests("ann")
+    put(path, "bobby\n", age=-7200.0)
+    clock.pass_second()
+    assert file.digests() == digests("bobby") and caplog.text.count("can be read by others") == 1
+    monkeypatch.setattr(KeyFile, "load", None)
+    for _ in range(3):
+        clock.pass_second()
+        assert file.digests() == digests("bobby")
+
+
 def test_a_server_does_not_start_on_keys_that_are_none(path):
     for options in (
         ServerOptions(api_key=("",)),
@@ -308,3 +323,10 @@ def test_a_key_may_have_so_many_requests_open():
             return [response.status_code for response in again]
 
     assert asyncio.run(go()) == [200] * 7
+
+
+def test_an_admin_key_alone_is_warned_of(caplog):
+    open_keys(ServerOptions(api_key=("ann",), admin_api_key=("root",)), {})
+    assert not caplog.text
+    open_keys(ServerOptions(admin_api_key=("root",)), {})
+    assert "everything else is open" in caplog.text

@@ -15,7 +15,7 @@ from radixmill.front.api.app import create_app
 from radixmill.front.session import Front, Session
 from radixmill.front.session.caller import namespace
 from tests.fakes import EOS, ByteText, EchoClient
-from tests.front.kit import CHAT, TEXT, call, error, post, says
+from tests.front.kit import CHAT, HELLO, TEXT, call, error, make_app, post, says
 
 KEYS = ("ann", "bob")
 PROMPT = "The quick brown fox jumps over the lazy dog. " * 4  # longer than a page
@@ -188,3 +188,28 @@ def test_stored_and_background_answers_belong_to_their_key():
     follow = post(app, "/v1/responses", {"input": "and?", "previous_response_id": made}, headers=bob)
     assert error(follow, 400)["code"] == "previous_response_not_found"
     assert call(app, "GET", f"/v1/responses/{made}", headers=ann).status_code == 200
+
+
+def test_an_abort_knows_requests_by_their_own_name_and_by_their_answers() -> None:
+    """A client may name its request `resp_a`; and the beginning of every answer's id names none."""
+
+    async def go() -> None:
+        client = EchoClient(says("hi"), gate=asyncio.Event())
+        app = make_app(client)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as http:
+
+            async def abort(rid: str) -> tuple[int, int]:
+                answer = await http.post("/abort_request", json={"rid": rid})
+                return answer.status_code, answer.json().get("aborted", 0)
+
+            sent = [asyncio.ensure_future(http.post(CHAT, json={**HELLO, "rid": id})) for id in ("resp_a", "b")]
+            while len(client.live) < 2:
+                await asyncio.sleep(0)
+            for nobody in ("resp_", "msg_", "cmpl-", "chatcmpl-", ""):
+                assert await abort(nobody) == (400, 0)
+            assert await abort("resp_a") == (200, 1)
+            assert await abort("chatcmpl-b") == (200, 1)
+            client.gate.set()
+            await asyncio.gather(*sent)
+
+    asyncio.run(asyncio.wait_for(go(), 20))

@@ -17,7 +17,7 @@ from radixmill.front.api.body import Reader
 from radixmill.front.api.docs import operation
 from radixmill.front.api.guard import caller_of
 from radixmill.front.api.sse import while_connected
-from radixmill.front.session import Front
+from radixmill.front.session import Caller, Front
 from radixmill.front.session.info import engine_stats, model_info, server_info
 from radixmill.front.session.receipt import key_id, public_pem
 
@@ -90,12 +90,11 @@ def add_order_routes(app: FastAPI, front: Front) -> None:
     async def abort_request(request: Request) -> Response:
         parsed = await aborts.read(request)
         body = parsed.body
-        if not body.rid and not body.abort_all:
+        if not _bare(body.rid) and not body.abort_all:
             raise BadRequest("rid must be the id of a request, or abort_all true.", param="rid")
         if front.session is None:
             front.ready_session()
-        # In whatever state: what was taken can be stopped.
-        return _json(Aborted(front.abort(_bare(body.rid), caller_of(request.scope), everything=body.abort_all)))
+        return _json(Aborted(_abort(front, body, caller_of(request.scope))))
 
     app.add_api_route(
         "/flush_cache", flush_cache, methods=["POST"], **operation("Empty the prefix cache", None, Flushed)
@@ -106,6 +105,14 @@ def add_order_routes(app: FastAPI, front: Front) -> None:
         methods=["POST"],
         **operation("Stop the requests whose id begins with rid, or all", AbortBody, Aborted),
     )
+
+
+def _abort(front: Front, body: AbortBody, caller: Caller) -> int:
+    """In whatever state: what was taken can be stopped. A client may have named its request as responses are named."""
+    stopped = front.abort(_bare(body.rid), caller, everything=body.abort_all)
+    if body.abort_all or _bare(body.rid) == body.rid:
+        return stopped
+    return stopped + front.abort(body.rid, caller)
 
 
 def _bare(id: str) -> str:

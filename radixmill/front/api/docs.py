@@ -32,17 +32,15 @@ class ErrorBody(Struct, kw_only=True):
 def operation(
     summary: str,
     body: type[Struct] | None,
-    answer: type[Struct] | None,
+    answer: type[Struct] | tuple[type[Struct], ...] | None,
     *,
     stream: type[Struct] | tuple[type[Struct], ...] = (),
     error: type[Struct] = ErrorBody,
 ) -> dict[str, Any]:
-    """Keyword arguments of add_api_route that describe a route. `stream`: the kinds of its events."""
-    content: dict[str, Any] = {"application/json": {"schema": _ref(answer)}} if answer else {}
-    if kinds := stream if isinstance(stream, tuple) else (stream,):
-        content["text/event-stream"] = {
-            "schema": _ref(kinds[0]) if len(kinds) == 1 else {"anyOf": [_ref(kind) for kind in kinds]}
-        }
+    """Keyword arguments of add_api_route that describe a route. `answer`: what it may be. `stream`: the kinds of its events."""
+    content: dict[str, Any] = {"application/json": {"schema": _any_of(answer)}} if answer else {}
+    if stream:
+        content["text/event-stream"] = {"schema": _any_of(stream)}
     extra: dict[str, Any] = {
         "responses": {
             "200": {"description": "OK", **({"content": content} if content else {})},
@@ -89,6 +87,12 @@ def explain(schemas: dict[str, Any], bodies: Sequence[type[Struct]]) -> None:
         owner = schemas.get(row.owner.__name__) or schemas[f"{row.owner.__module__}.{row.owner.__name__}"]
         if known := meaning(row):
             owner["properties"][row.field.encode_name].setdefault("description", known.text)
+
+
+def _any_of(kinds: type[Struct] | tuple[type[Struct], ...]) -> dict[str, Any]:
+    if not isinstance(kinds, tuple):
+        return _ref(kinds)
+    return _ref(kinds[0]) if len(kinds) == 1 else {"anyOf": [_ref(kind) for kind in kinds]}
 
 
 def _ref(kind: type[Struct] | None) -> dict[str, str]:

@@ -28,6 +28,7 @@ OPEN_ROUTES = ("/health", "/health_generate", "/live", "/ready")
 # Orders about the server, or about what others have on it: they need the admin key where there is one.
 ADMIN_ROUTES = ("/admin/", "/flush_cache", "/abort_request", "/update_weights_from_disk")
 CALLER_KEY = "radixmill.caller"  # in the ASGI scope: whose request this is
+STRANGER_KEY = "radixmill.stranger"  # in the ASGI scope: who sent it has no key, where there are some
 METER_KEY = "radixmill.meter"  # in the ASGI scope, where requests are logged
 # No route has any. The router's patterns end with `$`, which a line feed may follow: what it matches, we would not know.
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
@@ -152,6 +153,7 @@ class Gate:
         known = self.keys.caller(key.encode("latin-1")) if key else None  # as ASGI decoded it: the bytes that were sent
         caller = known or self.keys.stranger()
         if path in OPEN_ROUTES:
+            scope[STRANGER_KEY] = caller is None
             return known or ANYONE
         if self._is_order(scope):
             return self._admit_order(caller, bool(key), "origin" in headers)
@@ -227,6 +229,11 @@ def caller_of(scope: Scope) -> Caller:
     caller = scope.get(CALLER_KEY, ANYONE)
     assert isinstance(caller, Caller)
     return caller
+
+
+def is_stranger(scope: Scope) -> bool:
+    """Whether an open route is asked by someone who may use no other."""
+    return bool(scope.get(STRANGER_KEY))
 
 
 def owner_of(scope: Scope) -> str:

@@ -51,6 +51,7 @@ class KeyFile:
         self._mark: Mark | None = None
         self._next = clock()
         self._fault = ""
+        self._warned: int | None = None  # inode of the file that others can read
 
     def load(self) -> None:
         """Read it. Raises BadKeys."""
@@ -59,9 +60,10 @@ class KeyFile:
         except OSError as error:
             raise BadKeys(f"{self.path}: {error.strerror or 'cannot be read'}") from None
         self._digests = tuple(map(digest, _keys(self.path, raw)))
-        settled = time.time() - status.st_mtime > SETTLED_SECONDS
+        settled = abs(time.time() - status.st_mtime) > SETTLED_SECONDS  # a clock may be wrong
         self._mark = _mark(status) if settled else None
-        if status.st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        if status.st_mode & (stat.S_IRGRP | stat.S_IROTH) and status.st_ino != self._warned:
+            self._warned = status.st_ino
             log.warning("%s holds keys and can be read by others; chmod 600 it", self.path)
 
     def digests(self) -> tuple[bytes, ...]:
@@ -134,7 +136,10 @@ def open_keys(server: ServerOptions, environment: Mapping[str, str] = os.environ
             found.append(Ring((*given, *more), _open_file(file, lenient)))
         except BadKeys as error:
             raise CannotStart(f"{flag}: {error}", "Give each key as one line of text") from None
-    return Keyring(*found)
+    users, admins = found
+    if admins and not users:
+        log.warning("there is an admin key but no API key: only orders need one, everything else is open")
+    return Keyring(users, admins)
 
 
 def _open_file(path: str | None, lenient: bool) -> KeyFile | None:
