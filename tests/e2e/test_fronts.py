@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.kit import Server, same, serving, stream
+from tests.e2e.kit import Server, folder_of, folders, same, serving, stream
 from tests.e2e.test_recovery import body
 from tests.e2e.test_supervisor import wait_until
 
@@ -95,10 +94,9 @@ def children(pid: int) -> dict[int, str]:
 def test_a_crash_loop_ends_in_the_truth(tiny: Path, tmp_path: Path) -> None:
     """Five deaths in a row without a token: everything says 503, no zombie is left, and nothing when the server ends."""
     flags = ("--load-format", "dummy", "--fronts", "2")
-    with (
-        tempfile.TemporaryDirectory() as temp,
-        serving(tiny, *flags, folder=tmp_path, environment={**os.environ, "TMPDIR": temp}) as server,
-    ):
+    others = folders()
+    with serving(tiny, *flags, folder=tmp_path) as server:
+        own = folder_of(server)
         assert asyncio.run(stream(server.url, body(1, 4)))["finish"] == {0: "length"}
 
         async def doomed() -> httpx.Response:
@@ -119,8 +117,9 @@ def test_a_crash_loop_ends_in_the_truth(tiny: Path, tmp_path: Path) -> None:
             assert answer.status_code == 503 and "in a row" in answer.text
         states = children(server.process.pid)
         assert len(states) == 2 and "Z" not in states.values()
-        assert server.process.poll() is None and len(os.listdir(temp)) == 1
-        assert server.stop() == 0 and not os.listdir(temp)
+        assert server.process.poll() is None and own.is_dir()
+        assert not list(own.glob("engine-*"))  # nothing of the dead
+        assert server.stop() == 0 and not own.exists() and folders() <= others
 
 
 def test_no_dead_child_stays_unburied(server: Server) -> None:

@@ -19,8 +19,8 @@ import httpx
 import pytest
 
 from radixmill.device.worker import free_bytes
-from tests.e2e.kit import TINY, Server, same, serving, stream, tiny_model
-from tests.e2e.test_supervisor import folders, gone, wait_until
+from tests.e2e.kit import TINY, Server, folder_of, same, serving, stream, tiny_model
+from tests.e2e.test_supervisor import gone, wait_until
 
 LONG = {"prompt": "a long way", "max_tokens": 600, "ignore_eos": True, "seed": 1, "temperature": 0.8}
 SHORT = {**LONG, "max_tokens": 12}
@@ -61,13 +61,6 @@ def expected(tiny: Path, other: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 def reload(server: Server, model: Path | None = None, **more: Any) -> httpx.Response:
     return server.post("/admin/reload", **({} if model is None else {"model": str(model)}), **more)
-
-
-def folder_of(server: Server) -> Path:
-    """The server's private folder: the one that its engine's page lies in."""
-    found = [Path(tempfile.gettempdir()) / name for name in folders()]
-    maps = Path(f"/proc/{server.pids('engine')[0]}/maps").read_text()
-    return next(path for path in found if str(path) in maps)
 
 
 def served(server: Server) -> str:

@@ -113,7 +113,7 @@ def test_a_front_that_stands_still_is_no_fault_of_the_engine(server: Server, und
 def test_a_long_prefill_is_no_stall(server: Server) -> None:
     """Its steps together take far longer than the patience; each of them is shorter."""
     before, began = wedged(server), time.monotonic()
-    prompt = [SLOW, *(i % 250 for i in range(700))]
+    prompt = [SLOW, *(i % 250 for i in range(2800))]
     answer = server.post("/v1/completions", model="default", prompt=prompt, max_tokens=1, ignore_eos=True)
     assert answer.status_code == 200, answer.text
     assert wedged(server) == before

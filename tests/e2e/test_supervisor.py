@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import httpx
 import pytest
 
 from tests.data import ROOT
-from tests.e2e.kit import Server, run_cli, serving, stream
+from tests.e2e.kit import Server, folders, run_cli, serving, stream
 
 LONG = {"prompt": "a long way", "max_tokens": 400, "ignore_eos": True, "seed": 1}
 
@@ -34,10 +33,6 @@ def gone(pid: int) -> bool:
     except ProcessLookupError:
         return True
     return "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
-def folders() -> set[str]:
-    return {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("radixmill-")}
 
 
 def test_sigterm_finishes_live_requests_and_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
