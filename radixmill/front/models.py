@@ -71,8 +71,13 @@ class Model:
         return self.session is None or self.session.idle
 
     def served(self) -> Served:
-        assert self.session and self.client.spec
-        return Served(names=list(self.session.served), numerics=self.client.spec.numerics)
+        names = self.session.served if self.session else self.config.model.served_model_name or (self.files.name,)
+        return Served(names=list(names), numerics=self.client.spec.numerics if self.client.spec else "")
+
+    @property
+    def failed(self) -> bool:
+        """Its engine will not come back."""
+        return self.client.health().state == "failed"
 
 
 class Models:
@@ -168,7 +173,7 @@ class Models:
 
     async def reload(self, name: str | None, mode: Mode) -> Reloaded:
         """Have another model served, or the current one read again (None). Raises ServeError where that can't be."""
-        began, before = time.monotonic(), self._current
+        began, before = time.monotonic(), self._current or self._fallen()
         if before is None:
             self._front.ready_session()
             raise NotReady("The server is loading the model. Try again later.", retry_after=1.0)
@@ -192,6 +197,10 @@ class Models:
             previous=previous,
             seconds=round(time.monotonic() - began, 3),
         )
+
+    def _fallen(self) -> Model | None:
+        """What a front came up on after its engine had failed for good: another model is the remedy."""
+        return next((model for model in self._all.values() if model.failed), None)
 
     async def _check_text(self, order: str, config: Config, files: ModelFiles) -> None:
         """Load a model's text, for use if the order is taken."""

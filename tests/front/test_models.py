@@ -12,9 +12,10 @@ import msgspec
 import pytest
 
 from radixmill.core.config import Config
+from radixmill.core.errors import NotReady
 from radixmill.front.models import Model, Models
 from radixmill.front.process import FrontProcess
-from radixmill.front.session import Front
+from radixmill.front.session import Front, Served
 from radixmill.observe.pulse import FrontPulse
 from radixmill.store import ModelFiles
 from tests.fakes import SPEC
@@ -23,7 +24,7 @@ from tests.fakes import SPEC
 class Live:
     """A session of which nothing counts but whether something runs on it."""
 
-    idle = True
+    idle, live = True, 0
     served = ("toy",)
 
 
@@ -149,3 +150,35 @@ def test_words_of_any_length_go_both_ways(tmp_path: Path) -> None:
         front = process(Config(), tmp_path, theirs, listener)
         asyncio.run(asyncio.wait_for(story(front), 30))
     assert [len(struck) for struck in heard] == [20000]
+
+
+def test_another_model_is_the_remedy_for_one_that_failed(act: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A front that is restarted after a crash loop has never had a model that serves."""
+
+    async def story(stage: Stage) -> None:
+        async def find(config: Config) -> ModelFiles:
+            return ModelFiles(config.model.model, stage.folder)
+
+        async def check(*_: object) -> None: ...
+
+        monkeypatch.setattr("radixmill.front.models._find", find)
+        monkeypatch.setattr(stage.models, "_check_text", check)
+        broken = stage.add(1)
+        broken.session = broken.client._spec = None
+        with pytest.raises(NotReady, match="loading"):
+            await stage.models.reload("good", "beside")
+        stage.models.failed(1, "the engine died 5 times in a row without a token")
+        order = asyncio.create_task(stage.models.reload("good", "beside"))
+        while not stage.said:
+            await asyncio.sleep(0.01)
+        told = stage.said[0]["order"]
+        assert told["model"] == "good"
+        stage.add(2)
+        stage.models.switch(2)
+        stage.models.deployed(told["id"], {"fault": "", "message": ""})
+        assert (await order).previous == Served(names=["toy"], numerics="")
+        assert stage.front.condition().state != "failed"
+        while stage.released() != [1]:
+            await asyncio.sleep(0.01)
+
+    act(story)
