@@ -198,6 +198,34 @@ def test_giving_up_ends_everything(folder: Path) -> None:
     run(folder, story)
 
 
+def test_what_is_cancelled_while_no_engine_lives_is_not_tried_again(folder: Path) -> None:
+    """A client that leaves, or a stop string found in what a dead engine has said: the next engine never hears of it."""
+
+    async def story(client: RemoteEngine, engine: Callable[..., ToyEngine]) -> None:
+        engine(lives=4)
+        await client.connect(str(folder / "0"), 1)
+        await client.ready()
+        stream = client.submit(request(1000), [1, 2])
+        while client.health().state != "restarting":
+            await asyncio.sleep(0.001)
+        gone, stays = stream.seqs
+        stream.cancel(gone)
+        stream.cancel(gone)
+        other = client.submit(request(3), [3])
+        successor = engine()
+        await client.connect(str(folder / "1"), 2)
+        assert [each async for delta in other for each in delta.tokens] == [token(3, at) for at in range(3)]
+        assert stays in successor.live and gone not in successor.live and not successor.cancelled
+        ends = []
+        stream.cancel(stays)
+        async for delta in stream:
+            if delta.end:
+                ends.append((delta.seq, delta.end.reason))
+        assert sorted(ends) == [(gone, "cancelled"), (stays, "cancelled")]
+
+    run(folder, story)
+
+
 def test_control_is_answered_or_refused(folder: Path) -> None:
     async def story(client: RemoteEngine, engine: Callable[..., ToyEngine]) -> None:
         engine()
