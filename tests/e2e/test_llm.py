@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -119,10 +120,27 @@ def test_a_model_that_cannot_be_loaded(tmp_path: Path, tiny: Path) -> None:
 
 def test_closing_ends_the_engine_and_leaves_no_folder(tiny: Path) -> None:
     llm = LLM(str(tiny), **SETTINGS)
-    pid, folder = llm.engine_pid, llm._supervisor._folder
+    pid, folder = llm.engine_pid, llm._supervisor._folder.path
     assert pid and folder.exists()
     llm.close()
     llm.close()
     assert not folder.exists()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_closing_in_the_middle_of_a_recovery_says_nothing(tiny: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for _ in range(3):
+        with LLM(str(tiny), **SETTINGS) as llm:
+            assert llm.engine_pid
+            os.kill(llm.engine_pid, signal.SIGKILL)
+            while llm.call(_state(llm)) == "ready":
+                time.sleep(0.001)
+        gc.collect()
+    said = capfd.readouterr().err
+    assert "Task was destroyed" not in said and "Traceback" not in said and "never awaited" not in said
+
+
+async def _state(llm: LLM) -> str:
+    assert llm.front.client
+    return llm.front.client.health().state
