@@ -119,7 +119,9 @@ def test_a_crash_loop_ends_in_the_truth(tiny: Path, tmp_path: Path) -> None:
         assert len(states) == 2 and "Z" not in states.values()
         assert server.process.poll() is None and own.is_dir()
         assert not list(own.glob("engine-*"))  # nothing of the dead
-        with httpx.Client(timeout=60, trust_env=False) as client:  # what to do about it: another model, or the same anew
+        with httpx.Client(
+            timeout=60, trust_env=False
+        ) as client:  # what to do about it: another model, or the same anew
             assert client.post(f"{server.url}/admin/reload", json={}).status_code == 200
         assert asyncio.run(stream(server.url, body(1, 4)))["finish"] == {0: "length"}
         assert server.stop() == 0 and not own.exists() and folders() <= others

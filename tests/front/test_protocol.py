@@ -103,6 +103,16 @@ def test_heads_that_are_too_large(caplog, head):
             assert only(ask(live, *parts), 431)["code"] == "headers_too_large"
 
 
+def test_a_refusal_has_the_shape_that_clients_of_the_path_read(caplog):
+    with quiet_server(caplog, **SMALL) as live:
+        said = ask(live, b"POST /v1/messages?x=1 HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * 21 + b"\r\n")
+    head, _, content = said.partition(b"\r\n\r\n")
+    body = json.loads(content)
+    assert head.startswith(b"HTTP/1.1 431 ") and b"access-control-allow-origin: *" in head.lower()
+    assert body["type"] == "error" and set(body["error"]) == {"type", "message"}
+    assert b"x-request-id: " + body["request_id"].encode() in head.lower()
+
+
 def test_a_head_without_an_end_is_refused_while_it_comes(caplog):
     """Of a field without an end the parser tells nothing; it must not be kept either."""
     with quiet_server(caplog, **SMALL) as live:

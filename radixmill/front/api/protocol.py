@@ -18,6 +18,7 @@ import resource
 import socket
 import struct
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, cast
@@ -29,6 +30,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from radixmill.core.config import ServerOptions
 from radixmill.core.errors import BadRequest, NotReady, Overloaded, ServeError
+from radixmill.front.api.anthropic.errors import message_error, speaks_anthropic
 
 log = logging.getLogger("radixmill.front")
 
@@ -464,7 +466,8 @@ class Connection(HttpToolsProtocol):
             self._part(now)
         self.flow.resume_reading()
         if self._active is None or not self._active.response_started:
-            self.transport.write(_raw_answer(refusal))
+            path = getattr(self, "url", b"").partition(b"?")[0].decode("latin-1")
+            self.transport.write(_raw_answer(refusal, path))
         if self.transport.can_write_eof():
             self.transport.write_eof()
         else:
@@ -482,11 +485,16 @@ class _Parting:
         self._connection.close_after(self._cycle)
 
 
-def _raw_answer(refusal: ServeError) -> bytes:
-    body = msgspec.json.encode(refusal.body())
-    retry = b"" if refusal.retry_after is None else b"retry-after: %d\r\n" % math.ceil(refusal.retry_after)
-    head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
-    return STATUS_LINE[refusal.status] + head + retry + b"\r\n" + body
+def _raw_answer(refusal: ServeError, path: str) -> bytes:
+    """An answer that no app has seen, with the shape and the headers that the app's have."""
+    id = uuid.uuid4().hex
+    body = msgspec.json.encode(message_error(refusal, id) if speaks_anthropic(path) else refusal.body())
+    head = (
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\nx-request-id: {id}\r\n"
+    )
+    retry = "" if refusal.retry_after is None else f"retry-after: {math.ceil(refusal.retry_after)}\r\n"
+    shared = "access-control-allow-origin: *\r\naccess-control-expose-headers: X-Request-Id, Retry-After\r\n"
+    return STATUS_LINE[refusal.status] + f"{head}{retry}{shared}\r\n".encode() + body
 
 
 def _without_upgrade(headers: list[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
