@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from radixmill.supervise.deployment import STARTING_LOW
 from tests.e2e.faults import SLOW, faulty
 from tests.e2e.kit import Server, same, serving, stream
 from tests.e2e.test_recovery import body
@@ -39,13 +40,13 @@ def disturbed(
     return asyncio.run(both()), time.monotonic() - began
 
 
-async def until(what: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
+async def until(what: Callable[[], bool], patience: float = 60.0) -> None:
+    async with asyncio.timeout(patience):
         while not what():
             await asyncio.sleep(0.005)
 
 
-async def another(server: Server, than: int) -> int:
+async def another(server: Server, than: int, patience: float = 60.0) -> int:
     """The next engine's process id, as soon as it has one."""
     found: list[int] = []
 
@@ -53,7 +54,7 @@ async def another(server: Server, than: int) -> int:
         found[:] = [pid for pid in server.pids("engine") if pid != than]
         return bool(found)
 
-    await until(there)
+    await until(there, patience)
     return found[0]
 
 
@@ -132,7 +133,7 @@ def test_an_engine_that_hangs_while_it_comes_up_is_replaced(server: Server) -> N
         os.kill(engine, signal.SIGKILL)
         engine = await another(server, engine)
         os.kill(engine, signal.SIGSTOP)
-        await another(server, engine)
+        await another(server, engine, 2 * STARTING_LOW)
 
     folded, _ = disturbed(server, request, stop)
-    assert same(folded, calm) and "no progress for 24 s" in server.log.read_text()
+    assert same(folded, calm) and f"no progress for {STARTING_LOW:g} s" in server.log.read_text()

@@ -216,11 +216,8 @@ def test_what_is_cancelled_while_no_engine_lives_is_not_tried_again(folder: Path
         await client.connect(str(folder / "1"), 2)
         assert [each async for delta in other for each in delta.tokens] == [token(3, at) for at in range(3)]
         assert stays in successor.live and gone not in successor.live and not successor.cancelled
-        ends = []
         stream.cancel(stays)
-        async for delta in stream:
-            if delta.end:
-                ends.append((delta.seq, delta.end.reason))
+        ends = [(delta.seq, delta.end.reason) async for delta in stream if delta.end]
         assert sorted(ends) == [(gone, "cancelled"), (stays, "cancelled")]
 
     run(folder, story)
