@@ -27,7 +27,7 @@ STREAMS: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": MESSAGES, "max_tokens": 3900},
     "/v1/messages": {"messages": MESSAGES, "max_tokens": 3900},
     "/v1/responses": {"input": "a long way", "max_output_tokens": 3900},
-    "/generate": {"text": "a long way", "sampling_params": {"max_new_tokens": 3900}},
+    "/generate": {"text": "a long way", "sampling_params": {"max_new_tokens": 3900, "ignore_eos": True}},
 }
 FOREVER = {"logit_bias": {"257": -100}}  # no end token
 DUMMY = ("--load-format", "dummy", "--max-total-tokens", "65536")

@@ -85,7 +85,7 @@ def test_one_that_kills_while_it_streams(server: Server) -> None:
             return (await answer.aread()).decode()
 
     text = asyncio.run(told())
-    assert '"engine_failed"' in text and "is given up" in text and text.count("text_completion") >= 4
+    assert '"engine_failed"' in text and "is given up" in text and text.count("text_completion") >= 2
     assert deaths(server) - before == 3
 
 

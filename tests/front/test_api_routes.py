@@ -111,8 +111,8 @@ def test_health_generate_really_generates():
 def test_a_stalled_engine_is_not_healthy(monkeypatch):
     monkeypatch.setattr("radixmill.front.api.health.PROBE_SECONDS", 0.02)
     client = EchoClient(pause=5)
-    fault = error(call(make_app(client), "GET", "/health_generate"), 500)
-    assert fault["code"] == "stalled" and not client.live
+    fault = error(call(make_app(client), "GET", "/health_generate"), 503)
+    assert fault["code"] == "not_ready" and "No token came" in fault["message"] and not client.live
 
 
 def test_information():
