@@ -62,11 +62,12 @@ class Deployment:
             return None
         return 0.0 if self.crashes == 1 else 0.1 * 2**self.crashes
 
-    def struck(self, flying: frozenset[int], *, innocent: bool) -> frozenset[int]:
-        """Those of the sequences in flight that a death counts against. One from outside counts against nobody, the first
-        time: whoever is there twice in a row may be why somebody kills, such as a guard of the machine's memory."""
+    def struck(self, flying: frozenset[int], *, innocent: bool, progressed: bool) -> frozenset[int]:
+        """Those of the sequences in flight that a death counts against. One from outside counts against nobody while
+        engines say tokens between their deaths: who waits for a long prompt may be in flight at any number of them. Where
+        they don't, whoever is there twice in a row may be why somebody kills, such as a guard of the machine's memory."""
         if not flying:
             return flying
-        struck = flying & self.spared if innocent else flying
+        struck = frozenset() if innocent and progressed else flying & self.spared if innocent else flying
         self.spared = flying if innocent else frozenset()
         return struck

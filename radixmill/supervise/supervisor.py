@@ -412,7 +412,7 @@ class Supervisor:
 
     def _bury_engine(self, child: Child, deployment: Deployment, cause: str) -> None:
         assert isinstance(child.pulse, EnginePulse)
-        struck = deployment.struck(child.pulse.flying(), innocent=child.innocent)
+        struck = deployment.struck(child.pulse.flying(), innocent=child.innocent, progressed=child.progressed)
         if not deployment.up and (child.excuse or not child.progressed):
             deployment.engine = None
             self._give_up_start(child, cause, deployment)

@@ -329,7 +329,7 @@ def test_streams_of_the_embedded_model_replay_and_verify(smollm2: Path, tmp_path
     asked = [pair for seed in range(3) for pair in chats(seed)]
     with LLM("smollm2-135m-instruct", receipt_key=str(tmp_path / "key.pem"), max_total_tokens=32768) as llm:
         first, over = Live(llm), threading.Event()
-        killer = killing(llm, over, 4, live=6, most=3)
+        killer = killing(llm, over, 1.5, live=2, most=3)
         try:
             answers = first.answers(asked)
         finally:

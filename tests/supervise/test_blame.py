@@ -43,14 +43,19 @@ def test_what_the_kernel_killed_long_ago_is_no_guilt(monkeypatch: pytest.MonkeyP
     assert seen.foreign(-signal.SIGKILL)
 
 
-def test_a_sequence_is_spared_once_in_a_row() -> None:
+def test_a_sequence_is_spared_while_tokens_come_and_once_where_none_do() -> None:
     deployment = Deployment(1, Config(), ModelFiles("m", Path("/m")), Watch(5.0))
-    assert deployment.struck(frozenset({1, 2}), innocent=True) == frozenset()
-    assert deployment.struck(frozenset(), innocent=True) == frozenset(), "killed before it computed anything"
-    assert deployment.struck(frozenset({2, 3}), innocent=True) == {2}
-    assert deployment.struck(frozenset({2, 3}), innocent=True) == {2, 3}
-    assert deployment.struck(frozenset({4}), innocent=True) == frozenset()
-    assert deployment.struck(frozenset({4, 5}), innocent=False) == {4, 5}
+
+    def struck(*flying: int, innocent: bool = True, progressed: bool = False) -> frozenset[int]:
+        return deployment.struck(frozenset(flying), innocent=innocent, progressed=progressed)
+
+    assert struck(1, 2) == frozenset()
+    assert struck() == frozenset(), "killed before it computed anything"
+    assert struck(2, 3) == {2}
+    assert struck(2, 3) == {2, 3}
+    assert [struck(2, 3, progressed=True) for _ in range(9)] == [frozenset()] * 9
+    assert struck(2, 4) == {2}
+    assert struck(4, 5, innocent=False, progressed=True) == {4, 5}
 
 
 def test_a_start_may_stand_still_for_a_minute_whatever_the_settings() -> None:

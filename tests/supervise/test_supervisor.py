@@ -343,8 +343,8 @@ def test_a_wake_for_something_else_does_not_put_the_end_off(stage: Make) -> None
     assert it.ended == 0
 
 
-def test_a_request_that_gets_engines_killed_from_outside_is_found(stage: Make) -> None:
-    """By a guard of the machine's memory, say, while other streams say tokens all the time."""
+def test_kills_from_outside_between_tokens_are_nobodys_fault(stage: Make) -> None:
+    """However often the same request is in flight: it may wait for a long prompt while other streams say tokens."""
     it = stage()
     it.begin()
     struck = []
@@ -356,7 +356,7 @@ def test_a_request_that_gets_engines_killed_from_outside_is_found(stage: Make) -
         it.engine.kill()
         it.settle()
         struck += [each["struck"] for each in it.live("front")[0].heard() if each.get("event") == "died"]
-    assert struck == [[], [7], [7]]
+    assert struck == [[], [], []]
 
 
 def deploy(front: FakeProcess, mode: str = "beside") -> None:
