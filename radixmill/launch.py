@@ -80,21 +80,12 @@ def _engine_role(boot: Boot, control: socket.socket) -> None:
 
 
 def _front_role(boot: Boot, control: socket.socket) -> None:
+    from radixmill.front.process import Begin
     from radixmill.front.process import serve as serve_front
     from radixmill.observe.pulse import FrontPulse
 
-    listener = socket.socket(fileno=boot.listener)
-    pulse = FrontPulse(Path(boot.pulse))
-    serve_front(
-        boot.config,
-        boot.files,
-        listener,
-        control,
-        started=boot.started,
-        number=boot.number,
-        deployment=boot.deployment,
-        pulse=pulse,
-    )
+    listener, pulse = socket.socket(fileno=boot.listener), FrontPulse(Path(boot.pulse))
+    serve_front(Begin(boot.config, boot.files, listener, control, boot.started, boot.number, boot.deployment, pulse))
 
 
 def _grammar_role(boot: Boot, control: socket.socket) -> None:

@@ -265,11 +265,11 @@ def json_of(outcome: Outcome) -> str:
 def lines(outcome: Outcome, offline: Offline) -> list[str]:
     """The outcome for people."""
     if not outcome.differences:
-        said = [f"same bytes: {outcome.tokens} tokens in {outcome.sequences} sequences"]
+        said = [f"same bytes: {outcome.tokens} tokens in {_count(outcome.sequences)}"]
     else:
         first, more = outcome.differences[0], len(outcome.differences) - 1
         said = [f"differs: {_shown(first, offline)}"]
-        said += [f"{more} more of {outcome.sequences} sequences differ"] if more else []
+        said += [f"{more} more of {_count(outcome.sequences)} differ"] if more else []
     if outcome.cut:
         said.append(f"{outcome.cut} ended at a stop string or a call, which the front found: compared up to there")
     if outcome.open:
@@ -289,3 +289,7 @@ def _shown(found: Difference, offline: Offline) -> str:
 
 def _text(offline: Offline, token: int) -> str:
     return json.dumps(offline.session.text.decode((token,), skip_special=False), ensure_ascii=False)
+
+
+def _count(sequences: int) -> str:
+    return f"{sequences} sequence{'' if sequences == 1 else 's'}"

@@ -10,6 +10,7 @@ import math
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -36,33 +37,32 @@ LINE = 1 << 24  # bytes of one word from the supervisor, who may name thousands 
 READY = "The server is fired up and ready to roll!"  # scripts wait for this sentence
 
 
+@dataclass(frozen=True)
+class Begin:
+    """How a front begins: the `number`th of its server, on `deployment`. `control`: its line to the supervisor."""
+
+    config: Config
+    files: ModelFiles
+    listener: socket.socket
+    control: socket.socket
+    started: float  # monotonic clock when the command began
+    number: int
+    deployment: int
+    pulse: FrontPulse
+
+
 class FrontProcess:
     """One front: the HTTP server, the models it has, and the line to the supervisor."""
 
-    def __init__(
-        self,
-        config: Config,
-        files: ModelFiles,
-        listener: socket.socket,
-        control: socket.socket,
-        *,
-        started: float,
-        number: int,
-        deployment: int,
-        pulse: FrontPulse,
-    ) -> None:
-        self._config, self._files, self._listener, self._control, self._started = (
-            config,
-            files,
-            listener,
-            control,
-            started,
-        )
+    def __init__(self, begin: Begin) -> None:
+        config, number, pulse = begin.config, begin.number, begin.pulse
+        self._config, self._files, self._started = config, begin.files, begin.started
+        self._listener, self._control = begin.listener, begin.control
         self._imported = time.monotonic()
-        self._address = listener.getsockname()[:2]  # the server may close it before we are open
+        self._address = begin.listener.getsockname()[:2]  # the server may close it before we are open
         self._front = Front(config=config)
         self._models = Models(self._front, self._say, pulse, number << NUMBERS)
-        self._first = deployment
+        self._first = begin.deployment
         self._until = float("inf")  # monotonic clock: when live requests must have finished
         self._writer: asyncio.StreamWriter | None = None  # to the supervisor, once we follow it
         self._draining: asyncio.Task[None] | None = None
@@ -203,21 +203,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-def serve(
-    config: Config,
-    files: ModelFiles,
-    listener: socket.socket,
-    control: socket.socket,
-    *,
-    started: float,
-    number: int,
-    deployment: int,
-    pulse: FrontPulse,
-) -> None:
-    """Run a front, the `number`th of its server, until it is told to stop over `control`. It comes up on `deployment`."""
-    process = FrontProcess(
-        config, files, listener, control, started=started, number=number, deployment=deployment, pulse=pulse
-    )
+def serve(begin: Begin) -> None:
+    """Run a front until it is told to stop over its line to the supervisor."""
+    process = FrontProcess(begin)
     try:
         uvloop.run(process.run())
     except* CannotStart as group:

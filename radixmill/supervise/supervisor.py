@@ -19,6 +19,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -241,17 +242,10 @@ class Supervisor:
             undo.callback(discard, (path, page))
             listener.bind(str(path))
             listener.listen(64)
-            boot = Boot(
-                "engine",
-                deployment.config,
-                deployment.files.name,
-                str(deployment.files.root),
-                deployment.files.sha256,
-                time.monotonic() if deployment.up else self.started,
-                deployment=deployment.number,
+            boot = replace(
+                _boot("engine", deployment, listener, page),
+                started=time.monotonic() if deployment.up else self.started,
                 incarnation=deployment.incarnations,
-                listener=listener.fileno(),
-                pulse=str(page),
                 beside=deployment.beside,
                 promised=sum(engine.untouched() for engine in self._engines()),
             )
@@ -286,18 +280,8 @@ class Supervisor:
     def _spawn_front(self, current: Deployment, folder: Path) -> Child:
         assert self.listener
         page = folder / f"front-{self._front_starts}.pulse"
-        boot = Boot(
-            "front",
-            current.config,
-            current.files.name,
-            str(current.files.root),
-            current.files.sha256,
-            time.monotonic() if self._begun else self.started,
-            number=self._front_starts,
-            deployment=current.number,
-            listener=self.listener.fileno(),
-            pulse=str(page),
-        )
+        started = time.monotonic() if self._begun else self.started
+        boot = replace(_boot("front", current, self.listener, page), started=started, number=self._front_starts)
         with contextlib.ExitStack() as undo:
             undo.callback(discard, (page,))
             pulse = FrontPulse(page)
@@ -442,6 +426,22 @@ class Supervisor:
         print(f"radixmill: error: {message}", file=sys.stderr)
         self.announce({"event": "failed", "deployment": deployment.number, "detail": message})
         self._exit = 0 if self._stopping else 2 if child.excuse else 1
+
+
+def _boot(role: str, deployment: Deployment, listener: socket.socket, page: Path) -> Boot:
+    """What any child is told; `started` and the rest are to be filled in."""
+    files = deployment.files
+    return Boot(
+        role,
+        deployment.config,
+        files.name,
+        str(files.root),
+        files.sha256,
+        started=0.0,
+        deployment=deployment.number,
+        listener=listener.fileno(),
+        pulse=str(page),
+    )
 
 
 def _no_start(what: str, error: OSError) -> CannotStart:

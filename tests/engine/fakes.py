@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from radixmill.core.messages import SeqStart, Submit, TokenLogprob
 from radixmill.core.plan import Masks, StepPlan, StepResult
-from radixmill.core.request import Constraint, GenerateRequest, SamplingParams, ThinkingBudget
+from radixmill.core.request import GenerateRequest, SamplingParams
 from radixmill.core.spec import KVGroup, ModelSpec
 from radixmill.engine.schedule.guess import Guesser, Memory, Offer
 
@@ -61,31 +61,13 @@ def submit(
     *ids: int,
     seed: int = 7,
     output: tuple[int, ...] = (),
-    max_tokens: int = 4,
-    tenant: str = "",
-    priority: int = 0,
-    constraint: Constraint | None = None,
-    thinking: ThinkingBudget | None = None,
     alone: bool = False,
-    account: str = "",
-    wait: float | None = None,
-    trusted: bool = True,
     **more: Any,
 ) -> Submit:
-    """Sequences `ids` of one prompt; choice i has seed + i."""
-    sampling = SamplingParams(max_tokens=max_tokens, **more)
-    request = GenerateRequest(
-        id="r",
-        prompt=tuple(prompt),
-        sampling=sampling,
-        constraint=constraint,
-        thinking=thinking,
-        tenant=tenant,
-        priority=priority,
-        account=account,
-        wait=wait,
-        trusted=trusted,
-    )
+    """Sequences `ids` of one prompt; choice i has seed + i. `more`: fields of the request, or of its sampling."""
+    named = {"trusted": True} | {name: more.pop(name) for name in GenerateRequest.__struct_fields__ if name in more}
+    sampling = SamplingParams(**({"max_tokens": 4} | more))
+    request = GenerateRequest(id="r", prompt=tuple(prompt), sampling=sampling, **named)
     scores = sampling.prompt_logprobs is not None
     return Submit(request, tuple(SeqStart(i, seed + n, output, scores and n == 0, alone) for n, i in enumerate(ids)))
 

@@ -23,7 +23,8 @@ from radixmill.engine.schedule.accounts import Accounts
 from radixmill.engine.schedule.budget import FLOOR, Budget
 from radixmill.engine.schedule.constrained import Constrained
 from radixmill.engine.schedule.draft import Draft
-from radixmill.engine.schedule.guess import Guesser, Memory, Offer
+from radixmill.engine.schedule.guess import Guesser
+from radixmill.engine.schedule.guessing import add_guesses
 from radixmill.engine.schedule.patience import Patience
 from radixmill.engine.schedule.queue import make_queue
 from radixmill.engine.schedule.running import Running
@@ -150,7 +151,7 @@ class Scheduler:
             self._grant(seq, draft)
         self._admit(draft)
         if self.guesser and draft.rows and not self._flying:
-            self._guess(draft, self.guesser)
+            add_guesses(draft, self.guesser)
         return self._make(draft) if draft.rows else None
 
     def masks(self, plan: StepPlan) -> Masks | None:
@@ -388,27 +389,6 @@ class Scheduler:
         if last and not draft.rows and seq.state != "ended":
             self._finish(seq, "failed", detail="the KV cache is too small for this sequence")
         return bool(draft.rows)
-
-    # --- guesses
-
-    def _guess(self, draft: Draft, guesser: Guesser) -> None:
-        """Let rows check what probably comes next, with what real work has left of the budget and of free pages."""
-        rows = [seq for seq in draft.rows if seq.guessable]
-        if guesser.busy(len(rows)):
-            return
-        offers = [self._offer(seq, guesser) for seq in rows]
-        counts = guesser.choose([offer.chances for offer in offers], max(draft.left, 0))
-        for seq, offer, count in zip(rows, offers, counts, strict=True):
-            if count and seq.lease and seq.lease.spare(seq.length + count):
-                draft.guess(seq, offer.tokens[:count])
-
-    def _offer(self, seq: Sequence, guesser: Guesser) -> Offer:
-        """Guesses that could be of use: none at or after a stop token, none in the place of its last token."""
-        if seq.memory is None:
-            seq.memory = Memory()
-        tokens, chances = guesser.offer(seq.memory, seq.tokens, seq.guess_room)
-        useful = next((n for n, token in enumerate(tokens) if token in seq.stop_ids), len(tokens))
-        return Offer(tokens[:useful], chances[:useful])
 
     # --- making the plan
 
