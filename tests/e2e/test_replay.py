@@ -21,7 +21,7 @@ from radixmill.core.errors import CannotStart
 from radixmill.core.record import Record, to_record
 from radixmill.front.api.app import create_app
 from radixmill.front.dialects import THINKING
-from radixmill.front.session.receipt import KeyFile, public_pem
+from radixmill.front.session.receipt import SigningKey, public_pem
 from radixmill.llm import LLM
 from tests.e2e.kit import run_cli, serving
 from tests.front.kit import CHAT, TEXT, parse_sse
@@ -244,7 +244,7 @@ def served(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
         assert done.returncode == 0, done.stderr
         info = server.get("/server_info").text
         assert (folder / "key.pem").read_text().split("\n")[1] not in info + server.log.read_text()
-    (folder / "pub.pem").write_text(public_pem(KeyFile(folder / "key.pem").key().public_key()))
+    (folder / "pub.pem").write_text(public_pem(SigningKey(folder / "key.pem").key().public_key()))
     return folder, answer
 
 
@@ -338,7 +338,7 @@ def test_streams_of_the_embedded_model_replay_and_verify(smollm2: Path, tmp_path
         assert llm.session.client.health().incarnation > 1
         llm.session.text.dialect = THINKING
         answers += first.answers([thoughts(seed) for seed in range(3)])
-    (tmp_path / "pub.pem").write_text(public_pem(KeyFile(tmp_path / "key.pem").key().public_key()))
+    (tmp_path / "pub.pem").write_text(public_pem(SigningKey(tmp_path / "key.pem").key().public_key()))
     records = [to_record(answer["record"]) for answer in answers]
     assert sum(bool(part.request.thinking) for record in records for part in record.requests) == 3
     assert sum(bool(part.request.constraint) for record in records for part in record.requests) == 6

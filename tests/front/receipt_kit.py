@@ -8,7 +8,7 @@ from typing import Any
 from radixmill.core.config import Config
 from radixmill.core.record import Record, to_record
 from radixmill.core.spec import ModelSpec
-from radixmill.front.session.receipt import KeyFile, Notary, Receipt, to_receipt
+from radixmill.front.session.receipt import Notary, Receipt, SigningKey, to_receipt
 from radixmill.front.session.record import RecordFolder, Scribe, TextHashes
 from radixmill.store import ModelFiles
 from radixmill.store.digest import WeightDigest
@@ -25,7 +25,7 @@ def make_notary(
     """`folder` gets the key."""
     known = WeightDigest(ModelFiles("echo", folder / "echo.gguf", WEIGHTS))
     saver = RecordFolder(records) if records else None
-    return Notary(Scribe(Config(), spec, HASHES), weights or known, KeyFile(folder / "key.pem"), saver)
+    return Notary(Scribe(Config(), spec, HASHES), weights or known, SigningKey(folder / "key.pem"), saver)
 
 
 def proven(folder: Path, body: dict[str, Any] | None = None, route: str = CHAT, **world: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pytest
 from radixmill.cli import build
 from radixmill.core.errors import CannotStart
 from radixmill.front.session import Session
+from radixmill.front.session.session import Policy
 from radixmill.observe.log import Discreet, escaped
 from tests.fakes import ByteText, EchoClient
 from tests.front.kit import CHAT, TEXT, call, make_app, post, says, serving
@@ -191,7 +192,7 @@ def quiet(log: Log) -> None:
 
 def test_what_was_said_is_logged_where_that_is_wanted(log):
     client = EchoClient(says("the answer"))
-    session = Session(ByteText(), client, ("echo",), log_prompts=True)
+    session = Session(ByteText(), client, ("echo",), policy=Policy(log_prompts=True))
     app = make_app(client, log_requests=True)
     for route in app.routes:
         for cell in getattr(getattr(route, "endpoint", None), "__closure__", None) or ():

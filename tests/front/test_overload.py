@@ -20,6 +20,7 @@ from radixmill.front.session.door import LATELY, LATEST, SHARE, Bounds, Door
 from radixmill.front.session.native import GenerateBody, to_items
 from radixmill.front.session.native.items import start as start_batch
 from radixmill.front.session.open import limits_of
+from radixmill.front.session.session import Policy
 from tests.fakes import ByteText, EchoClient
 from tests.front.kit import CHAT, HELLO, TEXT, call, error, make_app, post, says, serving, until
 
@@ -514,7 +515,9 @@ def test_whose_priority_counts_over_others() -> None:
         s = session(EchoClient())
         assert await told(s, Caller()), "without keys all are one"
         assert not await told(s, Caller("key")) and await told(s, Caller("boss", admin=True))
-        assert await told(Session(ByteText(), EchoClient(), ("echo",), trust_priority=True), Caller("key"))
+        assert await told(
+            Session(ByteText(), EchoClient(), ("echo",), policy=Policy(trust_priority=True)), Caller("key")
+        )
 
     asyncio.run(go())
 

@@ -28,7 +28,7 @@ from radixmill.core.record import BadRecord, canonical, ids_hash, json_hash, loa
 from radixmill.core.request import choice_seed
 from radixmill.front.session import Ask, Session, TextPrompt, gather
 from radixmill.front.session import record as session_records
-from radixmill.front.session.receipt import KeyFile, embedded_key, is_signed, key_id, public_pem, to_receipt
+from radixmill.front.session.receipt import SigningKey, embedded_key, is_signed, key_id, public_pem, to_receipt
 from radixmill.store.digest import Unhashed, WeightDigest
 from tests.core.test_record import ODD, changed, places
 from tests.fakes import EOS, SPEC, ByteText, EchoClient
@@ -65,7 +65,7 @@ def test_a_receipt_says_the_same_in_hashes(tmp_path: Path) -> None:
     assert [c.output for c in prompt.choices] == [ids_hash((*b"Hello", EOS))] * 2
     assert receipt.weights == WEIGHTS and receipt.record == json_hash(record) and receipt.id == whole["id"][9:]
     assert receipt.created == whole["created"] and receipt.numerics == whole["system_fingerprint"]
-    key = KeyFile(tmp_path / "key.pem").key().public_key()
+    key = SigningKey(tmp_path / "key.pem").key().public_key()
     assert is_signed(whole["receipt"], key) and receipt.key == key_id(key)
     assert not [*verify.against_key(receipt, key), *verify.against_record(receipt, record, whole["record"])]
 
@@ -260,7 +260,7 @@ def test_a_key_that_cannot_be_used_fails_only_who_wants_a_receipt(
 def test_the_key_is_told_by_its_route_and_nowhere_else(tmp_path: Path) -> None:
     app = make_app(notary=make_notary(tmp_path))
     told = call(app, "GET", "/receipt_key").json()
-    key = KeyFile(tmp_path / "key.pem").key()
+    key = SigningKey(tmp_path / "key.pem").key()
     assert told == {"key": key_id(key.public_key()), "algorithm": "Ed25519", "pem": public_pem(key.public_key())}
     secret = (tmp_path / "key.pem").read_text().split("\n")[1]
     assert secret not in call(app, "GET", "/server_info").text and secret not in json.dumps(told)
@@ -268,14 +268,14 @@ def test_the_key_is_told_by_its_route_and_nowhere_else(tmp_path: Path) -> None:
 
 def test_a_key_is_made_once_and_is_its_owners(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "key.pem"
-    one, two = KeyFile(path).key(), KeyFile(path).key()
+    one, two = SigningKey(path).key(), SigningKey(path).key()
     assert one.private_bytes_raw() == two.private_bytes_raw()
     assert path.stat().st_mode & 0o777 == 0o600 and [p.name for p in path.parent.iterdir()] == ["key.pem"]
 
 
 def _make(path: Path, gate: Any, found: Any) -> None:
     gate.wait()
-    found.put(KeyFile(path).key().private_bytes_raw())
+    found.put(SigningKey(path).key().private_bytes_raw())
 
 
 def test_servers_that_start_at_once_have_one_key(tmp_path: Path) -> None:
@@ -294,13 +294,13 @@ def test_servers_that_start_at_once_have_one_key(tmp_path: Path) -> None:
     "mode, verdict", [(0o600, ""), (0o400, ""), (0o644, "warns"), (0o660, "refuses"), (0o602, "refuses")]
 )
 def test_modes(tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, verdict: str) -> None:
-    KeyFile(tmp_path / "key.pem").key()
+    SigningKey(tmp_path / "key.pem").key()
     (tmp_path / "key.pem").chmod(mode)
     if verdict == "refuses":
         with pytest.raises(CannotStart, match=r"overwritten by others.*chmod 600"):
-            KeyFile(tmp_path / "key.pem").key()
+            SigningKey(tmp_path / "key.pem").key()
     else:
-        KeyFile(tmp_path / "key.pem").key()
+        SigningKey(tmp_path / "key.pem").key()
         assert ("can be read by others" in caplog.text) == (verdict == "warns")
 
 
@@ -317,16 +317,16 @@ def test_files_that_are_no_keys(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     path.chmod(0o600)
     with pytest.raises(CannotStart, match="no Ed25519 key"):
-        KeyFile(path).key()
+        SigningKey(path).key()
     assert path.read_bytes() == content, "what is there is left alone"
 
 
 def test_a_key_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CannotStart, match=r"cannot be used.*--receipt-key"):
-        KeyFile(tmp_path / "file" / "key.pem").key()
+        SigningKey(tmp_path / "file" / "key.pem").key()
     with pytest.raises(CannotStart, match="cannot be used"):
-        KeyFile(tmp_path).key()
+        SigningKey(tmp_path).key()
 
 
 # Tampering.

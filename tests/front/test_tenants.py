@@ -14,6 +14,7 @@ from radixmill.core.request import GenerateRequest
 from radixmill.front.api.app import create_app
 from radixmill.front.session import Front, Session
 from radixmill.front.session.caller import namespace
+from radixmill.front.session.session import Policy
 from tests.fakes import EOS, ByteText, EchoClient
 from tests.front.kit import CHAT, HELLO, TEXT, call, error, make_app, post, says
 
@@ -42,7 +43,7 @@ def app_over(client: EchoClient, *, shared: bool = False, keys: tuple[str, ...] 
     config = Config(
         cache=CacheOptions(shared_prefix_cache=shared), server=ServerOptions(api_key=keys, admin_api_key=admin)
     )
-    session = Session(ByteText(), client, ("echo",), shared_prefixes=shared)
+    session = Session(ByteText(), client, ("echo",), policy=Policy(shared_prefixes=shared))
     return create_app(Front(config, client, session))
 
 

@@ -13,9 +13,9 @@ from radixmill.core.errors import CannotStart
 from radixmill.core.spec import ModelSpec
 from radixmill.front.session.detect import detect_dialect
 from radixmill.front.session.door import Bounds
-from radixmill.front.session.receipt import KeyFile, Notary
+from radixmill.front.session.receipt import Notary, SigningKey
 from radixmill.front.session.record import RecordFolder, Scribe, TextHashes
-from radixmill.front.session.session import Session
+from radixmill.front.session.session import Policy, Session
 from radixmill.front.session.text import ModelText
 from radixmill.front.text import TextStack, load_text
 from radixmill.link.client import EngineClient
@@ -50,23 +50,15 @@ def open_session(
     defaults = generation_defaults(files) if config.server.sampling_defaults == "model" else {}
     served = config.model.served_model_name or (files.name,)
     notary = open_notary(config, files, text, client.spec) if client.spec else None
-    return Session(
-        text,
-        client,
-        served,
-        defaults=defaults,
-        limits=limits or limits_of(config.server),
-        shared_prefixes=config.cache.shared_prefix_cache,
-        trust_priority=config.server.trust_priority,
-        log_prompts=config.server.log_prompts,
-        notary=notary,
-    )
+    policy = Policy(config.cache.shared_prefix_cache, config.server.trust_priority, config.server.log_prompts)
+    bounds = limits or limits_of(config.server)
+    return Session(text, client, served, defaults=defaults, limits=bounds, policy=policy, notary=notary)
 
 
 def open_notary(config: Config, files: ModelFiles, text: ModelText, spec: ModelSpec) -> Notary:
     """Who tells of a model's answers. Raises CannotStart where a key that was named can't be used."""
     server = config.server
-    key = KeyFile(Path(server.receipt_key).expanduser() if server.receipt_key else None)
+    key = SigningKey(Path(server.receipt_key).expanduser() if server.receipt_key else None)
     if server.receipt_key:
         key.key()
     weights = WeightDigest(files, spec.weight_marks, dummy=config.model.load_format == "dummy")

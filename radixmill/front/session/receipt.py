@@ -121,7 +121,7 @@ def read_public(pem: bytes, what: str) -> Ed25519PublicKey:
     return key
 
 
-class KeyFile:
+class SigningKey:
     """The server's private key: PEM, PKCS8. Made when first needed; several servers and fronts may come at once."""
 
     def __init__(self, path: Path | None = None) -> None:
@@ -300,7 +300,9 @@ class Proof(Struct, frozen=True, kw_only=True):
 class Notary:
     """Who tells of one model's answers."""
 
-    def __init__(self, scribe: Scribe, weights: WeightDigest, key: KeyFile, folder: RecordFolder | None = None) -> None:
+    def __init__(
+        self, scribe: Scribe, weights: WeightDigest, key: SigningKey, folder: RecordFolder | None = None
+    ) -> None:
         """`folder`: where records of failed requests go."""
         self.scribe, self.weights, self.key, self.folder = scribe, weights, key, folder
 

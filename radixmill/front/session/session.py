@@ -75,6 +75,14 @@ class Preparing:
         return self.stopped is not None and self._task is not None and self._task.uncancel() == self._cancels
 
 
+class Policy(NamedTuple):
+    """How owners are kept apart, and what is written of them."""
+
+    shared_prefixes: bool = False  # all share their cached prefixes
+    trust_priority: bool = False  # anybody's priority counts over other owners' requests
+    log_prompts: bool = False  # what is asked and answered is logged
+
+
 class Session:
     """The front's side of one model."""
 
@@ -86,19 +94,14 @@ class Session:
         *,
         defaults: Mapping[str, float] | None = None,
         limits: Bounds = Bounds(),
-        shared_prefixes: bool = False,
-        trust_priority: bool = False,
-        log_prompts: bool = False,
+        policy: Policy = Policy(),
         notary: Notary | None = None,
     ) -> None:
         """`served`: names of the model, the shown one first. `defaults`: sampling defaults of its generation_config.
-        `shared_prefixes`: all owners share their cached prefixes. `trust_priority`: anybody's priority counts over
-        other owners' requests. `log_prompts`: what is asked and answered is logged.
         `notary`: who makes records and receipts; None: nobody."""
         self.text, self.client, self.served = text, client, tuple(served)
         self.defaults = check_defaults(defaults or {})
-        self.door, self.shared_prefixes, self.log_prompts = Door(limits), shared_prefixes, log_prompts
-        self.trust_priority, self.notary = trust_priority, notary
+        self.door, self.policy, self.notary = Door(limits), policy, notary
         self.preparer = Preparer(text, client, limits.prompt)
         self.tokenise, self.decode = self.preparer.tokenise, self.preparer.decode
         self._spellings: dict[frozenset[str], Spelling] = {}  # by tags: a dialect's with calls, or without
@@ -284,7 +287,7 @@ class Session:
             scored=scored,
             witness=self._witness(ask, facts),
         )
-        if self.log_prompts:
+        if self.policy.log_prompts:
             self._tell(ask.id, "asks", enumerate(prompts))
             generation.tape = {}
         return generation
@@ -337,7 +340,7 @@ class Session:
     ) -> tuple[GenerateRequest, ...]:
         """One for each prompt. When the first has begun, the request has: only that one waits no longer than it may."""
         ask, caller, now = speech.ask, entry.caller, time.time()
-        tenant = namespace("" if self.shared_prefixes else caller.owner, ask.salts)
+        tenant = namespace("" if self.policy.shared_prefixes else caller.owner, ask.salts)
         return tuple(
             GenerateRequest(
                 id=ask.id if len(prompts) == 1 else f"{ask.id}/{p}",
@@ -348,7 +351,7 @@ class Session:
                 tenant=tenant,
                 account=caller.owner,
                 priority=ask.priority,
-                trusted=self.trust_priority or caller.admin or not caller.owner,
+                trusted=self.policy.trust_priority or caller.admin or not caller.owner,
                 wait=None if p else entry.wait,
                 arrived=now,
             )
