@@ -20,7 +20,8 @@ from fastapi import FastAPI
 
 from radixmill.core.config import Config, ServerOptions
 from radixmill.front.api.app import create_app
-from radixmill.front.api.protocol import House, Limits
+from radixmill.front.api.connections import Limits
+from radixmill.front.api.protocol import House
 from radixmill.front.session import Front, Session, door
 from radixmill.front.session.receipt import Notary
 from tests.fakes import EOS, ByteText, EchoClient

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from radixmill.core.config import Config, ServerOptions, walk
+from radixmill.front.api.connections import Limits
 from radixmill.front.api.health import MAX_PROBES
-from radixmill.front.api.protocol import Limits
 from radixmill.front.session import Session
 from radixmill.front.session.door import Bounds
 from radixmill.front.session.limits import CHARS_PER_TOKEN, SIZES

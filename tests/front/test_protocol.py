@@ -15,7 +15,8 @@ import httpx
 import pytest
 from starlette.responses import Response
 
-from radixmill.front.api.protocol import PIPELINED, READ, House, Limits, _network
+from radixmill.front.api.connections import Limits, network
+from radixmill.front.api.protocol import PIPELINED, READ, House
 from tests.fakes import EchoClient
 from tests.front.kit import CHAT, HELLO, TEXT, Live, make_app, makes_no_noise, says, serving, until
 
@@ -326,10 +327,8 @@ def test_more_connections_from_one_address_than_there_may_be(caplog):
 
 
 def test_whom_an_address_belongs_to():
-    assert _network("10.1.2.3") == _network("::ffff:10.1.2.3") == "10.1.2.3"
-    assert (
-        _network("2001:db8::1") == _network("2001:db8::ffff:0:1%eth0") == "2001:db8::/64" != _network("2001:db8:0:1::1")
-    )
+    assert network("10.1.2.3") == network("::ffff:10.1.2.3") == "10.1.2.3"
+    assert network("2001:db8::1") == network("2001:db8::ffff:0:1%eth0") == "2001:db8::/64" != network("2001:db8:0:1::1")
 
 
 # --- many requests on one connection
@@ -535,15 +534,15 @@ def test_random_bytes(caplog):
 
 
 def test_limits_that_the_system_cannot_keep_are_lowered(monkeypatch, caplog):
-    from radixmill.front.api import protocol
+    from radixmill.front.api import connections
 
     given: list[tuple[int, int]] = []
-    monkeypatch.setattr(protocol.resource, "getrlimit", lambda which: (100, 1000))
-    monkeypatch.setattr(protocol.resource, "setrlimit", lambda which, limits: given.append(limits))
+    monkeypatch.setattr(connections.resource, "getrlimit", lambda which: (100, 1000))
+    monkeypatch.setattr(connections.resource, "setrlimit", lambda which, limits: given.append(limits))
     limits = Limits(1, 1, 1, 1.0, 1.0, 1, 1.0, 1.0, connections=4096, per_address=0)
-    assert protocol.fit_files(limits).connections == 1000 - protocol.SPARE_FILES and given == [(1000, 1000)]
+    assert connections.fit_files(limits).connections == 1000 - connections.SPARE_FILES and given == [(1000, 1000)]
     assert "at most" in caplog.text
-    assert protocol.fit_files(limits._replace(connections=500)).connections == 500
+    assert connections.fit_files(limits._replace(connections=500)).connections == 500
 
 
 def test_those_that_are_refused_are_limited_too():

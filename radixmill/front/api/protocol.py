@@ -11,17 +11,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
-import ipaddress
 import logging
 import math
-import resource
 import socket
 import struct
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import httptools
 import msgspec
@@ -31,6 +29,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from radixmill.core.config import ServerOptions
 from radixmill.core.errors import BadRequest, NotReady, Overloaded, ServeError
 from radixmill.front.api.anthropic.errors import message_error, speaks_anthropic
+from radixmill.front.api.connections import HeadTooLarge, Limits, TooSlow, UrlTooLong, fit_files, network
+from radixmill.front.api.errors import MethodNotAllowed
 
 log = logging.getLogger("radixmill.front")
 
@@ -41,56 +41,9 @@ LINGER_MOST = (
 )
 SLOWEST = 1 << 10  # bytes a second; who takes fewer of what waits for it does not read
 READ = 256 << 10  # most bytes that one read brings
-SPARE_FILES = 256  # open files besides connections
-
-
-class UrlTooLong(ServeError):
-    status, type, code = 414, "invalid_request_error", "url_too_long"
-
-
-class HeadTooLarge(ServeError):
-    status, type, code = 431, "invalid_request_error", "headers_too_large"
-
-
-class TooSlow(ServeError):
-    status, type, code = 408, "invalid_request_error", "request_timeout"
-
-
-class NoTunnel(ServeError):
-    status, type, code = 405, "invalid_request_error", "method_not_allowed"
 
 
 MALFORMED = "This is not a valid HTTP request."
-
-
-class Limits(NamedTuple):
-    """Of one HTTP process. Sizes in bytes, times in seconds; 0 connections from an address: any number."""
-
-    header_bytes: int
-    headers: int
-    url_bytes: int
-    header_seconds: float
-    body_seconds: float
-    body_rate: int  # bytes a second
-    keep_alive: float
-    write_seconds: float
-    connections: int
-    per_address: int
-
-    @classmethod
-    def of(cls, server: ServerOptions) -> Limits:
-        return cls(
-            server.max_header_bytes,
-            server.max_headers,
-            server.max_url_bytes,
-            server.header_timeout,
-            server.body_timeout,
-            server.body_rate,
-            server.keep_alive_timeout,
-            server.write_timeout,
-            server.max_connections,
-            server.max_connections_per_address,
-        )
 
 
 class House:
@@ -177,7 +130,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.address = _network(self.client[0]) if self.client else ""
+        self.address = network(self.client[0]) if self.client else ""
         self._deadline = time.monotonic() + self.limits.header_seconds
         if refusal := self.house.enter(self):
             if self.house.crowded:
@@ -259,7 +212,7 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
-                raise self._refused(NoTunnel("CONNECT is not allowed here."))
+                raise self._refused(MethodNotAllowed("CONNECT is not allowed here."))
             self._upgrading, self._line = True, (self.parser.get_method(), self.url)
             return
         if self.parser.get_http_version() not in ("1.0", "1.1"):
@@ -507,33 +460,6 @@ def _without_upgrade(headers: list[tuple[bytes, bytes]]) -> Iterator[tuple[bytes
                 yield name, b",".join(kept)
         elif name not in (b"upgrade", b"http2-settings"):
             yield name, value
-
-
-def _network(host: str) -> str:
-    """Whom an address belongs to: of IPv6, nobody has less than a /64."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
-
-
-def fit_files(limits: Limits) -> Limits:
-    """Let the process open as many files as there may be connections; or fewer connections, where it may not."""
-    wanted = limits.connections + SPARE_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    if most == wanted:
-        return limits
-    fewer = max(most - SPARE_FILES, most // 2)
-    log.warning("at most %d connections, not %d: the system allows %d open files", fewer, limits.connections, hard)
-    return limits._replace(connections=fewer)
 
 
 def protocol_factory(server: ServerOptions) -> Callable[..., Connection]:
