@@ -1,4 +1,5 @@
-"""Pages of shared memory by which processes see each other live: 64-bit words, one writer each, no locks, no messages.
+"""Pages of shared memory by which processes see each other live: 64-bit words, one writing process each, no locks, no
+messages.
 
 A process that hangs, is stopped or has died can't answer questions; its page can be read all the same. Times are of the
 monotonic clock, which all processes of a machine share and nobody sets.
@@ -69,7 +70,7 @@ class EnginePulse:
 
     @property
     def word(self) -> memoryview:
-        """The word that `beat` counts up, for native code that does the same after each layer."""
+        """The word that `beat` counts up, for native code that does the same within each op."""
         return self.words[_BEAT : _BEAT + 1]
 
     def beat(self) -> None:

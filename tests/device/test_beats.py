@@ -1,10 +1,12 @@
-"""The word that shows others how a forward pass gets on: it moves within one step, on every backend, recorded or not."""
+"""The word that shows others how a forward pass gets on: it moves within one step, and within one long op, on every
+backend, recorded or not."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ import pytest
 from radixmill.core.config import CacheOptions, ComputeOptions, Config, Hardware, ModelOptions, ScheduleOptions
 from radixmill.core.plan import StepPlan
 from radixmill.device.executor import LocalExecutor, open_executor
-from radixmill.device.kernels import native_isa
+from radixmill.device.kernels import native_isa, open_backend
+from radixmill.device.kernels.contract import AttentionParams, Ops
 from radixmill.device.runner import Runner
 from radixmill.observe.pulse import EnginePulse
 from radixmill.observe.watch import Watch
 from radixmill.store import ModelFiles
+from tests.device.kernel_kit import PRESENT, Rows, backend, normal, stored
 from tests.device.test_runner import TINY, admit, plan
 
 LAYERS = 12
@@ -85,6 +89,65 @@ def test_a_step_longer_than_the_patience_is_no_stall(tmp_path: Path, pulse: Engi
         assert not watch.look(beats, True, float(second))
     looks = [blind.look(0, True, second / 4) for second in range(4 * len(seen))]
     assert looks[-1]
+
+
+LONG_OPS = ["product", "product of codes", "attention", "attention of one query"]
+
+
+def long_op(ops: Ops, which: str) -> Callable[[], Any]:
+    """A single op that takes seconds on a slow machine, were the sizes those of a big model."""
+    large = ops.name == "cpu"
+    if which.startswith("attention"):
+        length = (1 << 15 if large else 1 << 9) if "one" in which else (1 << 10 if large else 1 << 7)
+        first = length - 1 if "one" in which else 0
+        rows, params = Rows.make([length], 16, 8, 1, 64), AttentionParams(64**-0.5)
+        kv, ragged, q = rows.fresh(ops), rows.batch([(0, first, length)]), rows.q[0][first:]
+        return lambda: ops.attention(q, kv, ragged, params)
+    x, matrix = normal(1024, 512), ops.pack(stored("Q8_0" if "codes" in which else "F32", 512, 512))
+    return lambda: ops.linear(x, matrix)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("which", LONG_OPS)
+@pytest.mark.parametrize("name", PRESENT)
+def test_an_op_longer_than_the_patience_is_no_stall(pulse: EnginePulse, name: str, which: str, threads: int) -> None:
+    """It is counted many times on its way; by those counts, of an op that takes ten times as long as the patience."""
+    ops = backend(name, "fast", threads, "f32")
+    compute = long_op(ops, which)
+    quiet = np.array(compute())
+    ops.beats = np.frombuffer(pulse.word, np.uint64)
+    before = pulse.beats
+    assert np.array_equal(compute(), quiet, equal_nan=True)
+    counted = pulse.beats - before
+    watch = Watch(5.0)
+    looks = np.arange(0, 10 * watch.patience, watch.interval)
+    assert not any(watch.look(int(counted * at / looks[-1]), True, at) for at in looks), counted
+    ops.beats = None
+    before = pulse.beats
+    compute()
+    assert pulse.beats == before
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_op_is_counted_while_it_runs(pulse: EnginePulse, backend: str) -> None:
+    """Seen from outside, not only once it is over."""
+    ops = open_backend(backend, "exact", 1, native_isa() if backend == "cpu" else "")
+    weight, x = ops.pack(stored("F32", 2048, 1024)), normal(2048 if backend == "cpu" else 512, 1024)
+    ops.beats = np.frombuffer(pulse.word, np.uint64)
+    seen, begun, done = set[int](), threading.Event(), threading.Event()
+
+    def look() -> None:
+        begun.set()
+        while not done.is_set():
+            seen.add(pulse.beats)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    begun.wait()
+    ops.linear(x, weight)
+    done.set()
+    watcher.join()
+    assert len(seen) > 8
 
 
 class Slow:

@@ -203,9 +203,8 @@ class Ops(Protocol):
     mode: Mode
     kv_type: KVType
     threads: int
-    beats: (
-        NDArray[np.uint64] | None
-    )  # [1], counted up as a load or a forward pass gets on: with each matrix, each layer
+    # [1], counted up as a load or a forward pass gets on: within each matrix and each op, before any takes long.
+    beats: NDArray[np.uint64] | None
 
     @property
     def sampling(self) -> RowOps | None:

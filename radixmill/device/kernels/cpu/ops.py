@@ -78,8 +78,17 @@ class CpuOps:
         self.mode, self.threads, self.isa, self.kv_type = mode, max(threads, 1), isa, kv or kv_of_mode(mode)
         self._engine = _native.Engine(isa, self.threads, mode == "fast")
         self.sampling = CpuRows(self._engine, _native.Rows(isa, self.threads, TABLE, WIDTH, INVERSE))
-        self.beats: NDArray[np.uint64] | None = None
+        self._beats: NDArray[np.uint64] | None = None
         self._calls: Any = Calls(self._engine)  # a Recorder during capture()
+
+    @property
+    def beats(self) -> NDArray[np.uint64] | None:
+        return self._beats
+
+    @beats.setter
+    def beats(self, word: NDArray[np.uint64] | None) -> None:
+        self._beats = word
+        self._engine.watch(word)
 
     def table(self) -> dict[str, str]:
         return dict.fromkeys(NATIVE, f"c++ {self.isa}") | {"gather": "c++", "columns": "c++, within linear"}
@@ -179,7 +188,7 @@ class CpuOps:
         calls, recorder = self._calls, Recorder(program)
         self._calls = recorder
         try:
-            return capture(program, recorder, forward, groups, self)
+            return capture(program, recorder, forward, groups)
         finally:
             self._calls = calls
 

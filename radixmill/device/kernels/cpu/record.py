@@ -7,7 +7,7 @@ does, and a product that is added to something adds it while it is at it. Bits d
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import numpy as np
@@ -152,17 +152,11 @@ class Recorder:
         return int(self.program.gated(register, activation))
 
 
-class Watched(Protocol):
-    """See contract.Ops."""
-
-    beats: NDArray[np.uint64] | None
-
-
 class Captured:
     """contract.Forward by a finished program."""
 
-    def __init__(self, program: Any, ops: Watched) -> None:
-        self.program, self._ops = program, ops
+    def __init__(self, program: Any) -> None:
+        self.program = program
         self._out = np.empty((0, program.width), np.float32)
 
     def __call__(
@@ -177,15 +171,15 @@ class Captured:
             self._out = np.empty((len(wanted), self.program.width), np.float32)
         out = self._out[: len(wanted)]
         arrays = [(group.query_starts, group.starts, group.page_ids, group.page_starts) for group in ragged]
-        self.program.run(ids, positions, wanted, arrays, out, self._ops.beats)
+        self.program.run(ids, positions, wanted, arrays, out)
         return out
 
 
-def capture(program: Any, recorder: Recorder, forward: Forward, groups: int, ops: Watched) -> Captured:
-    """Call `forward` on names, while its ops go to `recorder`. `ops`: whose beats the program counts."""
+def capture(program: Any, recorder: Recorder, forward: Forward, groups: int) -> Captured:
+    """Call `forward` on names, while its ops go to `recorder`."""
     names: Any = (None, None, None, tuple(Group(i) for i in range(groups)))
     recorder.finish(forward(*names))
-    return Captured(program, ops)
+    return Captured(program)
 
 
 def _may_write(late: Late, into: int) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixmill.device.kernels.contract import AttentionParams, KVType, Ragged
-from radixmill.device.kernels.reference.tiles import Floats, row_tile, tree_sum
+from radixmill.device.kernels.reference.tiles import Beat, Floats, row_tile, tree_sum
 
 TILE = 8  # queries; also rows in a product
 
@@ -84,8 +84,8 @@ def _codes(x: Floats) -> tuple[NDArray[np.int8], Floats]:
     return np.rint(np.clip(turned, -127, 127)).astype(np.int8), scale
 
 
-def attend(q: Floats, pages: Pages, ragged: Ragged, params: AttentionParams) -> Floats:
-    """q [T, H, D] → [T, H, Dv]."""
+def attend(q: Floats, pages: Pages, ragged: Ragged, params: AttentionParams, beat: Beat = lambda: None) -> Floats:
+    """q [T, H, D] → [T, H, Dv]. `beat` is called with every page that a tile sees."""
     tokens, heads, dim = q.shape
     value_dim = pages.values.shape[-1]
     out = np.empty((tokens, heads, value_dim), np.float32)
@@ -100,13 +100,19 @@ def attend(q: Floats, pages: Pages, ragged: Ragged, params: AttentionParams) -> 
                 padded = np.zeros((TILE, heads, dim), np.float32)
                 padded[:count] = q[at : at + count]
                 ids = ragged.page_ids[ragged.page_starts[row] : ragged.page_starts[row + 1]]
-                result = _tile(padded, position, count, pages, ids, params)
+                result = _tile(padded, position, count, pages, ids, params, beat)
                 out[at : at + count] = result[:count]
     return out
 
 
 def _tile(
-    q: Floats, position: int, count: int, pages: Pages, ids: NDArray[np.int32], params: AttentionParams
+    q: Floats,
+    position: int,
+    count: int,
+    pages: Pages,
+    ids: NDArray[np.int32],
+    params: AttentionParams,
+    beat: Beat,
 ) -> Floats:
     """Queries q [tile, H, D] at `position` and on, of which the first `count` are real."""
     (tile, heads, dim), page_size = q.shape, pages.keys.shape[1]
@@ -123,6 +129,7 @@ def _tile(
     for page in range(oldest // page_size, int(at[-1]) // page_size + 1):
         seen = _visible(at, page * page_size + np.arange(page_size), params.window)
         _page(state, queries, np.repeat(seen, rep, axis=0), pages, int(ids[page]), params)
+        beat()
     if params.sinks is not None:
         _drain(state, np.tile(np.asarray(params.sinks, np.float32).reshape(groups, rep), tile))
     result = state.out / state.total[..., None]

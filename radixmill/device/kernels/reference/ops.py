@@ -85,15 +85,19 @@ class ReferenceOps:
         return np.array(values, np.float32, order="C")
 
     def linear(self, x: Array, weight: Weight, bias: Array | None = None) -> Array:
-        beat(self.beats)
         x = _contiguous(x)
         parts = zip(weight.format.split("+"), weight.parts, strict=True)
         products = [
-            matmul_rows(self._seen(x if order is None else self.columns(x, order), name), values, self._each)
+            matmul_rows(
+                self._seen(x if order is None else self.columns(x, order), name), values, self._each, self._beat
+            )
             for name, (values, order) in parts
         ]
         y = products[0] if len(products) == 1 else np.concatenate(products, axis=1)
         return y if bias is None else y + bias
+
+    def _beat(self) -> None:
+        beat(self.beats)
 
     def _seen(self, x: Floats, format: str) -> Floats:
         """Activations as a product with weights of this format sees them."""
@@ -159,7 +163,7 @@ class ReferenceOps:
             array[dst, :tokens] = array[src, :tokens]
 
     def attention(self, q: Array, kv: Array, ragged: Ragged, params: AttentionParams) -> Array:
-        return attention.attend(_contiguous(q), kv, ragged, params)
+        return attention.attend(_contiguous(q), kv, ragged, params, self._beat)
 
     def columns(self, x: Array, order: NDArray[np.intp]) -> Array:
         return np.take(x, order, axis=1)

@@ -19,15 +19,16 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Each = Callable[[Callable[[tuple[int, int]], None], list[tuple[int, int]]], Iterable[None]]
+Beat = Callable[[], None]  # called now and then, so that others see that we get on
 
 TILES = (16, 8)  # rows of a product, the best first
 COLUMNS = 4096  # of a product; more outputs than that are several products
 
 
-def matmul_rows(x: Floats, weight: Floats, each: Each = map) -> Floats:
+def matmul_rows(x: Floats, weight: Floats, each: Each = map, beat: Beat = lambda: None) -> Floats:
     """x [T, K] · weightᵀ, weight [N, K] → [T, N]; a row's bits depend on that row alone.
 
-    `each` maps a function over the products, in any order or at once (an executor's map).
+    `each` maps a function over the products, in any order or at once (an executor's map). `beat` is called after each.
     """
     (tokens, k), n = x.shape, weight.shape[0]
     blocks = [weight[at : at + COLUMNS].T for at in range(0, n, COLUMNS)]
@@ -41,6 +42,7 @@ def matmul_rows(x: Floats, weight: Floats, each: Each = map) -> Floats:
         columns = slice(block * COLUMNS, (block + 1) * COLUMNS)
         with np.errstate(all="ignore"):
             out[at : at + tile, columns] = np.matmul(padded[at : at + tile], blocks[block])
+        beat()
 
     jobs = [(at, b) for b in range(len(blocks)) for at in range(0, tokens, tile)]
     deque((each if len(jobs) > 1 else map)(product, jobs), maxlen=0)

@@ -333,6 +333,9 @@ void attention_join(const AttentionJob& job, const AttentionBlock& block, float*
   visitor.finish(all);
 }
 
+// Spans between two beats: 0.05 to 50 ms of work, by the rows.
+constexpr int kQuietSpans = 8;
+
 void attention_block(const AttentionJob& job, const AttentionBlock& block, float* scratch) {
   Visitor visitor(job, block, scratch);
   visitor.take_queries();
@@ -342,6 +345,7 @@ void attention_block(const AttentionJob& job, const AttentionBlock& block, float
   for (int span = spans.first; span < spans.end; span++) {
     visitor.visit(span, found);
     visitor.join(all, found, span);
+    if (span % kQuietSpans == 0) beat(job.word);
   }
   visitor.finish(all);
 }

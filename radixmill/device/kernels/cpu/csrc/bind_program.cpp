@@ -64,9 +64,9 @@ Register record_qkv(OwnedProgram& self, std::vector<Register> parts, nb::object 
   return self.program.qkv(parts, kv, job, group);
 }
 
-// ragged: per KV group its four arrays, flat. beats: one word, or None.
+// ragged: per KV group its four arrays, flat.
 void run_program(OwnedProgram& self, nb::handle ids, nb::handle positions, nb::handle wanted, const nb::sequence& ragged,
-                 nb::handle out, nb::handle beats) {
+                 nb::handle out) {
   Array<int64_t> id(ids);
   Array<int32_t> at(positions, id.size()), rows(wanted);
   Array<float> y(out, rows.size() * size_t(self.program.width()), true);
@@ -80,10 +80,8 @@ void run_program(OwnedProgram& self, nb::handle ids, nb::handle positions, nb::h
   if (int(step.ragged.size()) < self.program.groups()) throw std::invalid_argument("run: too few KV groups");
   for (size_t i = 0; i < rows.size(); i++)
     if (rows.data()[i] < 0 || size_t(rows.data()[i]) >= id.size()) throw std::out_of_range("run: no such token");
-  std::optional<Array<uint64_t>> word;
-  if (!beats.is_none()) word.emplace(beats, 1, true);
   const Call call(self.engine);
-  self.program.run(step, y.data(), word ? word->data() : nullptr);
+  self.program.run(step, y.data());
 }
 
 }  // namespace
@@ -118,5 +116,5 @@ void bind_program(nb::module_& m) {
       .def("gather", [](OwnedProgram& self, Register x) { return self.program.gather(x); })
       .def("finish", [](OwnedProgram& self, Register out) { self.program.finish(out); })
       .def_prop_ro("width", [](const OwnedProgram& self) { return self.program.width(); })
-      .def("run", run_program, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none() = nb::none());
+      .def("run", run_program);
 }

@@ -13,6 +13,8 @@ namespace {
 constexpr int64_t kWorthSharing = 8192;  // values below which a job stays with the caller
 constexpr int kBlockRows = 96;      // query heads that share one visit of a page
 constexpr int kMostQueries = 48;
+constexpr int64_t kMostAtOnce = 1 << 24;  // values in a piece of a job, which is over, on any machine, within a second
+constexpr int kManyTokens = 16;  // from so many on a piece of a product may be long, and tells on the way that it gets on
 constexpr int kPartsPerThread = 4;  // attention is cut until no part is more than this share of a thread's work
 
 void check(const Pages& kv, const Ragged& ragged) {
@@ -75,7 +77,7 @@ float* Engine::scratch(int worker, size_t floats) {
 template <class F>
 void Engine::spread(int64_t rows, int64_t row_cost, const F& f) {
   if (rows * row_cost < kWorthSharing) return f(int64_t(0), rows, 0);
-  const int64_t piece = std::max<int64_t>(1, rows / (4 * pool_.threads()));
+  const int64_t piece = std::max<int64_t>(1, std::min(rows / (4 * pool_.threads()), kMostAtOnce / row_cost));
   pool_.run((rows + piece - 1) / piece,
             [&](int64_t task, int worker) { f(task * piece, std::min(rows, (task + 1) * piece), worker); });
 }
@@ -176,7 +178,7 @@ void Engine::product(const Source& source, const Stack& w, const float* x, int t
       const Wanted one = wanted(m);
       const LinearJob job{m.format(), m.data(), t, m.n(), k, one.floats ? floats : nullptr, one.codes ? codes : Codes{},
                           one.pairs ? pairs_.data() : nullptr, bias ? bias + piece.column : nullptr, y + piece.column,
-                          stride, add};
+                          stride, add, t >= kManyTokens ? pool_.word() : nullptr};
       kernels_.linear(job, piece.from, piece.to, scratch(worker, kernels_.linear_scratch(t)));
     });
     column += columns;
@@ -386,7 +388,7 @@ void Engine::attention(const Pages& kv, const float* q, float* y, int heads, con
   if (heads % kv.groups) throw std::invalid_argument("attention: query heads must be a multiple of key heads");
   const AttentionJob common{kv.kind, kv.keys, kv.values, kv.key_scales, kv.value_scales, kv.groups, kv.page_size,
                             kv.dim, kv.value_dim, heads, scores.scale, scores.softcap, scores.window, scores.sinks,
-                            nullptr};
+                            nullptr, pool_.word()};
   if (kv.kind == KV::int8) q = rotated(q, int64_t(ragged.query_starts[ragged.rows]) * heads, kv.dim);
   cut_queries(common, q, y, ragged);
   cut_spans(common);

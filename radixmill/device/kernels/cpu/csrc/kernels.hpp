@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "beat.hpp"
 #include "formats.hpp"
 
 namespace radixmill {
@@ -34,6 +35,7 @@ struct LinearJob {
   float* y;           // [t, n], rows `stride` floats apart
   size_t stride;
   bool add;  // to what y holds
+  uint64_t* word = nullptr;  // to be counted up on the way, see beat.hpp; null where the way is short
 };
 
 enum class Activation : int { silu, gelu_tanh, gelu };
@@ -54,6 +56,7 @@ struct AttentionJob {
   int window;               // 0: none
   const float* sinks;       // [heads] or null
   const int32_t* page_ids;  // the row's
+  uint64_t* word = nullptr;  // to be counted up on the way, see beat.hpp
 };
 
 // Some neighbouring queries of the row, and the heads among them that share one key/value head.

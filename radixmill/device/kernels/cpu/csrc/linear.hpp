@@ -410,7 +410,7 @@ void linear_panels(const LinearJob& job, int first, int last, float* scratch) {
     if (job.codes.codes) part.codes = job.codes.row(from, job.k);
     if (job.pairs) part.pairs = job.pairs + size_t(from) * (job.k + job.k % 2);
     for (int panel = first; panel < last; panel += kBlockPanels)
-      linear_block(part, panel, last - panel < kBlockPanels ? last - panel : kBlockPanels, scratch);
+      linear_block(part, panel, last - panel < kBlockPanels ? last - panel : kBlockPanels, scratch), beat(job.word);
   }
 }
 

@@ -107,6 +107,13 @@ void attention(Engine& engine, const OwnedPages& kv, nb::handle q, nb::handle y,
   engine.attention(kv, in.data(), out.data(), heads, ragged.view(), {scale, window, cap, sink.data()});
 }
 
+// word: see beat.hpp; the array is kept alive by the engine. None: nobody looks.
+void watch(Engine& engine, nb::handle word) {
+  uint64_t* at = word.is_none() ? nullptr : Array<uint64_t>(word, 1, true).data();
+  const Call call(engine);
+  engine.pool().watch(at);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -140,6 +147,7 @@ NB_MODULE(_native, m) {
              return Matrix(kind, in.data(), n, k, engine.lanes(), engine.pool());
            })
       .def_prop_ro("lanes", &Engine::lanes)
+      .def("watch", watch, nb::arg().none(), nb::keep_alive<1, 2>())
       .def("linear", linear, nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg())
       .def("blocks",
            [](Engine& engine, const std::string& from, nb::handle x, int n, int k, const std::string& to, nb::handle y) {

@@ -69,7 +69,7 @@ void Pool::start(Job job) {
 
 void Pool::take(int worker) {
   for (int64_t task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < job_.tasks;)
-    job_.call(job_.context, task, worker);
+    job_.call(job_.context, task, worker), beat(job_.word);
 }
 
 void Pool::work(int worker) {

@@ -7,6 +7,8 @@
 #include <thread>
 #include <vector>
 
+#include "beat.hpp"
+
 namespace radixmill {
 
 // One caller at a time. Between jobs a worker spins for up to 50 µs, then sleeps until the next one; the caller never
@@ -20,15 +22,19 @@ class Pool {
 
   int threads() const { return int(workers_.size()) + 1; }
 
+  // The word to count up with every task, see beat.hpp; null: none. Not during a job.
+  void watch(uint64_t* word) { word_ = word; }
+  uint64_t* word() const { return word_; }
+
   // f(task, worker) for every task in [0, tasks); worker is in [0, threads()), 0 the caller. f may not throw.
   template <class F>
   void run(int64_t tasks, const F& f) {
     if (tasks <= 1 || workers_.empty()) {
-      for (int64_t i = 0; i < tasks; i++) f(i, 0);
+      for (int64_t i = 0; i < tasks; i++) f(i, 0), beat(word_);
       return;
     }
     start({[](const void* context, int64_t task, int worker) { (*static_cast<const F*>(context))(task, worker); }, &f,
-           tasks});
+           tasks, word_});
   }
 
  private:
@@ -36,6 +42,7 @@ class Pool {
     void (*call)(const void*, int64_t, int);
     const void* context;
     int64_t tasks;
+    uint64_t* word;
   };
 
   void start(Job job);
@@ -43,6 +50,7 @@ class Pool {
   void work(int worker);
   bool wait(uint32_t seen);  // false: the pool is closing
 
+  uint64_t* word_ = nullptr;
   Job job_{};
   alignas(64) std::atomic<uint32_t> turn_{0};  // odd while a job is open
   alignas(64) std::atomic<int64_t> next_{0};

@@ -42,9 +42,8 @@ class Program {
   int width() const { return value(out_).width; }
   int groups() const { return groups_; }
 
-  // out [wanted, width]. `beats`, if any, is counted up after each call. Throws what the engine's ops throw, and
-  // std::logic_error before finish().
-  void run(const Step& step, float* out, uint64_t* beats);
+  // out [wanted, width]. Throws what the engine's ops throw, and std::logic_error before finish().
+  void run(const Step& step, float* out);
 
  private:
   struct Value {
