@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from radixmill.core.config import Config
-from radixmill.core.errors import CannotStart, NoRoom
+from radixmill.core.errors import CannotStart, ModelChanged, NoRoom
 from radixmill.core.spec import ModelSpec
 from radixmill.observe import log as logs
 from radixmill.store import ModelFiles
@@ -47,7 +47,8 @@ def child_main(control_fd: int) -> int:
         _ROLES[boot.role](boot, control)
         return 0
     except CannotStart as error:
-        say(control, event="cannot_start", message=str(error), no_room=isinstance(error, NoRoom))
+        no_room, changed = isinstance(error, NoRoom), isinstance(error, ModelChanged)
+        say(control, event="cannot_start", message=str(error), no_room=no_room, changed=changed)
         return 2
 
 
@@ -62,10 +63,17 @@ def _engine_role(boot: Boot, control: socket.socket) -> None:
     listener = socket.socket(fileno=boot.listener)
     folder = Path(listener.getsockname()).parent
     pulse = EnginePulse(Path(boot.pulse))
-    executor = open_executor(boot.config, boot.files, beats=pulse.word, beside=boot.beside, promised=boot.promised)
+    executor = open_executor(
+        boot.config,
+        boot.files,
+        beats=pulse.word,
+        beside=boot.beside,
+        promised=boot.promised,
+        earlier=boot.earlier,
+    )
     spec = executor.spec
     tokens = spec.kv_groups[0].pages * spec.page_size
-    say(control, event="up", tokens=tokens, context=spec.context, bytes=executor.nbytes)
+    say(control, event="up", tokens=tokens, context=spec.context, bytes=executor.nbytes, identity=spec.identity)
     serve_engine(
         executor,
         executor.config,

@@ -3,7 +3,8 @@
     RadixMillError
     ├── CannotStart                 command line: one line, exit code 2
     │   ├── BadModel                the model's files or its architecture are not what we can serve
-    │   └── NoRoom                  it does not fit into the memory that is free
+    │   ├── NoRoom                  it does not fit into the memory that is free
+    │   └── ModelChanged            it is not what earlier engines have served under its name
     └── ServeError                  an answer to a client; status, type, code, param
         ├── BadRequest          400
         │   ├── ContextTooLong  400  context_length_exceeded
@@ -43,6 +44,10 @@ class BadModel(CannotStart):
 
 class NoRoom(CannotStart):
     """There is too little free memory for the model."""
+
+
+class ModelChanged(CannotStart):
+    """The model is no longer the one that this engine would take over: streams would go on with other weights."""
 
 
 class ServeError(RadixMillError):

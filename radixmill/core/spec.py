@@ -22,6 +22,17 @@ class FileMark(Struct, frozen=True, array_like=True):
     mtime_ns: int
     inode: int
 
+    def same_as(self, other: FileMark) -> bool:
+        """Whether it is as good as the same file: one that was put back has another inode."""
+        return (self.name, self.size, self.mtime_ns) == (other.name, other.size, other.mtime_ns)
+
+
+class Identity(Struct, frozen=True):
+    """What every engine that takes over from another must have in common with it."""
+
+    numerics: str
+    weight_marks: tuple[FileMark, ...] = ()  # (): unknown, or there are none
+
 
 class ModelSpec(Struct, frozen=True, kw_only=True):
     """The model as the other rooms see it."""
@@ -44,3 +55,7 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
     modalities: tuple[str, ...] = ("text",)
     notes: tuple[str, ...] = ()  # why settings are what they are
     phases: tuple[tuple[str, float], ...] = ()  # start-up: what was done, seconds
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(self.numerics, self.weight_marks)

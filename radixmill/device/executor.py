@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixmill.core.config import Config, Hardware, ModelFacts, Resolved, resolve
-from radixmill.core.errors import CannotStart, NoRoom
+from radixmill.core.errors import CannotStart, ModelChanged, NoRoom
 from radixmill.core.plan import Masks, StepPlan, StepResult
-from radixmill.core.spec import FileMark, KVGroup, ModelSpec
+from radixmill.core.spec import FileMark, Identity, KVGroup, ModelSpec
 from radixmill.device.kernels import open_backend
 from radixmill.device.kernels.contract import KVType, Mode, Ops, kv_bytes, kv_of_mode
 from radixmill.device.layers import Build
@@ -113,18 +113,21 @@ def open_executor(
     beats: memoryview | None = None,
     beside: bool = False,
     promised: int = 0,
+    earlier: Identity | None = None,
 ) -> LocalExecutor:
     """Load a model and make it ready to run.
 
     `beats`: a 64-bit word that is counted up as loading and computing get on, see observe.pulse. `promised`: bytes that
     count as free but are other engines'. `beside`: look for room before anything is loaded, because another one serves
-    meanwhile. Raises CannotStart (BadModel for the files, NoRoom) with one clear line.
+    meanwhile. `earlier`: what this engine takes over from others, and must serve to the same bytes. Raises CannotStart
+    (BadModel for the files, NoRoom, ModelChanged) with one clear line.
     """
     hardware = hardware or detect()
     hardware = replace(hardware, free_bytes=max(hardware.free_bytes - promised, 0))
     phases = _Phases()
     with phases("open files"):
         loaded = _marks(config, files)  # before they are opened: what replaces them from now on is seen to differ
+        _check_marks(earlier, loaded)
         checkpoint = open_checkpoint(files, load_format=config.model.load_format)
     with closing(checkpoint):
         kind = family(checkpoint.config)
@@ -148,6 +151,7 @@ def open_executor(
         spec = _spec(files, checkpoint, model, resolved, numerics, notes, tuple(phases.done))
         if loaded == _marks(config, files):  # else they were replaced while we read: nobody knows what we have
             spec = msgspec.structs.replace(spec, weight_marks=loaded)
+        _check_same(earlier, spec.identity)
     runner = Runner(model, kv, Sampler(model_config.vocab, spec.slots, ops.sampling, processed=processed))
     return LocalExecutor(runner, spec, resolved.config, build.nbytes)
 
@@ -160,6 +164,28 @@ def _marks(config: Config, files: ModelFiles) -> tuple[FileMark, ...]:
         return marks(files)
     except (CannotStart, OSError):  # whoever opens them says it better
         return ()
+
+
+def _check_marks(earlier: Identity | None, loaded: tuple[FileMark, ...]) -> None:
+    """Raises ModelChanged if the weights' files are others than those `earlier`."""
+    if earlier is None or not earlier.weight_marks:
+        return
+    before, now = ({mark.name: mark for mark in marks} for marks in (earlier.weight_marks, loaded))
+    both = {name for name in before.keys() & now if before[name].same_as(now[name])}
+    if changed := sorted((before.keys() | now) - both):
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise ModelChanged(f"{changed[0]}{more} changed on disk after the model had been loaded", _CHANGED)
+
+
+def _check_same(earlier: Identity | None, now: Identity) -> None:
+    """Raises ModelChanged if what was loaded does not give the same bytes as `earlier`."""
+    _check_marks(earlier, now.weight_marks)
+    if earlier and earlier.numerics != now.numerics:
+        what = f"numerics id {earlier.numerics} became {now.numerics}"
+        raise ModelChanged(f"the model changed after it had been loaded: {what}", _CHANGED)
+
+
+_CHANGED = "Put back what was there, if it is wanted, and POST /admin/reload, which serves what is there then"
 
 
 def numerics_id(

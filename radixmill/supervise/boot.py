@@ -15,6 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from radixmill.core.config import Config
+from radixmill.core.spec import Identity
 from radixmill.store import ModelFiles
 
 KEY_VARIABLES = ("RADIXMILL_API_KEY", "RADIXMILL_ADMIN_API_KEY")
@@ -37,6 +38,7 @@ class Boot:
     pulse: str = ""  # the page it writes, see observe.pulse
     beside: bool = False  # of an engine: another serves meanwhile, so look for room before anything is loaded
     promised: int = 0  # bytes that count as free although other engines have them: not touched yet
+    earlier: Identity | None = None  # of an engine: what those before it served, which it must serve too
     vocab_size: int = 0  # of the model, and the tokens that end its answers: for the role that has no model
     eos_ids: tuple[int, ...] = ()
 

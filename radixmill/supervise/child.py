@@ -37,6 +37,7 @@ class Child:
     buried: bool = False  # gone, reaped and forgotten
     excuse: str = ""  # why it said that it cannot start
     no_room: bool = False  # that is for want of memory
+    changed: bool = False  # that is because its model is not the one that earlier engines served
     reserved: int = 0  # bytes that an engine has taken for weights and KV cache, touched or not
     verdict: str = ""  # why we killed it
     up: bool = False  # it serves

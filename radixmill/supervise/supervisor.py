@@ -309,12 +309,12 @@ class Supervisor:
     def _obey(self, child: Child, word: words.EngineWord | words.FrontWord) -> None:
         match word:
             case words.Unable():
-                child.excuse, child.no_room = word.message, word.no_room
+                child.excuse, child.no_room, child.changed = word.message, word.no_room, word.changed
             case words.EngineUp():
                 child.up, child.reserved = True, word.bytes
                 deployment = self._of(child)
                 deployment.up = True
-                deployment.pin(word.tokens, word.context)
+                deployment.pin(word.tokens, word.context, word.identity)
                 self._rollouts.advance()
             case words.Progress():
                 child.progressed = True
@@ -402,13 +402,14 @@ class Supervisor:
             self._give_up_start(child, cause, deployment)
             return
         pause = deployment.bereave()
+        if child.changed:
+            log.error("engine %d does not take over: %s", child.number, child.excuse)
+            self._give_up(deployment, child.excuse)
+            return
         if pause is None:
             detail = f"the engine died {deployment.crashes} times in a row without a token"
             log.error("%s (%s); not restarting it", detail, cause)
-            if self._rollouts.engine_failed(deployment, "engine", detail):
-                return
-            deployment.event = {"event": "failed", "deployment": deployment.number, "detail": detail}
-            self.announce(deployment.event)
+            self._give_up(deployment, detail)
             return
         log.error("engine %d died (%s); starting another", child.number, cause)
         self.announce({"event": "died", "deployment": deployment.number, "struck": sorted(struck), "cause": cause})
@@ -416,6 +417,13 @@ class Supervisor:
             deployment.restart_at = time.monotonic() + pause
         else:
             self.start_engine(deployment)
+
+    def _give_up(self, deployment: Deployment, detail: str) -> None:
+        """No engine of it will come any more."""
+        if self._rollouts.engine_failed(deployment, "engine", detail):
+            return
+        deployment.event = {"event": "failed", "deployment": deployment.number, "detail": detail}
+        self.announce(deployment.event)
 
     def _give_up_start(self, child: Child, cause: str, deployment: Deployment) -> None:
         """It never came up: what is wrong will be wrong again."""
@@ -439,6 +447,7 @@ def _boot(role: str, deployment: Deployment, listener: socket.socket, page: Path
         files.sha256,
         started=0.0,
         deployment=deployment.number,
+        earlier=deployment.identity,
         listener=listener.fileno(),
         pulse=str(page),
     )

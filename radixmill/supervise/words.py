@@ -6,6 +6,7 @@ from typing import Annotated
 
 import msgspec
 
+from radixmill.core.spec import Identity
 from radixmill.supervise.boot import Order
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -21,6 +22,7 @@ class Unable(Word, tag="cannot_start"):
 
     message: str
     no_room: bool = False  # that is for want of memory
+    changed: bool = False  # the model is not the one that earlier engines served
 
 
 # --- an engine's
@@ -32,6 +34,7 @@ class EngineUp(Word, tag="up"):
     tokens: Size  # that its KV cache has room for
     context: Size
     bytes: Count = 0  # taken for weights and KV cache, touched or not
+    identity: Identity | None = None  # of what it has loaded
 
 
 class Progress(Word, tag="progress"):

@@ -359,6 +359,42 @@ def test_kills_from_outside_between_tokens_are_nobodys_fault(stage: Make) -> Non
     assert struck == [[], [], []]
 
 
+CHANGED = "model.safetensors changed on disk"
+
+
+def test_an_engine_whose_model_changed_is_the_last_of_its_deployment(stage: Make) -> None:
+    """It is told what the first has loaded; if it can't load that, nothing is served under the old name until a reload."""
+    it, marks = stage(), [["model.safetensors", 10, 20, 30]]
+    it.supervisor.start()
+    assert it.engine.heard()[0]["earlier"] is None
+    it.engine.say(event="up", tokens=1000, context=100, identity={"numerics": "n", "weight_marks": marks})
+    (front,) = it.live("front")
+    front.say(event="up")
+    it.settle()
+    it.engine.die()
+    it.settle()
+    assert it.engine.heard()[0]["earlier"] == {"numerics": "n", "weight_marks": marks}
+    front.heard()
+    it.engine.say(event="cannot_start", message=CHANGED, changed=True)
+    it.engine.die(2)
+    it.settle()
+    assert not it.live("engine") and it.ended is None
+    assert front.heard() == [{"event": "failed", "deployment": 1, "detail": CHANGED}]
+    deploy(front)
+    it.settle()
+    assert it.engine.heard()[0]["earlier"] is None
+
+
+def test_an_engine_that_cant_take_over_for_another_reason_is_tried_again(stage: Make) -> None:
+    it = stage()
+    it.begin()
+    it.engine.die()
+    it.settle()
+    it.engine.say(event="cannot_start", message="too little memory", no_room=True)
+    it.engine.die(2)
+    it.until(lambda: len(it.all("engine")) == 3)
+
+
 def deploy(front: FakeProcess, mode: str = "beside") -> None:
     order = {"id": "o", "model": "n", "name": "n", "root": "/n", "sha256": None, "mode": mode}
     front.say(event="deploy", order=order)

@@ -1,0 +1,67 @@
+"""An engine that takes over from another serves what that one served, or does not come up."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import save_file
+
+from radixmill.core.config import Config
+from radixmill.core.errors import ModelChanged
+from radixmill.core.spec import Identity
+from radixmill.device.executor import open_executor
+from radixmill.store import ModelFiles
+from tests.device.test_loader_agree import weights
+from tests.device.test_runner import HARDWARE, TINY, config
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> ModelFiles:
+    tensors = weights({**TINY, "vocab_size": 40000})  # larger than what its fingerprint looks at
+    (tmp_path / "config.json").write_text(json.dumps({**TINY, "vocab_size": 40000}))
+    save_file(tensors, tmp_path / "model.safetensors")
+    return ModelFiles("tiny", tmp_path)
+
+
+def stored() -> Config:
+    return replace(config(), model=replace(config().model, load_format="auto"))
+
+
+def load(files: ModelFiles, earlier: Identity | None = None) -> Identity:
+    return open_executor(stored(), files, HARDWARE, earlier=earlier).spec.identity
+
+
+def test_what_has_not_changed_is_taken_over(files: ModelFiles, tmp_path: Path) -> None:
+    first = load(files)
+    assert [mark.name for mark in first.weight_marks] == ["model.safetensors"]
+    assert load(files, first) == first
+    path = tmp_path / "model.safetensors"
+    shutil.copy2(path, tmp_path / "copy")  # put back: another inode, the same time
+    os.replace(tmp_path / "copy", path)
+    assert load(files, first).numerics == first.numerics
+
+
+def test_weights_that_changed_are_not_though_the_numerics_id_is_the_same(files: ModelFiles, tmp_path: Path) -> None:
+    first, path = load(files), tmp_path / "model.safetensors"
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2 + 5000)
+        file.write(b"\1\2\3\4")
+    assert load(files).numerics == first.numerics
+    with pytest.raises(ModelChanged, match=r"model\.safetensors changed on disk.*POST /admin/reload"):
+        load(files, first)
+    path.unlink()
+    with pytest.raises(ModelChanged, match="model.safetensors"):
+        load(files, first)
+
+
+def test_another_configuration_is_not_taken_over(files: ModelFiles) -> None:
+    first = load(files)
+    (files.root / "config.json").write_text(json.dumps({**TINY, "vocab_size": 40000, "rms_norm_eps": 1e-3}))
+    other = load(files)
+    with pytest.raises(ModelChanged, match=f"{first.numerics} became {other.numerics}"):
+        load(files, first)
