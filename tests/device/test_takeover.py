@@ -55,7 +55,7 @@ def test_weights_that_changed_are_not_though_the_numerics_id_is_the_same(files: 
     with pytest.raises(ModelChanged, match=r"model\.safetensors changed on disk.*POST /admin/reload"):
         load(files, first)
     path.unlink()
-    with pytest.raises(ModelChanged, match="model.safetensors"):
+    with pytest.raises(ModelChanged, match=r"model\.safetensors"):
         load(files, first)
 
 
