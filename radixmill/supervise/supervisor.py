@@ -68,7 +68,7 @@ class Supervisor:
         self._numbers = itertools.count(1)
         self.deployments: list[Deployment] = []
         self.current = self.add(config, files)
-        self._fronts = Fronts(config.server.fronts)
+        self._fronts = Fronts(config.server.fronts, config.server.stall_timeout)
         self._rollouts = Rollouts(self, config.server.drain_timeout)
         self._begun = False  # every process has been started once
         self._stopping = 0  # times that we were told to stop,
@@ -122,6 +122,8 @@ class Supervisor:
         if self._stopping and now > self._deadline:
             log.warning("live requests did not finish in time; stopping all the same")
             self._exit = 0
+        else:
+            self._fronts.look(now)
 
     def stop(self, *_: object) -> None:
         """Finish live requests, then end; at the second call, at once. Safe in a signal handler and from any thread."""
@@ -136,7 +138,7 @@ class Supervisor:
     def close(self) -> None:
         """End every child and remove what was made."""
         self._children.close()
-        self._fronts.live.clear()
+        self._fronts.clear()
         self.deployments.clear()
         self.current.engine = None
         if self.listener:
@@ -160,7 +162,7 @@ class Supervisor:
         restarts = [each.restart_at for each in self.deployments if each.restart_at is not None]
         until = min([*restarts, *self._fronts.restarts, self._deadline, self._rollouts.deadline]) - time.monotonic()
         watches = [each.watch.interval for each in self.deployments if each.engine]
-        until = min([until, *watches, *([] if timeout is None else [timeout])])
+        until = min([until, self._fronts.interval, *watches, *([] if timeout is None else [timeout])])
         return None if until == float("inf") else max(until, 0.0)
 
     def _wake_up(self) -> None:
@@ -332,7 +334,7 @@ class Supervisor:
             bury_strangers(self._children.pids)
 
     def _bury_front(self, child: Child, cause: str) -> None:
-        self.fronts.remove(child)
+        self._fronts.remove(child)
         self._rollouts.front_gone(child)
         if self._stopping:
             if not self.fronts:
