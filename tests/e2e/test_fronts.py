@@ -104,7 +104,12 @@ def test_a_front_that_stands_still_is_replaced(tiny: Path, tmp_path: Path) -> No
             tasks = [asyncio.create_task(stream(server.url, BODIES[0], on_chunk=event.set)) for event in started]
             await asyncio.gather(*(event.wait() for event in started))
             os.kill(hung, signal.SIGSTOP)
-            return list(await asyncio.gather(*tasks, return_exceptions=True))
+            try:
+                async with asyncio.timeout(60):
+                    return list(await asyncio.gather(*tasks, return_exceptions=True))
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(hung, signal.SIGCONT)
 
         for one in asyncio.run(through()):
             assert isinstance(one, httpx.TransportError) or (isinstance(one, dict) and same(one, calm)), one
