@@ -291,7 +291,7 @@ def test_a_request_that_takes_too_long_is_stopped(by: dict[str, Any]) -> None:
         assert sorted(client.cancelled) == [0, 1, 2, 3] and not client.live and not s.live
         assert s.door.stats()["timed_out_requests"] == 1
 
-    asyncio.run(go())
+    asyncio.run(asyncio.wait_for(go(), 20))
 
 
 def test_the_time_to_prepare_counts() -> None:
@@ -641,8 +641,12 @@ def test_two_long_texts_of_a_key_are_read_at_a_time_and_nobody_waits_for_them(pa
                 return asyncio.ensure_future(http.post(path, json=body, headers={"x-api-key": key}))
 
             async def reached(count: int) -> None:
+                """So many, and then some time for more to come."""
                 while text.now < count:
                     await asyncio.sleep(0.001)
+                for _ in range(20):
+                    await asyncio.sleep(0.002)
+                assert text.now == count
 
             sent = [ask("ann") for _ in range(6)]
             await reached(2)
