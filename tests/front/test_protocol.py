@@ -341,6 +341,13 @@ def test_a_thousand_requests_at_once(caplog):
         assert said == [200] * (len(said) - 1) + [429] or set(said) == {200}
 
 
+def test_so_many_requests_wait_on_a_connection(caplog):
+    client = EchoClient(says("a"), pause=0.5)
+    with quiet_server(caplog, client) as live:
+        said = statuses(ask(live, request(TEXT, {"prompt": "x"}) + GET * 2 * PIPELINED))
+        assert said == [200] * (1 + PIPELINED) + [429]
+
+
 def test_a_thousand_requests_one_after_the_other(caplog):
     with quiet_server(caplog) as live, dial(live) as raw:
         for _ in range(1000):
