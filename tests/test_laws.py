@@ -129,6 +129,21 @@ def test_these_appear_only_where_they_may(names: set[str], rooms: tuple[str, ...
     assert not found
 
 
+RUNS_CODE = {"eval", "exec", "compile", "__import__", "torch.load", "importlib.util.spec_from_file_location"}
+
+
+def test_no_file_of_a_model_is_run() -> None:
+    """Nor is anybody else told to: libraries run a model's files, or unpickle them, only where they are asked to."""
+    found = []
+    for module, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in RUNS_CODE:
+                found.append((module, ast.unparse(node.func)))
+            if isinstance(node, ast.keyword) and node.arg in ("trust_remote_code", "allow_pickle"):
+                found.append((module, node.arg))
+    assert not found
+
+
 def test_no_import_cycles() -> None:
     graph = {module: set() for module, _ in modules()}
     for module, tree in modules():

@@ -161,6 +161,7 @@ def serving(app: FastAPI, *, judge: bool = True, **limits: Any) -> Iterator[Live
     judged = Judged(app)
     house = House(Limits.of(ServerOptions())._replace(**limits))
     given = {"http": house.protocol, "ws": "none", "lifespan": "off", "proxy_headers": False, "server_header": False}
+    given["timeout_keep_alive"] = 3600  # uvicorn's own: we count ourselves
     server = uvicorn.Server(
         uvicorn.Config(judged if judge else app, log_config=None, timeout_graceful_shutdown=5, **given)
     )

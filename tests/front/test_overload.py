@@ -9,7 +9,9 @@ import threading
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
+from msgspec import Struct
 
 from radixmill.core.config import ServerOptions
 from radixmill.core.errors import BadRequest, NotReady, Overloaded, RequestTimeout
@@ -291,7 +293,7 @@ def test_a_request_that_takes_too_long_is_stopped(by: dict[str, Any]) -> None:
         assert sorted(client.cancelled) == [0, 1, 2, 3] and not client.live and not s.live
         assert s.door.stats()["timed_out_requests"] == 1
 
-    asyncio.run(go())
+    asyncio.run(asyncio.wait_for(go(), 20))
 
 
 def test_the_time_to_prepare_counts() -> None:
@@ -641,8 +643,12 @@ def test_two_long_texts_of_a_key_are_read_at_a_time_and_nobody_waits_for_them(pa
                 return asyncio.ensure_future(http.post(path, json=body, headers={"x-api-key": key}))
 
             async def reached(count: int) -> None:
+                """So many, and then some time for more to come."""
                 while text.now < count:
                     await asyncio.sleep(0.001)
+                for _ in range(20):
+                    await asyncio.sleep(0.002)
+                assert text.now == count
 
             sent = [ask("ann") for _ in range(6)]
             await reached(2)
@@ -671,3 +677,47 @@ def test_who_leaves_waits_no_more_but_what_has_begun_keeps_its_turn() -> None:
         until(lambda: not text.now)
         assert text.done <= 2, "the others had left before their turn"
         assert httpx.post(live.url + "/tokenize", json={"prompt": "ab"}, trust_env=False).json()["count"] == 2
+
+
+@pytest.mark.parametrize("path", sorted({path for path, _ in DESK} | {"/separate_reasoning", "/parse_function_call"}))
+def test_what_is_counted_or_parsed_is_no_larger_than_a_body(path: str) -> None:
+    """Texts that no context holds are taken, but nothing beyond this."""
+    fault = post(make_app(max_body_bytes=1000), path, {"prompt": LONG_TEXT})
+    assert fault.status_code == 413 and "1000 bytes" in fault.text
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_long_answers_of_tokens_are_written_in_pieces(monkeypatch: pytest.MonkeyPatch, many: bool) -> None:
+    """Of a text far larger than the context: counting it is what clients ask for. No other request waits for its JSON."""
+    from radixmill.front.api import tokens
+
+    at_once: list[int] = []
+    encode = msgspec.json.encode
+
+    def seen(value: Any, **more: Any) -> bytes:
+        at_once.append(longest(value))
+        if at_once[-1] > 100:
+            assert threading.current_thread() is not threading.main_thread()
+        return encode(value, **more)
+
+    monkeypatch.setattr(tokens.msgspec.json, "encode", seen)
+    text = "ab" * 100_000
+    answer = post(make_app(), "/tokenize", {"prompt": [text, "a"] if many else text}).json()
+    ids = list(text.encode())
+    assert answer["tokens"] == ([ids, [97]] if many else ids)
+    assert answer["count"] == ([len(ids), 1] if many else len(ids)) and answer["max_model_len"] < len(ids)
+    assert max(at_once) == tokens.PIECE
+
+
+def longest(value: Any) -> int:
+    """The longest list of numbers in it."""
+    match value:
+        case Struct():
+            return longest(msgspec.structs.asdict(value))
+        case dict():
+            return max(map(longest, value.values()), default=0)
+        case [int(), *_]:
+            return len(value)
+        case [*parts]:
+            return max(map(longest, parts), default=0)
+    return 0

@@ -15,8 +15,9 @@ import httpx
 import pytest
 from starlette.responses import Response
 
-from radixmill.front.api.connections import Limits, network
-from radixmill.front.api.protocol import PIPELINED, READ, House
+from radixmill.core.errors import NotReady, Overloaded
+from radixmill.front.api.connections import HeadTooLarge, Limits, TooSlow, UrlTooLong, network
+from radixmill.front.api.protocol import PIPELINED, READ, House, _raw_answer
 from tests.fakes import EchoClient
 from tests.front.kit import CHAT, HELLO, TEXT, Live, make_app, makes_no_noise, says, serving, until
 
@@ -112,6 +113,33 @@ def test_a_refusal_has_the_shape_that_clients_of_the_path_read(caplog):
     assert head.startswith(b"HTTP/1.1 431 ") and b"access-control-allow-origin: *" in head.lower()
     assert body["type"] == "error" and set(body["error"]) == {"type", "message"}
     assert b"x-request-id: " + body["request_id"].encode() in head.lower()
+    assert b"\r\nrequest-id: " + body["request_id"].encode() in head.lower()
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/messages"])
+def test_a_refusal_has_the_headers_of_the_apps_errors(caplog, path):
+    with quiet_server(caplog, **SMALL) as live:
+        theirs = httpx.put(live.url + path, trust_env=False, headers={"origin": "http://a"})
+        head, _, _ = ask(live, f"PUT {path} HTTP/1.1\r\nHost: x\r\n".encode() + b"a: b\r\n" * 21).partition(b"\r\n\r\n")
+    ours = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
+    assert set(theirs.headers) - {"date", "allow", "vary"} <= set(ours)
+    for name in ("content-type", "access-control-allow-origin", "access-control-expose-headers"):
+        assert ours[name] == theirs.headers[name]
+
+
+def test_every_refusal_that_passes_says_when_to_come_back():
+    """And none that does not: sent again, it would be refused again."""
+    made = [
+        NotReady("x", retry_after=1.0),
+        Overloaded("x", retry_after=1.2),
+        TooSlow("x"),
+        UrlTooLong("x"),
+        HeadTooLarge("x"),
+    ]
+    for refusal, retry in zip(made, (b"1", b"2", None, None, None), strict=True):
+        head, _, body = _raw_answer(refusal, "/v1/models").partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % refusal.status) and json.loads(body) == refusal.body()
+        assert (b"\r\nretry-after: %s\r\n" % retry in head) if retry else b"\r\nretry-after:" not in head
 
 
 def test_a_head_without_an_end_is_refused_while_it_comes(caplog):
@@ -339,6 +367,13 @@ def test_a_thousand_requests_at_once(caplog):
         said = statuses(ask(live, GET * 1000))
         assert 1 <= len(said) <= 1000 and said[0] == 200 and set(said) <= {200, 429}
         assert said == [200] * (len(said) - 1) + [429] or set(said) == {200}
+
+
+def test_so_many_requests_wait_on_a_connection(caplog):
+    client = EchoClient(says("a"), pause=0.5)
+    with quiet_server(caplog, client) as live:
+        said = statuses(ask(live, request(TEXT, {"prompt": "x"}) + GET * 2 * PIPELINED))
+        assert said == [200] * (1 + PIPELINED) + [429]
 
 
 def test_a_thousand_requests_one_after_the_other(caplog):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import httpx
 import pytest
 
-from tests.fakes import EchoClient
+from tests.fakes import ByteText, EchoClient
 from tests.front.kit import call, error, make_app, post, says
 from tests.front.responses_kit import HI, PATH, conforms, essence, fold, get, parse, whole
 
@@ -119,6 +120,68 @@ def test_a_background_response_is_cancelled():
 
     session(app, go)
     assert client.cancelled == [0] and not client.live
+
+
+class Unread(ByteText):
+    """Reads a prompt for as long as the test wants."""
+
+    def __init__(self):
+        super().__init__()
+        self.read, self.reading = threading.Event(), threading.Event()
+
+    def encode_chat(self, prompt):
+        self.reading.set()
+        assert self.read.wait(20)
+        return [65]
+
+
+LONG = {"input": "x" * 50_000, "background": True, "max_output_tokens": 20}
+
+
+@pytest.mark.parametrize(
+    "order, body",
+    [(f"{PATH}/resp_a/cancel", {}), ("/abort_request", {"rid": "a"}), ("/abort_request", {"rid": "resp_a"})],
+)
+@pytest.mark.parametrize("more", [{}, {"stream": True}])
+def test_a_background_response_is_cancelled_while_its_prompt_is_read(order, body, more):
+    """At once, and the engine never hears of it."""
+    client, text = EchoClient(), Unread()
+    app = make_app(client, text=text)
+
+    async def go(http):
+        made = asyncio.ensure_future(http.post(PATH, json={**LONG, "rid": "a", **more}))
+        other = asyncio.ensure_future(http.post(PATH, json={**LONG, "rid": "ab"}))
+        await asyncio.to_thread(text.reading.wait, 20)
+        stopped = await asyncio.wait_for(http.post(order, json=body), 20)
+        assert stopped.status_code == 200
+        assert (await asyncio.wait_for(made, 20)).status_code == 200
+        cancelled = await ended(http, "resp_a")
+        conforms("Response", cancelled)
+        assert cancelled["status"] == "cancelled" and cancelled["output"] == [] and not client.requests
+        if order.endswith("cancel"):
+            assert stopped.json() == cancelled and not other.done(), "of another id, however alike"
+        text.read.set()
+        assert (await other).status_code == 200
+        await ended(http, "resp_ab") if order.endswith("cancel") else None
+        state = (await http.get("/server_info")).json()["internal_states"][0]
+        assert (state["live_requests"], state["live_sequences"], state["queued_tokens"]) == (0, 0, 0)
+
+    session(app, go)
+
+
+def test_a_background_response_is_deleted_while_its_prompt_is_read():
+    client, text = EchoClient(), Unread()
+    app = make_app(client, text=text)
+
+    async def go(http):
+        made = asyncio.ensure_future(http.post(PATH, json={**LONG, "rid": "a"}))
+        await asyncio.to_thread(text.reading.wait, 20)
+        assert (await http.delete(f"{PATH}/resp_a")).json()["deleted"]
+        await made
+        text.read.set()
+        assert (await http.get(f"{PATH}/resp_a")).status_code == 404 and not client.requests
+
+    session(app, go)
 
 
 def test_only_background_responses_are_cancelled():

@@ -114,6 +114,25 @@ def test_literals_survive_as_text(name: str, messages: list[dict[str, Any]], too
     assert shown == text
 
 
+ARGUMENTS = """{% for m in messages %}<|im_start|>{% for call in m.tool_calls or [] %}
+{%- for name, value in call.function.arguments | items %}{{ name }}{{ value }}{% endfor %}{% endfor %}<|im_end|>{% endfor %}"""
+
+
+@pytest.mark.parametrize("literal", CONTROL)
+def test_arguments_in_other_letters_make_no_control_token(literal: str) -> None:
+    """JSON may write any character as an escape, and some templates want its values."""
+    made = stack(byte_level(), ARGUMENTS)
+
+    def asked(text: str) -> list[int]:
+        given = f'{{"{text}": "{text}"}}'
+        call = {"id": "call00000", "type": "function", "function": {"name": "f", "arguments": given}}
+        return encode_chat(made, [{"role": "assistant", "content": "", "tool_calls": [call]}])
+
+    ids = asked(f"\\u{ord(literal[0]):04x}{literal[1:]}")
+    assert control_of(made, ids) == control_of(made, asked("x"))
+    assert made.tokenizer.decode(ids, skip_special=False).count(literal) >= 2
+
+
 PLAIN = st.text(alphabet=st.sampled_from("hel <|>\né"), max_size=30).filter(lambda t: not any(c in t for c in CONTROL))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
@@ -102,10 +102,13 @@ json_values = st.recursive(
 @given(
     header=st.dictionaries(st.text(max_size=3), json_values | st.builds(entry, json_values, json_values, json_values))
 )
+@example(header={"beyond": entry(shape=[1 << 20], offsets=[0, 1 << 22])})
+@example(header={"before": entry(offsets=[-8, 0])})
+@example(header={"other": entry(shape=[1 << 20], offsets=[0, 8])})
 def test_any_json_header_is_refused_or_read(scratch: Path, header: dict[str, Any]) -> None:
     scratch.write_bytes(raw(header, bytes(16)))
     if file := read(scratch):
-        assert all(t.offset + t.nbytes <= file.size for t in file.tensors.values())
+        assert all(file.data_start <= t.offset <= t.offset + t.nbytes <= file.size for t in file.tensors.values())
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from radixmill.core.config import ServerOptions
 from radixmill.core.errors import BadRequest, NotReady, Overloaded, ServeError
 from radixmill.front.api.anthropic.errors import message_error, speaks_anthropic
 from radixmill.front.api.connections import HeadTooLarge, Limits, TooSlow, UrlTooLong, fit_files, network
-from radixmill.front.api.errors import MethodNotAllowed
+from radixmill.front.api.errors import EXPOSED, MethodNotAllowed, error_headers
 
 log = logging.getLogger("radixmill.front")
 
@@ -440,14 +440,20 @@ class _Parting:
 
 def _raw_answer(refusal: ServeError, path: str) -> bytes:
     """An answer that no app has seen, with the shape and the headers that the app's have."""
-    id = uuid.uuid4().hex
-    body = msgspec.json.encode(message_error(refusal, id) if speaks_anthropic(path) else refusal.body())
-    head = (
-        f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\nx-request-id: {id}\r\n"
-    )
-    retry = "" if refusal.retry_after is None else f"retry-after: {math.ceil(refusal.retry_after)}\r\n"
-    shared = "access-control-allow-origin: *\r\naccess-control-expose-headers: X-Request-Id, Retry-After\r\n"
-    return STATUS_LINE[refusal.status] + f"{head}{retry}{shared}\r\n".encode() + body
+    id, theirs = uuid.uuid4().hex, speaks_anthropic(path)
+    body = msgspec.json.encode(message_error(refusal, id) if theirs else refusal.body())
+    head = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        **{name.lower(): value for name, value in error_headers(refusal).items()},
+        "connection": "close",
+        "x-request-id": id,
+        **({"request-id": id} if theirs else {}),
+        "access-control-allow-origin": "*",
+        "access-control-expose-headers": ", ".join(EXPOSED),
+    }
+    lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
+    return STATUS_LINE[refusal.status] + f"{lines}\r\n".encode() + body
 
 
 def _without_upgrade(headers: list[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:

@@ -23,7 +23,8 @@ from radixmill.front.api.openai.tools import ToolChoice, Tools, to_rule
 from radixmill.front.session import ChatPrompt, Front, Prompt, Session, TextPrompt, template_tools
 from radixmill.front.session.limits import size
 
-THREAD_TOKENS = 5_000  # more than these are made text off the event loop
+THREAD_TOKENS = 5_000  # more than these are made text, or JSON, off the event loop
+PIECE = 1 << 14  # of them are made JSON at a time: in the midst of that no other thread runs
 
 
 class TokenizeBody(Struct, kw_only=True):
@@ -46,7 +47,7 @@ class TokenizeBody(Struct, kw_only=True):
 class Tokenized(Struct, kw_only=True):
     """Nested lists for a list of prompts."""
 
-    tokens: Sequence[int | list[int]]
+    tokens: Sequence[int | Sequence[int]]
     count: int | list[int]
     max_model_len: int
 
@@ -74,12 +75,13 @@ def add_token_routes(app: FastAPI, front: Front, desk: Desk) -> None:
     async def tokenize(request: Request) -> Response:
         parsed = await to_ids.read(request)
         session = front.ready_session()
-        return _json(await desk.do(request, lambda: tokenized(session, parsed.body)), parsed.headers())
+        return _written(await desk.do(request, lambda: tokenized(session, parsed.body)), parsed.headers())
 
     async def detokenize(request: Request) -> Response:
         parsed = await to_text.read(request)
         session = front.ready_session()
-        return _json(await desk.do(request, lambda: _aside(session, parsed.body)), parsed.headers())
+        found = await desk.do(request, lambda: _aside(session, parsed.body))
+        return _written(msgspec.json.encode(found), parsed.headers())
 
     for path in ("/tokenize", "/v1/tokenize"):
         app.add_api_route(
@@ -99,16 +101,32 @@ def add_token_routes(app: FastAPI, front: Front, desk: Desk) -> None:
         )
 
 
-async def tokenized(session: Session, body: TokenizeBody) -> Tokenized:
-    """Raises BadRequest."""
+async def tokenized(session: Session, body: TokenizeBody) -> bytes:
+    """A Tokenized as JSON; there may be as many tokens as a body has bytes. Raises BadRequest."""
     session.check_model(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise BadRequest("Give prompt or messages, one of the two.", param="prompt")
-    rows = [list(ids) for ids in await session.tokenise(_prompts(body), "messages" if body.messages else "prompt")]
+    rows = await session.tokenise(_prompts(body), "messages" if body.messages else "prompt")
     context = session.spec().context
-    if isinstance(body.prompt, list):
-        return Tokenized(tokens=rows, count=[len(row) for row in rows], max_model_len=context)
-    return Tokenized(tokens=rows[0], count=len(rows[0]), max_model_len=context)
+    nested = isinstance(body.prompt, list)
+    if sum(map(len, rows)) <= THREAD_TOKENS:
+        return _spelled(rows, nested, context)
+    return await asyncio.to_thread(_spelled, rows, nested, context)
+
+
+def _spelled(rows: Sequence[Sequence[int]], nested: bool, context: int) -> bytes:
+    counts, lists = [len(row) for row in rows], [msgspec.Raw(_listed(row)) for row in rows]
+    answer = (
+        {"tokens": lists, "count": counts, "max_model_len": context}
+        if nested
+        else {"tokens": lists[0], "count": counts[0], "max_model_len": context}
+    )
+    return msgspec.json.encode(answer)
+
+
+def _listed(ids: Sequence[int]) -> bytes:
+    pieces = (msgspec.json.encode(ids[at : at + PIECE])[1:-1] for at in range(0, len(ids), PIECE))
+    return b"[" + b",".join(pieces) + b"]"
 
 
 def _prompts(body: TokenizeBody) -> tuple[Prompt, ...]:
@@ -153,5 +171,5 @@ def detokenized(session: Session, body: DetokenizeBody) -> Detokenized:
     return Detokenized(text=session.decode(flat, skip_special=body.skip_special_tokens, field="tokens"))
 
 
-def _json(value: Struct, headers: dict[str, str]) -> Response:
-    return Response(msgspec.json.encode(value), headers=headers, media_type="application/json")
+def _written(content: bytes, headers: dict[str, str]) -> Response:
+    return Response(content, headers=headers, media_type="application/json")

@@ -234,12 +234,20 @@ class Session:
         mine = [name for name in self._live if caller.admin or name.owner == caller.owner]
         hit = [name for name in mine if everything or name.id.startswith(rid)]
         for name in hit:
-            each = self._live[name]
-            if isinstance(each, Preparing):
-                each.stop("abort")
-            else:
-                each.abort()
+            self._abort(name)
         return len(hit)
+
+    def abort_one(self, id: str, caller: Caller = ANYONE) -> None:
+        """Stop the caller's own live request of this very id, if there is one."""
+        if (name := Name(caller.owner, id)) in self._live:
+            self._abort(name)
+
+    def _abort(self, name: Name) -> None:
+        each = self._live[name]
+        if isinstance(each, Preparing):
+            each.stop("abort")
+        else:
+            each.abort()
 
     def _enter(self, ask: Ask, caller: Caller, beside: Generation | None) -> Entry:
         spec, model, limits = self.spec(), self.check_model(ask.model), self.door.limits

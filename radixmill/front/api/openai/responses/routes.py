@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, NamedTuple
 
 import msgspec
@@ -25,9 +26,10 @@ from radixmill.front.api.openai.responses.body import PromptBody, ResponseBody, 
 from radixmill.front.api.openai.responses.items import Item, Reading, check_number, read_items
 from radixmill.front.api.openai.responses.maker import Maker
 from radixmill.front.api.openai.responses.output import Response, begun
+from radixmill.front.api.openai.responses.output import response_id as response_id_of
 from radixmill.front.api.openai.responses.prompt import fitted, to_ask, to_prompt
 from radixmill.front.api.openai.responses.records import Record, Records
-from radixmill.front.api.openai.responses.run import Run, SaidStream, as_sse, made
+from radixmill.front.api.openai.responses.run import CANCEL_SECONDS, Run, SaidStream, as_sse, made
 from radixmill.front.api.openai.responses.tools import Tools, read_tools
 from radixmill.front.api.sse import started, while_connected
 from radixmill.front.session import Caller, Front, Generation, Session
@@ -65,6 +67,8 @@ class Responses:
         self.strict, self.drop = server.strict_fields, server.unsupported_tools == "drop"
         self.bodies = Reader(ResponseBody, max_bytes=server.max_body_bytes, strict=server.strict_fields)
         self.counts = Reader(PromptBody, max_bytes=server.max_body_bytes, strict=server.strict_fields)
+        # Background responses that nobody has been told of: whoever named one may stop it. By owner and the response's id.
+        self.preparing: dict[tuple[str, str], Making] = {}
 
     async def create(self, request: Request) -> HttpResponse:
         self.front.check_room(caller_of(request.scope))
@@ -79,11 +83,25 @@ class Responses:
         if body.rid or body.request_id:
             request.scope[ID_KEY] = id
         if body.background:
-            run = await making.detached(id)
+            run = await self.detached(making, id)
             return SaidStream(run.follow(-1), headers) if body.stream else _json(run.maker.response, headers)
         if body.stream:
             return await making.streamed(id, headers, request.receive)
         return _json(await while_connected(request.receive, making.whole(id)), headers)
+
+    async def detached(self, making: Making, id: str) -> Run:
+        place = (making.caller.owner, response_id_of(id))
+        if self.preparing.setdefault(place, making) is not making:
+            return await making.detached(id)  # the id is taken: it will hear so
+        try:
+            return await making.detached(id)
+        finally:
+            del self.preparing[place]
+
+    async def stop_early(self, caller: Caller, response_id: str) -> None:
+        """If it is still being prepared in the background: stop it, and wait until it is in the store."""
+        if making := self.preparing.get((caller.owner, response_id)):
+            await making.stop()
 
     async def retrieve(self, request: Request, response_id: str) -> HttpResponse:
         record = self.records(request).get(response_id)
@@ -97,12 +115,14 @@ class Responses:
         return SaidStream(record.run.follow(-1 if after is None else after), {})
 
     async def delete(self, request: Request, response_id: str) -> HttpResponse:
+        await self.stop_early(caller_of(request.scope), response_id)
         record = self.records(request).drop(response_id)
         if record.run:
             record.run.generation.abort()
         return _json(DeletedResponse(id=response_id))
 
     async def cancel(self, request: Request, response_id: str) -> HttpResponse:
+        await self.stop_early(caller_of(request.scope), response_id)
         record = self.records(request).get(response_id)
         if record.run is None:
             raise BadRequest("Only a response that was created with background can be cancelled.", param="response_id")
@@ -162,6 +182,8 @@ class Making:
     ) -> None:
         self.front, self.session, self.body, self.known, self.records = front, session, body, known, records
         self.caller = caller
+        self._id = ""  # of what is being made in the background
+        self._begun = asyncio.Event()  # or it never will
 
     async def whole(self, id: str) -> Response:
         """Made while the client waits. Raises ServeError where it fails."""
@@ -182,10 +204,20 @@ class Making:
 
     async def detached(self, id: str) -> Run:
         """Made in the background, to be found in the store at once."""
-        generation, maker = await self._start(id)
-        run = Run(maker, generation, self._renew, logged=bool(self.body.stream))
-        self.records.keep(Record(maker.response, self.known.items, run))
-        return run
+        self._id = id
+        try:
+            generation, maker = await self._start(id)
+            run = Run(maker, generation, self._renew, logged=bool(self.body.stream))
+            self.records.keep(Record(maker.response, self.known.items, run))
+            return run
+        finally:
+            self._begun.set()
+
+    async def stop(self) -> None:
+        """Stop what is being prepared, and wait a while until it is kept."""
+        self.session.abort_one(self._id, self.caller)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._begun.wait(), CANCEL_SECONDS)
 
     async def _start(self, id: str) -> Started:
         body, session = self.body, self.session
