@@ -9,8 +9,8 @@ from tests.front.kit import CHAT, until
 from tests.front.test_guest import ASKS, LOOP, SIMPLE, children
 
 
-def test_a_server_takes_them_and_leaves_nothing_behind(tiny: Path) -> None:
-    with serving(tiny, "--load-format", "dummy", "--trust-request-chat-template") as server:
+def test_a_server_takes_them_and_leaves_nothing_behind(tiny: Path, tmp_path: Path) -> None:
+    with serving(tiny, "--load-format", "dummy", "--trust-request-chat-template", folder=tmp_path) as server:
         (front,) = server.pids("front")
         assert not children(front)
         body = {"model": "default", "max_tokens": 2, **ASKS}
