@@ -20,26 +20,29 @@ import pytest
 from radixmill.core.config import Config
 from radixmill.core.record import json_hash
 from radixmill.front.session import ChatPrompt, ModelText, Session
-from radixmill.front.session.guest import BOUNDS, Guests, detected_of, facts_of
+from radixmill.front.session.guest import BOUNDS, HOST, Guests, detected_of, facts_of
 from radixmill.front.session.limits import SIZES
+from radixmill.sacrifice.forks import Bounds
 from tests.fakes import EchoClient
-from tests.front.kit import CHAT, answer, error, make_front, post, until
+from tests.front.kit import CHAT, answer, error, make_front, post, serving, until
 from tests.front.receipt_kit import make_notary, parts
 from tests.front.templates_kit import stack_of
+from tests.front.test_leaving import connected
 from tests.front.test_session import with_spec
 from tests.front.test_session_text import stack, text
 
 SIMPLE = "{% for m in messages %}({{ m.role }}:{{ m.content }}){% endfor %}{{ x }}"
 ASKS: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
+PATIENT = Bounds(patience=50.0)
 ALLOWED = 8.0  # seconds, of a machine that does much else: a refusal takes 2.5 on one that does not
 
 
 class World:
     """An app that takes requests' templates."""
 
-    def __init__(self, *host: str, model: ModelText | None = None, **session: Any) -> None:
-        self.text = model or text()
-        self.guests = Guests(self.text, **({"host": host} if host else {}))
+    def __init__(self, *host: str, bounds: Bounds = BOUNDS, **session: Any) -> None:
+        self.text = text()
+        self.guests = Guests(self.text, bounds, host or HOST)
         self.client = EchoClient(spec=with_spec(vocab_size=self.text.stack.tokenizer.vocab_size))
         self.app, front = make_front(self.client)
         front.session = Session(self.text, self.client, ("qwen",), guests=self.guests, **session)
@@ -289,19 +292,16 @@ def test_a_host_that_dies_is_replaced(world: World) -> None:
     assert world.host != before and not Path(f"/proc/{before}").exists()
 
 
-def test_a_host_that_dies_each_time_or_hangs_is_a_400() -> None:
-    for patch in (
-        "os.kill(os.getppid(), signal.SIGKILL); time.sleep(9)",
-        "os.kill(os.getppid(), signal.SIGSTOP); time.sleep(9)",
-    ):
-        with closing(World(*hosting(patch))) as hurt:
-            fault = error(post(hurt.app, CHAT, {**ASKS, "chat_template": "escape"}), 400)
-            assert "its process died over it" in fault["message"]
-            assert hurt.prompt({**ASKS, "chat_template": SIMPLE}) == "(user:hi)"
+@pytest.mark.parametrize("signal, words", [("SIGKILL", "its process died over it"), ("SIGSTOP", "2 seconds")])
+def test_a_host_that_dies_each_time_or_hangs_is_a_400(signal: str, words: str) -> None:
+    with closing(World(*hosting(f"os.kill(os.getppid(), signal.{signal}); time.sleep(60)"))) as hurt:
+        fault = error(post(hurt.app, CHAT, {**ASKS, "chat_template": "escape"}), 400)
+        assert words in fault["message"]
+        assert hurt.prompt({**ASKS, "chat_template": SIMPLE}) == "(user:hi)"
 
 
 def test_who_leaves_stops_the_rendering() -> None:
-    with closing(World(*hosting("time.sleep(60)"))) as slow:
+    with closing(World(*hosting("time.sleep(60)"), bounds=PATIENT)) as slow:
 
         async def go() -> None:
             transport = httpx.ASGITransport(slow.app)
@@ -317,11 +317,18 @@ def test_who_leaves_stops_the_rendering() -> None:
                 await asyncio.gather(*asks, return_exceptions=True)
                 while slow.children:
                     await asyncio.sleep(0.01)
-                assert time.monotonic() - began < BOUNDS.patience
+                assert time.monotonic() - began < PATIENT.patience / 2
                 good = await http.post(CHAT, json={**ASKS, "chat_template": SIMPLE, "max_tokens": 1})
                 assert good.status_code == 200
 
         asyncio.run(go())
+
+
+def test_a_connection_that_ends_stops_the_rendering() -> None:
+    with closing(World(*hosting("time.sleep(60)"), bounds=PATIENT)) as slow, serving(slow.app) as live:
+        with connected(live, CHAT, {**ASKS, "chat_template": "escape"}):
+            until(lambda: bool(slow.guests._process and slow.children), 20)
+        until(lambda: not slow.children, PATIENT.patience / 2)
 
 
 def test_several_at_once_each_have_their_own(world: World) -> None:

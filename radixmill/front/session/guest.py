@@ -102,7 +102,7 @@ _decode = msgspec.json.Decoder(Answer).decode
 
 
 class _HostGone(Exception):
-    """It died, or hangs."""
+    """It died."""
 
 
 class Guests:
@@ -165,14 +165,17 @@ class Guests:
                 async with asyncio.timeout(self._bounds.patience + _GRACE):
                     await asyncio.get_running_loop().sock_sendall(ours, framed(job))
                     return await _heard(ours)
-            except (OSError, _HostGone) as error:  # a TimeoutError is an OSError
-                self._bury(line, error)
+            except TimeoutError:
+                self._bury(line, "it hangs")
+                return Lost("late")
+            except (OSError, _HostGone) as error:
+                self._bury(line, str(error) or "it ended")
                 raise _HostGone from None
 
-    def _bury(self, line: socket.socket, error: Exception) -> None:
+    def _bury(self, line: socket.socket, why: str) -> None:
         """Once: whoever asked the same host finds another."""
         if line is self._line:
-            log.warning("the process that renders requests' templates is gone (%s)", error or "it hung")
+            log.warning("the process that renders requests' templates is gone (%s)", why)
             self.close()
 
     async def _up(self) -> socket.socket:
