@@ -6,6 +6,7 @@ It reads what is asked and parses nothing of it: that is for the forks. Ends whe
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import selectors
 import signal
@@ -18,9 +19,11 @@ from typing import NoReturn
 import msgspec
 
 from radixmill.core.errors import BadModel, BadRequest
+from radixmill.front.session.ask import ChatPrompt
 from radixmill.front.session.guest import MAX_ANSWER, Answer, Broken, Facts, Job, Lost, Made, Refused, detected_of
 from radixmill.front.session.text import ChatText
 from radixmill.front.text import ChatTemplate, TooSlow
+from radixmill.front.text.template import CHATML
 from radixmill.front.text.tokenizer import Added
 from radixmill.sacrifice.forks import CHUNK, Fate, Forks
 from radixmill.sacrifice.frames import Frames, framed
@@ -52,6 +55,13 @@ class Host:
         self._detected = detected_of(facts)
         self._forks = Forks(facts.bounds, self._work, self._ended, lambda guest: (guest.sock.fileno(),))
         self._forks.selector.register(line, selectors.EVENT_READ)
+
+    def warm(self) -> None:
+        """Render a template of ours, so that forks find compiled what all renderings need."""
+        greeting = ChatPrompt(messages=({"role": "user", "content": "hi"},))
+        self._answer(Job(CHATML, greeting))
+        gc.collect()
+        gc.freeze()  # forks share it for as long as nobody writes there
 
     def run(self) -> NoReturn:
         """Raises EOFError or OSError when the front is gone."""
@@ -146,6 +156,7 @@ def main(line: socket.socket) -> int:
         with contextlib.suppress(OSError):
             os.nice(facts.bounds.nice)
         host = Host(line, facts)
+        host.warm()
         line.sendall(b"+")
         host.run()
     except (OSError, EOFError):  # the front is gone
