@@ -33,6 +33,7 @@ from radixmill.store import ModelFiles
 log = logging.getLogger("radixmill.front")
 
 NUMBERS = 40  # bits of a sequence's number that are its front's own count; those above tell the fronts apart
+BEAT = 0.5  # seconds between signs of life, of which the supervisor misses many before it kills
 LINE = 1 << 24  # bytes of one word from the supervisor, who may name thousands of sequences
 READY = "The server is fired up and ready to roll!"  # scripts wait for this sentence
 
@@ -55,13 +56,13 @@ class FrontProcess:
     """One front: the HTTP server, the models it has, and the line to the supervisor."""
 
     def __init__(self, begin: Begin) -> None:
-        config, number, pulse = begin.config, begin.number, begin.pulse
+        config, number = begin.config, begin.number
         self._config, self._files, self._started = config, begin.files, begin.started
-        self._listener, self._control = begin.listener, begin.control
+        self._listener, self._control, self._pulse = begin.listener, begin.control, begin.pulse
         self._imported = time.monotonic()
         self._address = begin.listener.getsockname()[:2]  # the server may close it before we are open
         self._front = Front(config=config)
-        self._models = Models(self._front, self._say, pulse, number << NUMBERS)
+        self._models = Models(self._front, self._say, self._pulse, number << NUMBERS)
         self._first = begin.deployment
         self._until = float("inf")  # monotonic clock: when live requests must have finished
         self._writer: asyncio.StreamWriter | None = None  # to the supervisor, once we follow it
@@ -98,9 +99,16 @@ class FrontProcess:
             http = tasks.create_task(self._server.serve(sockets=[self._listener]))
             line = tasks.create_task(self._follow_supervisor())
             opening = tasks.create_task(self._open(first))
+            beating = tasks.create_task(self._beat())
             await http
-            line.cancel()
-            opening.cancel()
+            for task in (line, opening, beating):
+                task.cancel()
+
+    async def _beat(self) -> None:
+        """Show the supervisor that the event loop turns."""
+        while True:
+            self._pulse.beat()
+            await asyncio.sleep(BEAT)
 
     async def _open(self, first: Model) -> None:
         if not await self._models.open(first):

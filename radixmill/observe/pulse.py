@@ -19,6 +19,7 @@ _BANK = 2048  # words: a step's sequences
 _BEAT, _BUSY, _STEPS, _STEP_AT, _RUNNING, _WAITING, _WAITING_TOKENS = range(7)
 _FLYING = 16  # banks of a count, then ids: for steps of even and of odd number, and for what is being taken in
 _HEARD = _FLYING + 2 * _BANK
+_ASKED, _TURNS = range(2)  # of a front's page
 
 
 class Words:
@@ -147,7 +148,8 @@ class EnginePulse:
 
 
 class FrontPulse:
-    """What a front writes of itself: how much it waits for. An engine that is stopped while idle would not know."""
+    """What a front writes of itself: that its event loop turns, and how much it waits for. An engine that is stopped while
+    idle would not know."""
 
     def __init__(self, path: Path) -> None:
         self._page = Words(path, 8)
@@ -155,11 +157,19 @@ class FrontPulse:
     @property
     def asked(self) -> int:
         """Sequences and questions that the engine has not answered."""
-        return self._page.words[0]
+        return self._page.words[_ASKED]
 
     @asked.setter
     def asked(self, count: int) -> None:
-        self._page.words[0] = count
+        self._page.words[_ASKED] = count
+
+    def beat(self) -> None:
+        """The event loop has come round."""
+        self._page.words[_TURNS] += 1
+
+    @property
+    def beats(self) -> int:
+        return self._page.words[_TURNS]
 
     def close(self) -> None:
         self._page.close()

@@ -1,11 +1,11 @@
-"""When is an engine wedged? It has work, and its counter of things done stands still."""
+"""When is a process wedged? It has something to do, and its counter of things done stands still."""
 
 from __future__ import annotations
 
 
 class Watch:
-    """Looks at one engine's counter again and again, with its own absences left out: a suspended laptop, a machine too busy
-    to run us, and a stopped supervisor are no fault of the engine."""
+    """Looks at one process's counter again and again, with its own absences left out: a suspended laptop, a machine too busy
+    to run us, and a stopped supervisor are no fault of the one looked at."""
 
     def __init__(self, patience: float) -> None:
         """`patience`: seconds without progress that are a stall."""
@@ -14,7 +14,7 @@ class Watch:
         self.begin()
 
     def begin(self) -> None:
-        """Another engine is looked at from now on."""
+        """Another process is looked at from now on."""
         self._beats = -1
         self._still = 0.0
         self._looked: float | None = None

@@ -10,18 +10,13 @@ Nothing that a child does or fails to do, and no want of memory or processes, en
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import os
-import socket
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from radixmill.core.config import LAST_WORDS, Config
@@ -32,12 +27,13 @@ from radixmill.store import ModelFiles
 from radixmill.supervise import words
 from radixmill.supervise.address import listen
 from radixmill.supervise.blame import stopped
-from radixmill.supervise.boot import Boot
 from radixmill.supervise.child import Child, bury_strangers
 from radixmill.supervise.children import Children
-from radixmill.supervise.deployment import CRASH_LIMIT, Deployment
-from radixmill.supervise.folder import Folder, discard
+from radixmill.supervise.deployment import Deployment
+from radixmill.supervise.folder import Folder
+from radixmill.supervise.fronts import Fronts
 from radixmill.supervise.rollout import GRACE, Fault, Rollouts
+from radixmill.supervise.starter import Starter, no_start
 
 log = logging.getLogger("radixmill.supervisor")
 
@@ -66,17 +62,14 @@ class Supervisor:
             self.local = self._folder.make(lambda folder: FrontPulse(folder / "local.pulse"))
             self._children = Children()
         except OSError as error:
-            raise _no_start("the private folder can't be made", error) from None
+            raise no_start("the private folder can't be made", error) from None
+        self._starter = Starter(self._folder, self._children)
         self._condemned: deque[int] = deque()  # deployments, said by the client in this process
         self._numbers = itertools.count(1)
         self.deployments: list[Deployment] = []
         self.current = self.add(config, files)
-        self.fronts: list[Child] = []
+        self._fronts = Fronts(config.server.fronts, config.server.stall_timeout)
         self._rollouts = Rollouts(self, config.server.drain_timeout)
-        self._front_starts = 0
-        self._front_up = False  # one has come up
-        self._front_crashes = 0  # deaths in a row, each without having come up
-        self._front_restarts: list[float] = []  # monotonic clock: when to start another
         self._begun = False  # every process has been started once
         self._stopping = 0  # times that we were told to stop,
         self._obeyed = 0  # and that we have done something about it
@@ -107,7 +100,7 @@ class Supervisor:
         """Raises CannotStart where the system has no room for the processes."""
         self.start_engine(self.current)
         if self.listener:
-            for _ in range(self.config.server.fronts):
+            for _ in range(self._fronts.wanted):
                 self._start_front()
         self._begun = True
 
@@ -124,12 +117,13 @@ class Supervisor:
                 self.start_engine(deployment, beside=deployment.beside)
             self._check(deployment, now)
         self._rollouts.due(now)
-        for at in [at for at in self._front_restarts if now >= at]:
-            self._front_restarts.remove(at)
+        for _ in range(self._fronts.due(now)):
             self._start_front()
         if self._stopping and now > self._deadline:
             log.warning("live requests did not finish in time; stopping all the same")
             self._exit = 0
+        else:
+            self._fronts.look(now)
 
     def stop(self, *_: object) -> None:
         """Finish live requests, then end; at the second call, at once. Safe in a signal handler and from any thread."""
@@ -144,7 +138,7 @@ class Supervisor:
     def close(self) -> None:
         """End every child and remove what was made."""
         self._children.close()
-        self.fronts.clear()
+        self._fronts.clear()
         self.deployments.clear()
         self.current.engine = None
         if self.listener:
@@ -157,14 +151,18 @@ class Supervisor:
         engine = self.current.engine
         return engine.process.pid if engine else None
 
+    @property
+    def fronts(self) -> list[Child]:
+        return self._fronts.live
+
     def _engines(self) -> list[Child]:
         return [deployment.engine for deployment in self.deployments if deployment.engine]
 
     def _patience(self, timeout: float | None) -> float | None:
         restarts = [each.restart_at for each in self.deployments if each.restart_at is not None]
-        until = min([*restarts, *self._front_restarts, self._deadline, self._rollouts.deadline]) - time.monotonic()
+        until = min([*restarts, *self._fronts.restarts, self._deadline, self._rollouts.deadline]) - time.monotonic()
         watches = [each.watch.interval for each in self.deployments if each.engine]
-        until = min([until, *watches, *([] if timeout is None else [timeout])])
+        until = min([until, self._fronts.interval, *watches, *([] if timeout is None else [timeout])])
         return None if until == float("inf") else max(until, 0.0)
 
     def _wake_up(self) -> None:
@@ -188,7 +186,7 @@ class Supervisor:
         log.info("finishing live requests (at most %g s); again to stop at once", seconds)
         self._deadline = time.monotonic() + seconds + GRACE
         self._rollouts.stop()
-        self._front_restarts.clear()
+        self._fronts.restarts.clear()
         self.announce({"event": "drain", "seconds": seconds})
         if not self.fronts:
             self._exit = 0
@@ -223,72 +221,33 @@ class Supervisor:
         """`beside`: look for room first, because another one serves meanwhile. If the system has no room for a process, that
         is tried again later, or fails the order. Raises CannotStart when the server has not begun."""
         deployment.begin(beside=beside)
+        started = time.monotonic() if deployment.up else self.started
         try:
-            self._folder.make(partial(self._start_engine, deployment))
-        except OSError as error:
-            failure = _no_start("the engine can't be started", error)
+            self._starter.engine(deployment, started, sum(engine.untouched() for engine in self._engines()))
+        except CannotStart as failure:
             if not self._begun:
-                raise failure from None
+                raise
             if not self._rollouts.engine_failed(deployment, "engine", failure.message):
                 log.error("%s; trying again", failure.message)
                 deployment.restart_at = time.monotonic() + RETRY
             return
         self.announce(deployment.event)
 
-    def _start_engine(self, deployment: Deployment, folder: Path) -> None:
-        name = f"engine-{deployment.number}.{deployment.incarnations}"
-        path, page = folder / f"{name}.sock", folder / f"{name}.pulse"
-        with contextlib.ExitStack() as undo, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            undo.callback(discard, (path, page))
-            listener.bind(str(path))
-            listener.listen(64)
-            boot = replace(
-                _boot("engine", deployment, listener, page),
-                started=time.monotonic() if deployment.up else self.started,
-                incarnation=deployment.incarnations,
-                beside=deployment.beside,
-                promised=sum(engine.untouched() for engine in self._engines()),
-            )
-            pulse = EnginePulse(page)
-            undo.callback(pulse.close)
-            deployment.engine = self._children.start(boot, deployment.incarnations, listener, pulse, (path, page))
-            undo.pop_all()
-        deployment.event = {
-            "event": "engine",
-            "deployment": deployment.number,
-            "path": str(path),
-            "pulse": str(page),
-            "incarnation": deployment.incarnations,
-        }
-
     def _start_front(self) -> None:
-        self._front_starts += 1
+        assert self.listener
+        started = time.monotonic() if self._begun else self.started
         try:
-            front = self._folder.make(partial(self._spawn_front, self.current))
-        except OSError as error:
-            failure = _no_start("a front can't be started", error)
+            front = self._starter.front(self.current, started, self.listener)
+        except CannotStart as failure:
             if not self._begun:
-                raise failure from None
+                raise
             log.error("%s; trying again", failure.message)
-            self._front_restarts.append(time.monotonic() + RETRY)
+            self._fronts.restarts.append(time.monotonic() + RETRY)
             return
-        self.fronts.append(front)
+        self._fronts.add(front)
         if self.current.event:
             front.tell(**self.current.event)
         self._rollouts.front_started(front)
-
-    def _spawn_front(self, current: Deployment, folder: Path) -> Child:
-        assert self.listener
-        page = folder / f"front-{self._front_starts}.pulse"
-        started = time.monotonic() if self._begun else self.started
-        boot = replace(_boot("front", current, self.listener, page), started=started, number=self._front_starts)
-        with contextlib.ExitStack() as undo:
-            undo.callback(discard, (page,))
-            pulse = FrontPulse(page)
-            undo.callback(pulse.close)
-            front = self._children.start(boot, self._front_starts, self.listener, pulse, (page,))
-            undo.pop_all()
-        return front
 
     # --- words
 
@@ -319,9 +278,7 @@ class Supervisor:
             case words.Progress():
                 child.progressed = True
             case words.FrontUp():
-                child.up = child.progressed = self._front_up = True
-                if sum(front.up for front in self.fronts) == self.config.server.fronts:
-                    child.tell(event="all_up")
+                self._fronts.came_up(child)
             case words.Deploy():
                 self._rollouts.take(child, word.order, time.monotonic())
             case words.Condemned():
@@ -377,22 +334,21 @@ class Supervisor:
             bury_strangers(self._children.pids)
 
     def _bury_front(self, child: Child, cause: str) -> None:
-        self.fronts.remove(child)
+        self._fronts.remove(child)
         self._rollouts.front_gone(child)
         if self._stopping:
             if not self.fronts:
                 self._exit = 0
             return
-        self._front_crashes = 1 if child.progressed else self._front_crashes + 1
-        if not self._front_up and (child.excuse or not child.progressed):
+        pause = self._fronts.bereave(child)
+        if not self._fronts.ever_up and (child.excuse or not child.progressed):
             self._give_up_start(child, cause, self.current)
-        elif self._front_crashes >= CRASH_LIMIT:
-            log.error("the front died %d times in a row without being ready (%s); ending", self._front_crashes, cause)
+        elif pause is None:
+            log.error("the front died %d times in a row without being ready (%s); ending", self._fronts.crashes, cause)
             self._exit = 1
         else:
             log.error("front %d died (%s); starting another", child.number, cause)
-            pause = 0.0 if self._front_crashes == 1 else 0.1 * 2**self._front_crashes
-            self._front_restarts.append(time.monotonic() + pause)
+            self._fronts.restarts.append(time.monotonic() + pause)
 
     def _bury_engine(self, child: Child, deployment: Deployment, cause: str) -> None:
         assert isinstance(child.pulse, EnginePulse)
@@ -426,23 +382,3 @@ class Supervisor:
         print(f"radixmill: error: {message}", file=sys.stderr)
         self.announce({"event": "failed", "deployment": deployment.number, "detail": message})
         self._exit = 0 if self._stopping else 2 if child.excuse else 1
-
-
-def _boot(role: str, deployment: Deployment, listener: socket.socket, page: Path) -> Boot:
-    """What any child is told; `started` and the rest are to be filled in."""
-    files = deployment.files
-    return Boot(
-        role,
-        deployment.config,
-        files.name,
-        str(files.root),
-        files.sha256,
-        started=0.0,
-        deployment=deployment.number,
-        listener=listener.fileno(),
-        pulse=str(page),
-    )
-
-
-def _no_start(what: str, error: OSError) -> CannotStart:
-    return CannotStart(f"{what} ({error.strerror or error})", "Free memory, disk space or processes")

@@ -35,6 +35,7 @@ def from_description(url: str, seconds: float, seed: int, tally: Counter[str]) -
     """Requests that schemathesis makes of /openapi.json, valid and not; what was wrong with the answers."""
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
     operations = [result.ok() for result in schema.get_all_operations()]
+    print(f"requests of {len(operations)} operations for {seconds:.0f} s", file=sys.stderr, flush=True)
     until, faults, round = time.monotonic() + seconds, [], 0
     rng = random.Random(seed)
     while time.monotonic() < until:
@@ -99,6 +100,7 @@ async def fuzz(house: House, seconds: float, tally: Counter[str]) -> None:
         house.figures.wrong += await asyncio.to_thread(
             from_description, house.server.url, seconds / 2, house.rng.randrange(1 << 30), tally
         )
+        print(f"broken bytes for {seconds / 2:.0f} s", file=sys.stderr, flush=True)
         until = time.monotonic() + seconds / 2
         while time.monotonic() < until:
             ids = await kept(house)

@@ -34,6 +34,7 @@ FLAGS = (*SMALL, "--max-running-requests", str(RUNNING), "--max-queued-requests"
 SLOWER, SPARE = 1.5, 2.0  # what the last third's latencies may be, beside the first's: a factor, and seconds
 UNEVEN = 2.0  # a request may have so much more to do than the mean, or be overtaken so often
 WINDOW = 30.0  # seconds, of the plot's percentiles
+NEWS = 60.0  # seconds between lines that tell how it goes
 
 
 @dataclass
@@ -207,7 +208,11 @@ async def _sample(house: House, found: Soak) -> None:
     while True:
         pids = [house.server.process.pid, *footprint.descendants(house.server.process.pid)]
         size = sum(each.resident for pid in pids if (each := footprint.process(pid)))
-        found.memory.append((time.monotonic() - began, size))
+        at = time.monotonic() - began
+        if at // NEWS > (found.memory[-1][0] if found.memory else 0.0) // NEWS:
+            statuses = ", ".join(f"{status}: {count}" for status, count in sorted(found.statuses.items()))
+            print(f"{at / 60:.0f} min: {size / 2**20:.0f} MiB; answers {statuses}", file=sys.stderr, flush=True)
+        found.memory.append((at, size))
         await asyncio.sleep(1.0)
 
 

@@ -52,6 +52,8 @@ async def measure(house: House, pairs: int, tokens: int) -> Area:
     known: list[float] = []
     unknown: list[float] = []
     for number in range(pairs + 3):
+        if number and number % 20 == 0:
+            print(f"{number} of {pairs + 3} pairs", file=sys.stderr, flush=True)
         order = [True, False] if house.rng.random() < 0.5 else [False, True]
         for sent in order:
             prompt, other = house.prompt(tokens), house.prompt(tokens)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +81,43 @@ def test_an_engines_death_is_not_noticed_by_either(server: Server, undisturbed: 
     for one, two in zip(ended, undisturbed, strict=True):
         assert isinstance(one, dict) and same(one, two)
     assert server.pids("engine") != [engine]
+
+
+IMPATIENT = """
+import sys
+from radixmill.__main__ import main
+from radixmill.supervise import fronts
+fronts.PATIENT, fronts.PATIENT_LOW = 1, 3.0
+sys.exit(main())
+"""
+
+
+def test_a_front_that_stands_still_is_replaced(tiny: Path, tmp_path: Path) -> None:
+    """It takes its own connections along, as one that dies; the engine and the other front go on."""
+    flags = ("--load-format", "dummy", "--fronts", "2", "--stall-timeout", "3")
+    with serving(tiny, *flags, folder=tmp_path, command=(sys.executable, "-c", IMPATIENT, "serve")) as server:
+        calm = asyncio.run(stream(server.url, BODIES[0]))
+        engine, (hung, other) = server.pids("engine"), server.pids("front")
+
+        async def through() -> list[dict[str, Any] | BaseException]:
+            started = [asyncio.Event() for _ in range(8)]
+            tasks = [asyncio.create_task(stream(server.url, BODIES[0], on_chunk=event.set)) for event in started]
+            await asyncio.gather(*(event.wait() for event in started))
+            os.kill(hung, signal.SIGSTOP)
+            try:
+                async with asyncio.timeout(60):
+                    return list(await asyncio.gather(*tasks, return_exceptions=True))
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(hung, signal.SIGCONT)
+
+        for one in asyncio.run(through()):
+            assert isinstance(one, httpx.TransportError) or (isinstance(one, dict) and same(one, calm)), one
+        wait_until(lambda: hung not in server.pids("front") and len(server.pids("front")) == 2)
+        assert re.search(r"front \d is wedged \(no progress for 3 s\)", server.log.read_text())
+        assert server.pids("engine") == engine and other in server.pids("front")
+        wait_until(lambda: server.log.read_text().count("ready to roll") == 2)
+        assert [httpx.get(f"{server.url}/ready", trust_env=False).status_code for _ in range(8)] == [200] * 8
 
 
 def children(pid: int) -> dict[int, str]:

@@ -8,7 +8,7 @@ import pytest
 from radixmill.core.messages import End, TokenDelta, TokenLogprob, Usage
 from radixmill.core.plan import LAST_SAMPLED, StepPlan, StepResult
 from radixmill.core.request import GenerateRequest, SamplingParams
-from radixmill.engine.schedule.scheduler import chunk
+from radixmill.engine.schedule.room import chunk
 from tests.engine.drive import Drive
 from tests.engine.fakes import alone, spec, submit
 

@@ -92,7 +92,7 @@ def test_preemption_scores_nothing_twice(overlap: bool, turn: int, most: int) ->
         drive.step()
     (seq,) = drive.scheduler.running.rows or (None,)
     if seq:
-        drive.scheduler._preempt(seq, Draft(0))
+        drive.scheduler.room.preempt(seq, Draft(0))
     drive.run()
     assert drive.scores[KEY] == scores(PROMPT, 0) and drive.tokens[KEY] == alone(PROMPT, 7, most)
     assert sum(scored(drive)) == 199

@@ -118,7 +118,7 @@ def test_a_row_preempted_while_its_guesses_are_checked() -> None:
         ticket.sample(None)
         for seq in drive.scheduler.running.rows[:]:
             if seq.guessed and preempted < 3:
-                drive.scheduler._preempt(seq, Draft(0))
+                drive.scheduler.room.preempt(seq, Draft(0))
                 preempted += 1
         drive._land(plan, ticket)
         drive.scheduler.cache.check()

@@ -268,7 +268,7 @@ def test_preempted_at_every_step(make: Any, overlap: bool) -> None:
                 break
             if at == turn and run.scheduler.running.rows:
                 victim = run.scheduler.running.rows[0]
-                run.scheduler._preempt(victim, _no_draft())
+                run.scheduler.room.preempt(victim, _no_draft())
             run.step()
         assert said(run) == whole and run.scheduler.counters.preemptions <= 1
     assert turn > 10

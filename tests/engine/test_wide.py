@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from radixmill.engine.schedule import scheduler
+from radixmill.engine.schedule import admission
 from radixmill.engine.schedule.queue import LOOK
 from tests.engine.drive import Drive
 from tests.engine.fakes import spec, submit
@@ -34,13 +34,13 @@ def test_a_step_copies_no_queue() -> None:
 
 
 def test_a_step_asks_only_so_many_whether_they_wait_for_anothers_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, ask = [0], scheduler.should_wait
+    asked, ask = [0], admission.should_wait
 
     def counted(*args: object) -> bool:
         asked[0] += 1
         return ask(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(scheduler, "should_wait", counted)
+    monkeypatch.setattr(admission, "should_wait", counted)
     drive = Drive(spec(60, 16, slots=8), check=False, step_tokens=40)  # what a page leaves of it could be another's
     crowd(drive, [3] * 300)
     for _ in range(4):

@@ -14,7 +14,7 @@ import pytest
 from radixmill.core.config import Config
 from radixmill.core.errors import NotReady
 from radixmill.front.models import Model, Models
-from radixmill.front.process import FrontProcess
+from radixmill.front.process import Begin, FrontProcess
 from radixmill.front.session import Front, Served
 from radixmill.observe.pulse import FrontPulse
 from radixmill.store import ModelFiles
@@ -123,7 +123,7 @@ def test_words_about_models_that_are_not_there_change_nothing(act: Any) -> None:
 def process(config: Config, folder: Path, line: socket.socket, listener: socket.socket) -> FrontProcess:
     files = ModelFiles("toy", folder)
     pulse = FrontPulse(folder / "pulse")
-    return FrontProcess(config, files, listener, line, started=0.0, number=1, deployment=1, pulse=pulse)
+    return FrontProcess(Begin(config, files, listener, line, started=0.0, number=1, deployment=1, pulse=pulse))
 
 
 def test_words_of_any_length_go_both_ways(tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ import pytest
 
 from radixmill.core.config import LAST_WORDS, Config, ServerOptions
 from radixmill.core.errors import CannotStart
+from radixmill.observe.pulse import FrontPulse
 from radixmill.store import ModelFiles
-from radixmill.supervise import blame, child, children, folder, supervisor
+from radixmill.supervise import blame, child, children, folder, fronts, supervisor
+from radixmill.supervise.child import Child
 from radixmill.supervise.folder import Folder
 from radixmill.supervise.rollout import ANSWER
 from radixmill.supervise.supervisor import Supervisor
@@ -398,6 +400,60 @@ def test_a_front_that_stands_still_does_not_stop_a_reload(stage: Make) -> None:
     it.settle()
     assert hung.returncode is not None and it.supervisor.current.number == 2
     assert it.live("front")[1] is not hung and len(it.live("front")) == 2
+
+
+def turning(front: Child) -> None:
+    assert isinstance(front.pulse, FrontPulse)
+    front.pulse.beat()
+
+
+def test_a_front_whose_event_loop_stands_still_is_replaced(stage: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fronts, "PATIENT_LOW", 0.2)
+    it = stage(2, stall_timeout=0.01)
+    it.begin()
+    hung, other = it.live("front")
+    theirs = it.supervisor.fronts[1]
+    it.until(lambda: turning(theirs) or len(it.all("front")) == 3)
+    fresh = it.live("front")[1]
+    assert hung.returncode is not None and it.live("front")[0] is other and it.ended is None
+    assert len(it.all("engine")) == 1 and events(fresh) == ["boot", "engine"]
+
+
+def test_fronts_are_looked_at_where_there_is_no_engine_any_more(stage: Make) -> None:
+    it = stage()
+    it.begin()
+    it.supervisor.current.crashes = 4
+    it.engine.die()
+    it.settle()
+    patience = it.supervisor._patience(None)
+    assert not it.live("engine") and patience is not None and 0.1 < patience < 1
+
+
+def test_whoever_is_late_at_the_end_of_a_drain_is_not_taken_for_one_that_hangs(
+    stage: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = stage()
+    it.begin()
+    looks: list[float] = []
+    monkeypatch.setattr(it.supervisor._fronts, "look", looks.append)
+    it.supervisor.stop()
+    it.settle()
+    assert looks, "a drain may be long"
+    looks.clear()
+    it.supervisor._deadline = time.monotonic() - 1
+    it.supervisor.turn(0)
+    assert it.ended == 0 and not looks
+
+
+def test_a_front_that_hangs_while_the_server_drains_does_not_hold_up_its_end(
+    stage: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fronts, "PATIENT_LOW", 0.2)
+    it = stage(stall_timeout=0.01)
+    it.begin()
+    it.supervisor.stop()
+    it.until(lambda: it.ended is not None)
+    assert it.ended == 0 and len(it.all("front")) == 1, "no other is started"
 
 
 def test_the_last_front_to_come_up_is_told_so(stage: Make) -> None:

@@ -3,46 +3,42 @@
 Knows sequences, leases and plans; knows nothing of sockets, text or devices. There are no phases: every running sequence
 is granted min(behind, budget) tokens, so a prefill chunk and a decode token are the same thing.
 
-Always progress: the first of `running` (highest priority, then oldest) is never preempted, and preempting all others
-leaves it every page of the pool, which core.config sized for it.
+Room        pages for rows, and who makes room for whom
+Admission   who of the queue gets a slot
+Alone       who runs in steps of its own
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Hashable, Iterable
+from functools import partial
 from typing import Any
 
 from radixmill.core.config import ScheduleOptions
 from radixmill.core.messages import End, EndReason, Submit, TokenDelta, TokenLogprob
 from radixmill.core.plan import Masks, Run, StepPlan, StepResult
 from radixmill.core.spec import ModelSpec
-from radixmill.engine.cache import Cache, Lease
+from radixmill.engine.cache import Cache
 from radixmill.engine.grammar import GrammarError, Grammars
 from radixmill.engine.schedule.accounts import Accounts
+from radixmill.engine.schedule.admission import Admission
+from radixmill.engine.schedule.alone import Alone
 from radixmill.engine.schedule.budget import FLOOR, Budget
 from radixmill.engine.schedule.constrained import Constrained
+from radixmill.engine.schedule.counters import Counters
 from radixmill.engine.schedule.draft import Draft
 from radixmill.engine.schedule.guess import Guesser
 from radixmill.engine.schedule.guessing import add_guesses
 from radixmill.engine.schedule.patience import Patience
 from radixmill.engine.schedule.queue import make_queue
+from radixmill.engine.schedule.room import Holdings, Room
 from radixmill.engine.schedule.running import Running
 from radixmill.engine.schedule.sequence import Sequence
-from radixmill.engine.schedule.sharing import should_wait
+from radixmill.engine.schedule.sharing import matched
 
 Client = Hashable
 Sent = tuple[Client, TokenDelta]
-
-
-class Counters:
-    """Totals since the start."""
-
-    def __init__(self) -> None:
-        self.steps = self.computed_tokens = self.reused_tokens = self.admissions = self.preemptions = self.ended = 0
-        self.drafted = self.accepted = 0  # guessed tokens that were checked, and that were right and used
-        self.forced = 0  # tokens that a grammar left no choice about: no forward pass of their own
-        self.expired = 0  # sequences that waited longer than they may
 
 
 class Scheduler:
@@ -60,19 +56,21 @@ class Scheduler:
         self.spec = spec
         self.cache = Cache([group.pages for group in spec.kv_groups], spec.page_size, reuse=prefix_cache, keep=keep)
         self.accounts = Accounts()
-        self.queue = make_queue(options.schedule_policy, self.accounts, self._matched, spec.context)
+        self.queue = make_queue(options.schedule_policy, self.accounts, partial(matched, self.cache), spec.context)
         self.running = Running(min(options.max_running_requests, spec.slots), self.accounts)
+        self.counters = Counters()
         self.patience = Patience()
+        holdings = Holdings(self.cache, self.accounts, self.queue, self.running, self.counters)
+        self.room = Room(holdings, spec.page_size, self._fail)
+        self.admission = Admission(holdings, self.room, self.patience)
+        self.alone = Alone(self.running, self.room, self.admission)
         self.budget = Budget(options.step_tokens, options.step_seconds)
         self.guesser = _guesser(options)
         self.constrained = Constrained(grammars, spec.vocab_size, spec.slots)
-        self.counters = Counters()
         self._live: dict[Client, dict[int, Sequence]] = {}
         self._flying: dict[int, tuple[Sequence, ...]] = {}  # rows of plans not committed yet
         self._pending: list[Sent] = []
-        self._isolated: set[Sequence] = set()  # those in the queue or running that must run alone
         self._arrivals = 0
-        self._crowded = False  # somebody found no room in the last step
 
     # --- what comes in
 
@@ -89,7 +87,7 @@ class Scheduler:
             if fresh:
                 self.patience.add(seq)
             if refusal := self._refusal(seq):
-                self._finish(seq, "failed", detail=refusal)
+                self._fail(seq, refusal)
             elif message.request.constraint is None and message.request.thinking is None:
                 self._enter(seq)
             else:
@@ -112,7 +110,7 @@ class Scheduler:
         seq.state = "waiting"
         self.queue.add(seq)
         if seq.alone:
-            self._isolated.add(seq)
+            self.alone.add(seq)
         if reason := seq.over():
             self._finish(seq, reason, seq.end_token if reason == "stop" else None)
         elif seq.match is not None:
@@ -138,21 +136,30 @@ class Scheduler:
     def schedule(self) -> StepPlan | None:
         """The next step, or None if nothing can run now."""
         self._expire()
-        if self._isolated:
-            return self._schedule_alone(min(self._isolated, key=lambda seq: seq.rank))
-        self._make_way()
+        if self.alone:
+            if self._flying:  # they land first
+                return None
+            draft = Draft(max(self.budget.tokens, FLOOR))
+            self.alone.fill(draft)
+        else:
+            draft = self._shared()
+        return self._make(draft) if draft.rows else None
+
+    def _shared(self) -> Draft:
+        """What all that run and wait get of a step."""
+        self.admission.make_way()
         draft = Draft(max(self.budget.tokens, self.running.decoding + FLOOR))
-        turns = self.running.by_turn()
+        turns, grant = self.running.by_turn(), self.room.grant
         for seq in turns.streams:
-            self._grant(seq, draft)
+            grant(seq, draft)
         if turns.prompts:
-            self._admit(draft, before=turns.prompts[0])
+            self.admission.admit(draft, before=turns.prompts[0])
         for seq in turns.prompts:
-            self._grant(seq, draft)
-        self._admit(draft)
+            grant(seq, draft)
+        self.admission.admit(draft)
         if self.guesser and draft.rows and not self._flying:
             add_guesses(draft, self.guesser)
-        return self._make(draft) if draft.rows else None
+        return draft
 
     def masks(self, plan: StepPlan) -> Masks | None:
         """Grammar masks of the rows that sample, to be asked for once, after the step before has been committed; None if
@@ -177,16 +184,11 @@ class Scheduler:
             if scores and seq.scoring:
                 seq.scoring.entries += scores
             if samples:
-                self._free(seq)
+                self.alone.free(seq)
                 sent.append((seq.client, self._land(seq, run)))
             elif seq.mute and seq.scoring and seq.scoring.done:
                 sent.append((seq.client, self._close(seq, "length")))
         return sent
-
-    def _free(self, seq: Sequence) -> None:
-        """It need not run alone any more."""
-        seq.alone = False
-        self._isolated.discard(seq)
 
     def pending(self) -> list[Sent]:
         """Deltas that belong to no step: ends of sequences that were cancelled, refused, or had nothing to do."""
@@ -242,153 +244,6 @@ class Scheduler:
         for seq in self.patience.due():
             self.counters.expired += 1
             self._finish(seq, "expired")
-
-    # --- grants
-
-    def _grant(self, seq: Sequence, draft: Draft) -> None:
-        """Give a running sequence its tokens, if there are pages for them."""
-        if seq.state != "running" or not draft.left:
-            return
-        count = self._fitting(seq, seq.computed, draft)
-        if self._make_room(seq, seq.computed + count, draft):
-            draft.grant(seq, count)
-
-    def _fitting(self, seq: Sequence, computed: int, draft: Draft) -> int:
-        """Tokens that a step may compute of a sequence, of which so many are computed."""
-        count = chunk(computed, seq.length - seq.mute - computed, draft.left, self.spec.page_size)
-        return seq.scoring.fit(computed, count, draft.scores) if seq.scoring else count
-
-    def _make_room(self, seq: Sequence, upto: int, draft: Draft) -> bool:
-        """Pages for positions below `upto`, preempting from the end of the line if there are none."""
-        assert seq.lease is not None
-        while not self._grow(seq.lease, upto):
-            if self.cache.deferred and not seq.starved:
-                seq.starved = True  # pages are on their way; ask for a victim if they were too few
-                return False
-            victim = self.running.last
-            if victim is seq:
-                self._must_wait(seq)
-                return False
-            seq.starved = False
-            self._preempt(victim, draft)
-        seq.starved = False
-        return True
-
-    def _grow(self, lease: Lease, upto: int) -> bool:
-        """`lease.grow`, and if that fails once more with an empty cache.
-
-        Forgetting branches that have no page of their own lets held prefixes merge their ragged tails, which the count
-        of evictable pages does not foresee; and what is left of the cache is worth less than a running sequence's KV.
-        """
-        return lease.grow(upto) or (self.cache.flush() > 0 and lease.grow(upto))
-
-    def _must_wait(self, seq: Sequence) -> None:
-        """There is no page for it: the others that run go first. Were there none, it would wait for ever."""
-        others = len(self.running.rows) - (seq.state == "running")
-        if not others and not self.cache.deferred:
-            self._finish(seq, "failed", detail="the KV cache is too small for this sequence")
-
-    def _preempt(self, victim: Sequence, draft: Draft) -> None:
-        """Drop its KV, keep its record; back to its place in the queue. The tree keeps its finished pages while it can."""
-        assert victim.lease is not None
-        draft.revoke(victim)
-        self.running.remove(victim)
-        self.accounts.stopped(victim)
-        victim.lease.drop()
-        victim.leave("waiting")
-        self.queue.add(victim)
-        self.counters.preemptions += 1
-
-    # --- admission
-
-    def _admit(self, draft: Draft, before: Sequence | None = None) -> None:
-        """Give slots to waiting sequences, in the order of the queue, until one does not fit; `before`: only while they go
-        before this one, whose prompt is being computed."""
-        if not self._may_admit(draft):
-            return
-        for seq in self.queue.order():
-            if before and not self.accounts.goes_before(seq, before):
-                return
-            if seq.landing or (self.cache.reuse and should_wait(seq, self.running.rows, self._matched)):
-                continue
-            if not self._open(seq, draft) or not self._may_admit(draft):
-                return
-
-    def _make_way(self) -> None:
-        """Where there is no place for who is next: one whose account is far ahead gives its own up, and goes on later."""
-        full = self._crowded or not self.running.free_slots
-        self._crowded = False
-        if not full or not self.queue or len(self.accounts) < 2:
-            return
-        first = next(self.queue.order())
-        if first.landing or first.ahead:  # it would not take it
-            return
-        if victim := self.accounts.gives_way(first, self.running.rows):
-            self._preempt(victim, Draft(0))
-
-    def _may_admit(self, draft: Draft) -> bool:
-        return draft.left > 0 and self.running.free_slots > 0 and len(self.queue) > 0
-
-    def _open(self, seq: Sequence, draft: Draft, *, crowd: bool = True) -> bool:
-        """A lease, a slot and the first tokens for a waiting sequence; on False it waits on. `crowd`: only if there is
-        room for what those that run will need."""
-        lease = self.cache.open(seq.namespace, seq.matchable)
-        count = self._fitting(seq, lease.shared, draft)
-        crowded = crowd and self.running.rows and lease.need(seq.length) + self._promised() > self.cache.available
-        if crowded or not self._grow(lease, lease.shared + count):
-            lease.drop()
-            self._crowded = True
-            self._must_wait(seq)
-            return False
-        self.accounts.admitted(seq, lease.shared)
-        self.patience.met(seq)
-        self.queue.take(seq)
-        seq.admit(self.running.slot(), lease)
-        self.running.add(seq)
-        draft.admitted.append(seq)
-        draft.grant(seq, count)
-        self.counters.admissions += 1
-        self.counters.reused_tokens += lease.shared
-        return True
-
-    def _promised(self) -> int:
-        """Pages that running sequences will want soon: the rest of their prefill, and one each."""
-        return sum(1 + max(seq.lease.need(seq.goal), 0) for seq in self.running.rows if seq.lease)
-
-    def _matched(self, seq: Sequence) -> int:
-        return self.cache.peek(seq.namespace, seq.matchable)
-
-    # --- alone
-
-    def _schedule_alone(self, seq: Sequence) -> StepPlan | None:
-        """A step of a sequence over which engines have died, and of nothing else: if that kills us too, it is the cause.
-
-        It goes before all others, which wait until it has said something. Room is made by preempting them: as no step
-        flies, nothing is on its way that would free a page. So it has, like the first of the line else, the whole pool.
-        """
-        if self._flying:
-            return None
-        draft = Draft(max(self.budget.tokens, FLOOR))
-        while seq in self._isolated and not draft.rows:
-            others = [other for other in self.running.rows if other is not seq]
-            if self._try_alone(seq, draft, last=not others):
-                return self._make(draft)
-            if others:
-                self._preempt(others[-1], draft)
-        return None
-
-    def _try_alone(self, seq: Sequence, draft: Draft, *, last: bool) -> bool:
-        """Grant it a step if there is a slot, and pages. `last`: nobody is left who could be preempted for it."""
-        if seq.state == "running":
-            assert seq.lease is not None
-            count = self._fitting(seq, seq.computed, draft)
-            if self._grow(seq.lease, seq.computed + count):
-                draft.grant(seq, count)
-        elif self.running.free_slots:
-            self._open(seq, draft, crowd=False)
-        if last and not draft.rows and seq.state != "ended":
-            self._finish(seq, "failed", detail="the KV cache is too small for this sequence")
-        return bool(draft.rows)
 
     # --- making the plan
 
@@ -466,6 +321,9 @@ class Scheduler:
         """End a sequence between steps."""
         self._pending.append((seq.client, self._close(seq, reason, token, detail)))
 
+    def _fail(self, seq: Sequence, why: str) -> None:
+        self._finish(seq, "failed", detail=why)
+
     def _close(self, seq: Sequence, reason: EndReason, token: int | None = None, detail: str = "") -> TokenDelta:
         """The end of a sequence without a token."""
         at = seq.output_len
@@ -487,7 +345,7 @@ class Scheduler:
                 self.running.remove(seq)
                 self.accounts.stopped(seq)
         self.patience.forget(seq)
-        self._free(seq)
+        self.alone.free(seq)
         if seq.lease:
             seq.lease.close(seq.tokens, seq.certain)
         seq.leave("ended")
@@ -501,15 +359,6 @@ class Scheduler:
         if seq.prompt_len > self.spec.context:
             return f"the prompt has {seq.prompt_len} tokens; the context holds {self.spec.context}"
         return "" if seq.prompt_len else "the prompt has no tokens"
-
-
-def chunk(computed: int, behind: int, budget: int, page_size: int) -> int:
-    """Tokens for one row: all that are left, or as many as the budget has, then to a page's end if it reaches one."""
-    if behind <= budget:
-        return behind
-    end = computed + budget
-    whole = end - end % page_size
-    return whole - computed if whole > computed else budget
 
 
 def _guesser(options: ScheduleOptions) -> Guesser | None:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from radixmill.engine.cache import common
+from radixmill.engine.cache import Cache, common
 from radixmill.engine.schedule.sequence import Sequence
 
 WORTH = 16  # tokens saved that are worth waiting for; fewer, if they are half of what is left
 
 
-def should_wait(seq: Sequence, running: Iterable[Sequence], matched: Callable[[Sequence], int]) -> bool:
-    """Whether to leave `seq` in the queue because a running sequence computes what it needs next.
-
-    `matched`: how many tokens of a sequence are cached now. Cheap while the one waited for is at work.
-    """
+def should_wait(seq: Sequence, running: Iterable[Sequence], cache: Cache) -> bool:
+    """Whether to leave `seq` in the queue because a running sequence computes what it needs next. Cheap while the one
+    waited for is at work."""
     if seq.ahead and _at_work(*seq.ahead):
         return True
     seq.ahead = None
     leaders = [other for other in running if prefilling(other) and _comparable(seq, other)]
     if leaders:
-        have = matched(seq)
+        have = matched(cache, seq)
         seq.ahead = next((found for other in leaders if (found := _worth(seq, other, have))), None)
     return seq.ahead is not None
+
+
+def matched(cache: Cache, seq: Sequence) -> int:
+    """How many of its tokens are cached now."""
+    return cache.peek(seq.namespace, seq.matchable)
 
 
 def prefilling(seq: Sequence) -> bool:
