@@ -96,6 +96,7 @@ FLAGS = (
     _sets("--reasoning-parser", "model.reasoning_parser"),
     _sets("--tool-call-parser", "model.tool_call_parser"),
     _sets("--trust-parsers", "model.trust_parsers", switch=True, value=True),
+    _sets("--trust-request-chat-template", "server.trust_request_chat_template", switch=True, value=True),
     _sets("--default-chat-template-kwargs", "model.default_chat_template_kwargs"),
     _limited("--sampling-defaults", ("model", "openai"), "model or openai", sets="server.sampling_defaults"),
     _limited(

@@ -249,6 +249,11 @@ class ServerOptions:
         " Each front has an equal share",
         low=1,
     )
+    trust_request_chat_template: bool = option(
+        False,
+        "take `chat_template` from requests: a program of whoever asks, run in a sandbox, in a process with limits of time"
+        " and memory; with it, clients write any control token into their prompts",
+    )
     trust_priority: bool = option(
         False,
         "a request's `priority` counts over other keys' requests too, not only its own key's; an admin key's always does",

@@ -238,6 +238,8 @@ class Models:
         del self._all[model.number]
         model.client.close()
         model.view.close()
+        if model.session:
+            model.session.close()
         self._on_asked(model.number, 0)
 
     def _on_asked(self, number: int, count: int) -> None:

@@ -22,8 +22,9 @@ import pytest
 
 from radixmill.core.request import Constraint
 from radixmill.engine.grammar import Built, GrammarError, Grammars, Refused, Vocabulary, service
-from radixmill.engine.grammar.frames import Frames, Job, Tried, frame, is_whole
+from radixmill.engine.grammar.frames import Job, Tried, frame
 from radixmill.engine.grammar.service import Keep
+from radixmill.sacrifice.frames import Frames, is_whole
 from tests.engine.grammar_kit import EOS, VOCABULARY, allowed
 
 BUILDER = """

@@ -126,18 +126,27 @@ def test_every_limit_of_the_protocol_is_a_flag():
 
 
 def test_requests_bring_no_templates():
-    """A template is a program; only the server's own is run."""
+    """A template is a program; only the server's own is run, unless the server is told to trust."""
     app, front = make_front()
     install(front, client := EchoClient())
     turn = {"messages": [{"role": "user", "content": "x"}]}
-    fault = error(post(app, CHAT, {**turn, "chat_template": "{{ 7 * 7 }}"}), 400)
-    assert fault["param"] == "chat_template"
-    fault = error(post(app, CHAT, {**turn, "chat_template_kwargs": {"chat_template": "{{ 7 * 7 }}"}}), 400)
-    assert fault["param"] == "chat_template_kwargs.chat_template"
+    anthropic = {**turn, "model": "echo", "max_tokens": 5}
+    for path, body in (
+        (CHAT, turn),
+        ("/tokenize", turn),
+        ("/v1/messages", anthropic),
+        ("/v1/responses", {"input": "x"}),
+    ):
+        inner = {**body, "chat_template_kwargs": {"chat_template": "{{ 7 * 7 }}"}}
+        fault = post(app, path, inner).json()["error"]
+        assert "--trust-request-chat-template" in fault["message"]
+        if path in (CHAT, "/tokenize"):
+            assert fault["param"] == "chat_template_kwargs.chat_template"
+            fault = error(post(app, path, {**body, "chat_template": "{{ 7 * 7 }}"}), 400)
+            assert fault["param"] == "chat_template" and "--trust-request-chat-template" in fault["message"]
     assert not client.requests
-    for path, body in (("/tokenize", turn), ("/v1/messages", {**turn, "model": "echo", "max_tokens": 5})):
-        response = post(app, path, {**body, "chat_template": "{{ 7 * 7 }}"})
-        assert response.headers["x-radixmill-ignored"] == "chat_template"
+    response = post(app, "/v1/messages", {**anthropic, "chat_template": "{{ 7 * 7 }}"})
+    assert response.headers["x-radixmill-ignored"] == "chat_template"
     assert [bytes(i for i in request.prompt if i < 256) for request in client.requests] == [b"x"]
 
 

@@ -27,6 +27,9 @@ class Live:
     idle, live = True, 0
     served = ("toy",)
 
+    def close(self) -> None:
+        pass
+
 
 class Stage:
     """A front's models, and what they say."""

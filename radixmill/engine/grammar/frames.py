@@ -1,9 +1,7 @@
-"""Talk between the engine and the process that tries grammars: frames of a 4-byte little-endian length and msgpack."""
+"""Talk between the engine and the process that tries grammars: frames of msgpack."""
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -11,10 +9,7 @@ from msgspec import Struct
 
 from radixmill.core.request import ConstraintKind
 from radixmill.engine.grammar.vocabulary import Vocabulary
-
-MAX_FRAME = 64 << 20
-
-_LENGTH = struct.Struct("<I")
+from radixmill.sacrifice.frames import framed
 
 
 class Hello(Struct, tag=True, frozen=True):
@@ -56,31 +51,4 @@ decode_answer = msgspec.msgpack.Decoder(FromBuilder).decode
 
 def frame(message: Any) -> bytes:
     """A message as one frame."""
-    body = _encode(message)
-    return _LENGTH.pack(len(body)) + body
-
-
-def is_whole(data: bytes | bytearray) -> bool:
-    """Whether `data` is one frame."""
-    return len(data) >= _LENGTH.size and len(data) == _LENGTH.size + _LENGTH.unpack_from(data)[0]
-
-
-class Frames:
-    """Cuts a byte stream into frames."""
-
-    def __init__(self) -> None:
-        self._held = bytearray()
-
-    def push(self, data: bytes) -> Iterator[bytes]:
-        """Frames completed by `data`. Raises ValueError on a length that no peer of ours would send."""
-        self._held += data
-        while len(self._held) >= _LENGTH.size:
-            (size,) = _LENGTH.unpack_from(self._held)
-            if size > MAX_FRAME:
-                raise ValueError(f"frame of {size} bytes")
-            end = _LENGTH.size + size
-            if len(self._held) < end:
-                return
-            body = bytes(self._held[_LENGTH.size : end])
-            del self._held[:end]
-            yield body
+    return framed(_encode(message))

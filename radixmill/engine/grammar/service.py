@@ -24,9 +24,10 @@ import llguidance
 
 from radixmill.core.request import Constraint, ConstraintKind
 from radixmill.engine.grammar.errors import GrammarError
-from radixmill.engine.grammar.frames import Frames, Hello, Job, Refusal, Tried, decode_answer, frame
+from radixmill.engine.grammar.frames import Hello, Job, Refusal, Tried, decode_answer, frame
 from radixmill.engine.grammar.matcher import Matcher, Start
 from radixmill.engine.grammar.vocabulary import Vocabulary
+from radixmill.sacrifice.frames import Frames
 
 log = logging.getLogger("radixmill.engine")
 

@@ -108,7 +108,9 @@ CHAT: dict[str, Meaning] = {
     "documents": vllm(
         "texts to answer from, objects like `{title, text}`; for chat templates that have a place for them"
     ),
-    "chat_template": vllm("a template instead of the model's own"),
+    "chat_template": vllm(
+        "a template instead of the model's own; also in `chat_template_kwargs`; needs `--trust-request-chat-template`"
+    ),
     "reasoning_effort": openai("how long to think; a variable for the chat template"),
     "verbosity": openai("how much to say; a variable for the chat template"),
     "separate_reasoning": sglang("thoughts stand in `reasoning_content`; false leaves them in the content", "true"),

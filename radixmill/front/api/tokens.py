@@ -16,7 +16,7 @@ from radixmill.core.errors import BadRequest
 from radixmill.front.api.body import Reader
 from radixmill.front.api.desk import Desk
 from radixmill.front.api.docs import operation
-from radixmill.front.api.openai.fields import TokenId, documents, template_kwargs
+from radixmill.front.api.openai.fields import Template, TokenId, documents, own_template, template_kwargs
 from radixmill.front.api.openai.messages import Messages, to_template
 from radixmill.front.api.openai.reasoning import Effort, thinking_wish
 from radixmill.front.api.openai.tools import ToolChoice, Tools, to_rule
@@ -37,6 +37,7 @@ class TokenizeBody(Struct, kw_only=True):
     parse_special: bool = True
     add_generation_prompt: bool = True
     continue_final_message: bool = False
+    chat_template: Template | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     documents: list[dict[str, str]] | None = None
     tools: Tools | None = None
@@ -134,15 +135,19 @@ def _prompts(body: TokenizeBody) -> tuple[Prompt, ...]:
         texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt or []
         return tuple(TextPrompt(text, body.parse_special, body.add_special_tokens) for text in texts)
     going_on, wish = body.continue_final_message, thinking_wish(body.reasoning_effort)
+    extra = body.chat_template_kwargs or {}
+    template = own_template(body.chat_template, extra)
     return (
         ChatPrompt(
             messages=to_template(body.messages),
             tools=template_tools(to_rule(body.tools, body.tool_choice, None)),
-            documents=documents(body.documents, body.chat_template_kwargs or {}),
+            documents=documents(body.documents, extra),
             add_generation_prompt=body.add_generation_prompt and not going_on,
             continue_final_message=going_on,
-            template_kwargs=template_kwargs(body.chat_template_kwargs or {}, reasoning_effort=wish.effort),
+            template_kwargs=template_kwargs(extra, brings=True, reasoning_effort=wish.effort),
             thinks=wish.thinks,
+            template=template.source,
+            template_field=template.field,
         ),
     )
 

@@ -29,7 +29,8 @@ class TokenPrompt(Struct, frozen=True):
 class ChatPrompt(Struct, frozen=True, kw_only=True):
     """Messages for the model's chat template. `messages` are plain dicts, their contents strings, null or text parts.
     `tools`, as the template sees them: `{"type": "function", "function": {"name", "description", "parameters"}}`;
-    `documents`: `{"title", "text"}`, to answer from. `thinks` is said to the template by whatever name it has for that."""
+    `documents`: `{"title", "text"}`, to answer from. `thinks` is said to the template by whatever name it has for that.
+    `template`: the request's own, instead of the model's; `template_field`: what errors about it name."""
 
     messages: tuple[dict[str, Any], ...]
     tools: tuple[dict[str, Any], ...] = ()
@@ -38,6 +39,8 @@ class ChatPrompt(Struct, frozen=True, kw_only=True):
     continue_final_message: bool = False
     template_kwargs: dict[str, Any] = {}
     thinks: bool | None = None  # whether thoughts are wanted; None: as template_kwargs or the template say
+    template: str | None = None
+    template_field: str = "chat_template"
 
 
 Prompt = TextPrompt | TokenPrompt | ChatPrompt

@@ -40,6 +40,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     requests: tuple[GenerateRequest, ...] = ()  # one for each prompt, as the engine gets it
     constraint_field: str = "response_format"  # what an error of the constraint names
     texts: tuple[PromptText, ...] = ()  # the prompts', if the Ask wants them echoed
+    template: str | None = None  # the request's own chat template
 
 
 class Generation:

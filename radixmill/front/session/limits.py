@@ -60,6 +60,7 @@ SIZES: dict[str, Range] = {
     "sequences": Range(1, 2048),  # prompts × choices of one request
     "constraint": Range(0, 1_000_000),  # characters of a schema or grammar; what is in it, the engine limits
     "safety_identifier": Range(0, 64),  # characters
+    "chat_template": Range(1, 1 << 18),  # characters
     "metadata": Range(0, 64),  # pairs
     "rid": Range(1, 256),  # characters
     "request id header": Range(1, 128),  # characters

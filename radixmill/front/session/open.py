@@ -13,6 +13,7 @@ from radixmill.core.errors import CannotStart
 from radixmill.core.spec import ModelSpec
 from radixmill.front.session.detect import detect_dialect
 from radixmill.front.session.door import Bounds
+from radixmill.front.session.guest import Guests
 from radixmill.front.session.receipt import Notary, SigningKey
 from radixmill.front.session.record import RecordFolder, Scribe, TextHashes
 from radixmill.front.session.session import Policy, Session
@@ -52,7 +53,8 @@ def open_session(
     notary = open_notary(config, files, text, client.spec) if client.spec else None
     policy = Policy(config.cache.shared_prefix_cache, config.server.trust_priority, config.server.log_prompts)
     bounds = limits or limits_of(config.server)
-    return Session(text, client, served, defaults=defaults, limits=bounds, policy=policy, notary=notary)
+    guests = Guests(text) if config.server.trust_request_chat_template else None
+    return Session(text, client, served, defaults=defaults, limits=bounds, policy=policy, notary=notary, guests=guests)
 
 
 def open_notary(config: Config, files: ModelFiles, text: ModelText, spec: ModelSpec) -> Notary:

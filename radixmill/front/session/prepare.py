@@ -9,13 +9,17 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from radixmill.core.errors import BadRequest, PromptTooLong
 from radixmill.core.request import Constraint
 from radixmill.front.session.ask import Ask, ChatPrompt, Prompt, TextPrompt, TokenPrompt
+from radixmill.front.session.guest import Guests
 from radixmill.front.session.limits import CHARS_PER_TOKEN, SIZES, THREAD_CHARS
 from radixmill.front.session.sampling import output_limit
 from radixmill.front.session.speech import Speech
 from radixmill.front.session.text import Text
+from radixmill.front.text import Rendered
 from radixmill.front.text.template import strings
 from radixmill.link.client import EngineClient
 
@@ -23,9 +27,10 @@ from radixmill.link.client import EngineClient
 class Preparer:
     """Of one session."""
 
-    def __init__(self, text: Text, client: EngineClient, most: int | None) -> None:
-        """`most`: tokens that a prompt may have; None: what the context holds."""
-        self.text, self.client, self.most = text, client, most
+    def __init__(self, text: Text, client: EngineClient, most: int | None, guests: Guests | None = None) -> None:
+        """`most`: tokens that a prompt may have; None: what the context holds. `guests`: who renders templates of
+        requests; None: nobody."""
+        self.text, self.client, self.most, self.guests = text, client, most, guests
 
     async def within(self, ask: Ask, context: int) -> tuple[tuple[int, ...], ...]:
         """Token ids of an Ask's prompts, none of more than the limit. What cannot have so few is not tokenised. Raises
@@ -47,7 +52,9 @@ class Preparer:
             output_limit(ask, tokens, context)
 
     async def _check_chars(self, prompt: TextPrompt | ChatPrompt, most: int, field: str) -> None:
-        told = _told_chars(prompt)
+        await self._check_told(_told_chars(prompt), most, field)
+
+    async def _check_told(self, told: int, most: int, field: str) -> None:
         if told <= most * CHARS_PER_TOKEN:
             return
         longest = await asyncio.to_thread(
@@ -58,26 +65,46 @@ class Preparer:
 
     async def tokenise(self, prompts: Sequence[Prompt], field: str) -> tuple[tuple[int, ...], ...]:
         """Token ids of each prompt; long texts off the event loop. Raises BadRequest naming `field`."""
-        if sum(map(_chars, prompts)) <= THREAD_CHARS:
-            return self._encode_all(prompts, field)
-        return await asyncio.to_thread(self._encode_all, prompts, field)
+        ready = [await self._ready(prompt, field) for prompt in prompts]
+        if sum(map(_chars, ready)) <= THREAD_CHARS:
+            return self._encode_all(ready, field)
+        return await asyncio.to_thread(self._encode_all, ready, field)
 
-    def _encode_all(self, prompts: Sequence[Prompt], field: str) -> tuple[tuple[int, ...], ...]:
+    async def _ready(self, prompt: Prompt, field: str) -> Prompt | Rendered:
+        """With a template of its own rendered, elsewhere. Raises BadRequest."""
+        if not isinstance(prompt, ChatPrompt) or prompt.template is None:
+            return prompt
+        if self.guests is None:
+            raise BadRequest(
+                f"{prompt.template_field} is refused: a template is a program, and this server runs only its own. Start it"
+                " with --trust-request-chat-template to have it run those of requests.",
+                param=prompt.template_field,
+            )
+        bare = replace(prompt, template=None)
+        rendered = await self.guests.rendered(prompt.template, bare, field, prompt.template_field)
+        context = self.client.spec.context if self.client.spec else 0
+        await self._check_told(len(rendered.text), min(context, self.most or context), field)
+        return rendered
+
+    def _encode_all(self, prompts: Sequence[Prompt | Rendered], field: str) -> tuple[tuple[int, ...], ...]:
         many = len(prompts) > 1
         return tuple(self._encode(prompt, f"{field}[{i}]" if many else field) for i, prompt in enumerate(prompts))
 
-    def _encode(self, prompt: Prompt, field: str) -> tuple[int, ...]:
+    def _encode(self, prompt: Prompt | Rendered, field: str) -> tuple[int, ...]:
         match prompt:
             case TokenPrompt(ids):
                 self._check_ids(ids, field)
-            case TextPrompt() | ChatPrompt():
+            case TextPrompt() | ChatPrompt() | Rendered():
                 ids = self._encode_text(prompt, field)
         if not ids:
             raise BadRequest(f"{field} must not be empty: it has no tokens.", param=field)
         return ids
 
-    def _encode_text(self, prompt: TextPrompt | ChatPrompt, field: str) -> tuple[int, ...]:
+    def _encode_text(self, prompt: TextPrompt | ChatPrompt | Rendered, field: str) -> tuple[int, ...]:
         try:
+            if isinstance(prompt, Rendered):
+                assert self.guests is not None, "they have rendered it"
+                return tuple(self.guests.encode(prompt))
             if isinstance(prompt, ChatPrompt):
                 return tuple(self.text.encode_chat(prompt))
             if prompt.suffix:
@@ -155,9 +182,9 @@ def check_known(prompts: Sequence[Sequence[int]], vocab_size: int, field: str) -
             )
 
 
-def _chars(prompt: Prompt) -> int:
+def _chars(prompt: Prompt | Rendered) -> int:
     match prompt:
-        case TextPrompt(text):
+        case TextPrompt(text) | Rendered(text):
             return len(text)
         case ChatPrompt(messages=messages, tools=tools):
             return sum(map(len, strings((messages, tools))))
@@ -167,9 +194,11 @@ def _chars(prompt: Prompt) -> int:
 
 def _told_chars(prompt: TextPrompt | ChatPrompt) -> int:
     """Characters that are in the prompt whatever a template does: of text contents. Templates may leave out parts of what
-    the model itself said, its thoughts."""
+    the model itself said, its thoughts; those of requests may leave out anything."""
     if isinstance(prompt, TextPrompt):
         return len(prompt.text)
+    if prompt.template is not None:
+        return 0
     return sum(_content_chars(message) for message in prompt.messages if message.get("role") != "assistant")
 
 

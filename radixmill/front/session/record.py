@@ -59,6 +59,9 @@ class Told(Protocol):
     def width(self) -> int: ...
     @property
     def requests(self) -> tuple[GenerateRequest, ...]: ...
+    @property
+    def template(self) -> str | None:
+        """The request's own; None: the model's."""
 
 
 class TextHashes:
@@ -80,14 +83,20 @@ class TextHashes:
 
     @cached_property
     def template(self) -> str | None:
-        """SHA-256 over the canonical JSON of `{name: source}`; most models have one, by the name of "default"."""
-        return json_hash(dict(self._templates)) if self._templates else None
+        """See template_hash."""
+        return template_hash(self._templates) if self._templates else None
 
     def _spelled(self, token: int) -> bytes:
         try:
             return self._text.token_bytes(token)
         except (ValueError, IndexError, KeyError):
             return b""
+
+
+def template_hash(templates: Mapping[str, str]) -> str:
+    """SHA-256 over the canonical JSON of `{name: source}`; most models have one, by the name of "default", as has a request
+    that brings its own."""
+    return json_hash(dict(templates))
 
 
 class Scribe:
@@ -108,7 +117,7 @@ class Scribe:
             numerics=self.spec.numerics,
             settings=self.settings,
             tokenizer=self.hashes.tokenizer,
-            template=self.hashes.template,
+            template=self.hashes.template if facts.template is None else template_hash({"default": facts.template}),
             requests=tuple(
                 RequestRecord(
                     request=bare(facts.requests[prompt]),

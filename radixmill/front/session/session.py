@@ -17,12 +17,13 @@ from weakref import WeakSet
 from radixmill.core.errors import BadRequest, NotReady, ServeError, UnknownModel
 from radixmill.core.request import GenerateRequest, SamplingParams, ThinkingBudget, choice_seed
 from radixmill.core.spec import ModelSpec
-from radixmill.front.session.ask import Ask, TextPrompt
+from radixmill.front.session.ask import Ask, ChatPrompt, TextPrompt
 from radixmill.front.session.caller import ANYONE, Caller, namespace
 from radixmill.front.session.choice import Choice, Shown, Trace
 from radixmill.front.session.door import Bounds, Door, Place
 from radixmill.front.session.echo import PromptText, prompt_text
 from radixmill.front.session.generation import Facts, Generation
+from radixmill.front.session.guest import Guests
 from radixmill.front.session.prepare import Preparer, check_known, check_number
 from radixmill.front.session.receipt import Notary, Wants, Witness
 from radixmill.front.session.sampling import check_defaults, to_params
@@ -96,13 +97,14 @@ class Session:
         limits: Bounds = Bounds(),
         policy: Policy = Policy(),
         notary: Notary | None = None,
+        guests: Guests | None = None,
     ) -> None:
         """`served`: names of the model, the shown one first. `defaults`: sampling defaults of its generation_config.
-        `notary`: who makes records and receipts; None: nobody."""
+        `notary`: who makes records and receipts; `guests`: who renders templates of requests; None: nobody."""
         self.text, self.client, self.served = text, client, tuple(served)
         self.defaults = check_defaults(defaults or {})
         self.door, self.policy, self.notary = Door(limits), policy, notary
-        self.preparer = Preparer(text, client, limits.prompt)
+        self.preparer = Preparer(text, client, limits.prompt, guests)
         self.tokenise, self.decode = self.preparer.tokenise, self.preparer.decode
         self._spellings: dict[frozenset[str], Spelling] = {}  # by tags: a dialect's with calls, or without
         self._live: dict[Name, Generation | Preparing] = {}
@@ -133,6 +135,11 @@ class Session:
                 each.stop(error)
             else:
                 each.interrupt(error)
+
+    def close(self) -> None:
+        """Nothing starts any more."""
+        if self.preparer.guests:
+            self.preparer.guests.close()
 
     def resume(self) -> None:
         """What starts from now on may run to its end again."""
@@ -284,6 +291,7 @@ class Session:
             width=ask.width,
             constraint_field=_bound_by(speech),
             texts=self._texts(ask, prompts),
+            template=_own_template(ask),
         )
         choices = self._choices(speech, len(prompts))
         generation = Generation(
@@ -411,6 +419,10 @@ def _check_budget(budget: ThinkingBudget | None, vocab_size: int) -> None:
             "max_thinking_tokens can't be kept: this model has no tokens for the tag that closes thoughts.",
             param="max_thinking_tokens",
         )
+
+
+def _own_template(ask: Ask) -> str | None:
+    return next((prompt.template for prompt in ask.prompts if isinstance(prompt, ChatPrompt)), None)
 
 
 def _bound_by(speech: Speech) -> str:

@@ -15,7 +15,15 @@ from radixmill.front.dialects.turns import Step, calls_apart, in_order, indexed_
 from radixmill.front.dialects.writer import HERMES, tells_of_tools, told_of, with_tools
 from radixmill.front.session.ask import ChatPrompt
 from radixmill.front.session.detect import Detected, detect_dialect
-from radixmill.front.text import TemplateError, TextStack, encode_chat
+from radixmill.front.text import (
+    ChatTemplate,
+    Literals,
+    Rendered,
+    TemplateError,
+    TextStack,
+    encode_rendered,
+    render_chat,
+)
 
 
 class Text(Protocol):
@@ -71,32 +79,22 @@ class Spelling:
         self.special_ids = frozenset(text.special_ids - self.marks.keys())
 
 
-class ModelText:
-    """A model's own tokenizer and chat template, and the dialect that was found for them."""
+class ChatText:
+    """Conversations as one template writes them, in a model's dialect. Without a tokenizer: of that, it knows literals."""
 
     def __init__(
-        self, stack: TextStack, detected: Detected | None = None, template_kwargs: Mapping[str, Any] | None = None
+        self, template: ChatTemplate | None, literals: Literals, detected: Detected, template_kwargs: Mapping[str, Any]
     ) -> None:
-        """`template_kwargs`: what its chat template is told where a request does not say otherwise. Raises ValueError
-        where that is not for anybody to set."""
-        self.stack, self.detected = stack, detected or detect_dialect(stack)
-        self.dialect, self.template_kwargs = self.detected.dialect, dict(template_kwargs or {})
-        if stack.template is not None:
-            stack.template.check_kwargs(self.template_kwargs)
-        self.special_ids = stack.tokenizer.special_ids
-        self.control = stack.tokenizer.control
-        self.fill_ends = stack.tokenizer.fill.ends if stack.tokenizer.fill else None
-        self.encode_fill = stack.tokenizer.encode_fill
-        self.encode = stack.tokenizer.encode
-        self.decode = stack.tokenizer.decode
-        self.token_bytes = stack.tokenizer.token_bytes
+        """`template_kwargs`: what the template is told where a request does not say otherwise. Raises ValueError where
+        that is not for anybody to set."""
+        self.template, self.literals, self.detected = template, literals, detected
+        self.dialect, self.template_kwargs = detected.dialect, dict(template_kwargs)
+        if template is not None:
+            template.check_kwargs(self.template_kwargs)
 
-    @cached_property
-    def chars_per_token(self) -> int | None:
-        return self.stack.tokenizer.longest()
-
-    def encode_chat(self, chat: ChatPrompt) -> list[int]:
-        template = self.stack.template
+    def rendered(self, chat: ChatPrompt) -> Rendered:
+        """The text of a conversation. Raises BadRequest or ValueError where the template says no."""
+        template = self.template
         if template is None:
             raise BadRequest("This model has no chat template; use /v1/completions.", param="messages")
         try:
@@ -111,27 +109,28 @@ class ModelText:
                 "This model's chat template has no place for documents: put their text into a message.",
                 param="documents",
             )
-        return self._encoded(chat)
+        return self._in_some_way(template, chat)
 
-    def _encoded(self, chat: ChatPrompt) -> list[int]:
+    def _in_some_way(self, template: ChatTemplate, chat: ChatPrompt) -> Rendered:
         """As the conversation is, or in the first of the ways to tell it that the template does not refuse."""
         messages, refusal = self._history(chat.messages), None
         for change in ways(lambda: self._told(messages, list(chat.tools))[0]):
             try:
-                return self._attempt(chat, messages, change)
+                return self._attempt(template, chat, messages, change)
             except TemplateError as error:
                 refusal = refusal or error
         assert refusal is not None, "there is at least one way"
         raise refusal
 
-    def _attempt(self, chat: ChatPrompt, messages: list[Message], change: Step) -> list[int]:
+    def _attempt(self, template: ChatTemplate, chat: ChatPrompt, messages: list[Message], change: Step) -> Rendered:
         def prepare(messages: list[Message], tools: list[Message] | None) -> tuple[list[Message], list[Message] | None]:
             told, kept = self._told(messages, tools or [])
             return change(told), kept or None
 
         think = self.dialect.think
-        return encode_chat(
-            self.stack,
+        return render_chat(
+            template,
+            self.literals,
             messages,
             tools=list(chat.tools) or None,
             add_generation_prompt=chat.add_generation_prompt,
@@ -159,7 +158,7 @@ class ModelText:
     def _told(self, messages: Sequence[Message], tools: list[Message]) -> tuple[list[Message], list[Message]]:
         """Messages and tools for the template; all in the messages where it has no place for tools. Ids as the family has
         them. A template that writes calls keeps those of history."""
-        template, messages = self.stack.template, _with_ids(self.dialect, messages)
+        template, messages = self.template, _with_ids(self.dialect, messages)
         assert template is not None, "only who has a template asks"
         written = not tells_of_tools(messages) or template.shows_calls(None)
         if written and not template.shows_calls("so"):
@@ -173,7 +172,7 @@ class ModelText:
     @cached_property
     def _opens(self) -> bool:
         """Whether prompts open thoughts, if they are asked to."""
-        think, template = self.dialect.think, self.stack.template
+        think, template = self.dialect.think, self.template
         if think is None or template is None:
             return False
         switches: dict[str, Any] = {think.switch: True} if think.switch else {}
@@ -195,9 +194,9 @@ class ModelText:
 
     def _probed(self, *messages: tuple[str, str]) -> str | None:
         """The template's text of messages, each a role and a content; None where it refuses them."""
-        assert self.stack.template is not None, "only who has a template asks"
+        assert self.template is not None, "only who has a template asks"
         try:
-            return self.stack.template.render([{"role": role, "content": content} for role, content in messages])
+            return self.template.render([{"role": role, "content": content} for role, content in messages])
         except TemplateError:
             return None
 
@@ -208,11 +207,39 @@ class ModelText:
     @cached_property
     def _renames(self) -> dict[str, str]:
         """OpenAI's newer and older names of roles, for templates that never heard of them, or have nothing to say there."""
-        sources = self.stack.template.sources.values() if self.stack.template else ()
+        sources = self.template.sources.values() if self.template else ()
         known = any("developer" in source for source in sources)
         if known and "PROBE" in (self._probed(("developer", "PROBE"), ("user", ".")) or ""):
             return {"function": "tool"}
         return {"function": "tool", "developer": "system"}
+
+
+class ModelText(ChatText):
+    """A model's own tokenizer and chat template, and the dialect that was found for them."""
+
+    def __init__(
+        self, stack: TextStack, detected: Detected | None = None, template_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(stack.template, stack.tokenizer, detected or detect_dialect(stack), template_kwargs or {})
+        self.stack = stack
+        self.special_ids = stack.tokenizer.special_ids
+        self.control = stack.tokenizer.control
+        self.fill_ends = stack.tokenizer.fill.ends if stack.tokenizer.fill else None
+        self.encode_fill = stack.tokenizer.encode_fill
+        self.encode = stack.tokenizer.encode
+        self.decode = stack.tokenizer.decode
+        self.token_bytes = stack.tokenizer.token_bytes
+
+    @cached_property
+    def chars_per_token(self) -> int | None:
+        return self.stack.tokenizer.longest()
+
+    def encode_chat(self, chat: ChatPrompt) -> list[int]:
+        return self.encode_rendered(self.rendered(chat))
+
+    def encode_rendered(self, rendered: Rendered) -> list[int]:
+        """Of a conversation that a template has written: the model's own, or another."""
+        return encode_rendered(self.stack.tokenizer, rendered)
 
 
 SWITCHES = ("enable_thinking", "thinking")  # what templates call it; all are set where the family's is not known

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from radixmill.front.text.chat import encode_chat
+from radixmill.front.text.chat import Literals, Rendered, encode_chat, encode_rendered, render_chat
 from radixmill.front.text.decoder import TextDecoder
 from radixmill.front.text.stack import TextStack, load_text
 from radixmill.front.text.stops import StopScanner
@@ -11,6 +11,8 @@ from radixmill.front.text.tokenizer import Tokenizer
 
 __all__ = [
     "ChatTemplate",
+    "Literals",
+    "Rendered",
     "StopScanner",
     "TemplateError",
     "TextDecoder",
@@ -18,5 +20,7 @@ __all__ = [
     "Tokenizer",
     "TooSlow",
     "encode_chat",
+    "encode_rendered",
     "load_text",
+    "render_chat",
 ]

@@ -10,23 +10,64 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from radixmill.front.text.literals import any_of
 from radixmill.front.text.stack import TextStack
 from radixmill.front.text.template import ChatTemplate, Message, Tags, TemplateError, in_ascii, private_char, strings
-from radixmill.front.text.tokenizer import Tokenizer
+from radixmill.front.text.tokenizer import Added, Tokenizer
 
 T = TypeVar("T")
 Tools = list[dict[str, Any]] | None
 Prepare = Callable[[list[Message], Tools], tuple[list[Message], Tools]]
 
 
-def encode_chat(
-    stack: TextStack,
+class Literals(Protocol):
+    """What keeping texts and control tokens apart needs of a tokenizer."""
+
+    @property
+    def control(self) -> Collection[str]:
+        """Literals of control tokens."""
+
+    @property
+    def added(self) -> Iterable[Added]:
+        """All that is found in text as a whole."""
+
+    def __hash__(self) -> int: ...
+
+
+class Rendered(NamedTuple):
+    """The text of a conversation. `mark`: what stands before the template's own control tokens; "": all that stand there
+    are."""
+
+    text: str
+    mark: str = ""
+
+
+def encode_chat(stack: TextStack, messages: list[Message], /, **asked: Any) -> list[int]:
+    """The prompt of a conversation: rendered as `render_chat` describes, with the model's begin token before it if the
+    model wants one and the template didn't write it. No end token is added.
+
+    Raises TemplateError and ValueError as `render` and `Tokenizer.encode` do.
+    """
+    if stack.template is None:
+        raise TemplateError("this model has no chat template")
+    return encode_rendered(stack.tokenizer, render_chat(stack.template, stack.tokenizer, messages, **asked))
+
+
+def encode_rendered(tokenizer: Tokenizer, rendered: Rendered) -> list[int]:
+    text, mark = rendered
+    ids = tokenizer.encode_marked(text, mark) if mark else tokenizer.encode(text, add_special=False)
+    before = list(tokenizer.before)
+    return ids if ids[: len(before)] == before else before + ids
+
+
+def render_chat(
+    template: ChatTemplate,
+    literals: Literals,
     messages: list[Message],
     /,
     *,
@@ -36,16 +77,13 @@ def encode_chat(
     tags: Tags | None = None,
     prepare: Prepare | None = None,
     **kwargs: Any,
-) -> list[int]:
-    """The prompt of a conversation: rendered as `ChatTemplate.render` describes, with the model's begin token before it
-    if the model wants one and the template didn't write it. No end token is added.
+) -> Rendered:
+    """A conversation as `ChatTemplate.render` describes, and which control tokens in it are the template's.
 
     `prepare` makes other messages and tools of these; what it writes counts as the template's own.
-    Raises TemplateError and ValueError as `render` and `Tokenizer.encode` do.
+    Raises TemplateError and ValueError as `render` does.
     """
-    if stack.template is None:
-        raise TemplateError("this model has no chat template")
-    template, tokenizer, guard = stack.template, stack.tokenizer, _guard(stack.tokenizer, stack.template)
+    guard = _guard(literals, template)
     template.check_kwargs(kwargs)
     ends: dict[str, Any] = {
         "add_generation_prompt": add_generation_prompt,
@@ -57,13 +95,12 @@ def encode_chat(
     asked = (messages, tools, kwargs)
     if not guard.concerns(asked):
         messages, tools = prepare(messages, tools)
-        text = template.render(messages, tools=tools, **ends, **kwargs)
-        return _begun(tokenizer, tokenizer.encode(text, add_special=False))
+        return Rendered(template.render(messages, tools=tools, **ends, **kwargs))
     mark = private_char(chain(strings(asked), template.sources.values()))
     messages, tools, kwargs = guard.marked(asked, mark)
     messages, tools = prepare(messages, tools)
     text = template.render(messages, tools=tools, **ends, **kwargs)
-    return _begun(tokenizer, tokenizer.encode_marked(guard.resolve(text, mark), mark))
+    return Rendered(guard.resolve(text, mark), mark)
 
 
 def _as_they_are(messages: list[Message], tools: Tools) -> tuple[list[Message], Tools]:
@@ -94,18 +131,13 @@ def _with_object(call: Any, guard: Guard) -> Any:
     return {**call, "function": {**function, "arguments": parsed}} if guard.concerns(parsed) else call
 
 
-def _begun(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
-    before = list(tokenizer.before)
-    return ids if ids[: len(before)] == before else before + ids
-
-
 class Guard:
     """Finds the literals of one tokenizer's control tokens in the texts of users, and where a template would make one of
     its own text and a user's: `<` and a name and `>`. The words of templates are left alone there, since they look for
     them; what they write around users' texts they write around no words of their own.
     """
 
-    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None = None) -> None:
+    def __init__(self, tokenizer: Literals, template: ChatTemplate | None = None) -> None:
         self._control = frozenset(tokenizer.control)
         self._literal = re.compile(any_of(self._control))
         self._added = any_of(a.literal for a in tokenizer.added)
@@ -183,7 +215,10 @@ _STRUCTURE = frozenset(
     | {"system", "developer", "user", "assistant", "tool", "documents", "title"}
 )
 
-_guard: Callable[[Tokenizer, ChatTemplate | None], Guard] = lru_cache(maxsize=16)(Guard)
+
+@lru_cache(maxsize=16)
+def _guard(literals: Literals, template: ChatTemplate) -> Guard:
+    return Guard(literals, template)
 
 
 def _mapped(data: Any, change: Callable[[str], str]) -> Any:

@@ -71,9 +71,10 @@ class ChatTemplate:
         self._budget = environment.budget
         self.reserved = _OURS | _TOKENS | environment.globals.keys()
         self._templates = {name: _compile(environment, text, origin) for name, text in self.sources.items()}
-        self.names = frozenset(name for text in self.sources.values() for name in _free_names(environment, text))
-        self.constants = frozenset(text for source in self.sources.values() for text in _constants(environment, source))
-        self.words = frozenset(word for source in self.sources.values() for word in _words(environment, source))
+        parsed = [environment.parse(source) for source in self.sources.values()]
+        self.constants = frozenset(text for one in parsed for text in _constants(one))
+        self.words = frozenset(word for one in parsed for word in _words(one))
+        self.names = frozenset(name for one in parsed for name in meta.find_undeclared_variables(one))
         self.takes_tools, self.takes_documents = "tools" in self.names, "documents" in self.names
         self._knows_parts = lru_cache(maxsize=64)(self._probe_parts)
         self._knows_objects = lru_cache(maxsize=8)(self._probe_objects)
@@ -333,23 +334,18 @@ def _compile(environment: Sandbox, source: str, origin: str) -> jinja2.Template:
         ) from None
 
 
-def _constants(environment: Sandbox, source: str) -> Iterator[str]:
+def _constants(parsed: nodes.Template) -> Iterator[str]:
     """The texts that a template has of its own."""
-    for node in environment.parse(source).find_all((nodes.TemplateData, nodes.Const)):
+    for node in parsed.find_all((nodes.TemplateData, nodes.Const)):
         text = node.data if isinstance(node, nodes.TemplateData) else getattr(node, "value", None)
         if isinstance(text, str) and text:
             yield text
 
 
-def _words(environment: Sandbox, source: str) -> Iterator[str]:
+def _words(parsed: nodes.Template) -> Iterator[str]:
     """What a template may look for in messages and tools: names of attributes, and all its constants."""
-    for node in environment.parse(source).find_all((nodes.Getattr, nodes.Const)):
+    for node in parsed.find_all((nodes.Getattr, nodes.Const)):
         yield node.attr if isinstance(node, nodes.Getattr) else str(getattr(node, "value", ""))
-
-
-def _free_names(environment: Sandbox, source: str) -> set[str]:
-    """What a template reads without having set it."""
-    return meta.find_undeclared_variables(environment.parse(source))
 
 
 def _about(role: str, message: Message) -> list[Message]:

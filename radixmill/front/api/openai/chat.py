@@ -12,9 +12,11 @@ from radixmill.core.record import Record
 from radixmill.front.api.openai.constraints import to_bound
 from radixmill.front.api.openai.fields import (
     CommonBody,
+    Template,
     check_rid,
     check_stream_options,
     documents,
+    own_template,
     refuse,
     template_kwargs,
 )
@@ -74,6 +76,7 @@ class ChatBody(CommonBody, kw_only=True):
     top_logprobs: Annotated[int, bounds("top_logprobs")] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    chat_template: Template | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     documents: list[dict[str, str]] | None = None
     reasoning_effort: Effort | None = None
@@ -93,7 +96,6 @@ class ChatBody(CommonBody, kw_only=True):
     # refused
     audio: Any = None
     web_search_options: Any = None
-    chat_template: Any = None
 
 
 def to_ask(body: ChatBody, id: str) -> Ask:
@@ -170,16 +172,18 @@ def _prompt(body: ChatBody, rule: ToolRule | None) -> ChatPrompt:
             "continue_final_message needs the last message to be the assistant's.", param="continue_final_message"
         )
     wish = thinking_wish(body.reasoning_effort, body.reasoning)
+    extra = body.chat_template_kwargs or {}
+    template = own_template(body.chat_template, extra)
     return ChatPrompt(
         messages=to_template(body.messages),
         tools=template_tools(rule),
-        documents=documents(body.documents, body.chat_template_kwargs or {}),
+        documents=documents(body.documents, extra),
         add_generation_prompt=not going_on if body.add_generation_prompt is None else body.add_generation_prompt,
         continue_final_message=going_on,
-        template_kwargs=template_kwargs(
-            body.chat_template_kwargs or {}, reasoning_effort=wish.effort, verbosity=body.verbosity
-        ),
+        template_kwargs=template_kwargs(extra, brings=True, reasoning_effort=wish.effort, verbosity=body.verbosity),
         thinks=wish.thinks,
+        template=template.source,
+        template_field=template.field,
     )
 
 

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from msgspec import Struct
 
 from radixmill.core.errors import BadRequest
 from radixmill.front.api.openai.formats import Choices, ResponseFormat, Schema, StructuredOutputs
-from radixmill.front.session.limits import bounds, size
+from radixmill.front.session.limits import SIZES, bounds, size
 
 StopString = Annotated[str, size("stop string")]
 TokenId = Annotated[int, bounds("token id")]
 Timeout = Annotated[float, bounds("timeout")]
+Template = Annotated[str, size("chat_template")]
 
 
 class StreamOptions(Struct, kw_only=True):
@@ -103,7 +104,6 @@ NEVER: dict[str, tuple[Any, ...]] = {"audio": (), "web_search_options": (), "mod
 NOT_YET: dict[str, tuple[Any, ...]] = {
     "stop_regex": ([], ""),
     "lora_path": (),
-    "chat_template": (),
 }
 
 
@@ -136,12 +136,41 @@ def check_rid(rid: str | None) -> None:
         raise BadRequest("rid must be printable ASCII without spaces.", param="rid")
 
 
-def template_kwargs(extra: Mapping[str, Any], **own: Any) -> dict[str, Any]:
-    """chat_template_kwargs over the fields that templates know by name."""
-    if "chat_template" in extra:
+class OwnTemplate(NamedTuple):
+    """A chat template that comes with a request, and the field that has it."""
+
+    source: str | None
+    field: str = "chat_template"
+
+
+def own_template(given: str | None, extra: Mapping[str, Any]) -> OwnTemplate:
+    """It may come as a field, as vLLM has it, or among the template's own arguments, as SGLang has it."""
+    inner = extra.get("chat_template")
+    if inner is None:
+        return OwnTemplate(given)
+    if given is not None:
+        raise BadRequest("chat_template stands in chat_template_kwargs, too: give it once.", param="chat_template")
+    low, high = SIZES["chat_template"]
+    if not isinstance(inner, str) or not (low or 0) <= len(inner) <= (high or 0):
         raise BadRequest(
-            "chat_template_kwargs must not replace the chat template.", param="chat_template_kwargs.chat_template"
+            f"{_INNER} must be a string of {low} to {high} characters.",
+            param=_INNER,
         )
+    return OwnTemplate(inner, _INNER)
+
+
+_INNER = "chat_template_kwargs.chat_template"
+
+
+def template_kwargs(extra: Mapping[str, Any], *, brings: bool = False, **own: Any) -> dict[str, Any]:
+    """chat_template_kwargs over the fields that templates know by name. `brings`: one among them may replace the template."""
+    if "chat_template" in extra and not brings:
+        raise BadRequest(
+            "chat_template_kwargs must not replace the chat template here; /v1/chat/completions and /tokenize take another"
+            " where the server was started with --trust-request-chat-template.",
+            param=_INNER,
+        )
+    extra = {name: value for name, value in extra.items() if name != "chat_template"}
     return {**{name: value for name, value in own.items() if value is not None}, **extra}
 
 

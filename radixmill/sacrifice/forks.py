@@ -1,0 +1,190 @@
+"""Jobs, each done in a fork with limits of memory and time; whoever waits hears what came of it, or how the fork ended.
+
+For processes with a single thread, which alone may fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import os
+import resource
+import selectors
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypeVar
+
+J = TypeVar("J")
+
+CHUNK = 1 << 20
+
+Fate = Literal["late", "slow", "deep", "memory", "killed"]
+"""How a fork ended that did not do its job: too much wall time, too much CPU time, its stack, its memory, something else."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What one job may take, and how many are done at once."""
+
+    seconds: float = 1.5  # of CPU time: others' load refuses nobody
+    patience: float = 6.0  # seconds of wall time, for what doesn't even compute
+    memory: int = 512 << 20  # bytes of address space beyond the forking process's own
+    at_once: int = 4  # more than there may be cores: a few that take all their time must not delay the quick ones
+    nice: int = 5  # below the engine, whose steps must not wait for this
+
+
+@dataclass(eq=False)
+class _Trial(Generic[J]):
+    """A fork at work."""
+
+    job: J
+    pid: int
+    pipe: int
+    deadline: float
+    answer: bytearray = field(default_factory=bytearray)
+
+
+class Forks(Generic[J]):
+    """The forks of one process. Its `selector` is for what else the process waits for."""
+
+    def __init__(
+        self,
+        bounds: Bounds,
+        work: Callable[[J], bytes],
+        ended: Callable[[J, bytearray, Fate | None], None],
+        keeps: Callable[[J], tuple[int, ...]] = lambda job: (),
+    ) -> None:
+        """`work`: does a job, in its fork. `ended`: told what it gave, in full or not, and how it ended; None: well.
+        `keeps`: file descriptors that a fork keeps; all others but the standard ones are closed there."""
+        self.selector = selectors.DefaultSelector()
+        self._bounds, self._work, self._ended, self._keeps = bounds, work, ended, keeps
+        self._trials: list[_Trial[J]] = []
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    def start(self, job: J) -> None:
+        ours, theirs = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            self._child(job, theirs)
+        os.close(theirs)
+        trial = _Trial(job, pid, ours, time.monotonic() + self._bounds.patience)
+        self._trials.append(trial)
+        self.selector.register(ours, selectors.EVENT_READ, trial)
+
+    def wait(self) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait for something to happen; what has nothing to do with forks is given back."""
+        patience = min((trial.deadline for trial in self._trials), default=None)
+        timeout = None if patience is None else max(patience - time.monotonic(), 0.0)
+        others = []
+        for key, events in self.selector.select(timeout):
+            if isinstance(key.data, _Trial):
+                self._read(key.data)
+            else:
+                others.append((key, events))
+        now = time.monotonic()
+        for trial in [trial for trial in self._trials if trial.deadline <= now]:
+            self._end(trial, late=True)
+        return others
+
+    def stop(self, job: J) -> None:
+        """Nobody waits for it any more: `ended` is not told."""
+        for trial in [trial for trial in self._trials if trial.job is job]:
+            self._over(trial, kill=True)
+
+    def close(self) -> None:
+        for trial in list(self._trials):
+            self._over(trial, kill=True)
+
+    def _read(self, trial: _Trial[J]) -> None:
+        data = os.read(trial.pipe, CHUNK)
+        trial.answer += data
+        if not data:
+            self._end(trial)
+
+    def _end(self, trial: _Trial[J], *, late: bool = False) -> None:
+        status = self._over(trial, kill=late)
+        self._ended(trial.job, trial.answer, _fate(status, late))
+
+    def _over(self, trial: _Trial[J], *, kill: bool) -> int:
+        self._trials.remove(trial)
+        self.selector.unregister(trial.pipe)
+        os.close(trial.pipe)
+        return _reap(trial.pid, kill=kill)
+
+    def _child(self, job: J, pipe: int) -> None:  # never returns
+        """Do one job, within limits, and say what came of it."""
+        status = 1
+        try:
+            die_with_parent()
+            _keep_only(pipe, *self._keeps(job))
+            _limit(self._bounds)
+            _silence()
+            _write(pipe, self._work(job))
+            status = 0
+        except MemoryError:  # said by the exit status
+            pass
+        except BaseException:
+            status = 2
+        finally:
+            os._exit(status)  # no clean-up of what is the parent's
+
+
+def _fate(status: int, late: bool) -> Fate | None:
+    if late:
+        return "late"
+    if status in (-signal.SIGPROF, -signal.SIGXCPU):
+        return "slow"
+    if status == -signal.SIGSEGV:  # the stack
+        return "deep"
+    return {0: None, 1: "memory"}.get(status, "killed")
+
+
+def _keep_only(*kept: int) -> None:
+    first = 3
+    for fd in sorted(kept):
+        os.closerange(first, fd)
+        first = fd + 1
+    os.closerange(first, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+def _limit(bounds: Bounds) -> None:
+    with open("/proc/self/statm", "rb") as file:
+        size = int(file.read().split()[0]) * resource.getpagesize() + bounds.memory
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # what it does: end the process
+    signal.setitimer(signal.ITIMER_PROF, bounds.seconds)  # CPU time in fractions of a second, which RLIMIT_CPU lacks
+    whole = math.ceil(bounds.seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (whole, whole + 1))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _silence() -> None:
+    """What a library says when it runs out of memory is nobody's to read."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stderr.fileno() if sys.stderr else 2)
+
+
+def _write(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _reap(pid: int, *, kill: bool) -> int:
+    """Wait for a child that has ended or is to; its exit status, negative for a signal."""
+    if kill:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def die_with_parent() -> None:
+    """Linux's prctl(PR_SET_PDEATHSIG): whoever forgets us takes us along. Elsewhere the end of the socket must do."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
