@@ -70,11 +70,11 @@ class Soak:
         asked = [at for at, _ in self.latencies]
         if not asked:
             return 0.0, 0.0
-        third = (max(asked) - min(asked)) / 3
-        first = [took for at, took in self.latencies if at <= min(asked) + third]
-        return percentile(first, 0.99), percentile(
-            [took for at, took in self.latencies if at >= max(asked) - third], 0.99
-        )
+        low, high = min(asked), max(asked)
+        third = (high - low) / 3
+        first = [took for at, took in self.latencies if at <= low + third]
+        last = [took for at, took in self.latencies if at >= high - third]
+        return percentile(first, 0.99), percentile(last, 0.99)
 
     def complaints(self) -> list[str]:
         """What is not as it should be, each in a line."""
