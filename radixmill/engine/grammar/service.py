@@ -40,7 +40,7 @@ OpenBuilder = Callable[[], tuple[socket.socket, subprocess.Popen[bytes]]]
 
 _CHUNK = 1 << 20
 _TRIES = 2  # builders that may die or hang over one job
-_REAPED = 2.0  # seconds that a killed process has to end; one that the disk holds takes longer, and nobody waits for it
+_REAPED = 2.0  # seconds that a process has to end; one that the disk holds takes longer, and nobody waits for it
 _MOST_ORDERS = 256
 
 
@@ -215,10 +215,13 @@ class _Line:
         """It is to say something."""
         return bool(self.sent) or not self.able
 
-    def end(self) -> None:
-        """Kill the process and reap it."""
+    def end(self, *, hung: bool = False) -> None:
+        """End the process and reap it: without its line it ends by itself, and its forks first; a hung one is killed."""
         with contextlib.suppress(OSError):
             self.sock.close()
+        if not hung:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_REAPED)
         self.process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(_REAPED)
@@ -345,7 +348,7 @@ class _Smith:
         if self._line:
             log.warning("the process that tries grammars is gone (%s)", error)
             line, self._line = self._line, None
-            line.end()
+            line.end(hung=isinstance(error, _Hangs))
             orders = [*line.sent.values(), *orders]
         end = "hangs" if isinstance(error, _Hangs) else "died"
         for order in orders:
