@@ -8,6 +8,7 @@ fronts; the engine itself starts one that tries grammars, when it first needs it
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import socket
@@ -118,8 +119,10 @@ _ROLES: dict[str, Callable[[Boot, socket.socket], None]] = {
 }
 
 
-def builders(config: Config, files: ModelFiles, spec: ModelSpec) -> Callable[[], socket.socket]:
-    """What starts a process that tries grammars for a model, and gives the line to it."""
+def builders(
+    config: Config, files: ModelFiles, spec: ModelSpec
+) -> Callable[[], tuple[socket.socket, subprocess.Popen[bytes]]]:
+    """What starts a process that tries grammars for a model: the line to it, and the process. Raises OSError where it can't."""
     boot = Boot(
         "grammar",
         config,
@@ -130,26 +133,16 @@ def builders(config: Config, files: ModelFiles, spec: ModelSpec) -> Callable[[],
         vocab_size=spec.vocab_size,
         eos_ids=spec.eos_ids,
     )
-    return _Builders(boot).open
 
-
-class _Builders:
-    """Starts the processes that try grammars, one after the other; each ends with its line, or with us."""
-
-    def __init__(self, boot: Boot) -> None:
-        self._boot = boot
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def open(self) -> socket.socket:
-        """Start one; the line to it. Raises OSError where it can't be."""
-        if self._process:  # its line is dead
-            self._process.kill()
-            self._process.wait()
+    def open_builder() -> tuple[socket.socket, subprocess.Popen[bytes]]:
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = start_role(self._boot.role, theirs)
-        send(ours, self._boot)
-        return ours
+            process = start_role(boot.role, theirs)
+        with contextlib.suppress(OSError):  # it has ended already, as whoever reads the line finds out
+            send(ours, boot)
+        return ours, process
+
+    return open_builder
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ ALLOW: dict[str, set[str]] = {
     "front.models": {"core", "link", "observe", "store", "front.session"},
     "front.process": {"core", "link", "observe", "store", "front.session", "front.api", "front.text", "front.models"},
     "engine.cache": {"core"},
-    "engine.grammar": {"core", "sacrifice"},
+    "engine.grammar": {"core", "observe", "sacrifice"},
     "engine.schedule": {"core", "engine.cache", "engine.grammar"},
     "engine.loop": {"core", "link", "observe", "engine.schedule", "engine.grammar"},
     "engine.process": {"core", "link", "observe", "engine.schedule", "engine.loop", "engine.grammar"},

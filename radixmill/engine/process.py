@@ -5,11 +5,10 @@ from __future__ import annotations
 import gc
 import logging
 import socket
-from collections.abc import Callable
 
 from radixmill.core.config import Config
 from radixmill.core.plan import Executor
-from radixmill.engine.grammar import Grammars
+from radixmill.engine.grammar import Grammars, OpenBuilder
 from radixmill.engine.loop import Engine, Progress
 from radixmill.engine.schedule import Scheduler
 from radixmill.link.socket import EngineSocket
@@ -27,7 +26,7 @@ def serve(
     incarnation: int,
     pulse: EnginePulse | None = None,
     on_progress: Progress | None = None,
-    open_builder: Callable[[], socket.socket] | None = None,
+    open_builder: OpenBuilder | None = None,
 ) -> None:
     """`config`: resolved. Run the loop until the supervisor (the other end of `watch`) is gone. `pulse`: see observe.pulse.
 

@@ -114,15 +114,12 @@ async def prefill_killed(house: House, wish: Wish, twin: Fold, share: float) -> 
 @scene("killed while a grammar compiles", *SMALL)
 async def in_grammar(house: House) -> None:
     for _ in range(1 if house.quick else 6):
-        wish = Wish("new grammar", CHAT, {**chat(house.rng, 40, temperature=1.0), **big_schema(house.rng)})
+        wish = new_grammar(house)
         steady = mixed(4, house.rng.randrange(1 << 30), (80, 120))  # one has a grammar: there is a builder
         twins = await house.twins(steady)
         if house.before is None:
             await house.settle()
-        builders = [each.pid for each in footprint.look(house.server).processes if each.role == "grammar"]
-        assert builders, "nobody builds grammars"
-        for pid in builders:
-            os.kill(pid, signal.SIGSTOP)  # what is asked for is not built before the kill
+        stop_builders(house)  # what is asked for is not built before the kill
         others = asyncio.gather(*(house.run(each, twin) for each, twin in zip(steady, twins, strict=True)))
         running = asyncio.create_task(house.run(wish))
         if not await house.until(lambda: footprint.look(house.server).state.get("building"), pause=0.05):
@@ -133,6 +130,40 @@ async def in_grammar(house: House) -> None:
         await house.recovered()
         (live.twin,) = await house.twins([wish])  # taken after: a grammar is new but once
         house.judge([live, *lives])
+    for _ in range(1 if house.quick else 2):
+        await hung_builder(house)
+
+
+HANGS = 60.0  # seconds within which a builder that hangs must have been replaced, and its grammar built
+
+
+async def hung_builder(house: House) -> None:
+    """Nobody is killed, but whoever tries grammars stands still for ever."""
+    wish = new_grammar(house)
+    stopped = stop_builders(house)
+    house.figures.faults["SIGSTOP of a builder of grammars"] += 1
+    running = asyncio.create_task(house.run(wish))
+    if not await house.until(running.done, HANGS, pause=0.05):
+        house.figures.wrong.append(f"a builder of grammars that hangs was not replaced within {HANGS:g} s")
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+    live = await running
+    (live.twin,) = await house.twins([wish])
+    house.judge([live])
+
+
+def new_grammar(house: House) -> Wish:
+    """A wish whose grammar takes a while to build, and that nobody has sent."""
+    return Wish("new grammar", CHAT, {**chat(house.rng, 40, temperature=1.0), **big_schema(house.rng)})
+
+
+def stop_builders(house: House) -> list[int]:
+    """SIGSTOP to whoever tries grammars."""
+    builders = [each.pid for each in footprint.look(house.server).processes if each.role == "grammar"]
+    assert builders, "nobody builds grammars"
+    for pid in builders:
+        os.kill(pid, signal.SIGSTOP)
+    return builders
 
 
 MOMENTS = ("dead", "loading", "just ready", "mid-resubmission", "going on")  # of a recovery, in their order

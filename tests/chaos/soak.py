@@ -3,21 +3,22 @@
     python -m tests.chaos.soak [--minutes 30] [--json FILE] [--plot FILE] [--model MODEL] [--seed N]
 
 Requests come when they come, whether or not earlier ones have been answered. Exit status 1 where resident memory grows
-over the last two thirds, where answers take longer and longer or longer than a full queue explains, or where a request that
-was not told 429 had no proper end.
+over the last two thirds, or a process was replaced meanwhile, where answers take longer and longer or longer than a full queue
+explains, or where a request that was not told 429 had no proper end.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import random
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,9 @@ from tests.chaos.mix import Wish, mixed
 from tests.e2e.kit import tiny_model
 
 GROWTH = 0.1  # percent per minute that resident memory may grow
-RUNNING, QUEUED = 64, 64  # sequences that run, and that wait, at most
-FLAGS = (*SMALL, "--max-running-requests", str(RUNNING), "--max-queued-requests", str(QUEUED))
+RUNNING, QUEUED = 64, 64  # requests that run, and that wait, at most
+# The second flag bounds all that are in: those that run are among them.
+FLAGS = (*SMALL, "--max-running-requests", str(RUNNING), "--max-queued-requests", str(RUNNING + QUEUED))
 SLOWER, SPARE = 1.5, 2.0  # what the last third's latencies may be, beside the first's: a factor, and seconds
 UNEVEN = 2.0  # a request may have so much more to do than the mean, or be overtaken so often
 WINDOW = 30.0  # seconds, of the plot's percentiles
@@ -49,6 +51,13 @@ class Soak:
     statuses: Counter[int] = field(default_factory=Counter)
     filled: bool = True  # every page of the pool had been used before
     broken: list[str] = field(default_factory=list)  # answers without a proper end
+    lived: dict[int, str] = field(default_factory=dict)  # every process that was seen, by its id: what it is
+    gone: set[int] = field(default_factory=set)  # those of them that were not seen any more
+
+    def saw(self, processes: dict[int, str]) -> None:
+        """These live now."""
+        self.gone |= self.lived.keys() - processes.keys()
+        self.lived |= processes
 
     @property
     def growth(self) -> float:
@@ -81,6 +90,8 @@ class Soak:
         found = [f"without a proper end: {each}" for each in self.broken[:20]]
         if not self.filled:
             found.append("the pool was not filled before: growth says nothing")
+        replaced = (f"{self.lived[pid]} {pid}" for pid in sorted(self.gone))
+        found += [f"{each} did not live to the end: the memory of another starts anew" for each in replaced]
         if len(self.memory) < 3 or not self.latencies:
             found.append("too little was measured")
         span = self.memory[-1][0] if self.memory else 0.0
@@ -214,7 +225,18 @@ async def _sample(house: House, found: Soak) -> None:
             statuses = ", ".join(f"{status}: {count}" for status, count in sorted(found.statuses.items()))
             print(f"{at / 60:.0f} min: {size / 2**20:.0f} MiB; answers {statuses}", file=sys.stderr, flush=True)
         found.memory.append((at, size))
+        found.saw({each.pid: each.role for each in lasting(house.server.process.pid)})
         await asyncio.sleep(1.0)
+
+
+def lasting(pid: int, below: int = 2) -> Iterator[footprint.Process]:
+    """A supervisor, its engines and fronts, and theirs that try grammars; not the forks of these, which come and go."""
+    if found := footprint.process(pid):
+        yield found
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir() if below else ():
+            for child in (task / "children").read_text().split():
+                yield from lasting(int(child), below - 1)
 
 
 def plot(found: Soak, path: Path) -> None:

@@ -15,7 +15,7 @@ from tests.chaos.fold import Fold
 from tests.chaos.footprint import Footprint, Process, leaks
 from tests.chaos.kit import Death, Live, pauses
 from tests.chaos.mix import TEXT, Wish
-from tests.chaos.soak import Soak, growth, windows
+from tests.chaos.soak import FLAGS, QUEUED, Soak, growth, windows
 
 
 def test_percentiles_are_of_the_nearest_rank() -> None:
@@ -58,6 +58,21 @@ def test_a_soak_is_good_only_where_latency_is_bounded_and_something_was_measured
     assert "longer and longer" in soaked(((1.0, 5.0), (30.0, 5.0), (59.0, 9.6))).complaints()[0]
     assert soaked().bound == pytest.approx(27.6)  # 128 requests at 10 a second, twice, and 2 s
     assert "full queue" in soaked(((1.0, 28.0), (30.0, 5.0), (59.0, 5.0))).complaints()[0]
+
+
+def test_a_soak_in_which_a_process_was_replaced_is_no_good() -> None:
+    found, server = soaked(), {1: "supervisor", 2: "front", 3: "engine"}
+    found.saw(server)
+    found.saw({**server, 4: "grammar"})  # started when it was first needed
+    assert found.good
+    found.saw({1: "supervisor", 2: "front", 5: "engine", 4: "grammar"})
+    found.saw({1: "supervisor", 2: "front", 5: "engine", 4: "grammar"})
+    assert [each.split(" did")[0] for each in found.complaints()] == ["engine 3"]
+
+
+def test_a_soak_has_a_queue_beside_what_runs() -> None:
+    flags = dict(zip(FLAGS[::2], FLAGS[1::2], strict=True))
+    assert int(flags["--max-queued-requests"]) - int(flags["--max-running-requests"]) == QUEUED > 0
 
 
 def test_windows_of_a_plot_have_no_holes() -> None:

@@ -23,7 +23,8 @@ import pytest
 from radixmill.core.request import Constraint
 from radixmill.engine.grammar import Built, GrammarError, Grammars, Refused, Vocabulary, service
 from radixmill.engine.grammar.frames import Job, Tried, frame
-from radixmill.engine.grammar.service import Keep
+from radixmill.engine.grammar.service import Keep, Silence
+from radixmill.observe.watch import Watch
 from radixmill.sacrifice.frames import Frames, is_whole
 from tests.engine.grammar_kit import EOS, VOCABULARY, allowed
 
@@ -43,11 +44,12 @@ class Bench:
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     keep: Keep = field(default_factory=Keep)
     code: str = BUILDER
+    silence: Silence | None = None
 
     def __post_init__(self) -> None:
-        self.grammars = Grammars(self.open, self.keep)
+        self.grammars = Grammars(self.open, self.keep, self.silence)
 
-    def open(self) -> socket.socket:
+    def open(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-c", self.code, str(theirs.fileno())]
@@ -56,7 +58,7 @@ class Bench:
         assert process.stdin
         with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
             pipe.write(msgspec.msgpack.encode(VOCABULARY))
-        return ours
+        return ours, process
 
     def begin(self, kind: Any, text: Any) -> Built | Refused | None:
         return self.grammars.want(constraint(kind, text))
@@ -295,7 +297,7 @@ def test_the_builder_ends_with_the_line(bench: Bench) -> None:
 
 
 def test_a_builder_that_cannot_be_started_refuses() -> None:
-    def fail() -> socket.socket:
+    def fail() -> tuple[socket.socket, subprocess.Popen[bytes]]:
         raise OSError("no more processes")
 
     bench = Bench()
@@ -303,6 +305,103 @@ def test_a_builder_that_cannot_be_started_refuses() -> None:
     bench.grammars = Grammars(fail)
     assert isinstance(bench.wait("regex", "a"), Refused)
     bench.close()
+
+
+# --- builders that hang
+
+
+HANGS = """
+import os, signal, socket, sys
+from radixmill.engine.grammar import builder
+WHERE
+"""
+AT_ONCE = "os.kill(os.getpid(), signal.SIGSTOP)"
+AT_A_JOB = "builder._Builder._intake = lambda self: os.kill(os.getpid(), signal.SIGSTOP)"
+IMPATIENT = Silence(starting=20.0, owing=1.5)
+
+
+@pytest.fixture
+def impatient() -> Iterator[Bench]:
+    bench = Bench(silence=IMPATIENT)
+    yield bench
+    for process in bench.processes:  # what nobody has killed
+        process.kill()
+    bench.close()
+
+
+def test_a_builder_that_stands_still_is_killed_and_replaced(impatient: Bench) -> None:
+    assert isinstance(impatient.wait("regex", "a"), Built)
+    impatient.processes[0].send_signal(signal.SIGSTOP)
+    assert [impatient.begin("regex", text) for text in "bc"] == [None] * 2
+    assert isinstance(impatient.wait("regex", "b"), Built) and isinstance(impatient.wait("regex", "c"), Built)
+    assert len(impatient.processes) == 2
+    assert impatient.processes[0].returncode == -signal.SIGKILL, "it was not reaped"
+
+
+def test_whoever_takes_nothing_any_more_holds_up_nobody(impatient: Bench) -> None:
+    """A job of more than its socket holds, to one that stands still."""
+    assert isinstance(impatient.wait("regex", "a"), Built)
+    impatient.processes[0].send_signal(signal.SIGSTOP)
+    assert isinstance(impatient.wait("ebnf", 'root ::= "a"' + "\n# so much" * 200_000), Built)
+
+
+def test_new_jobs_do_not_excuse_a_builder_that_hangs(impatient: Bench) -> None:
+    assert isinstance(impatient.wait("regex", "a"), Built)
+    impatient.processes[0].send_signal(signal.SIGSTOP)
+    until, number = time.monotonic() + 10, 0
+    while len(impatient.processes) < 2:
+        assert time.monotonic() < until, "nobody has noticed"
+        impatient.begin("regex", f"number{(number := number + 1)}")
+        time.sleep(0.05)
+
+
+def test_a_grammar_over_which_two_builders_hang_is_refused(impatient: Bench) -> None:
+    impatient.code = HANGS.replace("WHERE", AT_A_JOB) + BUILDER
+    assert impatient.wait("regex", "a") == Refused("the grammar cannot be tried: its process hangs over it")
+    assert len(impatient.processes) == 2
+    impatient.code = BUILDER
+    assert isinstance(impatient.wait("regex", "b"), Built)
+
+
+def test_a_start_has_longer_but_not_for_ever() -> None:
+    bench = Bench(code=SLEEPY_START + BUILDER, silence=Silence(starting=20.0, owing=0.9))
+    assert isinstance(bench.wait("regex", "a"), Built) and len(bench.processes) == 1
+    bench.close()
+    bench = Bench(code=HANGS.replace("WHERE", AT_ONCE) + BUILDER, silence=Silence(starting=0.3, owing=20.0))
+    assert bench.wait("regex", "a") == Refused("the grammar cannot be tried: its process hangs over it")
+    bench.close()
+
+
+SLEEPY_START = """
+import time
+from radixmill.engine.grammar import builder, vocabulary
+
+def sleepy(self, really=vocabulary.Vocabulary.tokenizer):
+    time.sleep(1.0)
+    return really(self)
+
+time.sleep(1.0)
+vocabulary.Vocabulary.tokenizer = sleepy
+"""
+
+
+def test_an_idle_builder_may_say_nothing(impatient: Bench) -> None:
+    assert isinstance(impatient.wait("regex", "a"), Built)
+    time.sleep(IMPATIENT.owing + 0.5)
+    assert isinstance(impatient.wait("regex", "b"), Built) and len(impatient.processes) == 1
+
+
+def test_time_in_which_we_stood_still_ourselves_does_not_count() -> None:
+    """As one that is stopped or suspended together with its builder would find it."""
+    watch = Watch(10.0)
+    line, now = service._Line(Mock(), Mock(), watch, able=True, sent={1: Mock()}), 0.0
+    for _ in range(9):
+        now += 3600.0
+        service._look(line, now)
+    with pytest.raises(OSError, match="said nothing for 10 s"):
+        for _ in range(20):
+            now += watch.interval
+            service._look(line, now)
 
 
 class Panic(BaseException):

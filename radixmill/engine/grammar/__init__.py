@@ -5,8 +5,8 @@
 
 from radixmill.engine.grammar.errors import GrammarError
 from radixmill.engine.grammar.matcher import Matcher
-from radixmill.engine.grammar.service import Built, Grammars, Refused
+from radixmill.engine.grammar.service import Built, Grammars, OpenBuilder, Refused
 from radixmill.engine.grammar.thinking import Thinking
 from radixmill.engine.grammar.vocabulary import Vocabulary
 
-__all__ = ["Built", "GrammarError", "Grammars", "Matcher", "Refused", "Thinking", "Vocabulary"]
+__all__ = ["Built", "GrammarError", "Grammars", "Matcher", "OpenBuilder", "Refused", "Thinking", "Vocabulary"]

@@ -1,7 +1,7 @@
 """The process that tries grammars: each in a fork of its own, with limits, so that a bomb harms nobody.
 
     engine ──Job──▶ builder ──fork──▶ child: constraint → grammar → first mask
-           ◀─Hello, Tried | Refusal──     ◀─one frame─┘   or killed: too much memory, too much time
+           ◀─Hello, Able, Tried | Refusal──     ◀─one frame─┘   or killed: too much memory, too much time
 
 Single-threaded, so that it may fork; it holds the model's tokens and nothing else. Knows no engine.
 """
@@ -19,7 +19,7 @@ import llguidance
 from radixmill.core.request import Constraint
 from radixmill.engine.grammar.compile import to_grammar
 from radixmill.engine.grammar.errors import GrammarError
-from radixmill.engine.grammar.frames import Hello, Job, Refusal, Tried, decode_job, frame
+from radixmill.engine.grammar.frames import Able, Hello, Job, Refusal, Tried, decode_job, frame
 from radixmill.engine.grammar.matcher import Matcher, Start
 from radixmill.engine.grammar.vocabulary import Vocabulary
 from radixmill.sacrifice.forks import CHUNK, Bounds, Fate, Forks, die_with_parent
@@ -54,6 +54,7 @@ class _Builder:
     def run(self) -> None:
         """Raises EOFError when the engine is gone."""
         try:
+            self._say(frame(Able()))
             while True:
                 self._turn()
         finally:

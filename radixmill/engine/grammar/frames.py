@@ -18,6 +18,10 @@ class Hello(Struct, tag=True, frozen=True):
     vocabulary: Vocabulary
 
 
+class Able(Struct, tag=True, frozen=True):
+    """Second, from the builder: it has made of them what it needs, and tries what it is sent from now on."""
+
+
 class Job(Struct, tag=True, frozen=True):
     """Try this constraint."""
 
@@ -42,7 +46,7 @@ class Refusal(Struct, tag=True, frozen=True):
     place: str = ""
 
 
-FromBuilder = Hello | Tried | Refusal
+FromBuilder = Hello | Able | Tried | Refusal
 
 _encode = msgspec.msgpack.Encoder().encode
 decode_job = msgspec.msgpack.Decoder(Job).decode

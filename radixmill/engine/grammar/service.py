@@ -5,7 +5,8 @@
     poll() ◀── built | refused ─── builds it here too ◀──────────────── says that it can be built, or why not
     wake   ◀── a byte
 
-The engine's thread never waits: `want` says None until it is known, and `wake` becomes readable then.
+The engine's thread never waits: `want` says None until it is known, and `wake` becomes readable then. A builder that dies
+or hangs is replaced, and the next is asked for what this one owed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import logging
 import selectors
 import socket
+import subprocess
 import threading
 import time
 from collections import OrderedDict, deque
@@ -24,18 +26,21 @@ import llguidance
 
 from radixmill.core.request import Constraint, ConstraintKind
 from radixmill.engine.grammar.errors import GrammarError
-from radixmill.engine.grammar.frames import Hello, Job, Refusal, Tried, decode_answer, frame
+from radixmill.engine.grammar.frames import Able, Hello, Job, Refusal, Tried, decode_answer, frame
 from radixmill.engine.grammar.matcher import Matcher, Start
 from radixmill.engine.grammar.vocabulary import Vocabulary
+from radixmill.observe.watch import Watch
+from radixmill.sacrifice.forks import Bounds
 from radixmill.sacrifice.frames import Frames
 
 log = logging.getLogger("radixmill.engine")
 
 Key = tuple[ConstraintKind, str]
-OpenBuilder = Callable[[], socket.socket]
+OpenBuilder = Callable[[], tuple[socket.socket, subprocess.Popen[bytes]]]
 
 _CHUNK = 1 << 20
-_TRIES = 2  # builders that may die over one job
+_TRIES = 2  # builders that may die or hang over one job
+_REAPED = 2.0  # seconds that a process has to end; one that the disk holds takes longer, and nobody waits for it
 _MOST_ORDERS = 256
 
 
@@ -70,18 +75,28 @@ class Keep:
     refusal_seconds: float = 10.0
 
 
+@dataclass(frozen=True)
+class Silence:
+    """Seconds without a word after which a builder hangs, those left out in which we did not run ourselves: while it starts,
+    and while it owes an answer. Every trial ends within the builder's own patience."""
+
+    starting: float = 60.0
+    owing: float = Bounds.patience + 4.0
+
+
 class Grammars:
     """All grammars of one engine. All methods are for the engine's thread."""
 
-    def __init__(self, open_builder: OpenBuilder, keep: Keep | None = None) -> None:
-        """`open_builder` starts a process of `builder.serve` and returns the line to it; called when first needed."""
+    def __init__(self, open_builder: OpenBuilder, keep: Keep | None = None, silence: Silence | None = None) -> None:
+        """`open_builder` starts a process of `builder.serve`; it gives the line to it, and the process, which is ours then.
+        Called when first needed."""
         self.wake, self._waker = socket.socketpair()
         self.wake.setblocking(False)
         self._waker.setblocking(False)
         self._cache = _Cache(keep or Keep())
         self._ordered: set[Key] = set()
         self._done: deque[tuple[Key, Built | Refused]] = deque()
-        self._smith = _Smith(open_builder, self._finished)
+        self._smith = _Smith(open_builder, self._finished, silence or Silence())
         self._thread: threading.Thread | None = None
 
     def want(self, constraint: Constraint) -> Built | Refused | None:
@@ -169,7 +184,7 @@ class _Cache:
 
 @dataclass(eq=False)
 class _Order:
-    """A job on its way. `deaths`: builders that died while they had it."""
+    """A job on its way. `deaths`: builders that died, or hung, while they had it."""
 
     job: Job
     deaths: int = 0
@@ -181,19 +196,44 @@ class _Order:
 
 @dataclass(eq=False)
 class _Line:
-    """The line to a living builder. `up`: it has said its Hello."""
+    """The line to a living builder. `up`: it has said its Hello; `able`: it tries what it is sent."""
 
     sock: socket.socket
+    process: subprocess.Popen[bytes]
+    watch: Watch
     up: bool = False
+    able: bool = False
+    heard: int = 0  # words of the builder
     frames: Frames = field(default_factory=Frames)
     sent: dict[int, _Order] = field(default_factory=dict)
+    out: bytearray = field(
+        default_factory=bytearray
+    )  # not sent yet: whoever hangs takes nothing, and nobody waits for it
+
+    @property
+    def busy(self) -> bool:
+        """It is to say something."""
+        return bool(self.sent) or not self.able
+
+    def end(self, *, hung: bool = False) -> None:
+        """End the process and reap it: without its line it ends by itself, and its forks first; a hung one is killed."""
+        with contextlib.suppress(OSError):
+            self.sock.close()
+        if not hung:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_REAPED)
+        self.process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_REAPED)
 
 
 class _Smith:
-    """The background thread: talks to the builder, restarts it where it dies, and builds what it found harmless."""
+    """The background thread: talks to the builder, replaces it where it dies or hangs, and builds what it found harmless."""
 
-    def __init__(self, open_builder: OpenBuilder, finished: Callable[[Key, Built | Refused], None]) -> None:
-        self._open, self._finished = open_builder, finished
+    def __init__(
+        self, open_builder: OpenBuilder, finished: Callable[[Key, Built | Refused], None], silence: Silence
+    ) -> None:
+        self._open, self._finished, self._silence = open_builder, finished, silence
         self._orders: deque[_Order] = deque()
         self._bell, self._ringer = socket.socketpair()
         self._bell.setblocking(False)
@@ -216,8 +256,10 @@ class _Smith:
 
     def close(self) -> None:
         """After `run` has returned."""
-        for sock in (self._bell, self._ringer, *((self._line.sock,) if self._line else ())):
+        for sock in (self._bell, self._ringer):
             sock.close()
+        if self._line:
+            self._line.end()
 
     def run(self) -> None:
         while not self._stopping:
@@ -230,38 +272,56 @@ class _Smith:
                 self._bury(error)
 
     def _turn(self) -> None:
-        """Wait for an order or an answer and deal with it. Raises where the builder is gone."""
+        """Wait for an order or an answer and deal with it. Raises where the builder is gone, or hangs."""
         if self._orders and self._line is None:
-            self._line = _Line(self._open())
+            self._line = self._start()
         if self._line and self._line.up:
             self._send(self._line)
+        for key, events in self._wait(self._line):
+            if not key.data:
+                self._bell.recv(4096)
+            elif events & selectors.EVENT_READ:
+                self._hear(key.data)
+        if self._line:  # afterwards: what it has said while we were away counts
+            _look(self._line, time.monotonic())
+
+    def _start(self) -> _Line:
+        sock, process = self._open()
+        sock.setblocking(False)
+        return _Line(sock, process, Watch(self._silence.starting))
+
+    def _wait(self, line: _Line | None) -> list[tuple[selectors.SelectorKey, int]]:
+        """For what is said to us, or for room to say something; not for long while the builder is to say something."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._bell, selectors.EVENT_READ)
-            if self._line:
-                selector.register(self._line.sock, selectors.EVENT_READ, self._line)
-            ready = selector.select()
-        for key, _ in ready:
-            if key.data:
-                self._hear(key.data)
-            else:
-                self._bell.recv(4096)
+            if line:
+                events = selectors.EVENT_READ | (selectors.EVENT_WRITE if line.out else 0)
+                selector.register(line.sock, events, line)
+            return selector.select(line.watch.interval if line and line.busy else None)
 
     def _send(self, line: _Line) -> None:
+        """What there is room for; the rest when there is more."""
         while self._orders:
             order = self._orders.popleft()
             line.sent[order.job.id] = order
-            line.sock.sendall(frame(order.job))
+            line.out += frame(order.job)
+        with contextlib.suppress(BlockingIOError):
+            while line.out:
+                del line.out[: line.sock.send(line.out)]
 
     def _hear(self, line: _Line) -> None:
         data = line.sock.recv(_CHUNK)
         if not data:
             raise EOFError("the process ended")
+        line.heard += 1
         for body in line.frames.push(data):
             match decode_answer(body):
                 case Hello(vocabulary):
                     line.up = True
                     self._send(line)  # it builds its own tokenizer while we build ours
                     self._learn(vocabulary)
+                case Able():
+                    line.able, line.watch = True, Watch(self._silence.owing)
                 case Refusal(number, reason, place):
                     self._finished(line.sent.pop(number).key, Refused(reason, place))
                 case Tried(number, grammar, cost):
@@ -282,18 +342,28 @@ class _Smith:
             return Refused(f"building the grammar fails ({type(error).__name__})")
 
     def _bury(self, error: Exception) -> None:
-        """The builder is gone: its jobs go to another, except those over which two have died."""
+        """The builder is gone, or hangs: its jobs go to another, except those over which two have gone that way."""
         orders = list(self._orders)
         self._orders.clear()
         if self._line:
             log.warning("the process that tries grammars is gone (%s)", error)
-            with contextlib.suppress(OSError):
-                self._line.sock.close()
-            orders = [*self._line.sent.values(), *orders]
-            self._line = None
+            line, self._line = self._line, None
+            line.end(hung=isinstance(error, _Hangs))
+            orders = [*line.sent.values(), *orders]
+        end = "hangs" if isinstance(error, _Hangs) else "died"
         for order in orders:
             order.deaths += 1
             if order.deaths < _TRIES:
                 self._orders.append(order)
             else:
-                self._finished(order.key, Refused("the grammar cannot be tried: its process died over it"))
+                self._finished(order.key, Refused(f"the grammar cannot be tried: its process {end} over it"))
+
+
+class _Hangs(OSError):
+    """A builder says nothing any more."""
+
+
+def _look(line: _Line, now: float) -> None:
+    """Raises _Hangs."""
+    if line.watch.look(line.heard, line.busy, now):
+        raise _Hangs(f"it has said nothing for {line.watch.patience:g} s")
