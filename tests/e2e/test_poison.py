@@ -122,6 +122,7 @@ def test_a_grammar_that_kills_while_nobody_else_is_there(server: Server) -> None
     assert asyncio.run(stream(server.url, body(1, 8)))["finish"] == {0: "length"}
 
 
+@pytest.mark.slow
 def test_grammars_that_kill_when_they_are_given_out(server: Server) -> None:
     """Others wait for theirs at each death."""
     before = deaths(server)
