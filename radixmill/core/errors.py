@@ -18,6 +18,7 @@
         ├── TooLarge            413
         ├── Overloaded          429  rate_limit_exceeded
         ├── EngineFailed        500
+        │   └── GivenUp         500  engine_failed
         └── NotReady            503
 
 Asserts are for our bugs; these are for users and machines.
@@ -145,6 +146,15 @@ class Overloaded(ServeError):
 
 class EngineFailed(ServeError):
     status, type, code = 500, "server_error", "internal_error"
+
+
+class GivenUp(EngineFailed):
+    """Engines died over it, and nothing else; it is not tried again."""
+
+    code = "engine_failed"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} is given up: the engine died over it several times in a row.")
 
 
 class NotReady(ServeError):

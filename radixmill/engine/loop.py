@@ -150,9 +150,8 @@ class Engine:
         """Some grammar has been built, or refused."""
         assert self._grammars is not None
         self._pulse.beat()
-        self._pulse.hearing([*self.scheduler.unbound(), *(question.id for _, question in self._asked)])
         self._grammars.poll()
-        self.scheduler.bind_waiting()
+        self.scheduler.bind_waiting(self._pulse.hearing)
         self._pulse.hearing(())
         self._answer_asked()
 
@@ -160,20 +159,20 @@ class Engine:
         """Say of each grammar asked about whether it can be had, as soon as that is known."""
         open = []
         for peer, question in self._asked:
-            if (answer := self._verdict(question.args)) is None:
+            if (answer := self._verdict(question)) is None:
                 open.append((peer, question))
             else:
                 self.link.send(peer, Reply(question.id, True, answer))
         self._asked = open
 
-    def _verdict(self, args: dict[str, Any]) -> dict[str, Any] | None:
+    def _verdict(self, question: Control) -> dict[str, Any] | None:
         if self._grammars is None:
             return {"reason": "this engine has no grammars", "place": ""}
         try:
-            wanted = msgspec.convert(args, Constraint)
+            wanted = msgspec.convert(question.args, Constraint)
         except msgspec.ValidationError as error:
             return {"reason": str(error), "place": ""}
-        match self._grammars.want(wanted):
+        match self._grammars.want(wanted, question.id):
             case Refused(reason, place):
                 return {"reason": reason, "place": place}
             case Built():

@@ -35,7 +35,8 @@ def serve(
     spec, cache = executor.spec, config.cache
     per_page = spec.page_size * sum(group.bytes_per_token for group in spec.kv_groups)
     keep = None if cache.prefix_cache_bytes is None else cache.prefix_cache_bytes // per_page
-    grammars = Grammars(open_builder) if open_builder else None
+    pulse = pulse or EnginePulse.private()
+    grammars = Grammars(open_builder, building=pulse.building) if open_builder else None
     scheduler = Scheduler(spec, config.schedule, cache.prefix_cache, keep, grammars)
     engine = Engine(
         scheduler,

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never, cast
 
-from radixmill.core.errors import EngineFailed, NotReady
+from radixmill.core.errors import EngineFailed, GivenUp, NotReady
 from radixmill.core.messages import (
     Cancel,
     Control,
@@ -159,6 +159,8 @@ class RemoteEngine:
         finally:
             self._questions.pop(question.control.id, None)
             self._tell_asked()
+        if not reply.ok and question.deaths >= PATIENCE:
+            raise GivenUp(f"A question about {verb}")
         if not reply.ok:
             raise EngineFailed(reply.error)
         return reply.data

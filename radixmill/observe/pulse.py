@@ -18,8 +18,12 @@ from typing import Self
 _WORD = 8
 _BANK = 2048  # words: a step's sequences
 _BEAT, _BUSY, _STEPS, _STEP_AT, _RUNNING, _WAITING, _WAITING_TOKENS = range(7)
-_FLYING = 16  # banks of a count, then ids: for steps of even and of odd number, and for what is being taken in
+# Banks of a count, then ids: for steps of even and of odd number, for what is being taken in, and for whose grammar is
+# being built. Each has one thread that writes it.
+_FLYING = 16
 _HEARD = _FLYING + 2 * _BANK
+_BUILT = _HEARD + _BANK
+_WORDS = _BUILT + _BANK
 _ASKED, _TURNS = range(2)  # of a front's page
 
 
@@ -54,7 +58,7 @@ class EnginePulse:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         """`read_only`: the page of another process, which must be there. Raises OSError."""
-        self._page = Words(path, _HEARD + _BANK, read_only=read_only)
+        self._page = Words(path, _WORDS, read_only=read_only)
         self.words = self._page.words
 
     @classmethod
@@ -86,6 +90,10 @@ class EnginePulse:
     def hearing(self, seqs: Sequence[int]) -> None:
         """These sequences, or questions, are being taken in; none: that is done."""
         self._fill(_HEARD, seqs)
+
+    def building(self, seqs: Sequence[int]) -> None:
+        """The grammar that these sequences, or questions, wait for is being built; none: that is done."""
+        self._fill(_BUILT, seqs)
 
     def _fill(self, bank: int, seqs: Sequence[int]) -> None:
         count = min(len(seqs), _BANK - 1)
@@ -138,11 +146,19 @@ class EnginePulse:
         return (time.monotonic_ns() - at) / 1e9 if at else None
 
     def flying(self) -> frozenset[int]:
-        """Sequences of the steps that have been launched and are not done, and those that are being taken in."""
-        found: set[int] = set()
-        for bank in (_FLYING, _FLYING + _BANK, _HEARD):
-            found.update(self.words[bank + 1 : bank + 1 + min(self.words[bank], _BANK - 1)])
-        return frozenset(found)
+        """Sequences of the steps that have been launched and are not done, and those that are being taken in.
+
+        While a grammar is built, which takes a moment, those that wait for it instead: steps go on beside it, and whoever
+        has a long prompt in them would be there at each death. But not while something is taken in, which is shorter
+        still: the next grammar is begun just when the last is given to those who waited for it.
+        """
+        heard, built = self._bank(_HEARD), self._bank(_BUILT)
+        if built and not heard:
+            return built
+        return self._bank(_FLYING) | self._bank(_FLYING + _BANK) | heard
+
+    def _bank(self, bank: int) -> frozenset[int]:
+        return frozenset(self.words[bank + 1 : bank + 1 + min(self.words[bank], _BANK - 1)])
 
     def close(self) -> None:
         self._page.close()

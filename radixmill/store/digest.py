@@ -14,7 +14,7 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -79,19 +79,15 @@ class WeightDigest:
             raise Unhashed("it is not known which files were loaded")
         with _alone():
             hashes = {mark.name: self._one(mark) for mark in self._marks}
-        if self._files.is_gguf:
-            return hashes[self._files.root.name]
-        lines = "".join(f"{found}  {name}\n" for name, found in hashes.items())
-        return hashlib.sha256(lines.encode()).hexdigest()
+        return _combined(self._files, hashes)
 
     def _one(self, mark: FileMark) -> str:
-        path = self._files.root if self._files.is_gguf else self._files.root / mark.name
+        path = _path(self._files, mark)
         key = str(path.resolve())
         if _mark(path) != mark:
             raise Unhashed(f"{path.name} has changed since the model was loaded")
-        entry = _read_cache().get(key)
-        if isinstance(entry, dict) and entry.get("mark") == _numbers(mark) and isinstance(entry.get("sha256"), str):
-            return str(entry["sha256"])
+        if (kept := _cached(key, mark)) is not None:
+            return kept
         log.info("hashing %s for receipts", path)
         found = _sha256(path)
         if _mark(path) != mark:
@@ -105,6 +101,32 @@ def marks(files: ModelFiles) -> tuple[FileMark, ...]:
     return tuple(map(_mark, [files.root] if files.is_gguf else weight_parts(files.root)))
 
 
+def same_bytes(
+    files: ModelFiles, before: Sequence[FileMark], now: Sequence[FileMark], beat: Callable[[], None]
+) -> bool:
+    """Whether the weights are what they were `before`, though some files' times may differ: by a hash that is known of them
+    then, the catalogue's or one that was made for receipts. False where none is. `beat`: called as reading gets on."""
+    if [(mark.name, mark.size) for mark in before] != [(mark.name, mark.size) for mark in now]:
+        return False
+    touched = [old for old, new in zip(before, now, strict=True) if not old.same_as(new)]
+    if touched and files.sha256:
+        return _combined(files, {mark.name: _sha256(_path(files, mark), beat) for mark in now}) == files.sha256
+    known = [_cached(str(_path(files, mark).resolve()), mark) for mark in touched]
+    return None not in known and known == [_sha256(_path(files, mark), beat) for mark in touched]
+
+
+def _path(files: ModelFiles, mark: FileMark) -> Path:
+    return files.root if files.is_gguf else files.root / mark.name
+
+
+def _combined(files: ModelFiles, hashes: dict[str, str]) -> str:
+    """Of the hashes of all files."""
+    if files.is_gguf:
+        return hashes[files.root.name]
+    lines = "".join(f"{found}  {name}\n" for name, found in hashes.items())
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
 def _mark(path: Path) -> FileMark:
     at = path.stat()
     return FileMark(path.name, at.st_size, at.st_mtime_ns, at.st_ino)
@@ -114,7 +136,7 @@ def _numbers(mark: FileMark) -> list[int]:
     return [mark.size, mark.mtime_ns, mark.inode]
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path, beat: Callable[[], None] = lambda: None) -> str:
     """Read in order, in blocks: the lock of the interpreter is free while one is hashed."""
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
@@ -122,6 +144,7 @@ def _sha256(path: Path) -> str:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
         while block := file.read(_BLOCK):
             digest.update(block)
+            beat()
     return digest.hexdigest()
 
 
@@ -139,6 +162,13 @@ def _read_cache() -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _cached(key: str, mark: FileMark) -> str | None:
+    entry = _read_cache().get(key)
+    if isinstance(entry, dict) and entry.get("mark") == _numbers(mark) and isinstance(entry.get("sha256"), str):
+        return str(entry["sha256"])
+    return None
 
 
 def _remember(key: str, mark: FileMark, found: str) -> None:

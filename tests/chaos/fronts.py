@@ -56,13 +56,12 @@ async def late(house: House, number: int, wish: Wish, twin: Fold) -> Live:
 
 
 def judge(house: House, lives: list[Live], open_then: list[Live], owners: dict[int, int], victim: int) -> None:
-    """Connections of the front that died may break; no other."""
+    """Connections of the front that died may break; no other. One that was made since may have met the front that took its
+    place, and that had not loaded: it was not accepted. Whoever held a connection before the death had."""
     for live in lives:
         if live.broke and live in open_then and owners.get(live.port) == victim:
             house.figures.faults["connections of a front that died"] += 1
-        elif (
-            live.fold.status == 503 and "not_ready" in live.fold.error
-        ):  # from the front that took its place: not accepted
+        elif live.port not in owners and live.fold.status == 503 and "not_ready" in live.fold.error:
             house.figures.notes.append("a front that had not loaded said 503")
         else:
             house.judge([live])

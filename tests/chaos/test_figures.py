@@ -6,6 +6,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ import pytest
 from tests.chaos.figures import Area, Figures, Gap, auc, percentile, slope
 from tests.chaos.fold import Fold
 from tests.chaos.footprint import Footprint, Process, leaks
-from tests.chaos.kit import Death, Live, pauses
+from tests.chaos.fronts import judge
+from tests.chaos.kit import Death, House, Live, pauses
 from tests.chaos.mix import TEXT, Wish
 from tests.chaos.soak import FLAGS, QUEUED, Soak, growth, windows
 
@@ -21,6 +23,18 @@ from tests.chaos.soak import FLAGS, QUEUED, Soak, growth, windows
 def test_percentiles_are_of_the_nearest_rank() -> None:
     assert percentile([3, 1, 2], 0.5) == 2 and percentile([5], 0.99) == 5
     assert percentile(range(1, 101), 0.99) == 99 and math.isnan(percentile([], 0.5))
+
+
+def test_only_a_front_that_has_just_started_may_say_that_it_loads(tmp_path: Path) -> None:
+    """One that has held the connection since before the other's death may not."""
+    old, dead = 11, 12
+    owners = {1000: old, 1001: dead}
+    for port, wrong in ((1000, 1), (1001, 1), (1002, 0)):
+        house = House("tiny", tmp_path, Figures(), random.Random(0))
+        live = Live(Wish("greedy", TEXT, {}), twin=Fold(), port=port)
+        live.fold.status, live.fold.error = 503, '{"error": {"code": "not_ready"}}'
+        judge(house, [live], [live], owners, dead)
+        assert len(house.figures.wrong) == wrong and len(house.figures.notes) == 1 - wrong
 
 
 def test_a_slope_is_of_the_least_squares_line() -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from array import array
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace as replaced
 from safetensors.numpy import save_file
 
 from radixmill.core.config import Config
 from radixmill.core.errors import ModelChanged
 from radixmill.core.spec import Identity
 from radixmill.device.executor import open_executor
-from radixmill.store import ModelFiles
+from radixmill.store import ModelFiles, digest
+from radixmill.store.digest import WeightDigest
 from tests.device.test_loader_agree import weights
 from tests.device.test_runner import HARDWARE, TINY, config
 
@@ -56,6 +59,40 @@ def test_weights_that_changed_are_not_though_the_numerics_id_is_the_same(files: 
         load(files, first)
     path.unlink()
     with pytest.raises(ModelChanged, match=r"model\.safetensors"):
+        load(files, first)
+
+
+def test_weights_that_were_only_touched_are_taken_over_where_their_hash_is_known(
+    files: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digest, "cache_folder", lambda: tmp_path / "cache")
+    first, path = load(files), tmp_path / "model.safetensors"
+    vouched = replace(files, sha256=WeightDigest(files, first.weight_marks).start().result(30))
+    also = load(vouched)
+    kept = path.stat()
+    os.utime(path, ns=(kept.st_atime_ns, kept.st_mtime_ns + 10**9))
+    word = memoryview(array("Q", [0]))
+    for _ in range(2):  # whoever takes over from the second is told of the first as well
+        second = open_executor(stored(), files, HARDWARE, earlier=first, beats=word).spec.identity
+        assert second.numerics == first.numerics and second.weight_marks != first.weight_marks
+    assert word[0]
+    assert load(vouched, also) == replaced(also, weight_marks=second.weight_marks)
+
+    with path.open("r+b") as file:  # the same size, but not the same
+        file.seek(path.stat().st_size // 2 + 5000)
+        file.write(b"\1\2\3\4")
+    for each, earlier in ((files, first), (vouched, also)):
+        with pytest.raises(ModelChanged, match="changed on disk"):
+            load(each, earlier)
+
+
+def test_weights_that_were_touched_and_have_no_known_hash_are_refused(
+    files: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digest, "cache_folder", lambda: tmp_path / "cache")
+    first = load(files)
+    os.utime(tmp_path / "model.safetensors", ns=(0, 10**18))
+    with pytest.raises(ModelChanged):
         load(files, first)
 
 

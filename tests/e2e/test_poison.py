@@ -14,8 +14,8 @@ import pytest
 
 from radixmill.core.errors import EngineFailed
 from radixmill.llm import LLM, Params
-from tests.e2e.faults import DEADLY, ENDLESS, LATE, faulty
-from tests.e2e.kit import Server, same, serving, stream
+from tests.e2e.faults import DEADLY, ENDLESS, LATE, UNBINDABLE, UNBUILDABLE, faulty
+from tests.e2e.kit import Server, same, serving, stream, streams
 from tests.e2e.test_recovery import body
 
 PATIENCE = 1.0  # seconds
@@ -94,6 +94,51 @@ def test_an_endless_loop_is_found_and_ends_like_a_death(server: Server) -> None:
     condemned(asyncio.run(ask(server, poison(ENDLESS))), "poison")
     assert deaths(server) - before == 3 and time.monotonic() - began > 3 * PATIENCE
     assert f"no progress for {PATIENCE:g} s" in server.log.read_text()
+
+
+def test_a_grammar_that_kills_whoever_builds_it(server: Server) -> None:
+    """It passes its trial. Those who run meanwhile, and those who wait for another grammar, are not taken for it."""
+    bodies = [body(seed, 200) for seed in range(4)]
+    bodies += [body(seed, 6, regex=f"[a-e]{{9}}{seed}", ignore_eos=False) for seed in range(4, 7)]
+    undisturbed = asyncio.run(streams(server.url, bodies))
+    bodies[4:] = [each | {"regex": f"({each['regex']})"} for each in bodies[4:]]  # not built yet, and the same
+    before = deaths(server)
+
+    async def disturbed() -> tuple[list[dict[str, Any]], httpx.Response]:
+        running = asyncio.gather(*(stream(server.url, each) for each in bodies))
+        answer = await ask(server, poison(regex=UNBUILDABLE, ignore_eos=False))
+        return list(await running), answer
+
+    folded, answer = asyncio.run(disturbed())
+    condemned(answer, "poison")
+    assert deaths(server) - before == 3
+    assert all(map(same, folded, undisturbed))
+
+
+def test_a_grammar_that_kills_while_nobody_else_is_there(server: Server) -> None:
+    before = deaths(server)
+    condemned(asyncio.run(ask(server, poison(regex=UNBUILDABLE, ignore_eos=False))), "poison")
+    assert deaths(server) - before == 3
+    assert asyncio.run(stream(server.url, body(1, 8)))["finish"] == {0: "length"}
+
+
+@pytest.mark.slow
+def test_grammars_that_kill_when_they_are_given_out(server: Server) -> None:
+    """Others wait for theirs at each death."""
+    before = deaths(server)
+    words = [f"{UNBINDABLE}{i}" for i in range(2)]
+    bound = [body(seed, 6, regex=f"[k-p]{{9}}{seed}", ignore_eos=False) for seed in range(6)]
+
+    async def disturbed() -> tuple[list[dict[str, Any]], list[httpx.Response]]:
+        wrong = asyncio.gather(*(ask(server, poison(regex=word, ignore_eos=False, rid=word)) for word in words))
+        await asyncio.sleep(0.1)
+        return await streams(server.url, bound), await wrong
+
+    folded, answers = asyncio.run(disturbed())
+    for word, answer in zip(words, answers, strict=True):
+        condemned(answer, word)
+    assert deaths(server) - before == 6
+    assert all(map(same, asyncio.run(streams(server.url, bound)), folded))
 
 
 @pytest.mark.slow

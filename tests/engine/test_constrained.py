@@ -76,7 +76,7 @@ class ToyGrammars:
     done: set[str] = field(default_factory=set)
     wake: socket.socket | None = None
 
-    def want(self, constraint: Constraint) -> Built | Refused | None:
+    def want(self, constraint: Constraint, asker: int | None = None) -> Built | Refused | None:
         if constraint.text == "bad":
             return Refused("bad is no grammar", "line 1")
         if self.slow and constraint.text not in self.done:
@@ -190,6 +190,24 @@ def test_it_waits_for_its_grammar_and_holds_up_nobody() -> None:
     run.scheduler.bind_waiting()
     run.run()
     assert run.tokens["front", 0] == alone("1,2|3", [1, 2, 3], 7, 20)
+
+
+def test_those_that_waited_are_named_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grammar that kills us when it is given to a sequence is no other's fault."""
+    run = drive(slow=True)
+    for seq in range(3):
+        run.submit(submit([1, 2, 3], seq, max_tokens=20, **bound(f"{seq + 1}")))
+    run.scheduler.constrained._grammars.done |= {"1", "2"}
+    named: list[tuple[int, ...]] = []
+    met: dict[str, tuple[int, ...]] = {}
+
+    def matcher(self: ToyBuilt, *args: Any) -> Any:
+        met[self.text] = named[-1]
+        return ToyMatch(self.text, *args[:2])
+
+    monkeypatch.setattr(ToyBuilt, "matcher", matcher)
+    run.scheduler.bind_waiting(named.append)
+    assert met == {"1": (0,), "2": (1,)} and named == [(0,), (1,), (2,)]
 
 
 def test_what_waits_for_a_grammar_may_be_cancelled_and_its_client_may_leave() -> None:

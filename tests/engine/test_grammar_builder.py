@@ -23,6 +23,7 @@ import pytest
 from radixmill.core.request import Constraint
 from radixmill.engine.grammar import Built, GrammarError, Grammars, Refused, Vocabulary, service
 from radixmill.engine.grammar.frames import Job, Tried, frame
+from radixmill.engine.grammar.matcher import Start
 from radixmill.engine.grammar.service import Keep, Silence
 from radixmill.observe.watch import Watch
 from radixmill.sacrifice.frames import Frames, is_whole
@@ -433,6 +434,27 @@ def test_orders_are_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> No
     assert isinstance(bench.wait("regex", "a"), Built)
     assert isinstance(bench.wait("regex", "b"), Built)
     assert isinstance(bench.wait("regex", "c"), Built), "it is not kept that there was no room"
+
+
+def test_who_waits_for_a_grammar_is_named_while_it_is_built(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What kills us then is theirs."""
+    named: set[int] = set()
+    at_work: dict[str, set[int]] = {}
+
+    def building(askers: tuple[int, ...]) -> None:
+        named.clear()
+        named.update(askers)
+
+    def start(tokenizer: Any, grammar: str) -> Any:
+        at_work["first" if "first" in grammar else "second"] = set(named)
+        return Start(tokenizer, grammar)
+
+    monkeypatch.setattr(service, "Start", start)
+    bench.grammars = Grammars(bench.open, building=building)
+    for asker, text in ((1, "first"), (2, "first"), (3, "second"), (1, "first")):
+        assert bench.grammars.want(constraint("regex", text), asker) is None
+    assert isinstance(bench.wait("regex", "first"), Built) and isinstance(bench.wait("regex", "second"), Built)
+    assert at_work == {"first": {1, 2}, "second": {3}} and not named
 
 
 def wait_for_children(pid: int, limit: float = 10.0) -> list[int]:

@@ -54,7 +54,7 @@ class ToyGrammars:
     wake: socket.socket | None = None
     starts: dict[Constraint, Start] = field(default_factory=dict)
 
-    def want(self, constraint: Constraint) -> Built | Refused | None:
+    def want(self, constraint: Constraint, asker: int | None = None) -> Built | Refused | None:
         if not self.ready:
             return None
         if constraint not in self.starts:

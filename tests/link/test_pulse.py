@@ -26,6 +26,22 @@ def test_one_writes_and_another_reads(tmp_path: Path) -> None:
     assert (reader.busy, reader.running, reader.waiting, reader.waiting_tokens) == (False, 2, 3, 70)
 
 
+def test_while_a_grammar_is_built_who_waits_for_it_is_to_blame(tmp_path: Path) -> None:
+    """Or whoever is taken in just then; but not those whose steps go on beside it."""
+    writer, reader = EnginePulse(tmp_path / "page"), EnginePulse(tmp_path / "page", read_only=True)
+    writer.launched(4, [7])
+    writer.building([8, 9])
+    assert reader.flying() == {8, 9}
+    writer.landed(4)
+    writer.launched(5, [7])
+    assert reader.flying() == {8, 9}
+    writer.hearing([10])
+    assert reader.flying() == {7, 10}
+    writer.hearing(())
+    writer.building(())
+    assert reader.flying() == {7}
+
+
 def test_more_sequences_than_a_page_holds_are_cut_off(tmp_path: Path) -> None:
     pulse = EnginePulse(tmp_path / "page")
     pulse.launched(0, range(5000))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from radixmill.core.errors import EngineFailed, NotReady
+from radixmill.core.errors import EngineFailed, GivenUp, NotReady
 from radixmill.core.messages import Cancel, Control, Deltas, End, Ready, Reply, Submit, TokenDelta, Usage
 from radixmill.core.request import GenerateRequest, SamplingParams
 from radixmill.core.spec import ModelSpec
@@ -254,7 +254,7 @@ def test_a_question_ends_that_engines_die_over_and_no_other(folder: Path) -> Non
             engine()
             await client.connect(str(folder / str(death + 1)), death + 2)
             await client.ready()
-        with pytest.raises(EngineFailed, match="died over it"):
+        with pytest.raises(GivenUp, match="A question about deadly is given up"):
             await deadly
         assert await other == {"n": 1}
         assert not client._questions

@@ -37,6 +37,7 @@ log = logging.getLogger("radixmill.engine")
 
 Key = tuple[ConstraintKind, str]
 OpenBuilder = Callable[[], tuple[socket.socket, subprocess.Popen[bytes]]]
+Building = Callable[[tuple[int, ...]], None]
 
 _CHUNK = 1 << 20
 _TRIES = 2  # builders that may die or hang over one job
@@ -87,27 +88,38 @@ class Silence:
 class Grammars:
     """All grammars of one engine. All methods are for the engine's thread."""
 
-    def __init__(self, open_builder: OpenBuilder, keep: Keep | None = None, silence: Silence | None = None) -> None:
+    def __init__(
+        self,
+        open_builder: OpenBuilder,
+        keep: Keep | None = None,
+        silence: Silence | None = None,
+        building: Building = lambda askers: None,
+    ) -> None:
         """`open_builder` starts a process of `builder.serve`; it gives the line to it, and the process, which is ours then.
-        Called when first needed."""
+        Called when first needed. `building` hears, from the background thread, who waits for what it is about to build, and
+        nobody when that is done."""
         self.wake, self._waker = socket.socketpair()
         self.wake.setblocking(False)
         self._waker.setblocking(False)
         self._cache = _Cache(keep or Keep())
-        self._ordered: set[Key] = set()
+        self._ordered: dict[Key, set[int]] = {}  # and who waits for it
+        self._building = building
         self._done: deque[tuple[Key, Built | Refused]] = deque()
-        self._smith = _Smith(open_builder, self._finished, silence or Silence())
+        self._smith = _Smith(open_builder, self._finished, self._begun, silence or Silence())
         self._thread: threading.Thread | None = None
 
-    def want(self, constraint: Constraint) -> Built | Refused | None:
-        """The constraint's grammar, or why there is none; None while it is being built."""
+    def want(self, constraint: Constraint, asker: int | None = None) -> Built | Refused | None:
+        """The constraint's grammar, or why there is none; None while it is being built. `asker`: the sequence, or the
+        question, that is to blame if that kills us."""
         key = (constraint.kind, constraint.text)
         found = self._cache.get(key)
         if found is None and key not in self._ordered:
             if len(self._ordered) >= _MOST_ORDERS:
                 return Refused("too many grammars are being built; try again")
-            self._ordered.add(key)
+            self._ordered[key] = set()
             self._order(key)
+        if found is None and asker is not None:
+            self._ordered[key].add(asker)  # long before it is built: it is tried first
         return found
 
     def poll(self) -> None:
@@ -117,7 +129,7 @@ class Grammars:
                 pass
         while self._done:
             key, outcome = self._done.popleft()
-            self._ordered.discard(key)
+            self._ordered.pop(key, None)
             self._cache.put(key, outcome)
 
     def stats(self) -> dict[str, int]:
@@ -139,8 +151,13 @@ class Grammars:
             self._thread.start()
         self._smith.order(key)
 
+    def _begun(self, key: Key) -> None:
+        """From the background thread."""
+        self._building(tuple(self._ordered.get(key, ())))
+
     def _finished(self, key: Key, outcome: Built | Refused) -> None:
         """From the background thread."""
+        self._building(())
         self._done.append((key, outcome))
         with contextlib.suppress(OSError):  # full: it is readable as it is
             self._waker.send(b"!")
@@ -231,9 +248,14 @@ class _Smith:
     """The background thread: talks to the builder, replaces it where it dies or hangs, and builds what it found harmless."""
 
     def __init__(
-        self, open_builder: OpenBuilder, finished: Callable[[Key, Built | Refused], None], silence: Silence
+        self,
+        open_builder: OpenBuilder,
+        finished: Callable[[Key, Built | Refused], None],
+        begun: Callable[[Key], None],
+        silence: Silence,
     ) -> None:
-        self._open, self._finished, self._silence = open_builder, finished, silence
+        """`begun`: a grammar is about to be built here."""
+        self._open, self._finished, self._begun, self._silence = open_builder, finished, begun, silence
         self._orders: deque[_Order] = deque()
         self._bell, self._ringer = socket.socketpair()
         self._bell.setblocking(False)
@@ -325,7 +347,9 @@ class _Smith:
                 case Refusal(number, reason, place):
                     self._finished(line.sent.pop(number).key, Refused(reason, place))
                 case Tried(number, grammar, cost):
-                    self._finished(line.sent.pop(number).key, self._build(grammar, cost))
+                    key = line.sent.pop(number).key
+                    self._begun(key)
+                    self._finished(key, self._build(grammar, cost))
 
     def _learn(self, vocabulary: Vocabulary) -> None:
         if vocabulary != self._vocabulary:

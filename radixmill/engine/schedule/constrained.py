@@ -48,7 +48,7 @@ class Constrained:
         """Give a sequence its matcher, if its grammar is there; else it waits. Raises GrammarError where there is none."""
         if self._grammars is None:
             raise GrammarError("this engine has no grammars")
-        match self._grammars.want(seq.request.constraint or _ANYTHING):
+        match self._grammars.want(seq.request.constraint or _ANYTHING, seq.id):
             case Refused(reason, place):
                 raise GrammarError(reason, place)
             case Built() as built:
@@ -61,10 +61,6 @@ class Constrained:
         """Those that wait, taken off the list: bind them again."""
         waiting, self._waiting = self._waiting, {}
         yield from waiting
-
-    @property
-    def waiters(self) -> list[Sequence]:
-        return list(self._waiting)
 
     def forget(self, seq: Sequence) -> None:
         """It has ended while it waited."""

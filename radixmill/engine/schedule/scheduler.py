@@ -11,7 +11,7 @@ Alone       who runs in steps of its own
 from __future__ import annotations
 
 from array import array
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from typing import Any
 
@@ -93,9 +93,10 @@ class Scheduler:
             else:
                 self._bind(seq)
 
-    def bind_waiting(self) -> None:
-        """A grammar has been built, or refused: look again at those that wait for one."""
+    def bind_waiting(self, hearing: Callable[[tuple[int, ...]], None] = lambda seqs: None) -> None:
+        """A grammar has been built, or refused: look again at those that wait for one. `hearing`: told of each, before."""
         for seq in self.constrained.waiting():
+            hearing((seq.id,))
             self._bind(seq)
 
     def _bind(self, seq: Sequence) -> None:
@@ -199,10 +200,6 @@ class Scheduler:
     def idle(self) -> bool:
         """Nothing runs, waits, flies or is to be told."""
         return not (self.running.rows or self.queue or self._flying or self._pending)
-
-    def unbound(self) -> list[int]:
-        """Ids of the sequences that wait for a grammar."""
-        return [seq.id for seq in self.constrained.waiters]
 
     def flying(self, plan: StepPlan) -> list[int]:
         """Ids of the sequences that a launched plan computes."""

@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 from msgspec import Struct
 
-from radixmill.core.errors import BadRequest, EngineFailed, NotReady, ServeError
+from radixmill.core.errors import BadRequest, EngineFailed, GivenUp, NotReady, ServeError
 from radixmill.core.messages import End as EngineEnd
 from radixmill.core.messages import TokenDelta, TokenLogprob
 from radixmill.core.request import GenerateRequest
@@ -182,10 +182,7 @@ class Generation:
                 log.error("request %s: sequence %d failed: %s", self.id, seq, end.detail)
                 raise EngineFailed(f"The engine failed while it was generating the answer to request {self.id}.")
             case "condemned":
-                raise EngineFailed(
-                    f"Request {self.id} is given up: the engine died over it several times in a row.",
-                    code="engine_failed",
-                )
+                raise GivenUp(f"Request {self.id}")
             case "lost":
                 raise NotReady(f"The server has no engine any more: {end.detail}.")
             case "expired":

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 from weakref import WeakSet
 
-from radixmill.core.errors import BadRequest, NotReady, ServeError, UnknownModel
+from radixmill.core.errors import BadRequest, GivenUp, NotReady, ServeError, UnknownModel
 from radixmill.core.request import GenerateRequest, SamplingParams, ThinkingBudget, choice_seed
 from radixmill.core.spec import ModelSpec
 from radixmill.front.session.ask import Ask, ChatPrompt, TextPrompt
@@ -199,7 +199,10 @@ class Session:
         prompts = await self.preparer.within(ask, entry.spec.context)
         entry.place.weigh(ask.id, [len(ids) for ids in prompts])
         speech = speech_of(self.text, ask, prompts)
-        await self.preparer.check(speech)
+        try:
+            await self.preparer.check(speech)
+        except GivenUp:
+            raise GivenUp(f"Request {ask.id}") from None
         return self._submit(speech, entry, prompts)
 
     def _stopped(self, ask: Ask, entry: Entry) -> Generation:
