@@ -66,7 +66,8 @@ class Order:
 def start_role(role: str, line: socket.socket, *listeners: socket.socket) -> subprocess.Popen[bytes]:
     """A fresh interpreter of radixmill.launch at the other end of `line`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "radixmill.launch", role, str(line.fileno())],  # the role is for whoever reads ps
+        # -P: nothing is imported from the folder we happen to be in, which may hold a stranger's model. ps shows the role.
+        [sys.executable, "-P", "-m", "radixmill.launch", role, str(line.fileno())],
         pass_fds=(line.fileno(), *(listener.fileno() for listener in listeners)),
         stdin=subprocess.DEVNULL,
         env=_environment(role),
