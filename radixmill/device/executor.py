@@ -30,6 +30,7 @@ from radixmill.device.sampling import Sampler
 from radixmill.device.worker import detect
 from radixmill.store.digest import marks
 from radixmill.store.files import ModelFiles
+from radixmill.store.texts import check_texts, text_marks
 
 BITS = {"auto": None, "w8": 8, "w4": 4}  # --quantization
 
@@ -127,7 +128,9 @@ def open_executor(
     phases = _Phases()
     with phases("open files"):
         loaded = _marks(config, files)  # before they are opened: what replaces them from now on is seen to differ
+        texts = text_marks(files, config.model)
         _check_marks(earlier, loaded)
+        check_texts(earlier.text_marks if earlier else (), texts)
         checkpoint = open_checkpoint(files, load_format=config.model.load_format)
     with closing(checkpoint):
         kind = family(checkpoint.config)
@@ -151,6 +154,8 @@ def open_executor(
         spec = _spec(files, checkpoint, model, resolved, numerics, notes, tuple(phases.done))
         if loaded == _marks(config, files):  # else they were replaced while we read: nobody knows what we have
             spec = msgspec.structs.replace(spec, weight_marks=loaded)
+        if texts == text_marks(files, config.model):
+            spec = msgspec.structs.replace(spec, text_marks=texts)
         _check_same(earlier, spec.identity)
     runner = Runner(model, kv, Sampler(model_config.vocab, spec.slots, ops.sampling, processed=processed))
     return LocalExecutor(runner, spec, resolved.config, build.nbytes)
@@ -174,18 +179,16 @@ def _check_marks(earlier: Identity | None, loaded: tuple[FileMark, ...]) -> None
     both = {name for name in before.keys() & now if before[name].same_as(now[name])}
     if changed := sorted((before.keys() | now) - both):
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        raise ModelChanged(f"{changed[0]}{more} changed on disk after the model had been loaded", _CHANGED)
+        raise ModelChanged(f"{changed[0]}{more} changed on disk after the model had been loaded")
 
 
 def _check_same(earlier: Identity | None, now: Identity) -> None:
     """Raises ModelChanged if what was loaded does not give the same bytes as `earlier`."""
     _check_marks(earlier, now.weight_marks)
+    check_texts(earlier.text_marks if earlier else (), now.text_marks)
     if earlier and earlier.numerics != now.numerics:
         what = f"numerics id {earlier.numerics} became {now.numerics}"
-        raise ModelChanged(f"the model changed after it had been loaded: {what}", _CHANGED)
-
-
-_CHANGED = "Put back what was there, if it is wanted, and POST /admin/reload, which serves what is there then"
+        raise ModelChanged(f"the model changed after it had been loaded: {what}")
 
 
 def numerics_id(
