@@ -94,15 +94,35 @@ def _front_role(boot: Boot, control: socket.socket) -> None:
     from radixmill.observe.pulse import FrontPulse
 
     listener, pulse = socket.socket(fileno=boot.listener), FrontPulse(Path(boot.pulse))
-    serve_front(Begin(boot.config, boot.files, listener, control, boot.started, boot.number, boot.deployment, pulse))
+    begin = Begin(
+        boot.config,
+        boot.files,
+        listener,
+        control,
+        boot.started,
+        boot.number,
+        boot.deployment,
+        pulse,
+        boot.earlier,
+    )
+    serve_front(begin)
 
 
 def _grammar_role(boot: Boot, control: socket.socket) -> None:
     from radixmill.engine.grammar import Vocabulary
+    from radixmill.engine.grammar.builder import refuse_all
     from radixmill.engine.grammar.builder import serve as serve_builder
     from radixmill.front.text import load_text
+    from radixmill.store.texts import check_texts, text_marks
 
-    tokenizer = load_text(boot.files, tokenizer=boot.config.model.tokenizer).tokenizer
+    options = boot.config.model
+    try:
+        check_texts(boot.texts, text_marks(boot.files, options))
+        tokenizer = load_text(boot.files, tokenizer=options.tokenizer).tokenizer
+        check_texts(boot.texts, text_marks(boot.files, options))  # they may have changed meanwhile
+    except CannotStart as error:
+        refuse_all(control, str(error))
+        return
     vocabulary = Vocabulary(
         tokens=tuple(map(tokenizer.token_bytes, range(tokenizer.vocab_size))),
         control=frozenset(tokenizer.control.values()) | tokenizer.special_ids,
@@ -132,6 +152,7 @@ def builders(
         time.monotonic(),
         vocab_size=spec.vocab_size,
         eos_ids=spec.eos_ids,
+        texts=spec.text_marks,
     )
 
     def open_builder() -> tuple[socket.socket, subprocess.Popen[bytes]]:

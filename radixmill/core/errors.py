@@ -48,7 +48,13 @@ class NoRoom(CannotStart):
 
 
 class ModelChanged(CannotStart):
-    """The model is no longer the one that this engine would take over: streams would go on with other weights."""
+    """The model is no longer the one that this process would take over: streams would go on with other weights, or with
+    other tokens."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            what, "Put back what was there, if it is wanted, and POST /admin/reload, which serves what is there then"
+        )
 
 
 class ServeError(RadixMillError):

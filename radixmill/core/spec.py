@@ -27,11 +27,19 @@ class FileMark(Struct, frozen=True, array_like=True):
         return (self.name, self.size, self.mtime_ns) == (other.name, other.size, other.mtime_ns)
 
 
+class TextMark(Struct, frozen=True, array_like=True):
+    """What tells that a file says what it did: of tokenizer, template, configuration."""
+
+    name: str
+    print: str  # "": it could not be read
+
+
 class Identity(Struct, frozen=True):
     """What every engine that takes over from another must have in common with it."""
 
     numerics: str
     weight_marks: tuple[FileMark, ...] = ()  # (): unknown, or there are none
+    text_marks: tuple[TextMark, ...] = ()  # (): unknown
 
 
 class ModelSpec(Struct, frozen=True, kw_only=True):
@@ -52,10 +60,11 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
     kv_dtype: str = ""  # what keys and values are kept as
     isa: str = ""
     weight_marks: tuple[FileMark, ...] = ()  # of the files that were loaded; (): unknown, or there are none
+    text_marks: tuple[TextMark, ...] = ()  # of the files beside them, which fronts read; (): unknown
     modalities: tuple[str, ...] = ("text",)
     notes: tuple[str, ...] = ()  # why settings are what they are
     phases: tuple[tuple[str, float], ...] = ()  # start-up: what was done, seconds
 
     @property
     def identity(self) -> Identity:
-        return Identity(self.numerics, self.weight_marks)
+        return Identity(self.numerics, self.weight_marks, self.text_marks)

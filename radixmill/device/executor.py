@@ -30,6 +30,7 @@ from radixmill.device.sampling import Sampler
 from radixmill.device.worker import detect
 from radixmill.store.digest import marks, same_bytes
 from radixmill.store.files import ModelFiles
+from radixmill.store.texts import check_texts, text_marks, touched
 
 BITS = {"auto": None, "w8": 8, "w4": 4}  # --quantization
 
@@ -127,8 +128,10 @@ def open_executor(
     phases = _Phases()
     with phases("open files"):
         loaded = _marks(config, files)  # before they are opened: what replaces them from now on is seen to differ
-        earlier = _renewed(earlier, loaded, files, beats)
+        texts = text_marks(files, config.model)
+        earlier = _renewed(earlier, Identity("", loaded, texts), files, beats)
         _check_marks(earlier, loaded)
+        check_texts(earlier.text_marks if earlier else (), texts)
         checkpoint = open_checkpoint(files, load_format=config.model.load_format)
     with closing(checkpoint):
         kind = family(checkpoint.config)
@@ -152,6 +155,8 @@ def open_executor(
         spec = _spec(files, checkpoint, model, resolved, numerics, notes, tuple(phases.done))
         if loaded == _marks(config, files):  # else they were replaced while we read: nobody knows what we have
             spec = msgspec.structs.replace(spec, weight_marks=loaded)
+        if texts == text_marks(files, config.model):
+            spec = msgspec.structs.replace(spec, text_marks=texts)
         _check_same(earlier, spec.identity)
     runner = Runner(model, kv, Sampler(model_config.vocab, spec.slots, ops.sampling, processed=processed))
     return LocalExecutor(runner, spec, resolved.config, build.nbytes)
@@ -167,9 +172,7 @@ def _marks(config: Config, files: ModelFiles) -> tuple[FileMark, ...]:
         return ()
 
 
-def _renewed(
-    earlier: Identity | None, loaded: tuple[FileMark, ...], files: ModelFiles, beats: memoryview | None
-) -> Identity | None:
+def _renewed(earlier: Identity | None, now: Identity, files: ModelFiles, beats: memoryview | None) -> Identity | None:
     """With the marks that files have now, if they only were touched: their bytes are known to be the same."""
 
     def beat() -> None:
@@ -177,8 +180,9 @@ def _renewed(
             beats[0] = (beats[0] + 1) & ((1 << 64) - 1)
 
     with suppress(OSError):
-        if earlier and earlier.weight_marks and same_bytes(files, earlier.weight_marks, loaded, beat):
-            return msgspec.structs.replace(earlier, weight_marks=loaded)
+        if earlier and earlier.weight_marks and same_bytes(files, earlier.weight_marks, now.weight_marks, beat):
+            texts = touched(earlier.text_marks, now.text_marks, {mark.name for mark in now.weight_marks})
+            return msgspec.structs.replace(earlier, weight_marks=now.weight_marks, text_marks=texts)
     return earlier
 
 
@@ -190,18 +194,16 @@ def _check_marks(earlier: Identity | None, loaded: tuple[FileMark, ...]) -> None
     both = {name for name in before.keys() & now if before[name].same_as(now[name])}
     if changed := sorted((before.keys() | now) - both):
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        raise ModelChanged(f"{changed[0]}{more} changed on disk after the model had been loaded", _CHANGED)
+        raise ModelChanged(f"{changed[0]}{more} changed on disk after the model had been loaded")
 
 
 def _check_same(earlier: Identity | None, now: Identity) -> None:
     """Raises ModelChanged if what was loaded does not give the same bytes as `earlier`."""
     _check_marks(earlier, now.weight_marks)
+    check_texts(earlier.text_marks if earlier else (), now.text_marks)
     if earlier and earlier.numerics != now.numerics:
         what = f"numerics id {earlier.numerics} became {now.numerics}"
-        raise ModelChanged(f"the model changed after it had been loaded: {what}", _CHANGED)
-
-
-_CHANGED = "Put back what was there, if it is wanted, and POST /admin/reload, which serves what is there then"
+        raise ModelChanged(f"the model changed after it had been loaded: {what}")
 
 
 def numerics_id(

@@ -18,7 +18,8 @@ import msgspec
 
 from radixmill import store
 from radixmill.core.config import LAST_WORDS, Config, with_model
-from radixmill.core.errors import BadRequest, CannotStart, Conflict, EngineFailed, NotReady, ServeError
+from radixmill.core.errors import BadRequest, CannotStart, Conflict, EngineFailed, ModelChanged, NotReady, ServeError
+from radixmill.core.spec import Identity, TextMark
 from radixmill.front.session import (
     EngineView,
     Front,
@@ -33,6 +34,7 @@ from radixmill.front.session import (
 from radixmill.link.remote import RemoteEngine
 from radixmill.observe.pulse import FrontPulse
 from radixmill.store import ModelFiles
+from radixmill.store.texts import check_texts, text_marks
 
 log = logging.getLogger("radixmill.front")
 
@@ -44,6 +46,7 @@ LOOK = 0.05  # seconds between looks whether live requests have finished
 class Text(NamedTuple):
     text: ModelText
     seconds: float  # that it took to load
+    marks: tuple[TextMark, ...]  # of its files, before
 
 
 @dataclass(eq=False)
@@ -60,11 +63,19 @@ class Model:
     retiring: bool = False  # another has taken over: it ends with its last request
 
     async def open(self) -> Session:
-        """Wait for text and engine. Raises CannotStart or EngineFailed."""
-        text, _ = await self.text
-        await self.client.ready()
-        self.session = open_session(self.config, self.files, text, self.client)
-        return self.session
+        """Wait for text and engine. Raises CannotStart (ModelChanged where they don't belong together) or EngineFailed."""
+        text, _, before = await self.text
+        spec = await self.client.ready()
+        session = open_session(self.config, self.files, text, self.client)
+        after = await asyncio.to_thread(text_marks, self.files, self.config.model)
+        try:
+            for marks in (before, after):  # what was read between was read of these
+                check_texts(spec.text_marks, marks)
+        except ModelChanged:
+            session.close()
+            raise
+        self.session = session
+        return session
 
     @property
     def idle(self) -> bool:
@@ -98,19 +109,25 @@ class Models:
 
     # --- the first
 
-    def begin(self, number: int, config: Config, files: ModelFiles) -> Model:
-        """The one that a front comes up on."""
-        model = self._add(number, config, files, _loading(config, files))
+    def begin(self, number: int, config: Config, files: ModelFiles, earlier: Identity | None = None) -> Model:
+        """The one that a front comes up on. `earlier`: what its engine is known to have loaded."""
+        known = earlier.text_marks if earlier else ()
+        model = self._add(number, config, files, _loading(config, files, known))
         self._front.client, self._front.view = model.client, model.view
         return model
 
     async def open(self, first: Model) -> bool:
-        """Serve it, as soon as it can be. Whether it is what serves now; another may have come first. Raises CannotStart."""
+        """Serve it, as soon as it can be. Whether it is what serves now; another may have come first, or its files
+        are no longer what the engine has: then it counts as failed. Raises CannotStart."""
         try:
             await first.open()
         except EngineFailed as error:
             if first.number in self._all:
                 log.error("%s", error)
+            return False
+        except ModelChanged as error:
+            log.error("this front does not take over: %s", error)
+            first.client.give_up(str(error))
             return False
         if self._current is None:
             self._serve(first)
@@ -290,7 +307,12 @@ class Models:
         current, until = self._current, time.monotonic() + self._drain_timeout
         models = [each for each in self._all.values() if each.session]
         if not await _idle(models, until):
-            _interrupt(models, NotReady("This answer ends early: the model is being replaced.", code="model_replaced"))
+            _interrupt(
+                models,
+                NotReady(
+                    "This answer ends early: the model is being replaced.", code="model_replaced", retry_after=1.0
+                ),
+            )
             await _idle(models, time.monotonic() + LAST_WORDS)
         for number in [current.number] if current else list(self._all):
             self._say(event="released", deployment=number)
@@ -302,10 +324,13 @@ class Models:
         return task
 
 
-def _loading(config: Config, files: ModelFiles) -> asyncio.Future[Text]:
+def _loading(config: Config, files: ModelFiles, known: tuple[TextMark, ...] = ()) -> asyncio.Future[Text]:
+    """`known`: the files that are to be read; others may be broken, and are not even tried."""
+
     def load() -> Text:
-        began = time.monotonic()
-        return Text(open_text(config, files), time.monotonic() - began)
+        began, marks = time.monotonic(), text_marks(files, config.model)
+        check_texts(known, marks)
+        return Text(open_text(config, files), time.monotonic() - began, marks)
 
     return asyncio.ensure_future(asyncio.to_thread(load))
 

@@ -21,7 +21,7 @@ import uvloop
 from radixmill import __version__
 from radixmill.core.config import LAST_WORDS, Config
 from radixmill.core.errors import CannotStart, NotReady
-from radixmill.core.spec import ModelSpec
+from radixmill.core.spec import Identity, ModelSpec
 from radixmill.front.api.app import create_app
 from radixmill.front.api.keys import open_keys
 from radixmill.front.api.protocol import protocol_factory
@@ -50,6 +50,7 @@ class Begin:
     number: int
     deployment: int
     pulse: FrontPulse
+    earlier: Identity | None = None  # what the engines of the deployment have served
 
 
 class FrontProcess:
@@ -63,7 +64,7 @@ class FrontProcess:
         self._address = begin.listener.getsockname()[:2]  # the server may close it before we are open
         self._front = Front(config=config)
         self._models = Models(self._front, self._say, self._pulse, number << NUMBERS)
-        self._first = begin.deployment
+        self._first, self._earlier = begin.deployment, begin.earlier
         self._until = float("inf")  # monotonic clock: when live requests must have finished
         self._writer: asyncio.StreamWriter | None = None  # to the supervisor, once we follow it
         self._draining: asyncio.Task[None] | None = None
@@ -94,7 +95,7 @@ class FrontProcess:
 
     async def run(self) -> None:
         """Until drained or until the supervisor is gone. Raises CannotStart where the tokenizer can't be loaded, or a named parser does not fit."""
-        first = self._models.begin(self._first, self._config, self._files)
+        first = self._models.begin(self._first, self._config, self._files, self._earlier)
         async with asyncio.TaskGroup() as tasks:
             http = tasks.create_task(self._server.serve(sockets=[self._listener]))
             line = tasks.create_task(self._follow_supervisor())
@@ -113,7 +114,7 @@ class FrontProcess:
     async def _open(self, first: Model) -> None:
         if not await self._models.open(first):
             return
-        text, took = first.text.result()
+        text, took, _ = first.text.result()
         _tell(text)
         gc.collect()
         gc.freeze()

@@ -148,7 +148,11 @@ class RemoteEngine:
 
     async def control(self, verb: str, **args: Any) -> dict[str, Any]:
         if self._spec is None or self._state == "failed":
-            raise NotReady(f"the engine is {self._state}; try again")
+            hopeless = self._state == "failed"
+            raise NotReady(
+                f"the engine is {self._state}" + ("" if hopeless else "; try again"),
+                retry_after=None if hopeless else 1.0,
+            )
         question = _Question(Control(next(self._ids), verb, args), asyncio.get_running_loop().create_future())
         self._questions[question.control.id] = question
         if self._serving:

@@ -98,6 +98,7 @@ def _command(wanted: WheelFile, work: Path) -> list[str]:
         flags = ["--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--disable-pip-version-check"]
         return [
             sys.executable,
+            "-P",  # not the pip of whatever folder we are in
             "-m",
             "pip",
             "download",

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from radixmill.core.config import Config
-from radixmill.core.spec import Identity
+from radixmill.core.spec import Identity, TextMark
 from radixmill.store import ModelFiles
 
 KEY_VARIABLES = ("RADIXMILL_API_KEY", "RADIXMILL_ADMIN_API_KEY")
@@ -38,7 +38,8 @@ class Boot:
     pulse: str = ""  # the page it writes, see observe.pulse
     beside: bool = False  # of an engine: another serves meanwhile, so look for room before anything is loaded
     promised: int = 0  # bytes that count as free although other engines have them: not touched yet
-    earlier: Identity | None = None  # of an engine: what those before it served, which it must serve too
+    earlier: Identity | None = None  # what engines before have served: what it must serve too
+    texts: tuple[TextMark, ...] = ()  # of the role that has no model: the files that its engine knows
     vocab_size: int = 0  # of the model, and the tokens that end its answers: for the role that has no model
     eos_ids: tuple[int, ...] = ()
 
@@ -66,7 +67,8 @@ class Order:
 def start_role(role: str, line: socket.socket, *listeners: socket.socket) -> subprocess.Popen[bytes]:
     """A fresh interpreter of radixmill.launch at the other end of `line`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "radixmill.launch", role, str(line.fileno())],  # the role is for whoever reads ps
+        # -P: nothing is imported from the folder we happen to be in, which may hold a stranger's model. ps shows the role.
+        [sys.executable, "-P", "-m", "radixmill.launch", role, str(line.fileno())],
         pass_fds=(line.fileno(), *(listener.fileno() for listener in listeners)),
         stdin=subprocess.DEVNULL,
         env=_environment(role),

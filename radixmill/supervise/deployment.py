@@ -27,7 +27,7 @@ class Deployment:
     start_watch: Watch = field(init=False)  # of one that starts: a matrix may take long to read
     engine: Child | None = None
     incarnations: int = 0
-    identity: Identity | None = None  # what its first engine loaded: later ones serve that or nothing
+    identity: Identity | None = None  # what its engine loaded: later ones serve that or nothing
     up: bool = False  # an engine of it has come up
     crashes: int = 0  # deaths in a row without a committed token between them
     beside: bool = False  # its engine was started while another served, which must leave room for it
@@ -52,7 +52,7 @@ class Deployment:
     def pin(self, tokens: int, context: int, identity: Identity | None) -> None:
         """Later incarnations get the sizes of the first, whatever memory is free by then: records must fit again. And they
         load what the first has loaded, whatever lies in its files by then."""
-        self.identity = self.identity or identity
+        self.identity = identity or self.identity  # the newest: files that were only touched have another time
         cache = replace(self.config.cache, max_total_tokens=tokens)
         model = replace(self.config.model, context_length=context)
         self.config = replace(self.config, cache=cache, model=model)

@@ -184,6 +184,57 @@ def test_a_background_response_is_deleted_while_its_prompt_is_read():
     session(app, go)
 
 
+TALK = [{"role": "user", "content": text * 50_000} for text in "abc"]
+FITTED = {"input": TALK, "truncation": "auto", "background": True, "max_output_tokens": 20, "rid": "a"}
+
+
+@pytest.mark.parametrize("way", ["cancel", "delete"])
+def test_a_background_response_is_stopped_while_its_prompt_is_fitted(way):
+    """Nobody waits for that, and the engine never hears of it."""
+    client, text = EchoClient(), Unread()
+    app = make_app(client, text=text)
+
+    async def go(http):
+        made = asyncio.ensure_future(http.post(PATH, json=FITTED))
+        await asyncio.to_thread(text.reading.wait, 20)
+        again = await http.post(PATH, json={**FITTED, "rid": "resp_a"})
+        assert error(again, 400)["param"] == "rid", "the same response"
+        one = f"{PATH}/resp_a"
+        stopped = await (http.delete(one) if way == "delete" else http.post(f"{one}/cancel"))
+        assert stopped.status_code == 200 and (await made).status_code == 200
+        if way == "cancel":
+            assert stopped.json()["status"] == "cancelled"
+            conforms("Response", (await http.get(one)).json())
+        else:
+            assert (await http.get(one)).status_code == 404
+        text.read.set()
+        await asyncio.sleep(0.05)
+        assert not client.requests
+        state = (await http.get("/server_info")).json()["internal_states"][0]
+        assert (state["live_requests"], state["live_sequences"], state["queued_tokens"]) == (0, 0, 0)
+
+    session(app, go)
+
+
+@pytest.mark.parametrize("first, second", [("a", "resp_a"), ("resp_a", "a")])
+def test_a_response_has_its_id_alone(first, second):
+    """A request may be named as its response is, but not while another is being made under that name."""
+    app = make_app(EchoClient(says("x" * 400), **SLOW))
+
+    async def go(http):
+        made = (await http.post(PATH, json={**HI, "background": True, "rid": first})).json()
+        assert made["id"] == "resp_a"
+        for more in ({}, {"background": True}):
+            assert error(await http.post(PATH, json={**HI, **more, "rid": second}), 400)["param"] == "rid"
+        other = await http.post(PATH, json={**HI, "background": True, "rid": "resp_resp_a"})
+        assert other.json()["id"] == "resp_resp_a"
+        assert (await http.post(f"{PATH}/resp_a/cancel")).json()["status"] == "cancelled"
+        assert (await http.get(f"{PATH}/resp_resp_a")).json()["status"] == "in_progress"
+        await http.post(f"{PATH}/resp_resp_a/cancel")
+
+    session(app, go)
+
+
 def test_only_background_responses_are_cancelled():
     app = make_app()
     assert error(call(app, "POST", f"{PATH}/{whole(app, HI)['id']}/cancel"), 400)["param"] == "response_id"

@@ -354,6 +354,28 @@ def test_the_sandbox_holds(source: str) -> None:
         ChatTemplate(source).render([user("x")])
 
 
+@pytest.mark.parametrize(
+    "way",
+    [
+        "{{ '%s'.format(raise_exception) }}",
+        "{{ '%s'['format'](raise_exception) }}",
+        "{{ ('%s' | attr('format'))(raise_exception) }}",
+        "{{ ('%s' | string | attr('format'))(raise_exception) }}",
+        "{{ (['%s'] | map(attribute='format') | first)(raise_exception) }}",
+        "{{ (['%s'] | map('attr', 'format') | first)(raise_exception) }}",
+        "{{ ('%s' | attr('format_map'))({'0': raise_exception}) }}",
+        "{% macro run(f) %}{{ f(raise_exception) }}{% endmacro %}{{ run('%s'.format) }}",
+        "{% macro run(f) %}{{ f(raise_exception) }}{% endmacro %}{{ run('%s' | attr('format')) }}",
+        "{% set ns = namespace(f='%s'.format) %}{{ ns.f(raise_exception) }}",
+    ],
+)
+@pytest.mark.parametrize("form", ["{0.__globals__}", "{0.__globals__[__builtins__]}", "{0.__class__.__mro__}"])
+def test_no_format_looks_into_python(way: str, form: str) -> None:
+    """However the method is had. Releases of Jinja before 3.1.6 let some of these pass."""
+    with pytest.raises(TemplateError):
+        ChatTemplate(way.replace("%s", form)).render([user("x")])
+
+
 def test_modest_arithmetic_is_allowed() -> None:
     source = "{{ '-' * 20 }}{{ 3 * 4 }}{{ 2 ** 10 }}{{ 2 ** 0.5 > 1 }}{{ 7 % 4 }}{{ '%s' % 'x' }}{{ range(3) | list }}{{ '{}'.format(1) }}"
     assert ChatTemplate(source).render([]) == "-" * 20 + "121024True3x[0, 1, 2]1"

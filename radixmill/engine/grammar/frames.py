@@ -39,7 +39,7 @@ class Tried(Struct, tag=True, frozen=True):
 
 
 class Refusal(Struct, tag=True, frozen=True):
-    """It cannot."""
+    """It cannot. Of job 0: nothing can, and the builder ends."""
 
     id: int
     reason: str

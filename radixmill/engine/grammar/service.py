@@ -344,6 +344,8 @@ class _Smith:
                     self._learn(vocabulary)
                 case Able():
                     line.able, line.watch = True, Watch(self._silence.owing)
+                case Refusal(0, reason):
+                    self._refuse(line, reason)
                 case Refusal(number, reason, place):
                     self._finished(line.sent.pop(number).key, Refused(reason, place))
                 case Tried(number, grammar, cost):
@@ -364,6 +366,14 @@ class _Smith:
         except BaseException as error:  # the library's panics are no Exceptions, and whoever waits must hear of them
             log.warning("building a grammar failed", exc_info=error)
             return Refused(f"building the grammar fails ({type(error).__name__})")
+
+    def _refuse(self, line: _Line, reason: str) -> None:
+        """The builder can try nothing, and ends: the next grammar has another try."""
+        orders = [*line.sent.values(), *self._orders]
+        line.sent.clear()
+        self._orders.clear()
+        for order in orders:
+            self._finished(order.key, Refused(reason))
 
     def _bury(self, error: Exception) -> None:
         """The builder is gone, or hangs: its jobs go to another, except those over which two have gone that way."""

@@ -36,7 +36,7 @@ log = logging.getLogger("radixmill.front")
 
 BOUNDS = Bounds(seconds=1.5, patience=2.0)
 MAX_ANSWER = 16 << 20  # bytes of a rendered text, as JSON
-HOST = (sys.executable, "-m", "radixmill.front.session.guest_host")
+HOST = (sys.executable, "-P", "-m", "radixmill.front.session.guest_host")
 _STARTS = 30.0  # seconds until a host must be there
 _GRACE = 2.0  # seconds after which a host that does not end a child is hung itself
 _TRIES = 2  # hosts that may die over one template

@@ -184,6 +184,12 @@ class Session:
             generation.limit(deadline, entry.seconds or 0.0)
         return generation
 
+    def stopped(self, ask: Ask, caller: Caller = ANYONE) -> Generation:
+        """Take a request that was stopped before it could be started: an answer that was aborted at once."""
+        entry = self._enter(ask, caller, None)
+        entry.preparing.stopped = "abort"
+        return self._stopped(ask, entry)
+
     def _deadline(self, entry: Entry, beside: Generation | None) -> float | None:
         """Of the loop's clock. A batch is one request, and has one."""
         if beside is not None:

@@ -128,7 +128,13 @@ def begun(body: ResponseBody, tools: Tools, facts: Facts, defaults: Mapping[str,
 
 
 def response_id(id: str) -> str:
-    return id if id.startswith(ID_PREFIX) else ID_PREFIX + id
+    """Of the request with this id, and of no other."""
+    return ID_PREFIX + id
+
+
+def request_id(name: str) -> str:
+    """Of the request that somebody calls by this name, or by that of its response."""
+    return name.removeprefix(ID_PREFIX) or name
 
 
 def usage_of(usage: Usage, *, kept: bool) -> ResponseUsage:

@@ -25,14 +25,14 @@ from radixmill.front.api.openai.responses import events
 from radixmill.front.api.openai.responses.body import PromptBody, ResponseBody, check, check_response
 from radixmill.front.api.openai.responses.items import Item, Reading, check_number, read_items
 from radixmill.front.api.openai.responses.maker import Maker
-from radixmill.front.api.openai.responses.output import Response, begun
+from radixmill.front.api.openai.responses.output import Response, begun, request_id
 from radixmill.front.api.openai.responses.output import response_id as response_id_of
 from radixmill.front.api.openai.responses.prompt import fitted, to_ask, to_prompt
 from radixmill.front.api.openai.responses.records import Record, Records
 from radixmill.front.api.openai.responses.run import CANCEL_SECONDS, Run, SaidStream, as_sse, made
 from radixmill.front.api.openai.responses.tools import Tools, read_tools
 from radixmill.front.api.sse import started, while_connected
-from radixmill.front.session import Caller, Front, Generation, Session
+from radixmill.front.session import Caller, ChatPrompt, Front, Generation, Session
 from radixmill.front.session.store import Store
 
 
@@ -79,9 +79,10 @@ class Responses:
         known = self.understand(body, records)
         headers = _noted(parsed, known).headers()
         making = Making(self.front, session, body, known, records, caller_of(request.scope))
-        id = body.rid or body.request_id or uuid.uuid4().hex
-        if body.rid or body.request_id:
-            request.scope[ID_KEY] = id
+        name = body.rid or body.request_id
+        if name:
+            request.scope[ID_KEY] = name
+        id = request_id(name) if name else uuid.uuid4().hex
         if body.background:
             run = await self.detached(making, id)
             return SaidStream(run.follow(-1), headers) if body.stream else _json(run.maker.response, headers)
@@ -92,7 +93,7 @@ class Responses:
     async def detached(self, making: Making, id: str) -> Run:
         place = (making.caller.owner, response_id_of(id))
         if self.preparing.setdefault(place, making) is not making:
-            return await making.detached(id)  # the id is taken: it will hear so
+            raise BadRequest(f"A request with the id {id!r} is running already.", param="rid")
         try:
             return await making.detached(id)
         finally:
@@ -184,6 +185,8 @@ class Making:
         self.caller = caller
         self._id = ""  # of what is being made in the background
         self._begun = asyncio.Event()  # or it never will
+        self._stopped = False
+        self._fitting: asyncio.Future[ChatPrompt] | None = None
 
     async def whole(self, id: str) -> Response:
         """Made while the client waits. Raises ServeError where it fails."""
@@ -215,6 +218,9 @@ class Making:
 
     async def stop(self) -> None:
         """Stop what is being prepared, and wait a while until it is kept."""
+        self._stopped = True
+        if self._fitting:
+            self._fitting.cancel()
         self.session.abort_one(self._id, self.caller)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._begun.wait(), CANCEL_SECONDS)
@@ -223,13 +229,25 @@ class Making:
         body, session = self.body, self.session
         session.check_model(body.model or "default")
         session.door.check(self.records.owner)  # fitting may tokenise more than once
-        prompt = await fitted(session, body, self.known.items, self.known.tools, body.max_output_tokens)
-        generation = await session.start(to_ask(body, id, prompt, self.known.tools), self.caller)
+        ask = to_ask(body, id, await self._fitted(), self.known.tools)
+        generation = session.stopped(ask, self.caller) if self._stopped else await session.start(ask, self.caller)
         try:
             return Started(generation, self._maker(generation))
         except BaseException:
             generation.close()
             raise
+
+    async def _fitted(self) -> ChatPrompt:
+        """The prompt, which may take long; if that is stopped, as it is."""
+        body, known = self.body, self.known
+        work = self._fitting = asyncio.ensure_future(
+            fitted(self.session, body, known.items, known.tools, body.max_output_tokens)
+        )
+        try:
+            await asyncio.wait({work})
+        finally:
+            work.cancel()
+        return to_prompt(body, known.items, known.tools) if work.cancelled() else work.result()
 
     def _maker(self, generation: Generation) -> Maker:
         body, session = self.body, self.session
