@@ -149,39 +149,40 @@ def open_executor(
         numerics = numerics_id(checkpoint, model_config, ops, pages, build.quantised_to, sampler)
         notes = (*resolved.reasons, *build.notes)
         spec = _spec(files, checkpoint, model, resolved, numerics, notes, tuple(phases.done))
-        if loaded == _marks(config, files):  # else they were replaced while we read: nobody knows what we have
+        now = _marks(config, files)
+        if loaded and loaded == now:  # else they were replaced while we read: nobody knows what we have
             spec = msgspec.structs.replace(spec, weight_marks=loaded)
-        _check_same(earlier, spec.identity)
+        _check_marks(earlier, now)
+        _check_numerics(earlier, numerics)
     runner = Runner(model, kv, Sampler(model_config.vocab, spec.slots, ops.sampling, processed=processed))
     return LocalExecutor(runner, spec, resolved.config, build.nbytes)
 
 
-def _marks(config: Config, files: ModelFiles) -> tuple[FileMark, ...]:
-    """Of the weights' files, if they are to be read."""
+def _marks(config: Config, files: ModelFiles) -> tuple[FileMark, ...] | None:
+    """Of the weights' files, if they are to be read. None: they can't be looked at now, which may pass."""
     if config.model.load_format == "dummy":
         return ()
     try:
         return marks(files)
     except (CannotStart, OSError):  # whoever opens them says it better
-        return ()
+        return None
 
 
-def _check_marks(earlier: Identity | None, loaded: tuple[FileMark, ...]) -> None:
-    """Raises ModelChanged if the weights' files are others than those `earlier`."""
-    if earlier is None or not earlier.weight_marks:
+def _check_marks(earlier: Identity | None, seen: tuple[FileMark, ...] | None) -> None:
+    """Raises ModelChanged if the weights' files are seen to be others than those `earlier`."""
+    if earlier is None or not earlier.weight_marks or seen is None:
         return
-    before, now = ({mark.name: mark for mark in marks} for marks in (earlier.weight_marks, loaded))
+    before, now = ({mark.name: mark for mark in marks} for marks in (earlier.weight_marks, seen))
     both = {name for name in before.keys() & now if before[name].same_as(now[name])}
     if changed := sorted((before.keys() | now) - both):
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise ModelChanged(f"{changed[0]}{more} changed on disk after the model had been loaded", _CHANGED)
 
 
-def _check_same(earlier: Identity | None, now: Identity) -> None:
+def _check_numerics(earlier: Identity | None, numerics: str) -> None:
     """Raises ModelChanged if what was loaded does not give the same bytes as `earlier`."""
-    _check_marks(earlier, now.weight_marks)
-    if earlier and earlier.numerics != now.numerics:
-        what = f"numerics id {earlier.numerics} became {now.numerics}"
+    if earlier and earlier.numerics != numerics:
+        what = f"numerics id {earlier.numerics} became {numerics}"
         raise ModelChanged(f"the model changed after it had been loaded: {what}", _CHANGED)
 
 
