@@ -134,7 +134,7 @@ class Models:
         """Its engine was ended on purpose: what still waits for it is told so."""
         if model := self._all.get(number):
             model.client.lost()
-            _interrupt([model], _REPLACED)
+            _interrupt([model], _replaced())
 
     def failed(self, number: int, detail: str) -> None:
         if model := self._all.get(number):
@@ -302,7 +302,7 @@ class Models:
         current, until = self._current, time.monotonic() + self._drain_timeout
         models = [each for each in self._all.values() if each.session]
         if not await _idle(models, until):
-            _interrupt(models, _REPLACED)
+            _interrupt(models, _replaced())
             await _idle(models, time.monotonic() + LAST_WORDS)
         for number in [current.number] if current else list(self._all):
             self._say(event="released", deployment=number, order=order)
@@ -357,8 +357,11 @@ def _order(id: str, config: Config, files: ModelFiles, mode: Mode) -> dict[str, 
     }
 
 
-_REPLACED = NotReady("This answer ends early: the model is being replaced.", code="model_replaced")
 _BUSY = Conflict("Another model is being loaded already. Try again when that is done.", code="reload_in_progress")
+
+
+def _replaced() -> NotReady:
+    return NotReady("This answer ends early: the model is being replaced.", code="model_replaced")
 
 
 def _unfit(error: Exception) -> BadRequest:
