@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(argv)
     except CannotStart as error:
-        print(f"radixmill: error: {error}", file=sys.stderr)
+        _tell(f"radixmill: error: {error}")
         return 2
     except KeyboardInterrupt:
         return 130
@@ -34,8 +34,14 @@ def launch_server(argv: Sequence[str]) -> int:
     try:
         return _serve(compat.config_from(compat.parser().parse_args(argv)))
     except CannotStart as error:
-        print(f"launch_server: error: {error}", file=sys.stderr)
+        _tell(f"launch_server: error: {error}")
         return 2
+
+
+def _tell(line: str) -> None:
+    from radixmill.observe.log import tell
+
+    tell(line)
 
 
 # Commands import what they need themselves, so that `radixmill --help` and the supervisor stay light.

@@ -217,6 +217,7 @@ class Offline:
                         self._client.connect(event["path"], event["incarnation"]), self._loop
                     )
                 case "died":
+                    self._loop.call_soon_threadsafe(self._client.lost)
                     self._loop.call_soon_threadsafe(self._client.strike, event["struck"])
                 case "failed":
                     self._loop.call_soon_threadsafe(self._client.give_up, event["detail"])

@@ -26,6 +26,7 @@ class SeqStart(Struct, frozen=True, array_like=True):
 
     `score`: it is the one that tells the log-probabilities of the prompt. Who has said something has told them.
     `alone`: engines have died over it, or beside it: until it has said something, nothing else runs in its steps.
+    `paid`: tokens of the prompt that were computed for it by engines that have died since. None: it comes for the first time.
     """
 
     seq: int
@@ -33,6 +34,7 @@ class SeqStart(Struct, frozen=True, array_like=True):
     output: tuple[int, ...] = ()
     score: bool = False
     alone: bool = False
+    paid: int | None = None
 
 
 class Submit(Struct, tag=True, frozen=True):

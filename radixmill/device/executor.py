@@ -129,7 +129,7 @@ def open_executor(
     with phases("open files"):
         loaded = _marks(config, files)  # before they are opened: what replaces them from now on is seen to differ
         texts = text_marks(files, config.model)
-        earlier = _renewed(earlier, Identity("", loaded, texts), files, beats)
+        earlier = _renewed(earlier, Identity("", loaded or (), texts), files, beats)
         _check_marks(earlier, loaded)
         check_texts(earlier.text_marks if earlier else (), texts)
         checkpoint = open_checkpoint(files, load_format=config.model.load_format)
@@ -153,23 +153,28 @@ def open_executor(
         numerics = numerics_id(checkpoint, model_config, ops, pages, build.quantised_to, sampler)
         notes = (*resolved.reasons, *build.notes)
         spec = _spec(files, checkpoint, model, resolved, numerics, notes, tuple(phases.done))
-        if loaded == _marks(config, files):  # else they were replaced while we read: nobody knows what we have
-            spec = msgspec.structs.replace(spec, weight_marks=loaded)
-        if texts == text_marks(files, config.model):
-            spec = msgspec.structs.replace(spec, text_marks=texts)
-        _check_same(earlier, spec.identity)
+        now, texts_now = _marks(config, files), text_marks(files, config.model)
+        known = earlier or Identity(numerics)  # if files were replaced while we read, nobody knows what we have
+        spec = msgspec.structs.replace(
+            spec,
+            weight_marks=loaded if loaded and loaded == now else known.weight_marks,
+            text_marks=texts if texts == texts_now and all(mark.print for mark in texts) else known.text_marks,
+        )
+        _check_marks(earlier, now)
+        check_texts(earlier.text_marks if earlier else (), texts_now)
+        _check_numerics(earlier, numerics)
     runner = Runner(model, kv, Sampler(model_config.vocab, spec.slots, ops.sampling, processed=processed))
     return LocalExecutor(runner, spec, resolved.config, build.nbytes)
 
 
-def _marks(config: Config, files: ModelFiles) -> tuple[FileMark, ...]:
-    """Of the weights' files, if they are to be read."""
+def _marks(config: Config, files: ModelFiles) -> tuple[FileMark, ...] | None:
+    """Of the weights' files, if they are to be read. None: they can't be looked at now, which may pass."""
     if config.model.load_format == "dummy":
         return ()
     try:
         return marks(files)
     except (CannotStart, OSError):  # whoever opens them says it better
-        return ()
+        return None
 
 
 def _renewed(earlier: Identity | None, now: Identity, files: ModelFiles, beats: memoryview | None) -> Identity | None:
@@ -186,23 +191,21 @@ def _renewed(earlier: Identity | None, now: Identity, files: ModelFiles, beats: 
     return earlier
 
 
-def _check_marks(earlier: Identity | None, loaded: tuple[FileMark, ...]) -> None:
-    """Raises ModelChanged if the weights' files are others than those `earlier`."""
-    if earlier is None or not earlier.weight_marks:
+def _check_marks(earlier: Identity | None, seen: tuple[FileMark, ...] | None) -> None:
+    """Raises ModelChanged if the weights' files are seen to be others than those `earlier`."""
+    if earlier is None or not earlier.weight_marks or seen is None:
         return
-    before, now = ({mark.name: mark for mark in marks} for marks in (earlier.weight_marks, loaded))
+    before, now = ({mark.name: mark for mark in marks} for marks in (earlier.weight_marks, seen))
     both = {name for name in before.keys() & now if before[name].same_as(now[name])}
     if changed := sorted((before.keys() | now) - both):
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise ModelChanged(f"{changed[0]}{more} changed on disk after the model had been loaded")
 
 
-def _check_same(earlier: Identity | None, now: Identity) -> None:
+def _check_numerics(earlier: Identity | None, numerics: str) -> None:
     """Raises ModelChanged if what was loaded does not give the same bytes as `earlier`."""
-    _check_marks(earlier, now.weight_marks)
-    check_texts(earlier.text_marks if earlier else (), now.text_marks)
-    if earlier and earlier.numerics != now.numerics:
-        what = f"numerics id {earlier.numerics} became {now.numerics}"
+    if earlier and earlier.numerics != numerics:
+        what = f"numerics id {earlier.numerics} became {numerics}"
         raise ModelChanged(f"the model changed after it had been loaded: {what}")
 
 

@@ -144,7 +144,14 @@ class Models:
     def died(self, number: int, struck: list[int]) -> None:
         """Its engine died while it computed these sequences."""
         if model := self._all.get(number):
+            model.client.lost()
             model.client.strike(struck)
+
+    def ended(self, number: int) -> None:
+        """Its engine was ended on purpose: what still waits for it is told so."""
+        if model := self._all.get(number):
+            model.client.lost()
+            _interrupt([model], _replaced())
 
     def failed(self, number: int, detail: str) -> None:
         if model := self._all.get(number):
@@ -161,6 +168,7 @@ class Models:
         if number not in self._all:
             log.error("told to serve deployment %d, which is not known here", number)
             return
+        self._end_hold()
         self._serve(self._all[number])
         self._say(event="switched", deployment=number)
 
@@ -169,18 +177,22 @@ class Models:
         if model := self._all.get(number):
             self._drop(model)
 
-    def hold(self) -> None:
-        """Take nothing new, finish what runs, and say so."""
+    def hold(self, order: str) -> None:
+        """Take nothing new, finish what runs, and say so of this order."""
+        self._end_hold()
         self._front.holding = True
-        self._hold = self._do(self._holding())
+        self._hold = self._do(self._holding(order))
 
     def resume(self) -> None:
         """The old model serves on."""
+        self._end_hold()
+        for session in self._front.sessions:
+            session.resume()
+
+    def _end_hold(self) -> None:
         if self._hold:
             self._hold.cancel()
         self._front.holding = False
-        for session in self._front.sessions:
-            session.resume()
 
     def deployed(self, order: str, answer: dict[str, Any]) -> None:
         if (waiting := self._orders.get(order)) and not waiting.done():
@@ -284,7 +296,7 @@ class Models:
         if front.session:
             front.retiring.append(front.session)
         front.session, front.client, front.view = model.session, model.client, model.view
-        front.config, front.holding = model.config, False
+        front.config = model.config  # what holds, holds on: a model may come up only to be replaced
         if self._current is None:
             self._say(event="up")
         self._current = model
@@ -303,19 +315,14 @@ class Models:
         del model
         _collect()
 
-    async def _holding(self) -> None:
+    async def _holding(self, order: str) -> None:
         current, until = self._current, time.monotonic() + self._drain_timeout
         models = [each for each in self._all.values() if each.session]
         if not await _idle(models, until):
-            _interrupt(
-                models,
-                NotReady(
-                    "This answer ends early: the model is being replaced.", code="model_replaced", retry_after=1.0
-                ),
-            )
+            _interrupt(models, _replaced())
             await _idle(models, time.monotonic() + LAST_WORDS)
         for number in [current.number] if current else list(self._all):
-            self._say(event="released", deployment=number)
+            self._say(event="released", deployment=number, order=order)
 
     def _do(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -371,6 +378,11 @@ def _order(id: str, config: Config, files: ModelFiles, mode: Mode) -> dict[str, 
 
 
 _BUSY = Conflict("Another model is being loaded already. Try again when that is done.", code="reload_in_progress")
+
+
+def _replaced() -> NotReady:
+    message = "This answer ends early: the model is being replaced."
+    return NotReady(message, code="model_replaced", retry_after=1.0)
 
 
 def _unfit(error: Exception) -> BadRequest:

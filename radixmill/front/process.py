@@ -163,8 +163,10 @@ class FrontProcess:
                 models.switch(number)
             case {"event": "forget", "deployment": int(number)}:
                 models.forget(number)
-            case {"event": "hold"}:
-                models.hold()
+            case {"event": "ended", "deployment": int(number)}:
+                models.ended(number)
+            case {"event": "hold", "order": str(order)}:
+                models.hold(order)
             case {"event": "resume"}:
                 models.resume()
             case {"event": "deployed", "order": str(order)}:

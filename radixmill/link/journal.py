@@ -37,6 +37,11 @@ class Record:
     strikes: int = 0  # engines that died while they computed it, since it last said something
     progress: Progress = field(default_factory=Progress)
 
+    @property
+    def paid(self) -> int:
+        """Tokens of the prompt that were computed for it, as far as can be seen from here: all, once it has said something."""
+        return len(self.request.prompt) - (self.cached or 0) if self.output else 0
+
     def ended(self, reason: EndReason, detail: str = "") -> TokenDelta:
         """The end of this sequence as seen from here, without asking the engine."""
         usage = Usage(len(self.request.prompt), len(self.output), self.cached or 0)
@@ -102,7 +107,8 @@ class Journal:
         for record in self._live.values():
             _, starts = requests.setdefault(id(record.request), (record, []))
             alone = record.strikes >= ISOLATED
-            starts.append(SeqStart(record.seq, record.seed, tuple(record.output), record.score, alone))
+            output = tuple(record.output)
+            starts.append(SeqStart(record.seq, record.seed, output, record.score, alone, record.paid))
         for record, starts in requests.values():
             # What has begun never expires, even where all that was said was said by choices that have ended since.
             request = record.request

@@ -7,7 +7,6 @@ have said so far, and every stream goes on where it was.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 from collections import deque
@@ -38,6 +37,7 @@ from radixmill.link.journal import CONDEMNED, Gap, Journal
 log = logging.getLogger("radixmill.link")
 
 
+RETRY, RETRY_MOST = 0.2, 1.0  # seconds between tries to reach an engine that is said to live: more each time
 PATIENCE = 3  # engines that may die over a question before it is given up
 
 
@@ -109,9 +109,9 @@ class RemoteEngine:
         self._detail = "the model is being loaded"
         self._incarnation = 0
         self._path = ""
+        self._trying: asyncio.Task[None] | None = None  # to reach the incarnation that is said to live
         self._serving = False  # whether the incarnation we are connected to has said Ready
         self._ready = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def spec(self) -> ModelSpec | None:
@@ -172,16 +172,48 @@ class RemoteEngine:
     async def connect(self, path: str, incarnation: int) -> None:
         """A new incarnation listens at `path`. The old connection, if any, is given up first.
 
-        One that died before we came is let be: its successor will be announced.
+        One that can't be reached, because too many want to or too much is open, is tried again until it is said to be
+        lost, or its successor is announced.
         """
+        self.lost()
         if self._wire:
             self._wire.drop()
         self._path, self._incarnation = path, incarnation
-        loop = asyncio.get_running_loop()
-        with contextlib.suppress(OSError):
-            await loop.create_unix_connection(lambda: _Wire(self, incarnation), path)
+        if not await self._reach(path, incarnation):
+            self._try_again(incarnation)
+
+    async def _reach(self, path: str, incarnation: int) -> bool:
+        try:
+            await asyncio.get_running_loop().create_unix_connection(lambda: _Wire(self, incarnation), path)
+        except OSError:
+            return False
+        return True
+
+    def _try_again(self, incarnation: int) -> None:
+        if incarnation == self._incarnation and self._path and self._state != "failed":
+            if self._trying:
+                self._trying.cancel()
+            self._trying = asyncio.get_running_loop().create_task(self._keep_trying(self._path, incarnation))
+
+    async def _keep_trying(self, path: str, incarnation: int) -> None:
+        pause = RETRY
+        while True:
+            await asyncio.sleep(pause)
+            if self._wire is not None or await self._reach(path, incarnation):
+                return
+            pause = min(2 * pause, RETRY_MOST)
+
+    def lost(self) -> None:
+        """The incarnation that was announced last is no more: it is not looked for again."""
+        self._path = ""
+        if self._trying:
+            self._trying.cancel()
+            self._trying = None
 
     def attach(self, wire: _Wire) -> None:
+        if wire.incarnation != self._incarnation:  # another was announced while this one was on its way
+            wire.drop()
+            return
         if self._wire is not None:
             self._bereave()
         self._wire, self._serving = wire, False
@@ -198,6 +230,7 @@ class RemoteEngine:
         if self._state == "failed":
             return
         self._state, self._detail = "failed", detail
+        self.lost()
         self._end_all("lost", detail)
         for question in self._questions.values():
             self._refuse(question, detail)
@@ -227,8 +260,7 @@ class RemoteEngine:
     def close(self) -> None:
         """Let go of the engine; it cancels what still runs."""
         self.give_up("the client was closed")
-        for task in self._tasks:
-            task.cancel()
+        self.lost()
         if self._wire:
             self._wire.drop()
 
@@ -286,11 +318,7 @@ class RemoteEngine:
         if self._state == "ready":
             self._state, self._detail = "restarting", "the engine died and is being restarted"
         self._bereave()
-        if self._state == "failed":
-            return
-        task = asyncio.get_running_loop().create_task(self._reconnect(message.incarnation))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._try_again(message.incarnation)  # it lives if only the connection broke
 
     def _bereave(self) -> None:
         """The last wire will answer nothing; the next is asked again."""
@@ -310,12 +338,6 @@ class RemoteEngine:
     def _refuse(self, question: _Question, why: str) -> None:
         if not question.answer.done():
             question.answer.set_result(Reply(question.control.id, False, error=why))
-
-    async def _reconnect(self, incarnation: int) -> None:
-        """Try the same incarnation once more: it lives if only the connection broke. A dead one refuses."""
-        await asyncio.sleep(0.2)
-        if self._wire is None and self._incarnation == incarnation:
-            await self.connect(self._path, incarnation)
 
     def _deliver(self, delta: TokenDelta) -> None:
         stream = self._streams.pop(delta.seq) if delta.end else self._streams[delta.seq]

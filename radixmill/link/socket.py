@@ -130,13 +130,18 @@ class EngineSocket:
         self._selector.close()
 
     def _accept(self) -> Iterator[Incident]:
-        try:
-            sock, _ = self._listener.accept()
-        except OSError:  # it has gone again, or there are too many files open
-            return
-        if not is_ours(sock):
-            sock.close()
-            return
+        """All that wait, up to a bound: a turn may take long, and whoever finds the queue full is turned away."""
+        for _ in range(MAX_PEERS):
+            try:
+                sock = self._listener.accept()[0]
+            except OSError:  # there are no more, it has gone again, or there are too many files open
+                return
+            if is_ours(sock):
+                yield from self._welcome(sock)
+            else:
+                sock.close()
+
+    def _welcome(self, sock: socket.socket) -> Iterator[Incident]:
         sock.setblocking(False)
         yield from self._make_room()
         peer = self._peers[sock.fileno()] = Peer(sock)

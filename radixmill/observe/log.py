@@ -6,17 +6,23 @@ types and places are told, not the messages, and whatever cannot be printed is e
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import select
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from radixmill.core.errors import CannotStart
 
 QUOTABLE = (OSError, MemoryError, ImportError, CannotStart)  # what they say is not about what a client said
+HELD = 1 << 20  # characters that wait for somebody to read them
+PATIENCE = 1.0  # seconds that a process which ends waits for that
 WITHHELD = "its message is withheld: it may quote a client (--log-prompts shows it)"
 _CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
 _CONTEXT = "\nDuring handling of the above exception, another exception occurred:\n\n"
@@ -27,13 +33,103 @@ def setup(role: str, level: str = "info", *, quotes: bool = False) -> None:
 
     What kills a process is logged in full where that process knows ids only, and no text.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Writer(sys.stderr)
     handler.setFormatter(Discreet(f"%(asctime)s {role:<10} %(message)s", "%H:%M:%S", quotes=quotes))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("radixmill").setLevel(level.upper())
     if role in ("front", "grammar"):
         sys.excepthook = _on_death
         threading.excepthook = lambda args: _on_death(args.exc_type, args.exc_value, args.exc_traceback)
+    else:
+        sys.excepthook = lambda *death: handler.put("".join(traceback.format_exception(*death)))
+
+
+def tell(line: str) -> None:
+    """A line that is not the log's, to stderr behind those that are."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, Writer):
+            handler.put(line + "\n")
+            return
+    print(line, file=sys.stderr)
+
+
+class Writer(logging.Handler):
+    """Writes from a thread of its own: who logs does not wait for who should read that.
+
+    A pipe to a pager, or a terminal that is told to stop, may take nothing for hours. What it has no room for meanwhile is
+    dropped, and counted.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        assert self.lock
+        self._stream = stream
+        self._lines: deque[str] = deque()  # the first is being written
+        self._held = 0  # characters of them
+        self._dropped = 0  # lines since the last one that was taken
+        self._changed = threading.Condition(self.lock)
+        self._thread: threading.Thread | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.put(self.format(record) + "\n")
+        except Exception:
+            self.handleError(record)
+
+    def put(self, line: str) -> None:
+        with self._changed:
+            # NOTE: once full, half of it must be read first. Else every other line would say that one was dropped.
+            if self._lines and self._held + len(line) > (HELD // 2 if self._dropped else HELD):
+                self._dropped += 1
+                return
+            self._confess()
+            self._take(line)
+
+    def flush(self) -> None:
+        """Wait until all is written, for a short time."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._lines and not self._dropped, PATIENCE)
+
+    def _take(self, line: str) -> None:
+        self._lines.append(line)
+        self._held += len(line)
+        if self._thread is None:  # not before: who forks without having said anything has one thread
+            self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
+    def _confess(self) -> None:
+        if dropped := self._dropped:
+            self._dropped = 0
+            what = f"{dropped} lines are missing here: nobody read the log"
+            self._take(self.format(logging.makeLogRecord({"msg": what, "levelno": logging.WARNING})) + "\n")
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not self._lines:
+                    self._confess()
+                self._changed.wait_for(lambda: self._lines)
+                line = self._lines[0]
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # a full disk, no stderr: nobody to tell
+                self._write(line)
+            with self._changed:
+                self._held -= len(self._lines.popleft())
+                self._changed.notify_all()
+
+    def _write(self, line: str) -> None:
+        """Past the stream's buffer, whose lock a process that ends must not find taken."""
+        try:
+            number = self._stream.fileno()
+        except (OSError, AttributeError):  # something in memory
+            self._stream.write(line)
+            return
+        data = line.encode(self._stream.encoding or "utf-8", "backslashreplace")
+        while data:
+            try:
+                data = data[os.write(number, data) :]
+            except BlockingIOError:  # somebody who has it too made it so
+                select.select([], [number], [])
 
 
 class Discreet(logging.Formatter):

@@ -98,7 +98,7 @@ class Rollouts:
             self._now = _Rollout(order, front, old, new, "draining", fronts, until)
             old.holders = set(fronts)
             fleet.announce(self._preparation(self._now))
-            fleet.announce({"event": "hold"})
+            fleet.announce(_hold(order))
             self._drained()
 
     def heard(self, front: Child, word: words.Stage) -> None:
@@ -109,7 +109,7 @@ class Rollouts:
         rollout = self._now if self._now and deployment is self._now.new else None
         switching = rollout is not None and rollout.phase == "switching"
         match word:
-            case words.Released():
+            case words.Released() if not word.order or (self._now and word.order == self._now.order.id):
                 self._release(deployment, front)
             case words.Unprepared() if rollout and not switching:
                 self._fail("model", word.message)
@@ -122,7 +122,9 @@ class Rollouts:
         if self._now and self._now.phase != "switching":
             front.tell(**self._preparation(self._now))
             if self._now.order.mode == "drain":
-                front.tell(event="hold")
+                front.tell(**_hold(self._now.order))
+            if self._now.phase == "draining":  # it may come up on the old model before it hears that
+                self._now.old.holders.add(front)
             if self._now.new.event:
                 front.tell(**self._now.new.event)
             self._now.waiting.add(front)
@@ -218,7 +220,10 @@ class Rollouts:
         rollout = self._now
         if not rollout or rollout.phase != "draining" or any(each.holders for each in self._fleet.deployments):
             return
-        for each in [each for each in self._fleet.deployments if each.retiring]:
+        retiring = [each for each in self._fleet.deployments if each.retiring]
+        for each in [*retiring, rollout.old]:  # told before its connections break: nobody comes after these
+            self._fleet.announce({"event": "ended", "deployment": each.number})
+        for each in retiring:
             self._fleet.remove(each)
         rollout.phase, rollout.deadline = "preparing", float("inf")
         self._fleet.end_engine(rollout.old)
@@ -239,3 +244,7 @@ class Rollouts:
 
     def _answer(self, front: Child, order: str, fault: Fault = "", message: str = "") -> None:
         front.tell(event="deployed", order=order, fault=fault, message=message)
+
+
+def _hold(order: Order) -> dict[str, Any]:
+    return {"event": "hold", "order": order.id}

@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from typing import Any
 
 from radixmill.core.config import LAST_WORDS, Config
 from radixmill.core.errors import CannotStart
+from radixmill.observe.log import tell
 from radixmill.observe.pulse import EnginePulse, FrontPulse
 from radixmill.observe.watch import Watch
 from radixmill.store import ModelFiles
@@ -387,6 +387,6 @@ class Supervisor:
         fault: Fault = "room" if child.no_room else "model" if child.excuse else "engine"
         if child.role == "engine" and self._rollouts.engine_failed(deployment, fault, message):
             return
-        print(f"radixmill: error: {message}", file=sys.stderr)
+        tell(f"radixmill: error: {message}")
         self.announce({"event": "failed", "deployment": deployment.number, "detail": message})
         self._exit = 0 if self._stopping else 2 if child.excuse else 1

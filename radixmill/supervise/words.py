@@ -73,6 +73,7 @@ class Released(Word, tag="released"):
     """Nothing runs on it here any more."""
 
     deployment: int
+    order: str = ""  # that told to hold; "": another model has taken over
 
 
 class Condemned(Word, tag="condemned"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -15,8 +16,8 @@ from msgspec.structs import replace as replaced
 from safetensors.numpy import save_file
 
 from radixmill.core.config import Config
-from radixmill.core.errors import ModelChanged
-from radixmill.core.spec import Identity
+from radixmill.core.errors import BadModel, ModelChanged
+from radixmill.core.spec import FileMark, Identity
 from radixmill.device.executor import open_executor
 from radixmill.store import ModelFiles, digest
 from radixmill.store.digest import WeightDigest
@@ -58,8 +59,35 @@ def test_weights_that_changed_are_not_though_the_numerics_id_is_the_same(files: 
     assert load(files).numerics == first.numerics
     with pytest.raises(ModelChanged, match=r"model\.safetensors changed on disk.*POST /admin/reload"):
         load(files, first)
-    path.unlink()
-    with pytest.raises(ModelChanged, match=r"model\.safetensors"):
+
+
+def test_files_that_cant_be_looked_at_have_not_changed(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fails for a moment ends no deployment for good: the next engine may find it well."""
+    first = load(files)
+
+    def fails(_: ModelFiles) -> None:
+        raise OSError(116, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("radixmill.device.executor.marks", fails)
+        assert load(files, first).numerics == first.numerics
+    (files.root / "model.safetensors").unlink()
+    with pytest.raises(BadModel):
+        load(files, first)
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_one_look_at_them_is_enough(files: ModelFiles, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    first, looks = load(files), itertools.count()
+    changed = (replaced(first.weight_marks[0], mtime_ns=1),)
+
+    def look(_: ModelFiles) -> tuple[FileMark, ...]:
+        if next(looks) == at:
+            raise OSError(5, "Input/output error")
+        return changed
+
+    monkeypatch.setattr("radixmill.device.executor.marks", look)
+    with pytest.raises(ModelChanged, match=r"model\.safetensors changed on disk"):
         load(files, first)
 
 

@@ -8,9 +8,10 @@ from random import Random
 import pytest
 from msgspec.structs import replace
 
-from radixmill.core.messages import Submit
+from radixmill.core.messages import Submit, TokenDelta
 from radixmill.engine.schedule.accounts import COMPUTED, SAID, Accounts
 from radixmill.engine.schedule.sequence import Sequence
+from radixmill.link.journal import Journal
 from tests.engine.drive import Drive
 from tests.engine.fakes import alone, spec, submit
 
@@ -268,6 +269,42 @@ def test_whoever_runs_for_long_gives_way(policy: str, pages: int, overlap: bool)
     assert 1 <= drive.scheduler.counters.preemptions <= 4
     drive.run(most=20_000)
     assert all(drive.tokens["front", number] == alone([number] * 30, 7, 500) for number in (0, 3, 5))
+
+
+@POLICIES
+@pytest.mark.parametrize("said", [0, 5])
+def test_a_flood_does_not_drown_others_after_the_engine_died_either(policy: str, said: int) -> None:
+    """The next engine is told all that was live, the flood first. What that has had is not forgotten: others that have had
+    less, or nothing yet, have all the slots they want before it has a second one."""
+    journal, others = Journal(), range(10_000, 10_007)
+    live = [(n, [n, *range(30)], 60, 40 if n < 8 else 0, "flood") for n in range(40)]
+    live += [(n, [n - 9_900] * 40, 20, said, "other") for n in others]
+    for seq, prompt, most, output, account in live:
+        message = submit(prompt, seq, account=account, max_tokens=most, ignore_eos=True)
+        journal.open(message.request, message.seqs)
+        journal.apply(TokenDelta(seq, 0, tuple(alone(prompt, 7, most)[:output]), cached=0))
+    drive = Drive(spec(600, 4, slots=8, context=200), check=False, schedule_policy=policy, step_tokens=64)
+    for message in journal.resubmissions():
+        drive.submit(message)
+    while len(drive.scheduler.running.rows) < 8:
+        drive.step()
+    assert {seq.id for seq in drive.scheduler.running.rows} > set(others)
+    drive.run()
+    assert all(drive.tokens["front", seq] == alone(prompt, 7, most) for seq, prompt, most, _, _ in live)
+
+
+def test_a_bill_outlives_the_engine() -> None:
+    ledger = Ledger()
+    message = submit([1] * 10, 1, account="a", output=(5, 6, 7))
+    again = replace(message.seqs[0], paid=6)  # four were cached
+    seq = Sequence("front", message.request, again, spec(), 1)
+    ledger.accounts.joined(seq)
+    assert ledger.bill(seq) == 6 * COMPUTED + 3 * SAID
+    ledger.compute(ledger.run(seq), 10)
+    assert ledger.bill(seq) == 6 * COMPUTED + 3 * SAID, "its prompt is not paid for twice"
+    ledger.accounts.joined(seq)
+    ledger.accounts.stopped(seq)
+    assert ledger.bill(seq) == 6 * COMPUTED + 3 * SAID, "nor is that it was preempted"
 
 
 def test_accounts_take_turns_at_slots_and_priorities_come_first() -> None:

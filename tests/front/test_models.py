@@ -30,6 +30,9 @@ class Live:
     def close(self) -> None:
         pass
 
+    def resume(self) -> None:
+        pass
+
 
 class Stage:
     """A front's models, and what they say."""
@@ -119,6 +122,54 @@ def test_words_about_models_that_are_not_there_change_nothing(act: Any) -> None:
         stage.models.failed(7, "gone")
         await stage.models.engine(7, {"path": "", "pulse": "", "incarnation": 1})
         assert not stage.said
+
+    act(story)
+
+
+def test_who_comes_up_while_the_others_drain_takes_nothing(act: Any) -> None:
+    """A front that was born meanwhile is told to hold before it has anything to serve."""
+
+    async def story(stage: Stage) -> None:
+        first = stage.add(1)
+
+        async def opened() -> None: ...
+
+        first.open = opened  # type: ignore[method-assign, assignment]
+        stage.models.hold("o")
+        await stage.models.open(first)
+        with pytest.raises(NotReady, match="another model"):
+            stage.front.ready_session()
+        assert not stage.front.condition().ready
+        stage.models.resume()
+        assert not stage.front.holding
+        stage.models.hold("p")
+        stage.add(2)
+        stage.models.switch(2)
+        assert not stage.front.holding
+
+    act(story)
+
+
+def test_it_says_which_order_it_has_obeyed(act: Any) -> None:
+    async def story(stage: Stage) -> None:
+        stage.add(1)
+        stage.models.switch(1)
+        stage.models.hold("o")
+        while not stage.released():
+            await asyncio.sleep(0.01)
+        assert stage.said[-1] == {"event": "released", "deployment": 1, "order": "o"}
+
+    act(story)
+
+
+def test_what_waits_for_an_engine_that_was_ended_ends_with_a_reason(act: Any) -> None:
+    async def story(stage: Stage) -> None:
+        told: list[Exception] = []
+        model = stage.add(1)
+        model.session.interrupt = told.append  # type: ignore[method-assign, assignment, union-attr]
+        stage.models.ended(1)
+        assert [each.code for each in told] == ["model_replaced"]  # type: ignore[attr-defined]
+        stage.models.ended(7)
 
     act(story)
 

@@ -226,6 +226,27 @@ def test_who_is_told_to_end_waits_no_more(tmp_path: Path) -> None:
     asyncio.run(go())
 
 
+@pytest.mark.parametrize("texts", [("hi",), ("hi", "ho")])
+def test_an_abort_reaches_what_waits_for_the_weights(tmp_path: Path, texts: tuple[str, ...]) -> None:
+    weights = Waiting()
+
+    async def go() -> None:
+        session = Session(ByteText(), EchoClient(), ("echo",), notary=make_notary(tmp_path, weights=weights))
+        prompts = tuple(map(TextPrompt, texts))
+        generation = await session.start(Ask(id="a", model="echo", prompts=prompts, receipt=True))
+        waiting = asyncio.ensure_future(gather(generation))
+        while generation._left:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        assert session.abort("a") == 1
+        choices = await asyncio.wait_for(waiting, 10)
+        assert [choice.end.reason for choice in choices].count("abort") == 1 and generation.proof is None
+        generation.close()
+
+    asyncio.run(go())
+
+
 def test_a_request_waits_no_longer_than_it_may(tmp_path: Path) -> None:
     app = make_app(notary=make_notary(tmp_path, weights=Waiting()))
     error(post(app, CHAT, {**HELLO, "receipt": True, "timeout": 0.3}), 408)

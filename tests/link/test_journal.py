@@ -34,7 +34,7 @@ def test_overlapping_deltas_give_each_token_once(total: int, moves: list[tuple[i
             lps += [lp.logprob for lp in news.logprobs or ()]
     assert got == list(range(len(got))) and lps == [-t for t in got]
     (again,) = journal.resubmissions()
-    assert again.seqs == (SeqStart(1, 7, tuple(got)),)
+    assert again.seqs == (SeqStart(1, 7, tuple(got), paid=3 if got else 0),)
 
 
 def test_a_gap_is_an_error_and_changes_nothing() -> None:

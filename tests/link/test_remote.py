@@ -8,8 +8,10 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 
 from radixmill.core.errors import EngineFailed, GivenUp, NotReady
 from radixmill.core.messages import Cancel, Control, Deltas, End, Ready, Reply, Submit, TokenDelta, Usage
@@ -94,7 +96,7 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def run(folder: Path, story: Callable[[RemoteEngine, Callable[..., ToyEngine]], object]) -> None:
+def run(folder: Path, story: Callable[[RemoteEngine, Callable[..., ToyEngine]], object], loop: Any = None) -> None:
     engines: list[ToyEngine] = []
 
     def engine(lives: int | None = None, spec: ModelSpec = SPEC) -> ToyEngine:
@@ -110,7 +112,8 @@ def run(folder: Path, story: Callable[[RemoteEngine, Callable[..., ToyEngine]], 
             client.close()
 
     try:
-        asyncio.run(told())
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(told())
     finally:
         for each in engines:
             each.stopping = True
@@ -346,3 +349,56 @@ def test_who_asks_an_engine_that_is_not_there_hears_when_to_try_again(gone: bool
     with pytest.raises(NotReady) as error:
         asyncio.run(client.control("stats"))
     assert error.value.retry_after == wait and ("try again" in str(error.value)) != gone
+
+
+def test_an_engine_whose_queue_of_connections_is_full_is_reached_later(folder: Path) -> None:
+    """As while it loads, if others of its user have connected without end."""
+
+    async def story(client: RemoteEngine, engine: Callable[..., ToyEngine]) -> None:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(folder / "full"))
+        listener.listen(0)
+        crowd = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+        for each in crowd:
+            each.setblocking(False)
+            each.connect_ex(str(folder / "full"))
+        await client.connect(str(folder / "full"), 1)
+        assert client._wire is None
+        stream = client.submit(request(3), [5])
+        toy = ToyEngine(folder / "own", 1, None)
+        toy.socket.close()
+        toy.socket = EngineSocket(listener)
+        toy.start()
+        assert (await asyncio.wait_for(fold(stream), 10))[1] == 1
+        toy.stopping = True
+        for each in crowd:
+            each.close()
+
+    run(folder, story, uvloop.new_event_loop)  # as in a front; asyncio's own takes a full queue for a slow one
+
+
+@pytest.mark.parametrize("word", ["lost", "give_up", "close"])
+def test_who_is_told_that_an_engine_is_lost_does_not_look_for_it(folder: Path, word: str) -> None:
+    async def story(client: RemoteEngine, engine: Callable[..., ToyEngine]) -> None:
+        await client.connect(str(folder / "nowhere"), 1)
+        assert client._trying
+        trying = client._trying
+        getattr(client, word)(*(["gone"] if word == "give_up" else []))
+        await asyncio.sleep(0)
+        assert trying.cancelled() and client._trying is None
+
+    run(folder, story)
+
+
+def test_all_who_wait_are_let_in_at_one_turn(tmp_path: Path) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "s"))
+    listener.listen(8)
+    crowd = [socket.socket(socket.AF_UNIX) for _ in range(5)]
+    for each in crowd:
+        each.connect(str(tmp_path / "s"))
+    engine = EngineSocket(listener)
+    assert sum(isinstance(incident, Joined) for incident in engine.poll(0)) == len(crowd)
+    engine.close()
+    for each in crowd:
+        each.close()

@@ -290,6 +290,38 @@ def test_a_front_that_starts_meanwhile_is_told_and_waited_for() -> None:
     assert fleet.current.number == 2
 
 
+def test_a_front_born_while_others_drain_is_waited_for_too() -> None:
+    """It may have come up on the old model before it heard that it is to hold."""
+    fleet = FakeFleet(2)
+    fleet.order("drain")
+    late = replace_dead(fleet, fleet.fronts[1])
+    fleet.say(fleet.fronts[0], "released", 1, order="o")
+    assert fleet.engines == {1: False}, "what runs at the late one needs it"
+    fleet.say(late, "released", 1, order="o")
+    assert fleet.engines == {2: False}
+
+
+def test_who_waits_for_an_engine_that_is_ended_on_purpose_is_told() -> None:
+    fleet = FakeFleet(1)
+    fleet.order("drain")
+    fleet.now = 10.0 + GRACE
+    fleet.rollouts.due(fleet.now)
+    assert fleet.engines == {2: False}, "nobody has let go of the old one"
+    assert {"event": "ended", "deployment": 1} in fleet.fronts[0].heard
+
+
+def test_what_was_said_of_one_order_does_not_count_for_the_next() -> None:
+    fleet = FakeFleet(1)
+    asker = fleet.order("drain")
+    fleet.rollouts.engine_failed(fleet.deployments[-1], "engine", "died")
+    asker.answer = None
+    fleet.rollouts.take(asker, Order("p", "new", "new", "/new", None, "drain"), 0.0)  # type: ignore[arg-type]
+    fleet.say(asker, "released", 1, order="o")  # sent before it heard that it is to resume
+    assert fleet.engines == {1: False}
+    fleet.say(asker, "released", 1, order="p")
+    assert fleet.engines == {3: False}
+
+
 @pytest.mark.parametrize("mode", ["beside", "drain"])
 @pytest.mark.parametrize("seed", range(150))
 def test_whatever_happens_in_whatever_order_it_ends_well(mode: Any, seed: int) -> None:

@@ -5,6 +5,9 @@ served      tokens that were computed or said for an account, by their weights, 
 promised    prompt tokens of its running sequences that are still to be computed
 bill        the two together: the account with the lowest is the first to be asked who of it wants a slot
 
+An engine that takes over from one that died has no counters, but the records of what was live: each account begins with what
+they show that it has had, and nobody is raised for them.
+
 Who waits for nothing gathers no credit: when an account waits again, it counts as served like the one that was served
 least among those that wait. So of two accounts that wait, for however long, none gets further ahead of the other than by twice the weight of the
 longest prompt, or of all that running sequences hold, whichever is more.
@@ -58,14 +61,25 @@ class Accounts:
     def joined(self, seq: Sequence) -> None:
         """It has come into the queue."""
         account = self._accounts.get(seq.request.account)
-        if account is None or not account.waiting:
+        if seq.owed is not None:
+            account = self._resumed(seq, seq.owed)
+        elif account is None or not account.waiting:
             waiting = [other.served for other in self._accounts.values() if other.waiting]
             self._floor = max(self._floor, min(waiting, default=0))
         if account is None:
             account = self._accounts[seq.request.account] = Account(self._floor)
-        if not account.waiting:
+        if not account.waiting and seq.owed is None:
             account.served = max(account.served, self._floor)
         account.waiting += 1
+        seq.owed = None
+
+    def _resumed(self, seq: Sequence, owed: int) -> Account:
+        """The account of one that an earlier engine has served: it takes over that bill."""
+        account = self._accounts.setdefault(seq.request.account, Account(self._floor))
+        account.served += COMPUTED * owed + SAID * seq.output_len
+        if seq.output_len:  # to compute its prompt again is not its fault
+            seq.billed = seq.prompt_len
+        return account
 
     def left(self, seq: Sequence) -> None:
         """It is no longer in the queue."""

@@ -52,6 +52,7 @@ class Sequence:
         "memory",
         "mute",
         "namespace",
+        "owed",
         "own",
         "passed",
         "prompt_len",
@@ -108,6 +109,7 @@ class Sequence:
         self.cached: int | None = None  # prompt tokens found at the first admission
         self.cached_told = False
         self.billed = 0  # tokens of the prompt that its account has paid for, or found cached
+        self.owed = start.paid  # of the prompt, to earlier engines, until its account has been told; None: nothing
         self.passed = 0  # younger sequences admitted before this one
         self.starved = False  # got no page in the last step
         self.ahead: tuple[Sequence, int] | None = None  # while waiting: who computes our tokens up to there

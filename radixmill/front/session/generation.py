@@ -76,6 +76,7 @@ class Generation:
         self.proofs: dict[int, Proof] = {}
         self._witness, self._nothing = witness, nothing
         self._telling: asyncio.Future[Proof] | None = None
+        self._given_up = False  # the telling, because of an abort
         self.tape: dict[int, list[int]] | None = None  # what each choice has said, where that is to be logged
         self.scores: dict[int, tuple[TokenLogprob, ...] | None] = {}
         # What choices have said before their prompt's scores were known, by prompt.
@@ -102,8 +103,7 @@ class Generation:
         async with aclosing(merged(self.streams)) as deltas:
             async for delta in deltas:
                 if events := self._push(delta):
-                    await self._attest(events)
-                    yield events
+                    yield await self._attested(events)
                 if not self._left:
                     return
         raise EngineFailed("The engine stopped before the answer was complete.")
@@ -111,31 +111,38 @@ class Generation:
     async def _nothing_to_do(self) -> AsyncGenerator[tuple[Event, ...], None]:
         for choice in self.choices:
             self._left -= 1
-            events = (End(choice.index, self._nothing),)
-            await self._attest(events)
-            yield events
+            yield await self._attested((End(choice.index, self._nothing),))
 
-    async def _attest(self, events: tuple[Event, ...]) -> None:
-        """Have the record and the receipt made before the last End is told, or before each."""
+    async def _attested(self, events: tuple[Event, ...]) -> tuple[Event, ...]:
+        """With the record and the receipt made before the last End is told, or before each."""
         if self._witness is None or not self._witness.wants.any:
-            return
-        for event in events:
-            if isinstance(event, End) and self._witness.wants.apart:
-                self.proofs[event.choice] = await self._told(self._witness, [self.choices[event.choice]])
-            elif isinstance(event, End) and not self._left:
-                self.proofs[event.choice] = await self._told(self._witness, self.choices)
+            return events
+        return tuple([await self._attest(self._witness, each) if isinstance(each, End) else each for each in events])
 
-    async def _told(self, witness: Witness, choices: Sequence[Choice]) -> Proof:
-        """It may wait long, for the weights' hash: an interruption ends that."""
+    async def _attest(self, witness: Witness, end: End) -> End:
+        """The end as it is told: an abort while its proof is made is why it has none."""
+        if not witness.wants.apart and self._left:
+            return end
+        proof = await self._told(witness, [self.choices[end.choice]] if witness.wants.apart else self.choices)
+        if proof is None:
+            return End(end.choice, "abort")
+        self.proofs[end.choice] = proof
+        return end
+
+    async def _told(self, witness: Witness, choices: Sequence[Choice]) -> Proof | None:
+        """It may wait long, for the weights' hash: an interruption ends that, and so does an abort, with nothing."""
         self._telling = asyncio.ensure_future(witness.tell(choices, self.scores))
         try:
             return await self._telling
         except asyncio.CancelledError:
             if self._interruption:
                 raise self._interruption from None
+            task = asyncio.current_task()
+            if self._given_up and not (task and task.cancelling()):
+                return None
             raise
         finally:
-            self._telling = None
+            self._telling, self._given_up = None, False
 
     def _push(self, delta: TokenDelta) -> tuple[Event, ...]:
         if self._interruption and delta.end and delta.end.reason == "cancelled":
@@ -209,12 +216,13 @@ class Generation:
         """Ask the engine to stop; the ends come as events, with reason "abort"."""
         for stream in self.streams:
             stream.cancel()
+        if self._telling is not None:
+            self._given_up = True
+            self._telling.cancel()
 
     def interrupt(self, error: ServeError) -> None:
         """End what still runs by raising `error` to whoever iterates. What has been said until now comes first."""
         self._interruption = error
-        if self._telling is not None:
-            self._telling.cancel()
         self.abort()
 
     def limit(self, deadline: float, seconds: float) -> None:
