@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -15,14 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from radixmill.core.config import Config
+from radixmill.core.errors import NotReady
 from radixmill.core.record import json_hash
 from radixmill.front.session import ChatPrompt, ModelText, Session
-from radixmill.front.session.guest import BOUNDS, HOST, Guests, detected_of, facts_of
+from radixmill.front.session.guest import BOUNDS, HOST, Guests, Job, detected_of, facts_of
 from radixmill.front.session.limits import SIZES
 from radixmill.sacrifice.forks import Bounds
+from radixmill.sacrifice.frames import framed
 from tests.fakes import EchoClient
 from tests.front.kit import CHAT, answer, error, make_front, post, serving, until
 from tests.front.receipt_kit import make_notary, parts
@@ -76,10 +81,7 @@ def world() -> Iterator[World]:
 
 def hosting(patch: str) -> tuple[str, ...]:
     """A host in whose forks this is done to `ChatTemplate`'s source: what a template would do, were there no sandbox."""
-    code = f"""
-import os, signal, socket, sys, time
-from radixmill.front.session import guest_host
-
+    return patched(f"""
 class Escaped(guest_host.ChatTemplate):
     def __init__(self, source, **more):
         super().__init__(source, **more)
@@ -87,9 +89,28 @@ class Escaped(guest_host.ChatTemplate):
             {patch}
 
 guest_host.ChatTemplate = Escaped
-guest_host.main(socket.socket(fileno=int(sys.argv[1])))
-"""
-    return sys.executable, "-c", code
+""")
+
+
+def overseen(patch: str) -> tuple[str, ...]:
+    """A host that itself does this, about to begin a template that says "escape"."""
+    return patched(f"""
+class Host(guest_host.Host):
+    def _begin(self, guest):
+        if b"escape" in guest.job:
+            {patch}
+        super()._begin(guest)
+
+guest_host.Host = Host
+""")
+
+
+def patched(code: str) -> tuple[str, ...]:
+    imports = (
+        "import ctypes, errno, os, signal, socket, stat, sys, time\nfrom radixmill.front.session import guest_host\n"
+    )
+    run = "guest_host.main(socket.socket(fileno=int(sys.argv[1])))\n"
+    return sys.executable, "-c", imports + code + run
 
 
 def test_a_template_of_the_request_writes_its_prompt(world: World) -> None:
@@ -294,10 +315,137 @@ def test_a_host_that_dies_is_replaced(world: World) -> None:
 
 @pytest.mark.parametrize("signal, words", [("SIGKILL", "its process died over it"), ("SIGSTOP", "2 seconds")])
 def test_a_host_that_dies_each_time_or_hangs_is_a_400(signal: str, words: str) -> None:
-    with closing(World(*hosting(f"os.kill(os.getppid(), signal.{signal}); time.sleep(60)"))) as hurt:
+    with closing(World(*overseen(f"os.kill(os.getpid(), signal.{signal})"))) as hurt:
         fault = error(post(hurt.app, CHAT, {**ASKS, "chat_template": "escape"}), 400)
         assert words in fault["message"]
         assert hurt.prompt({**ASKS, "chat_template": SIMPLE}) == "(user:hi)"
+
+
+UNWELL = {
+    "it cannot be started": ("/bin/false",),
+    "it is not there": ("/nonexistent",),
+    "it has no process to give": overseen(
+        "def none(): raise BlockingIOError(errno.EAGAIN, 'no more processes')\n            os.fork = none"
+    ),
+    "it has no pipe to give": overseen(
+        "def none(): raise OSError(errno.EMFILE, 'too many open files')\n            os.pipe = none"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNWELL)
+def test_our_own_faults_are_not_the_client_s(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    with closing(World(*UNWELL[name])) as unwell:
+        response = post(unwell.app, CHAT, {**ASKS, "chat_template": "escape"})
+        fault = error(response, 503)
+        assert fault["param"] == "chat_template" and "try again" in fault["message"].lower()
+        assert float(response.headers["retry-after"]) > 0
+        assert "no process can be had" in caplog.text
+        if "it has" in name:
+            host = unwell.host
+            error(post(unwell.app, CHAT, {**ASKS, "chat_template": "escape"}), 503)
+            assert unwell.host == host, "it lives on, for others"
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        "sock = guest_host.Host.of.sock; sock.send(b'xx'); sock.shutdown(socket.SHUT_RDWR); os._exit(0)",
+        "sock = guest_host.Host.of.sock; sock.shutdown(socket.SHUT_RDWR); time.sleep(60)",
+    ],
+)
+def test_an_answer_that_is_begun_or_withheld_is_that_job_s_alone(patch: str) -> None:
+    begin = """
+class Host(guest_host.Host):
+    def _work(self, guest):
+        guest_host.Host.of = guest
+        return super()._work(guest)
+
+guest_host.Host = Host
+"""
+    python, flag, code = hosting(patch)
+    with closing(World(python, flag, code.replace("class Escaped", begin + "class Escaped"))) as hurt:
+        hurt.prompt({**ASKS, "chat_template": SIMPLE})
+        host = hurt.host
+        assert "died" in error(post(hurt.app, CHAT, {**ASKS, "chat_template": "escape"}), 400)["message"]
+        assert hurt.prompt({**ASKS, "chat_template": SIMPLE}) == "(user:hi)"
+        assert hurt.host == host
+
+
+def test_who_fills_its_socket_does_not_hold_up_the_host() -> None:
+    """The host has something to say of it, and there is no room."""
+    fill = """
+            fd = next(n for n in range(3, 64) if os.path.exists(f"/proc/self/fd/{n}") and stat.S_ISSOCK(os.fstat(n).st_mode))
+            os.set_blocking(fd, False)
+            try:
+                while True:
+                    os.write(fd, b"x" * 999)
+            except BlockingIOError:
+                os.set_blocking(fd, True)
+                os._exit(3)
+"""
+    with closing(World(*hosting(fill))) as hurt:
+
+        async def go() -> None:
+            line = await hurt.guests._up()
+            ours, theirs = socket.socketpair()
+            with ours:
+                with theirs:
+                    socket.send_fds(line, [b"+"], [theirs.fileno()])
+                chat = ChatPrompt(messages=({"role": "user", "content": "hi"},))
+                ours.sendall(framed(msgspec.json.encode(Job("escape", chat))))  # and read nothing of what it says
+                await asyncio.sleep(1.0)
+                good = await asyncio.wait_for(hurt.guests.rendered("good", chat, "messages", "chat_template"), 10)
+                assert good.text == "good"
+
+        asyncio.run(go())
+
+
+def test_a_line_that_nobody_reads_is_a_host_that_hangs(world: World) -> None:
+    world.prompt({**ASKS, "chat_template": SIMPLE})
+    line, before = world.guests._line, world.host
+    assert line is not None
+    os.kill(before, signal.SIGSTOP)
+    with pytest.raises(BlockingIOError):
+        for _ in range(100_000):
+            line.send(b"+")
+    assert world.prompt({**ASKS, "chat_template": SIMPLE}) == "(user:hi)"
+    assert world.host != before
+
+
+def test_who_leaves_while_the_host_starts_leaves_one_host() -> None:
+    guests = Guests(text())
+    mine = set(children(os.getpid()))
+    chat = ChatPrompt(messages=({"role": "user", "content": "hi"},))
+
+    async def go() -> None:
+        for _ in range(5):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(guests.rendered(SIMPLE, chat, "messages", "chat_template"), 0.05)
+        assert (await guests.rendered(SIMPLE, chat, "messages", "chat_template")).text == "(user:hi)"
+        assert len(set(children(os.getpid())) - mine) == 1
+
+    with closing(guests):
+        asyncio.run(go())
+    assert set(children(os.getpid())) <= mine
+
+
+@pytest.mark.parametrize("while_starting", [False, True])
+def test_nothing_starts_after_closing(while_starting: bool) -> None:
+    guests = Guests(text())
+    mine = set(children(os.getpid()))
+    chat = ChatPrompt(messages=({"role": "user", "content": "hi"},))
+
+    async def go() -> None:
+        asks = asyncio.ensure_future(guests.rendered(SIMPLE, chat, "messages", "chat_template"))
+        if while_starting:
+            await asyncio.sleep(0.05)
+        guests.close()
+        with pytest.raises(NotReady):
+            await asks
+
+    asyncio.run(go())
+    assert set(children(os.getpid())) <= mine
 
 
 def test_who_leaves_stops_the_rendering() -> None:

@@ -20,7 +20,18 @@ import msgspec
 
 from radixmill.core.errors import BadModel, BadRequest
 from radixmill.front.session.ask import ChatPrompt
-from radixmill.front.session.guest import MAX_ANSWER, Answer, Broken, Facts, Job, Lost, Made, Refused, detected_of
+from radixmill.front.session.guest import (
+    MAX_ANSWER,
+    Answer,
+    Broken,
+    Facts,
+    Job,
+    Lost,
+    Made,
+    Refused,
+    Short,
+    detected_of,
+)
 from radixmill.front.session.text import ChatText
 from radixmill.front.text import ChatTemplate, TooSlow
 from radixmill.front.text.template import CHATML
@@ -88,7 +99,7 @@ class Host:
         if guest.sock.fileno() < 0:  # it was answered a moment ago
             return
         try:
-            data = guest.sock.recv(CHUNK)
+            data = guest.sock.recv(CHUNK, socket.MSG_DONTWAIT)  # whether it blocks is also for our forks to say
         except BlockingIOError:
             return
         except OSError:
@@ -99,7 +110,19 @@ class Host:
             return
         for job in guest.frames.push(data):
             guest.job = job
+            self._begin(guest)
+
+    def _begin(self, guest: _Guest) -> None:
+        try:
             self._forks.start(guest)
+        except OSError as error:
+            self._say(guest, Short(str(error)))
+            self._part(guest)
+
+    def _say(self, guest: _Guest, answer: Answer) -> None:
+        """A few bytes, if there is room for them: nobody here waits for who does not read."""
+        with contextlib.suppress(OSError):  # nobody waits for it
+            guest.sock.send(framed(msgspec.json.encode(answer)), socket.MSG_DONTWAIT)
 
     def _part(self, guest: _Guest) -> None:
         self._forks.selector.unregister(guest.sock)
@@ -111,7 +134,7 @@ class Host:
         answer = framed(msgspec.json.encode(self._answer(msgspec.json.decode(guest.job, type=Job))))
         if len(answer) > MAX_ANSWER:
             answer = framed(msgspec.json.encode(Broken(f"it makes a text of more than {MAX_ANSWER >> 20} MiB")))
-        guest.sock.setblocking(True)
+        guest.sock.settimeout(self._facts.bounds.patience)  # and not `setblocking`, which the host's own would be, too
         guest.sock.sendall(answer)
         return b""
 
@@ -142,8 +165,7 @@ class Host:
 
     def _ended(self, guest: _Guest, answer: bytearray, fate: Fate | None) -> None:
         if fate is not None:
-            with contextlib.suppress(OSError):  # nobody waits for it
-                guest.sock.sendall(framed(msgspec.json.encode(Lost(fate))))
+            self._say(guest, Lost(fate))
         self._part(guest)
 
 
