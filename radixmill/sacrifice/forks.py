@@ -18,6 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
+from radixmill.sacrifice.seal import seal
+
 J = TypeVar("J")
 
 CHUNK = 1 << 20
@@ -37,6 +39,7 @@ class Bounds:
     at_once: int = 4  # more than there may be cores: a few that take all their time must not delay the quick ones
     nice: int = 5  # below the engine, whose steps must not wait for this
     answer: int = 64 << 20  # bytes that a fork may say to us
+    sealed: bool = False  # it opens nothing and starts nothing: its work has in memory all that it needs
 
 
 @dataclass(eq=False)
@@ -153,6 +156,8 @@ class Forks(Generic[J]):
             _keep_only(pipe, *self._keeps(job))
             _limit(self._bounds)
             _silence()
+            if self._bounds.sealed:
+                seal()
             _write(pipe, self._work(job))
             status = 0
         except MemoryError:  # said by the exit status
@@ -181,9 +186,14 @@ def _keep_only(*kept: int) -> None:
     os.closerange(first, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
-def _limit(bounds: Bounds) -> None:
+def address_space() -> int:
+    """Bytes of it that this process has taken."""
     with open("/proc/self/statm", "rb") as file:
-        size = int(file.read().split()[0]) * resource.getpagesize() + bounds.memory
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
+def _limit(bounds: Bounds) -> None:
+    size = address_space() + bounds.memory
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # what it does: end the process
     signal.setitimer(signal.ITIMER_PROF, bounds.seconds)  # CPU time in fractions of a second, which RLIMIT_CPU lacks
