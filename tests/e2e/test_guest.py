@@ -20,6 +20,6 @@ def test_a_server_takes_them_and_leaves_nothing_behind(tiny: Path, tmp_path: Pat
         (host,) = children(front)
         assert (found := process(host)) and found.role == "guest"
         bad = server.post(CHAT, **body, chat_template=LOOP)
-        assert bad.status_code == 400 and "seconds" in bad.json()["error"]["message"]
+        assert bad.status_code in (400, 503) and "seconds" in bad.json()["error"]["message"]
         assert server.post(CHAT, **body).status_code == 200
     until(lambda: not Path(f"/proc/{host}").exists(), 20)

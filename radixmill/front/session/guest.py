@@ -33,7 +33,14 @@ from radixmill.sacrifice.frames import MAX_FRAME, Frames, framed
 
 log = logging.getLogger("radixmill.front")
 
-BOUNDS = Bounds(seconds=1.5, patience=2.0, answer=0, sealed=True)  # their answers go to whoever asked
+BOUNDS = Bounds(
+    seconds=1.5,
+    patience=6.0,
+    at_once=max(1, len(os.sched_getaffinity(0)) // 2) if hasattr(os, "sched_getaffinity") else 1,
+    nice=15,  # below grammars, too: an engine waits for those
+    answer=0,  # it goes to whoever asked
+    sealed=True,
+)
 MAX_ANSWER = 16 << 20  # bytes of a rendered text, as JSON
 HOST = (sys.executable, "-m", "radixmill.front.session.guest_host")
 _STARTS = 30.0  # seconds until a host must be there
@@ -142,6 +149,13 @@ class Guests:
                 raise BadRequest(message, param=at)
             case Broken(why):
                 raise BadRequest(f"{param} can't be used: {why.rstrip('.')}.", param=param)
+            case Lost("late"):  # and yet it has not used up its CPU time, which would have ended it
+                raise NotReady(
+                    f"{param} was not rendered within {self._bounds.patience:g} seconds: the server is busy. Try again"
+                    " later.",
+                    param=param,
+                    retry_after=_RETRY_AFTER,
+                )
             case Lost(fate):
                 raise BadRequest(f"{param} can't be rendered: {self._verdict(fate)}.", param=param)
             case Short(why):
@@ -270,15 +284,13 @@ class Guests:
 
     def _verdict(self, fate: Fate) -> str:
         match fate:
-            case "late":
-                return f"it takes longer than {self._bounds.patience:g} seconds"
             case "slow":
                 return f"it takes more than {self._bounds.seconds:g} seconds to compute"
             case "deep":
                 return "it is nested too deeply"
             case "memory":
                 return f"it takes more than {self._bounds.memory >> 20} MiB of memory"
-            case "killed":
+            case _:
                 return "its process died over it"
 
 
