@@ -509,6 +509,26 @@ def test_several_at_once_each_have_their_own(world: World) -> None:
     until(lambda: not world.children)
 
 
+def test_owners_take_turns() -> None:
+    """Who sends many that take all their time delays others by the one that runs."""
+
+    async def go() -> None:
+        chat, order = ChatPrompt(messages=({"role": "user", "content": "hi"},)), []
+
+        async def ask(owner: str) -> None:
+            await guests.rendered("escape", chat, "messages", "chat_template", owner)
+            order.append(owner)
+
+        many = [asyncio.create_task(ask("many")) for _ in range(6)]
+        await asyncio.sleep(0)
+        many[3].cancel()
+        await asyncio.gather(ask("one"), *many, return_exceptions=True)
+        assert order == ["many", "one", *["many"] * 4]
+
+    with closing(Guests(text(), replace(CALM, at_once=1), hosting("time.sleep(0.05)"))) as guests:
+        asyncio.run(go())
+
+
 def test_the_host_has_no_secrets_and_no_sockets_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """And its forks do not even have its own."""
     tell = "raise guest_host.BadModel(' '.join(f'{n}={os.readlink(d + n)}' for n in map(str, range(99)) if os.path.exists(d + n)))"

@@ -27,6 +27,7 @@ from radixmill.front.dialects.calls.unread import Unread
 from radixmill.front.session.ask import ChatPrompt
 from radixmill.front.session.detect import Detected
 from radixmill.front.session.text import ModelText
+from radixmill.front.session.turns import Turns
 from radixmill.front.text import Rendered
 from radixmill.sacrifice.forks import CHUNK, Bounds, Fate
 from radixmill.sacrifice.frames import MAX_FRAME, Frames, framed
@@ -128,19 +129,19 @@ class Guests:
 
     def __init__(self, text: ModelText, bounds: Bounds = BOUNDS, host: tuple[str, ...] = HOST) -> None:
         self._text, self._bounds, self._host = text, bounds, host
-        self._turns = asyncio.Semaphore(bounds.at_once)
+        self._turns = Turns(bounds.at_once)
         self._starting: asyncio.Future[None] | None = None
         self._closed = False
         self._process: subprocess.Popen[bytes] | None = None
         self._line: socket.socket | None = None
 
-    async def rendered(self, template: str, chat: ChatPrompt, field: str, param: str) -> Rendered:
+    async def rendered(self, template: str, chat: ChatPrompt, field: str, param: str, owner: str = "") -> Rendered:
         """The conversation, as the template has it. Raises BadRequest, in the words of `field`, which has the messages, or
         `param`, which has the template; NotReady where it is not their fault."""
         job = msgspec.json.encode(Job(template, chat))
         if len(job) > MAX_FRAME:
             raise BadRequest(f"{field}: with {param}, they may have {MAX_FRAME >> 20} MiB at most.", param=field)
-        match await self._answer(job):
+        match await self._answer(job, owner):
             case Made(text, mark):
                 return Rendered(text, mark)
             case Refused(message, None):
@@ -181,8 +182,8 @@ class Guests:
             process.kill()
             process.wait()
 
-    async def _answer(self, job: bytes) -> Answer:
-        async with self._turns:
+    async def _answer(self, job: bytes, owner: str) -> Answer:
+        async with self._turns.of(owner):
             for _ in range(_TRIES):
                 try:
                     return await self._ask(job)
