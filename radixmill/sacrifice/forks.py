@@ -18,9 +18,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
+from radixmill.sacrifice.seal import seal
+
 J = TypeVar("J")
 
 CHUNK = 1 << 20
+LINGER = 0.002  # seconds until we look again whether a fork is over that has nothing more to say
 
 Fate = Literal["late", "slow", "deep", "memory", "killed"]
 """How a fork ended that did not do its job: too much wall time, too much CPU time, its stack, its memory, something else."""
@@ -35,6 +38,8 @@ class Bounds:
     memory: int = 512 << 20  # bytes of address space beyond the forking process's own
     at_once: int = 4  # more than there may be cores: a few that take all their time must not delay the quick ones
     nice: int = 5  # below the engine, whose steps must not wait for this
+    answer: int = 64 << 20  # bytes that a fork may say to us
+    sealed: bool = False  # it opens nothing and starts nothing: its work has in memory all that it needs
 
 
 @dataclass(eq=False)
@@ -46,6 +51,7 @@ class _Trial(Generic[J]):
     pipe: int
     deadline: float
     answer: bytearray = field(default_factory=bytearray)
+    quiet: bool = False  # it has closed its pipe: it is to end now, but what can't be trusted may live on
 
 
 class Forks(Generic[J]):
@@ -68,8 +74,14 @@ class Forks(Generic[J]):
         return len(self._trials)
 
     def start(self, job: J) -> None:
+        """Raises OSError where the system has no process or pipe to give."""
         ours, theirs = os.pipe()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(ours)
+            os.close(theirs)
+            raise
         if pid == 0:
             self._child(job, theirs)
         os.close(theirs)
@@ -79,18 +91,26 @@ class Forks(Generic[J]):
 
     def wait(self) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait for something to happen; what has nothing to do with forks is given back."""
-        patience = min((trial.deadline for trial in self._trials), default=None)
-        timeout = None if patience is None else max(patience - time.monotonic(), 0.0)
         others = []
-        for key, events in self.selector.select(timeout):
+        for key, events in self.selector.select(self._timeout()):
             if isinstance(key.data, _Trial):
                 self._read(key.data)
             else:
                 others.append((key, events))
         now = time.monotonic()
-        for trial in [trial for trial in self._trials if trial.deadline <= now]:
-            self._end(trial, late=True)
+        for trial in list(self._trials):
+            if trial.deadline <= now:
+                self._end(trial, kill=True, late=True)
+            elif trial.quiet:
+                self._end(trial)
         return others
+
+    def _timeout(self) -> float | None:
+        deadline = min((trial.deadline for trial in self._trials), default=None)
+        if deadline is None:
+            return None
+        left = max(deadline - time.monotonic(), 0.0)
+        return min(left, LINGER) if any(trial.quiet for trial in self._trials) else left
 
     def stop(self, job: J) -> None:
         """Nobody waits for it any more: `ended` is not told."""
@@ -105,17 +125,28 @@ class Forks(Generic[J]):
         data = os.read(trial.pipe, CHUNK)
         trial.answer += data
         if not data:
-            self._end(trial)
+            self._hush(trial)
+        elif len(trial.answer) > self._bounds.answer:
+            trial.answer.clear()
+            self._end(trial, kill=True)
 
-    def _end(self, trial: _Trial[J], *, late: bool = False) -> None:
-        status = self._over(trial, kill=late)
-        self._ended(trial.job, trial.answer, _fate(status, late))
+    def _hush(self, trial: _Trial[J]) -> None:
+        if not trial.quiet:
+            trial.quiet = True
+            self.selector.unregister(trial.pipe)
+            os.close(trial.pipe)
 
-    def _over(self, trial: _Trial[J], *, kill: bool) -> int:
-        self._trials.remove(trial)
-        self.selector.unregister(trial.pipe)
-        os.close(trial.pipe)
-        return _reap(trial.pid, kill=kill)
+    def _end(self, trial: _Trial[J], *, kill: bool = False, late: bool = False) -> None:
+        """If it is over, or to be."""
+        if (status := self._over(trial, kill=kill)) is not None:
+            self._ended(trial.job, trial.answer, _fate(status, late))
+
+    def _over(self, trial: _Trial[J], *, kill: bool) -> int | None:
+        """Forget it, and its exit status; None: it lives on."""
+        if (status := _reap(trial.pid, kill=kill)) is not None:
+            self._hush(trial)
+            self._trials.remove(trial)
+        return status
 
     def _child(self, job: J, pipe: int) -> None:  # never returns
         """Do one job, within limits, and say what came of it."""
@@ -125,6 +156,8 @@ class Forks(Generic[J]):
             _keep_only(pipe, *self._keeps(job))
             _limit(self._bounds)
             _silence()
+            if self._bounds.sealed:
+                seal()
             _write(pipe, self._work(job))
             status = 0
         except MemoryError:  # said by the exit status
@@ -153,9 +186,14 @@ def _keep_only(*kept: int) -> None:
     os.closerange(first, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
-def _limit(bounds: Bounds) -> None:
+def address_space() -> int:
+    """Bytes of it that this process has taken."""
     with open("/proc/self/statm", "rb") as file:
-        size = int(file.read().split()[0]) * resource.getpagesize() + bounds.memory
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
+def _limit(bounds: Bounds) -> None:
+    size = address_space() + bounds.memory
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # what it does: end the process
     signal.setitimer(signal.ITIMER_PROF, bounds.seconds)  # CPU time in fractions of a second, which RLIMIT_CPU lacks
@@ -176,12 +214,13 @@ def _write(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _reap(pid: int, *, kill: bool) -> int:
-    """Wait for a child that has ended or is to; its exit status, negative for a signal."""
+def _reap(pid: int, *, kill: bool) -> int | None:
+    """A child's exit status, negative for a signal; None: it has not ended. Nobody waits for one that was not killed."""
     if kill:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    ended, status = os.waitpid(pid, 0 if kill else os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if ended else None
 
 
 def die_with_parent() -> None:

@@ -12,7 +12,13 @@ from typing import Any
 from radixmill.observe.pulse import FrontPulse
 from tests.e2e.kit import Server
 
-ROLES = ("engine", "front", "grammar")
+ROLES = {
+    "engine": "engine",
+    "front": "front",
+    "grammar": "grammar",
+    "radixmill.front.session.guest_host": "guest",
+}  # by a word
+LATER = {"grammar": "engine", "guest": "front"}  # started when first needed, and by whom, who has a line to it
 GROWTH = 0.08  # of resident memory that a storm may leave: arenas of the allocator, caches of the interpreter
 GROWTH_BYTES = 12 << 20
 
@@ -61,7 +67,7 @@ def process(pid: int) -> Process | None:
         resident = _field(status, "RssAnon") << 10
     except (OSError, ValueError):
         return None
-    role = next((role for role in ROLES if role in words), "supervisor")
+    role = next((role for word, role in ROLES.items() if word in words), "supervisor")
     sockets = sum(link.startswith("socket:") for link in links)
     return Process(pid, role, resident, len(links), sockets, _field(status, "Threads"))
 
@@ -150,11 +156,11 @@ def _of_processes(before: Footprint, after: Footprint, filled: bool) -> list[str
     """Each against the one that played its role before, be it itself or one that it took over from."""
     found = []
     had, have = by_role(before), by_role(after)
-    new_builder = len(have.pop("grammar", ())) > len(had.pop("grammar", ()))
+    lines = {by: len(have.pop(role, ())) > len(had.pop(role, ())) for role, by in LATER.items()}
     if (roles := [{role: len(each) for role, each in both.items()} for both in (had, have)])[0] != roles[1]:
         found.append(f"processes: {roles[1]} instead of {roles[0]}")
     for role, now in have.items():
-        line = 1 if new_builder and role == "engine" else 0  # its end of the line to the builder it has by now
+        line = int(lines.get(role, False))  # its end of the line to what it has started by now
         for then, it in zip(had.get(role, ())[:1], now[:1], strict=False):
             found += [f"{role} {it.pid}: {what}" for what in _grown(then, it, line)]
             if (filled or role != "engine") and it.resident > then.resident * (1 + GROWTH) + GROWTH_BYTES:
@@ -174,12 +180,12 @@ def _grown(then: Process, now: Process, line: int) -> list[str]:
 
 
 def by_role(footprint: Footprint) -> dict[str, list[Process]]:
-    """All of one role as if they were one, so that they can be compared when they are others; builders one by one. A
+    """All of one role as if they were one, so that they can be compared when they are others; what is started later one by one. A
     connection of ours that is kept alive may lie with either front."""
     found: dict[str, list[Process]] = {}
     for each in footprint.processes:
         found.setdefault(each.role, []).append(each)
-    return {role: all if role == "grammar" else [_together(all)] * len(all) for role, all in found.items()}
+    return {role: all if role in LATER else [_together(all)] * len(all) for role, all in found.items()}
 
 
 def _together(all: list[Process]) -> Process:

@@ -108,7 +108,7 @@ class Broken(Session):
         except KeyError as error:
             raise RuntimeError(f"no idea what to do with {CANARY}{LINE}") from error
 
-    async def tokenise(self, prompts, field):
+    async def tokenise(self, prompts, field, owner=""):
         raise ValueError(CANARY)
 
 

@@ -67,7 +67,13 @@ class _Builder:
             else:
                 self._say(b"")
         while self._waiting and len(self._forks) < self._bounds.at_once:
-            self._forks.start(self._waiting.popleft())
+            self._begin(self._waiting.popleft())
+
+    def _begin(self, job: Job) -> None:
+        try:
+            self._forks.start(job)
+        except OSError:
+            self._say(frame(Refusal(job.id, "no process can be had to try the grammar in; try again")))
 
     def _intake(self) -> None:
         data = self._sock.recv(CHUNK)

@@ -16,6 +16,7 @@ from radixmill.core.errors import BadRequest
 from radixmill.front.api.body import Reader
 from radixmill.front.api.desk import Desk
 from radixmill.front.api.docs import operation
+from radixmill.front.api.guard import owner_of
 from radixmill.front.api.openai.fields import Template, TokenId, documents, own_template, template_kwargs
 from radixmill.front.api.openai.messages import Messages, to_template
 from radixmill.front.api.openai.reasoning import Effort, thinking_wish
@@ -76,7 +77,9 @@ def add_token_routes(app: FastAPI, front: Front, desk: Desk) -> None:
     async def tokenize(request: Request) -> Response:
         parsed = await to_ids.read(request)
         session = front.ready_session()
-        return _written(await desk.do(request, lambda: tokenized(session, parsed.body)), parsed.headers())
+        return _written(
+            await desk.do(request, lambda: tokenized(session, parsed.body, owner_of(request.scope))), parsed.headers()
+        )
 
     async def detokenize(request: Request) -> Response:
         parsed = await to_text.read(request)
@@ -102,12 +105,12 @@ def add_token_routes(app: FastAPI, front: Front, desk: Desk) -> None:
         )
 
 
-async def tokenized(session: Session, body: TokenizeBody) -> bytes:
+async def tokenized(session: Session, body: TokenizeBody, owner: str = "") -> bytes:
     """A Tokenized as JSON; there may be as many tokens as a body has bytes. Raises BadRequest."""
     session.check_model(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise BadRequest("Give prompt or messages, one of the two.", param="prompt")
-    rows = await session.tokenise(_prompts(body), "messages" if body.messages else "prompt")
+    rows = await session.tokenise(_prompts(body), "messages" if body.messages else "prompt", owner)
     context = session.spec().context
     nested = isinstance(body.prompt, list)
     if sum(map(len, rows)) <= THREAD_TOKENS:

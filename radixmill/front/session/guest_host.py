@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import os
+import resource
+import select
 import selectors
 import signal
 import socket
@@ -20,14 +23,27 @@ import msgspec
 
 from radixmill.core.errors import BadModel, BadRequest
 from radixmill.front.session.ask import ChatPrompt
-from radixmill.front.session.guest import MAX_ANSWER, Answer, Broken, Facts, Job, Lost, Made, Refused, detected_of
+from radixmill.front.session.guest import (
+    MAX_ANSWER,
+    Answer,
+    Broken,
+    Facts,
+    Job,
+    Lost,
+    Made,
+    Refused,
+    Short,
+    detected_of,
+)
 from radixmill.front.session.text import ChatText
 from radixmill.front.text import ChatTemplate, TooSlow
 from radixmill.front.text.template import CHATML
 from radixmill.front.text.tokenizer import Added
-from radixmill.sacrifice.forks import CHUNK, Fate, Forks
-from radixmill.sacrifice.frames import Frames, framed
+from radixmill.sacrifice.forks import CHUNK, Fate, Forks, address_space
+from radixmill.sacrifice.frames import MAX_FRAME, Frames, framed
 
+ROOM = 256 << 20  # bytes of address space for the host itself, beyond what it starts with and the jobs it holds
+LATE = ("jinja2.constants", "jinja2.debug", "pprint", "random", "textwrap")  # what Jinja imports no sooner than needed
 PARTS = 1 << 16  # bytes that are read at a time of what may be long
 
 
@@ -59,7 +75,10 @@ class Host:
     def warm(self) -> None:
         """Render a template of ours, so that forks find compiled what all renderings need."""
         greeting = ChatPrompt(messages=({"role": "user", "content": "hi"},))
-        self._answer(Job(CHATML, greeting))
+        for template in (CHATML, "{{ none.none }}", "{% if %}"):
+            self._answer(Job(template, greeting))
+        for name in LATE:
+            importlib.import_module(name)
         gc.collect()
         gc.freeze()  # forks share it for as long as nobody writes there
 
@@ -88,7 +107,7 @@ class Host:
         if guest.sock.fileno() < 0:  # it was answered a moment ago
             return
         try:
-            data = guest.sock.recv(CHUNK)
+            data = guest.sock.recv(CHUNK, socket.MSG_DONTWAIT)  # whether it blocks is also for our forks to say
         except BlockingIOError:
             return
         except OSError:
@@ -99,7 +118,19 @@ class Host:
             return
         for job in guest.frames.push(data):
             guest.job = job
+            self._begin(guest)
+
+    def _begin(self, guest: _Guest) -> None:
+        try:
             self._forks.start(guest)
+        except OSError as error:
+            self._say(guest, Short(str(error)))
+            self._part(guest)
+
+    def _say(self, guest: _Guest, answer: Answer) -> None:
+        """A few bytes, if there is room for them: nobody here waits for who does not read."""
+        with contextlib.suppress(OSError):  # nobody waits for it
+            guest.sock.send(framed(msgspec.json.encode(answer)), socket.MSG_DONTWAIT)
 
     def _part(self, guest: _Guest) -> None:
         self._forks.selector.unregister(guest.sock)
@@ -111,8 +142,7 @@ class Host:
         answer = framed(msgspec.json.encode(self._answer(msgspec.json.decode(guest.job, type=Job))))
         if len(answer) > MAX_ANSWER:
             answer = framed(msgspec.json.encode(Broken(f"it makes a text of more than {MAX_ANSWER >> 20} MiB")))
-        guest.sock.setblocking(True)
-        guest.sock.sendall(answer)
+        _deliver(guest.sock, answer)
         return b""
 
     def _answer(self, job: Job) -> Answer:
@@ -142,9 +172,18 @@ class Host:
 
     def _ended(self, guest: _Guest, answer: bytearray, fate: Fate | None) -> None:
         if fate is not None:
-            with contextlib.suppress(OSError):  # nobody waits for it
-                guest.sock.sendall(framed(msgspec.json.encode(Lost(fate))))
+            self._say(guest, Lost(fate))
         self._part(guest)
+
+
+def _deliver(sock: socket.socket, data: bytes) -> None:
+    """Waits for room as it must, without a word to the socket, which is the host's too."""
+    room, view = select.poll(), memoryview(data)
+    room.register(sock, select.POLLOUT)
+    while view:
+        room.poll()
+        with contextlib.suppress(BlockingIOError):
+            view = view[sock.send(view, socket.MSG_DONTWAIT) :]
 
 
 def main(line: socket.socket) -> int:
@@ -157,10 +196,19 @@ def main(line: socket.socket) -> int:
             os.nice(facts.bounds.nice)
         host = Host(line, facts)
         host.warm()
+        _bound(facts)
         line.sendall(b"+")
         host.run()
     except (OSError, EOFError):  # the front is gone
         return 0
+
+
+def _bound(facts: Facts) -> None:
+    """Jobs are kept while they come and while they run, each up to three times."""
+    most = address_space() + facts.bounds.at_once * 3 * MAX_FRAME + ROOM
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard == resource.RLIM_INFINITY or most < hard:
+        resource.setrlimit(resource.RLIMIT_AS, (most, hard))  # not the hard one: forks have a limit of their own
 
 
 def _first(line: socket.socket) -> bytes:

@@ -32,7 +32,7 @@ class Preparer:
         requests; None: nobody."""
         self.text, self.client, self.most, self.guests = text, client, most, guests
 
-    async def within(self, ask: Ask, context: int) -> tuple[tuple[int, ...], ...]:
+    async def within(self, ask: Ask, context: int, owner: str = "") -> tuple[tuple[int, ...], ...]:
         """Token ids of an Ask's prompts, none of more than the limit. What cannot have so few is not tokenised. Raises
         BadRequest; of the context's own limit, what checks the sampling parameters tells more."""
         for prompt in ask.prompts:
@@ -40,7 +40,7 @@ class Preparer:
                 self._check_length(ask, len(prompt.ids), context)
             else:
                 await self._check_chars(prompt, min(context, self.most or context), ask.prompt_field)
-        found = await self.tokenise(ask.prompts, ask.prompt_field)
+        found = await self.tokenise(ask.prompts, ask.prompt_field, owner)
         if self.most is not None and (longest := max(map(len, found))) > self.most:
             raise PromptTooLong(longest, self.most, param=ask.prompt_field)
         return found
@@ -63,14 +63,14 @@ class Preparer:
         if longest is not None and (least := told // max(longest, CHARS_PER_TOKEN)) > most:
             raise PromptTooLong(least, most, param=field, least=True)
 
-    async def tokenise(self, prompts: Sequence[Prompt], field: str) -> tuple[tuple[int, ...], ...]:
-        """Token ids of each prompt; long texts off the event loop. Raises BadRequest naming `field`."""
-        ready = [await self._ready(prompt, field) for prompt in prompts]
+    async def tokenise(self, prompts: Sequence[Prompt], field: str, owner: str = "") -> tuple[tuple[int, ...], ...]:
+        """Token ids of each prompt; long texts off the event loop. `owner`: whose turn it takes. Raises BadRequest naming `field`."""
+        ready = [await self._ready(prompt, field, owner) for prompt in prompts]
         if sum(map(_chars, ready)) <= THREAD_CHARS:
             return self._encode_all(ready, field)
         return await asyncio.to_thread(self._encode_all, ready, field)
 
-    async def _ready(self, prompt: Prompt, field: str) -> Prompt | Rendered:
+    async def _ready(self, prompt: Prompt, field: str, owner: str) -> Prompt | Rendered:
         """With a template of its own rendered, elsewhere. Raises BadRequest."""
         if not isinstance(prompt, ChatPrompt) or prompt.template is None:
             return prompt
@@ -81,7 +81,7 @@ class Preparer:
                 param=prompt.template_field,
             )
         bare = replace(prompt, template=None)
-        rendered = await self.guests.rendered(prompt.template, bare, field, prompt.template_field)
+        rendered = await self.guests.rendered(prompt.template, bare, field, prompt.template_field, owner)
         context = self.client.spec.context if self.client.spec else 0
         await self._check_told(len(rendered.text), min(context, self.most or context), field)
         return rendered

@@ -202,7 +202,7 @@ class Session:
         self._check_proofs(ask)
         check_number(ask)
         entry.place.count(ask.id, len(ask.prompts) * ask.width)
-        prompts = await self.preparer.within(ask, entry.spec.context)
+        prompts = await self.preparer.within(ask, entry.spec.context, entry.caller.owner)
         entry.place.weigh(ask.id, [len(ids) for ids in prompts])
         speech = speech_of(self.text, ask, prompts)
         try:
