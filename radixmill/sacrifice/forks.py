@@ -76,6 +76,7 @@ class Forks(Generic[J]):
     def start(self, job: J) -> None:
         """Raises OSError where the system has no process or pipe to give."""
         ours, theirs = os.pipe()
+        parent = os.getpid()
         try:
             pid = os.fork()
         except OSError:
@@ -83,7 +84,7 @@ class Forks(Generic[J]):
             os.close(theirs)
             raise
         if pid == 0:
-            self._child(job, theirs)
+            self._child(job, theirs, parent)
         os.close(theirs)
         trial = _Trial(job, pid, ours, time.monotonic() + self._bounds.patience)
         self._trials.append(trial)
@@ -148,11 +149,13 @@ class Forks(Generic[J]):
             self._trials.remove(trial)
         return status
 
-    def _child(self, job: J, pipe: int) -> None:  # never returns
+    def _child(self, job: J, pipe: int, parent: int) -> None:  # never returns
         """Do one job, within limits, and say what came of it."""
         status = 1
         try:
             die_with_parent()
+            if os.getppid() != parent:  # it was gone before we had asked for that
+                return
             _keep_only(pipe, *self._keeps(job))
             _limit(self._bounds)
             _silence()

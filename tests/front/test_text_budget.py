@@ -42,6 +42,8 @@ LARGE = {
     "replace, the method": "{% set s = 'a' * 1000000 %}{{ s.replace('a', s) }}",
     "nothing replaced": "{% set s = 'a' * 1000000 %}{{ s.replace('', s) }}",
     "format": "{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = '{0}{0}'.format(n.s) %}{% endfor %}",
+    "format at once": "{% set s = 'a' * 1000000 %}{{ ('{0}' * 3000).format(s) }}",
+    "format at once, by name": "{% set s = 'a' * 1000000 %}{{ ('{s}' * 3000).format(s=s) }}",
     "per cent": "{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = '%s%s' % (n.s, n.s) %}{% endfor %}",
     "wide numbers": "{{ ('%9999d' * 100000) % ([1] * 100000) }}",
     "towers": "{% set n = namespace(s=[1]) %}{% for i in range(60) %}{% set n.s = [n.s, n.s] %}{% endfor %}{{ n.s }}",

@@ -141,9 +141,19 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         wrapped = super().wrap_str_format(value)
-        if wrapped is not None and _WIDE.search(str(value.__self__)):
+        if wrapped is None:
+            return None
+        text = str(value.__self__)
+        if _WIDE.search(text):
             raise SecurityError("a format with a width of more than four digits, or that looks into its values")
-        return wrapped
+
+        @wraps(value)
+        def counted(*args: Any, **options: Any) -> str:
+            """What is wrapped does not tell whose method it is: its costs are counted here."""
+            _check_format(self.budget, text, args, options)
+            return wrapped(*args, **options)
+
+        return counted
 
     def _joined(self, parts: list[Any]) -> str:
         """What `~` does."""
@@ -292,7 +302,6 @@ def _check_format(budget: Budget, text: str, args: tuple[Any, ...], options: dic
 _METHOD_CHECKS = {
     "replace": _check_replace,
     "join": _check_join,
-    "format": _check_format,
     **dict.fromkeys(("split", "rsplit", "splitlines"), _check_split),
     **dict.fromkeys(("strip", "lstrip", "rstrip"), _check_strip),
 }
