@@ -82,6 +82,7 @@ def progress(house: House) -> int:
 @scene("killed while a long prompt is in chunked prefill", *SMALL)
 async def in_prefill(house: House) -> None:
     tokens = 2500 if house.tiny or house.quick else 6000
+    await house.measure_rate(tokens)  # attention grows with the length: shorter prompts go faster by the token
     wishes = [
         Wish("long prompt", TEXT, text(house.rng, 24, prompt=house.prompt(tokens), temperature=0.9))
         for _ in range(1 if house.quick else 4)
