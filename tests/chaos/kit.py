@@ -23,6 +23,7 @@ from tests.chaos.mix import TEMPLATE, TEXT, Wish, prompt_of
 from tests.e2e.kit import Server, serving
 
 EMBEDDED = "smollm2-135m-instruct"
+LOGGED = 0.1  # seconds that what happened may take to stand in the log
 NOTICE = 0.5  # seconds after a death by which a front must know of it
 TAKEN_OVER = re.compile(r"engine \d+ took over")
 
@@ -290,6 +291,8 @@ class House:
                 status, body = await self.ask("GET", "/ready")
                 now = time.monotonic()
                 served = self.took_over(death)
+                if status == 200 and not served:  # the front's log is written beside its loop, a moment later
+                    served = await self.until(lambda: self.took_over(death), LOGGED)
                 if status == 200 and served:
                     death.ready = now
                     self.figures.respawns.append(now - (death.gone or death.at))
