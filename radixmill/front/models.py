@@ -207,7 +207,7 @@ class Models:
             self._front.ready_session()
             raise NotReady("The server is loading the model. Try again later.", retry_after=1.0)
         if self._orders:
-            raise _BUSY
+            raise _busy()
         previous, order = before.served(), uuid.uuid4().hex
         config = with_model(before.config, before.config.model.model if name is None else name)
         answer = self._orders[order] = asyncio.get_running_loop().create_future()
@@ -377,7 +377,8 @@ def _order(id: str, config: Config, files: ModelFiles, mode: Mode) -> dict[str, 
     }
 
 
-_BUSY = Conflict("Another model is being loaded already. Try again when that is done.", code="reload_in_progress")
+def _busy() -> Conflict:
+    return Conflict("Another model is being loaded already. Try again when that is done.", code="reload_in_progress")
 
 
 def _replaced() -> NotReady:
@@ -394,7 +395,7 @@ def _raise_fault(answer: dict[str, Any]) -> None:
     message = str(answer["message"])
     match answer["fault"]:
         case "busy":
-            raise _BUSY
+            raise _busy()
         case "stopping":
             raise NotReady("The server is shutting down.", code="shutting_down", retry_after=5.0)
         case "room":

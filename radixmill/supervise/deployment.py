@@ -51,7 +51,7 @@ class Deployment:
 
     def pin(self, tokens: int, context: int, identity: Identity | None) -> None:
         """Later incarnations get the sizes of the first, whatever memory is free by then: records must fit again. And they
-        load what the first has loaded, whatever lies in its files by then."""
+        load what has been loaded before, or nothing."""
         self.identity = identity or self.identity  # the newest: files that were only touched have another time
         cache = replace(self.config.cache, max_total_tokens=tokens)
         model = replace(self.config.model, context_length=context)
