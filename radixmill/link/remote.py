@@ -310,7 +310,8 @@ class RemoteEngine:
         # NOTE: one write. A second one could fail on an engine that dies at once, and asyncio then drops what came back.
         self._send(*self._journal.resubmissions(), *(question.control for question in self._questions.values()))
         if message.incarnation > 1:
-            log.warning("engine %d took over %d live sequences", message.incarnation, len(self._journal))
+            live = len(self._journal)
+            log.warning("engine %d took over %d live sequence%s", message.incarnation, live, "s" * (live != 1))
         self._ready.set()
 
     def _receive_died(self, message: Died) -> None:
