@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from radixmill import __version__
-from radixmill.core.config import Config, Hardware, ModelFacts, ModelOptions, Resolved, resolve
+from radixmill.core.config import Config, GroupFacts, Hardware, ModelFacts, ModelOptions, Resolved, resolve
 from radixmill.device.kernels import Peaks, measure, native_isa, open_backend
 from radixmill.device.worker import detect
 from radixmill.front.dialects.proof import Subject
@@ -45,7 +45,7 @@ class Record(Struct):
 def main(model: ModelOptions | None = None) -> int:
     """Print the report, that of a model at its end; 0 when the machine can serve, and named parsers read the model."""
     hardware = detect()
-    resolved = resolve(Config(), hardware, ModelFacts(context=8192, kv_bytes_per_token=23040))
+    resolved = resolve(Config(), hardware, ModelFacts(context=8192, kv_groups=(GroupFacts(23040),)))
     compute = resolved.config.compute
     backend = open_backend(compute.backend, "fast", hardware.cores, compute.isa)
     peaks = measure(compute.isa, hardware.cores, hardware.free_bytes)
@@ -107,7 +107,7 @@ def _machine(hardware: Hardware, peaks: Peaks | None) -> Iterator[str]:
 
 def _pages(resolved: Resolved) -> str:
     [why] = (reason for reason in resolved.reasons if reason.startswith("KV cache"))
-    return f"the default model would get {resolved.pages} KV pages: {why}"
+    return f"the default model would get {resolved.pages[0]} KV pages: {why}"
 
 
 def last_bench(path: Path, peaks: Peaks | None) -> Iterator[str]:

@@ -331,12 +331,25 @@ class Hardware:
 
 
 @dataclass(frozen=True)
+class GroupFacts:
+    """Layers whose keys and values live and die together."""
+
+    bytes_per_token: int
+    window: int | None = None  # positions a query looks back, itself included; None: all
+
+
+@dataclass(frozen=True)
 class ModelFacts:
     """What settings need to know of the model."""
 
     context: int
-    kv_bytes_per_token: int
+    kv_groups: tuple[GroupFacts, ...]
     kv_dtype: str = "f16"  # what keys and values are kept as
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Of all layers together."""
+        return sum(group.bytes_per_token for group in self.kv_groups)
 
 
 @dataclass(frozen=True)
@@ -344,7 +357,7 @@ class Resolved:
     """Settings with every "auto" replaced, the sizes that follow from them, and a sentence for each choice."""
 
     config: Config
-    pages: int
+    pages: tuple[int, ...]  # per KV group
     context: int
     context_reason: str
     reasons: tuple[str, ...]
@@ -378,7 +391,13 @@ def resolve(config: Config, hardware: Hardware, model: ModelFacts) -> Resolved:
         reasons.append(f"{kept >> 20} MiB of it for prefixes that no request holds; running ones may use all of it")
     reasons.append(f"context {context_reason}")
     cache = replace(cache, kv_cache_dtype=model.kv_dtype)
-    return Resolved(replace(config, compute=compute, cache=cache), pages, context, context_reason, tuple(reasons))
+    return Resolved(
+        replace(config, compute=compute, cache=cache),
+        (pages,) * len(model.kv_groups),
+        context,
+        context_reason,
+        tuple(reasons),
+    )
 
 
 def _compute(compute: ComputeOptions, hardware: Hardware, reasons: list[str]) -> ComputeOptions:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_args
@@ -14,15 +14,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from radixmill.core.config import Config, Hardware, ModelFacts, Resolved, resolve
+from radixmill.core.config import Config, GroupFacts, Hardware, ModelFacts, Resolved, resolve
 from radixmill.core.errors import CannotStart, ModelChanged, NoRoom
 from radixmill.core.plan import Masks, StepPlan, StepResult
 from radixmill.core.spec import FileMark, Identity, KVGroup, ModelSpec
 from radixmill.device.kernels import open_backend
-from radixmill.device.kernels.contract import KVType, Mode, Ops, kv_bytes, kv_of_mode
+from radixmill.device.kernels.contract import KVShape, KVType, Mode, Ops, kv_of_mode
 from radixmill.device.layers import Build
-from radixmill.device.loader import Checkpoint, open_checkpoint
-from radixmill.device.models import Decoder, DecoderConfig, family
+from radixmill.device.loader import Checkpoint, DummyCheckpoint, open_checkpoint
+from radixmill.device.models import Decoder, DecoderConfig, family, outline
 from radixmill.device.room import check_room, weight_bytes
 from radixmill.device.runner import PagedKV, Runner
 from radixmill.device.sampling import VERSION as SAMPLER
@@ -136,6 +136,8 @@ def open_executor(
     with closing(checkpoint):
         kind = family(checkpoint.config)
         model_config = kind.config.from_hf(checkpoint.config, allow_unknown=config.model.allow_unknown_config)
+        if isinstance(checkpoint, DummyCheckpoint):
+            checkpoint = checkpoint.shaped(outline(kind, model_config))
         resolved = _resolve(config, hardware, model_config)
         ops = _open_backend(resolved.config)
         ops.beats = None if beats is None else np.frombuffer(beats, np.uint64)
@@ -231,8 +233,14 @@ def numerics_id(
 
 def _resolve(config: Config, hardware: Hardware, model: DecoderConfig) -> Resolved:
     kv = _kv_type(config)
-    per_token = model.layers * 2 * model.kv_heads * kv_bytes(kv, model.head_dim)
-    return resolve(config, hardware, ModelFacts(model.context, per_token, kv))
+    return resolve(config, hardware, ModelFacts(model.context, _groups(model, lambda shape: shape.nbytes(kv)), kv))
+
+
+def _groups(model: DecoderConfig, nbytes: Callable[[KVShape], int]) -> tuple[GroupFacts, ...]:
+    """`nbytes`: what a layer of such a shape keeps of a token."""
+    return tuple(
+        GroupFacts(sum(nbytes(model.kv(layer)) for layer in group.layers), group.window) for group in model.groups
+    )
 
 
 def _mode(config: Config) -> Mode:
@@ -269,8 +277,8 @@ def _allocate(model: Decoder, resolved: Resolved, room: int) -> PagedKV:
 
 
 def _kv_bytes(ops: Ops, model: DecoderConfig, resolved: Resolved) -> int:
-    tokens = resolved.pages * resolved.config.cache.page_size
-    return tokens * model.layers * ops.kv_bytes_per_token(model.kv_heads, model.head_dim)
+    groups = zip(_groups(model, ops.kv_bytes_per_token), resolved.pages, strict=True)
+    return sum(group.bytes_per_token * pages for group, pages in groups) * resolved.config.cache.page_size
 
 
 def _spec(
@@ -283,7 +291,7 @@ def _spec(
     phases: tuple[tuple[str, float], ...],
 ) -> ModelSpec:
     config, ops, chosen = model.config, model.ops, resolved.config
-    per_token = config.layers * ops.kv_bytes_per_token(config.kv_heads, config.head_dim)
+    facts = zip(config.groups, _groups(config, ops.kv_bytes_per_token), resolved.pages, strict=True)
     return ModelSpec(
         name=files.name,
         architecture=checkpoint.config["architectures"][0],
@@ -293,7 +301,7 @@ def _spec(
         eos_ids=checkpoint.eos_ids,
         page_size=chosen.cache.page_size,
         slots=chosen.schedule.max_running_requests,
-        kv_groups=(KVGroup(tuple(range(config.layers)), per_token, resolved.pages),),
+        kv_groups=tuple(KVGroup(group.layers, fact.bytes_per_token, n, group.window) for group, fact, n in facts),
         numerics=numerics,
         compute=ops.mode,
         kv_dtype=ops.kv_type,

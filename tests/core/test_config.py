@@ -16,6 +16,7 @@ from radixmill.core.config import (
     CacheOptions,
     ComputeOptions,
     Config,
+    GroupFacts,
     Hardware,
     ModelFacts,
     ModelOptions,
@@ -26,7 +27,7 @@ from radixmill.core.errors import CannotStart
 from tests.data import ROOT, shared
 
 LAPTOP = Hardware(cores=2, free_bytes=8 << 30, isa="avx2")
-MODEL = ModelFacts(context=8192, kv_bytes_per_token=23040)
+MODEL = ModelFacts(context=8192, kv_groups=(GroupFacts(23040),))
 
 
 def parsed(*argv: str) -> Config:
@@ -42,7 +43,7 @@ def sglang(*argv: str) -> Config:
 def test_a_bare_laptop_gets_the_models_context() -> None:
     resolved = resolve(Config(), LAPTOP, MODEL)
     assert resolved.context == 8192
-    assert resolved.pages == (1 << 30) // 23040 // 64
+    assert resolved.pages[0] == (1 << 30) // 23040 // 64
     assert (resolved.config.compute.backend, resolved.config.compute.isa, resolved.config.compute.threads) == (
         "cpu",
         "avx2",
@@ -53,7 +54,7 @@ def test_a_bare_laptop_gets_the_models_context() -> None:
 
 def test_a_fifth_of_the_pool_is_for_prefixes_that_nobody_holds_but_no_less_than_a_context() -> None:
     resolved = resolve(Config(), LAPTOP, MODEL)
-    assert resolved.config.cache.prefix_cache_bytes == resolved.pages // 5 * 64 * 23040
+    assert resolved.config.cache.prefix_cache_bytes == resolved.pages[0] // 5 * 64 * 23040
     assert any("for prefixes" in reason for reason in resolved.reasons)
     large = resolve(Config(), LAPTOP, replace(MODEL, context=40_000))
     assert large.config.cache.prefix_cache_bytes == 625 * 64 * 23040
@@ -65,7 +66,7 @@ def test_a_fifth_of_the_pool_is_for_prefixes_that_nobody_holds_but_no_less_than_
 
 def test_little_memory_lowers_the_context_and_says_why() -> None:
     resolved = resolve(Config(), replace(LAPTOP, free_bytes=256 << 20), MODEL)
-    assert resolved.context == (resolved.pages - SPARE_PAGES) * 64 < 8192
+    assert resolved.context == (resolved.pages[0] - SPARE_PAGES) * 64 < 8192
     assert "KV cache" in resolved.context_reason and "8192" in resolved.context_reason
 
 

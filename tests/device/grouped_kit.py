@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from radixmill.device.loader import DummyCheckpoint
+from tests.device.model_kit import dummy
 
 LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
 CONFIG: dict[str, Any] = {
@@ -111,7 +111,7 @@ def model(
     """A tiny Llama whose layers but `keep` are packed; `how`: what layer() takes."""
     sizes = {"bits": how.get("bits", 4), "group_size": how.get("group", 128)}
     packed = Packed({"quant_method": method, **sizes, **quantization}, {**CONFIG, **config})
-    source = DummyCheckpoint(packed.config, seed=3)
+    source = dummy(packed.config, seed=3)
     for i, name in enumerate(sorted(source.names)):
         stem = name.removesuffix(".weight")
         if stem.split(".")[-1] not in LAYERS or stem.split(".")[-1] in keep:

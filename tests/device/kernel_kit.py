@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from radixmill.device.kernels import isas, open_backend
-from radixmill.device.kernels.contract import AttentionParams, KVType, Mode, Ops, Ragged, Stored
+from radixmill.device.kernels.contract import AttentionParams, KVShape, KVType, Mode, Ops, Ragged, Stored
 
 BACKENDS = (
     "reference", "cpu/portable", "cpu/avx2", "cpu/avxvnni", "cpu/avx512", "cpu/avx512bf16", "cpu/neon", "cpu/neon-dotprod",
@@ -141,7 +141,7 @@ class Rows:
 
     def fresh(self, ops: Ops) -> Any:
         """Pages full of what must not be read: NaN, or random codes with scales of NaN."""
-        kv = ops.kv_alloc(self.total_pages, self.page_size, self.k[0].shape[1], self.k[0].shape[2])
+        kv = ops.kv_alloc(self.total_pages, self.page_size, KVShape(*self.k[0].shape[1:], self.k[0].shape[2]))
         for array in arrays(kv):
             array[...] = rng(1).integers(-128, 128, array.shape) if array.dtype == np.int8 else np.nan
         return kv

@@ -12,8 +12,9 @@ from radixmill.core.plan import LAST_SAMPLED, Admit, Executor, PageTable, StepPl
 from radixmill.core.request import SamplingParams
 from radixmill.device.kernels.contract import Forward, Ops, Stored
 from radixmill.device.layers import Build
+from radixmill.device.loader import DummyCheckpoint
 from radixmill.device.loader.checkpoint import check_shape
-from radixmill.device.models import Decoder, family
+from radixmill.device.models import Decoder, family, outline
 from radixmill.device.runner import PagedKV, Runner, build_batch
 from radixmill.device.sampling import Sampler
 
@@ -57,6 +58,16 @@ class ArrayCheckpoint:
     def close(self) -> None: ...
 
 
+def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Of every tensor of a model with this configuration."""
+    kind = family(config)
+    return outline(kind, kind.config.from_hf(config))
+
+
+def dummy(config: Mapping[str, Any], seed: int = 0) -> DummyCheckpoint:
+    return DummyCheckpoint(config, shapes(config), seed)
+
+
 def build(checkpoint: Any, ops: Ops, positions: int = 64) -> Decoder:
     kind = family(checkpoint.config)
     config = kind.config.from_hf(checkpoint.config)
@@ -75,7 +86,7 @@ class Driver:
     forward: Forward = field(init=False)
 
     def __post_init__(self) -> None:
-        self.kv = PagedKV.allocate(self.model, self.pages, self.page_size)
+        self.kv = PagedKV.allocate(self.model, [self.pages] * len(self.model.config.groups), self.page_size)
         runner = Runner(self.model, self.kv, Sampler(self.model.config.vocab, 1), captured=self.recorded)
         self.forward = runner.logits
 
@@ -85,7 +96,7 @@ class Driver:
         done, logits = [0] * len(sequences), [[] for _ in sequences]
         for counts in steps:
             live = [r for r, n in enumerate(counts) if n]
-            plan = _plan(sequences, live, done, counts, tables)
+            plan = _plan(sequences, live, done, counts, tables, len(self.model.config.groups))
             batch = build_batch(plan, np.zeros(len(sequences), np.int64), self.page_size)
             wanted = np.arange(len(plan.tokens), dtype=np.int32)
             out = self.model.ops.numpy(self.forward(batch.ids, batch.positions, wanted, batch.ragged)).copy()
@@ -103,7 +114,9 @@ class Driver:
         return [[free.pop() for _ in range(-(-len(s) // self.page_size))] for s in sequences]
 
 
-def _plan(sequences: Any, live: list[int], done: list[int], counts: Sequence[int], tables: list[list[int]]) -> StepPlan:
+def _plan(
+    sequences: Any, live: list[int], done: list[int], counts: Sequence[int], tables: list[list[int]], groups: int
+) -> StepPlan:
     ids = [tables[r] for r in live]
     return StepPlan(
         step=0,
@@ -112,7 +125,7 @@ def _plan(sequences: Any, live: list[int], done: list[int], counts: Sequence[int
         counts=np.array([counts[r] for r in live], np.int32),
         tokens=np.concatenate([np.array(sequences[r][done[r] : done[r] + counts[r]], np.int64) for r in live]),
         samples=np.ones(len(live), np.bool_),
-        pages=(page_table(ids),),
+        pages=(page_table(ids),) * groups,
     )
 
 
@@ -140,7 +153,7 @@ def generate(
             np.array(counts, np.int32),
             np.array(tokens, np.int64),
             np.array(samples, np.bool_),
-            (page_table(ids),),
+            (page_table(ids),) * len(executor.spec.kv_groups),
             admits=admits,
         )
         ticket = executor.launch(plan)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radixmill.device.kernels.contract import AttentionParams, Heads, KVType, Mode, Ops, Stored
+from radixmill.device.kernels.contract import AttentionParams, Heads, KVShape, KVType, Mode, Ops, Stored
 from tests.device.kernel_kit import (
     BACKENDS,
     COMPILED,
@@ -169,7 +169,7 @@ def test_large_scores(ops: Ops) -> None:
 def test_values_may_be_narrower_than_keys(ops: Ops) -> None:
     rows, params = case("plain", [20])
     rows.v[0][..., 0] = 6  # the largest: int8 scales are the same for both
-    kv = ops.kv_alloc(rows.total_pages, 16, 3, 64, value_dim=12)
+    kv = ops.kv_alloc(rows.total_pages, 16, KVShape(3, 64, 12))
     narrow = np.ascontiguousarray(rows.v[0][..., :12])
     ragged = rows.batch([(0, 0, 20)])
     ops.kv_store(kv, rows.k[0], narrow, ragged)

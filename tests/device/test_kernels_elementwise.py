@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from radixmill.device.kernels.contract import Mode, Ops
+from radixmill.device.kernels.contract import KVShape, Mode, Ops
 from tests.device.kernel_kit import BACKENDS, Floats, backend, close, normal, same_bits
 
 _erf = np.vectorize(math.erf)
@@ -104,7 +104,9 @@ def test_what_a_backend_says_of_itself(which: str, mode: Mode) -> None:
     assert ops.mode == mode and which == (ops.name if ops.name == "reference" else f"{ops.name}/{ops.isa}")
     assert ops.version == backend(which, mode, 1).version
     assert {"linear", "attention", "gated"} <= ops.table().keys()
-    assert (ops.kv_type, ops.kv_bytes_per_token(3, 64)) == (("f16", 768) if mode == "fast" else ("f32", 1536))
-    assert backend(which, mode, kv="int8").kv_bytes_per_token(3, 64) == 2 * 3 * (64 + 4)
+    assert (ops.kv_type, ops.kv_bytes_per_token(KVShape(3, 64, 64))) == (
+        ("f16", 768) if mode == "fast" else ("f32", 1536)
+    )
+    assert backend(which, mode, kv="int8").kv_bytes_per_token(KVShape(3, 64, 64)) == 2 * 3 * (64 + 4)
     assert ops.array(np.arange(3)).dtype == np.float32
     assert ops.numpy(ops.array(np.arange(3.0)))[2] == 2

@@ -12,10 +12,10 @@ from safetensors.numpy import save_file
 
 from radixmill.device.kernels import open_backend
 from radixmill.device.kernels.contract import Ops
-from radixmill.device.loader import Checkpoint, DummyCheckpoint, open_checkpoint
+from radixmill.device.loader import Checkpoint, open_checkpoint
 from radixmill.store import ModelFiles
 from tests.device.gguf_kit import CONFIGS, write_gguf
-from tests.device.model_kit import Driver, build
+from tests.device.model_kit import Driver, build, dummy
 
 PROMPT = [3, 17, 5, 80, 80, 1, 44, 9, 61, 23, 2]
 
@@ -26,7 +26,7 @@ def ops() -> Ops:
 
 
 def weights(config: dict[str, Any]) -> dict[str, np.ndarray]:
-    source = DummyCheckpoint(config, seed=2)
+    source = dummy(config, seed=2)
     is_vector = {n: n.endswith((".bias", "norm.weight")) for n in source.names}
     return {n: source.vector(n) if is_vector[n] else source.stored(n).data for n in sorted(source.names)}
 
@@ -67,7 +67,7 @@ def test_names_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     folder = open_checkpoint(ModelFiles("m", tmp_path / "saved"))
     tensors = {n: p.detach().numpy() for n, p in model.state_dict().items() if n in folder.names}
     gguf_file = as_gguf(tmp_path / "m.gguf", config, tensors)
-    assert folder.names == gguf_file.names == DummyCheckpoint(config).names
+    assert folder.names == gguf_file.names == dummy(config).names
     for tensor, values in tensors.items():
         read = folder.vector(tensor) if values.ndim == 1 else folder.stored(tensor).data
         np.testing.assert_array_equal(read, values)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radixmill.core.errors import BadModel
-from radixmill.device.loader import DummyCheckpoint, open_checkpoint
+from radixmill.device.loader import open_checkpoint
 from radixmill.device.loader.gguf import half_order, hf_name
 from radixmill.device.loader.gguf_config import gguf_config, shortest
 from radixmill.device.loader.llama3 import divisors
@@ -21,12 +21,13 @@ from radixmill.device.models import family
 from radixmill.device.quant import widen
 from radixmill.store import GGUFFile, ModelFiles, eos_ids, generation_defaults
 from tests.device.gguf_kit import CONFIGS, write_gguf
+from tests.device.model_kit import dummy
 
 Q = gguf.GGMLQuantizationType
 
 
 def weights(config: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    source = DummyCheckpoint(config, seed=1)
+    source = dummy(config, seed=1)
     return {n: source.vector(n) if _is_vector(n) else source.stored(n).data for n in sorted(source.names)}
 
 

@@ -14,10 +14,9 @@ from radixmill.device.kernels.contract import Stored
 from radixmill.device.kernels.reference import ReferenceOps
 from radixmill.device.layers import Build, Norm, Part, RopeSpec
 from radixmill.device.layers.rope import Linear, Llama3, Yarn, tables
-from radixmill.device.loader import DummyCheckpoint
 from radixmill.device.models import FAMILIES, Decoder, DecoderConfig, family
 from tests.data import ROOT
-from tests.device.model_kit import ArrayCheckpoint, Driver, build
+from tests.device.model_kit import ArrayCheckpoint, Driver, build, dummy
 
 # config.json as these models publish it (sizes, and the keys one stumbles over).
 SMOLLM2 = {
@@ -92,8 +91,8 @@ def read(hf: dict[str, Any], **flags: Any) -> DecoderConfig:
 def tiny(**more: Any) -> ArrayCheckpoint:
     """The tiny Llama with random weights, as arrays that a test may change."""
     hf = {**TINY, **more}
-    dummy = DummyCheckpoint(hf)
-    arrays = {n: dummy.vector(n) if n.endswith(("norm.weight", ".bias")) else dummy.stored(n).data for n in dummy.names}
+    made = dummy(hf)
+    arrays = {n: made.vector(n) if n.endswith(("norm.weight", ".bias")) else made.stored(n).data for n in made.names}
     return ArrayCheckpoint(hf, arrays)
 
 
@@ -179,7 +178,7 @@ def test_every_family_wants_the_tensors_that_its_models_have(name: str) -> None:
         if "attention_bias" in more and name in ("Qwen2ForCausalLM", "MistralForCausalLM"):
             continue
         hf = {**TINY, "architectures": [name], "head_dim": 4, **more}
-        FAMILIES[name].weights.check(read(hf), DummyCheckpoint(hf).names)
+        FAMILIES[name].weights.check(read(hf), dummy(hf).names)
 
 
 def test_missing_and_unused_tensors_are_named() -> None:

@@ -15,7 +15,7 @@ from radixmill.device.kernels import isas, native_isa, open_backend
 from radixmill.device.kernels.contract import Mode, Stored
 from radixmill.device.loader import DummyCheckpoint
 from radixmill.device.models import Decoder
-from tests.device.model_kit import Driver, build
+from tests.device.model_kit import Driver, build, shapes
 
 SIZES = {
     "vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -38,7 +38,7 @@ class Packed(DummyCheckpoint):
     """Random weights in one stored kind."""
 
     def __init__(self, config: dict[str, Any], kind: str) -> None:
-        super().__init__(config)
+        super().__init__(config, shapes(config))
         self.kind = kind
 
     def stored(self, name: str, shape: tuple[int, int] | None = None) -> Stored:

@@ -19,7 +19,7 @@ from radixmill.device.models import Decoder, family
 from radixmill.store import ModelFiles
 from tests.device import grouped_kit
 from tests.device.kernel_kit import BACKENDS, backend, values_of
-from tests.device.model_kit import ArrayCheckpoint, Driver
+from tests.device.model_kit import ArrayCheckpoint, Driver, dummy
 
 CONFIG: dict[str, Any] = {**grouped_kit.CONFIG, "torch_dtype": "bfloat16"}
 HARDWARE = Hardware(cores=2, free_bytes=1 << 28, isa="")
@@ -56,7 +56,7 @@ def rounded(checkpoint: DummyCheckpoint, bits: int) -> ArrayCheckpoint:
 @pytest.mark.parametrize("bits", (8, 4))
 @pytest.mark.parametrize("tied", (False, True))
 def test_the_model_is_that_of_the_rounded_values(bits: int, tied: bool, ops: Ops) -> None:
-    source = DummyCheckpoint({**CONFIG, "tie_word_embeddings": tied})
+    source = dummy({**CONFIG, "tie_word_embeddings": tied})
     found, build = built(source, ops, bits)
     meant, _ = built(rounded(source, bits), ops, None)
     plain, _ = built(source, ops, None)
@@ -74,7 +74,7 @@ def formats(model: Decoder) -> set[str]:
 
 @pytest.mark.parametrize("bits", (8, 4))
 def test_embedding_and_head_have_eight_bits(bits: int, ops: Ops) -> None:
-    model, build = built(DummyCheckpoint(CONFIG), ops, bits)
+    model, build = built(dummy(CONFIG), ops, bits)
     assert (model.embed.weight.format, model.head.weight.format) == ("w8", "w8")
     assert formats(model) == {f"w{bits}"}
     notes = {4: ("14 matrices quantised to 4 bits at load", "2 matrices quantised to 8 bits at load")}
@@ -82,12 +82,12 @@ def test_embedding_and_head_have_eight_bits(bits: int, ops: Ops) -> None:
 
 
 def test_asking_for_nothing_changes_nothing(ops: Ops) -> None:
-    model, build = built(DummyCheckpoint(CONFIG), ops, None)
+    model, build = built(dummy(CONFIG), ops, None)
     assert formats(model) == {"bf16"} and build.quantised_to is None and not build.notes
 
 
 def test_rows_that_no_block_fits_stay(ops: Ops) -> None:
-    model, build = built(DummyCheckpoint({**CONFIG, "intermediate_size": 100}), ops, 4)
+    model, build = built(dummy({**CONFIG, "intermediate_size": 100}), ops, 4)
     assert formats(model) == {"w4", "bf16"}
     assert "2 matrices not quantised: their rows are no multiple of 32 values" in build.notes
 
@@ -101,7 +101,7 @@ class Given(ArrayCheckpoint):
 
 
 def test_what_is_quantised_already_stays_and_is_said(ops: Ops) -> None:
-    source = DummyCheckpoint(CONFIG)
+    source = dummy(CONFIG)
     given = Given(CONFIG, rounded(source, 8).arrays)
     model, build = built(given, ops, 4)
     assert "2 matrices of kind Q8_0 left as the file has them, quantised already" in build.notes

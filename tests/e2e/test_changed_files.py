@@ -15,7 +15,7 @@ import httpx
 import pytest
 from safetensors.numpy import save_file
 
-from radixmill.device.loader import DummyCheckpoint
+from tests.device.model_kit import dummy
 from tests.e2e.kit import TINY, Server, same, serving, stream, tiny_model
 from tests.e2e.test_supervisor import wait_until
 
@@ -24,7 +24,7 @@ SHORT = {**LONG, "max_tokens": 12}
 
 
 def weights(seed: int, path: Path) -> None:
-    source = DummyCheckpoint(TINY, seed=seed)
+    source = dummy(TINY, seed=seed)
     norms = {name for name in source.names if name.endswith("norm.weight")}
     save_file({n: source.vector(n) if n in norms else source.stored(n).data for n in source.names}, path)
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 Array = Any  # a backend's buffer: numpy.ndarray on CPU
 Mode = Literal["fast", "exact"]
+Activation = Literal["silu", "gelu_tanh", "gelu", "clamped"]
 KVType = Literal["f16", "f32", "int8"]
 KV_SCALE_BYTES = 4
 
@@ -33,6 +34,20 @@ def kv_of_mode(mode: Mode) -> KVType:
 def kv_bytes(kv: KVType, values: int) -> int:
     """Bytes of one token's key or value of one head, `values` numbers."""
     return values + KV_SCALE_BYTES if kv == "int8" else values * (2 if kv == "f16" else 4)
+
+
+@dataclass(frozen=True)
+class KVShape:
+    """What one layer keeps of a token."""
+
+    heads: int  # G
+    dim: int  # of a key
+    value_dim: int
+    latent: bool = False  # a value is the first `value_dim` numbers of its key, and is not kept a second time
+
+    def nbytes(self, kv: KVType) -> int:
+        """Per token, scales included; a backend may pad."""
+        return self.heads * (kv_bytes(kv, self.dim) + (0 if self.latent else kv_bytes(kv, self.value_dim)))
 
 
 @dataclass(frozen=True)
@@ -125,6 +140,54 @@ class Heads:
     cos: Array  # [positions, r/2], see Ops.rope
     sin: Array
     norms: tuple[Array, Array, float] | None = None  # weight [D] for query heads, for key heads; eps
+
+
+@dataclass(frozen=True)
+class LatentHeads:
+    """How one layer of latent attention makes queries and keys of its projections: made once, when the layer is built.
+
+    DeepSeek-AI, 2024, arXiv:2405.04434, section 2.1, in the absorbed form: what would make a head's keys of the latent
+    is multiplied into its queries instead, so that all heads share one key.
+    """
+
+    heads: int  # H
+    nope: int  # numbers of a query head that are not rotated
+    rope: int  # … and that are
+    rank: int  # of the latent
+    up: Array  # from Ops.per_head: of each head [rank, nope]
+    cos: Array  # [positions, rope/2], see Ops.rope
+    sin: Array
+    norm: tuple[Array, float]  # of the latent: weight [rank], eps
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How a token chooses among E experts.
+
+    Scores are the softmax or the sigmoid of the router's logits. `bias` is added for the choice alone. Where there are
+    groups (neighbours of equal number), only the experts of the `top_groups` best take part; a group is as good as its
+    best expert, or as the sum of its best two. Of equals, experts and groups alike, the lower number wins.
+    """
+
+    experts: int  # E
+    top: int  # k, how many are chosen
+    score: Literal["softmax", "sigmoid"]
+    renormalise: bool  # the chosen weights are divided by their sum
+    scaling: float = 1.0  # … and multiplied by this
+    groups: int = 1
+    top_groups: int = 1
+    group_score: Literal["max", "top2"] = "max"
+
+
+@dataclass(frozen=True, eq=False)
+class Experts:
+    """E gated feed-forward blocks of the same sizes: down(activation(gate(x)) · up(x))."""
+
+    gate_up: tuple[Weight, ...]  # [E] of [2F, K]: gate, then up
+    down: tuple[Weight, ...]  # [E] of [N, F]
+    activation: Activation
+    gate_up_bias: Array | None = None  # [E, 2F]
+    down_bias: Array | None = None  # [E, N]
 
 
 class Rule(NamedTuple):
@@ -249,6 +312,10 @@ class Ops(Protocol):
     def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
         """x / sqrt(mean(x²) + eps) · weight over the last axis; x [..., K], weight [K]."""
 
+    def layer_norm(self, x: Array, weight: Array, eps: float) -> Array:
+        """(x − mean) / sqrt(variance + eps) · weight; x [T, G · K], each of its G runs of K numbers for itself; weight
+        [G, K]. The mean is taken first, the variance of what is left."""
+
     def add(self, x: Array, y: Array) -> Array:
         """x + y; may reuse x's memory."""
 
@@ -257,8 +324,33 @@ class Ops(Protocol):
     def softcap(self, x: Array, cap: float) -> Array:
         """cap · tanh(x / cap)."""
 
-    def gated(self, gate_up: Array, activation: Literal["silu", "gelu_tanh", "gelu"]) -> Array:
-        """gate_up [T, 2F] → activation(gate) · up, [T, F]; gate is the first half."""
+    def gated(self, gate_up: Array, activation: Activation) -> Array:
+        """gate_up [T, 2F] → activation(gate) · up, [T, F]; gate is the first half.
+
+        clamped (gpt-oss): g · sigmoid(1.702 · g) · (u + 1) with g = min(gate, 7) and u = up within [−7, 7].
+        """
+
+    def dimmed(self, x: Array, gate: Array) -> Array:
+        """x [T, K] · sigmoid(gate), gate [T, 1]; may reuse x's memory."""
+
+    def route(self, logits: Array, routing: Routing, bias: Array | None = None) -> Array:
+        """logits [T, E] → [T, 2k]: the numbers of the chosen experts, ascending, then their weights. bias [E]."""
+
+    def mixture(self, experts: Experts) -> Array:
+        """Experts as `experts` takes them. Opaque; made once, when the layer is built."""
+
+    def experts(self, x: Array, routes: Array, mixture: Array) -> Array:
+        """x [T, K], routes [T, 2k] from route() → [T, N]: the chosen experts' results times their weights, added up from
+        zero in the order of the experts' numbers.
+
+        Each product is linear()'s, to the bit; only the chosen experts' weights are read.
+        """
+
+    def per_head(self, weights: Sequence[Weight]) -> Array:
+        """H matrices [N, K], one for each head, as linear_heads() takes them. Opaque; made once."""
+
+    def linear_heads(self, x: Array, heads: Array) -> Array:
+        """x [T, H, K] → [T, H, N], each head by its own matrix; each product is linear()'s, to the bit."""
 
     def rope(self, x: Array, positions: NDArray[np.int32], cos: Array, sin: Array) -> Array:
         """Rotate halves: x [T, H, D]; cos and sin [positions, r/2] with r ≤ D rotated dimensions (the first r).
@@ -266,16 +358,17 @@ class Ops(Protocol):
         Pair (i, i + r/2) of a head turns by its angle at positions[t]. May reuse x's memory.
         """
 
-    def kv_alloc(self, pages: int, page_size: int, heads: int, dim: int, *, value_dim: int | None = None) -> Array:
+    def kv_alloc(self, pages: int, page_size: int, shape: KVShape) -> Array:
         """One layer's key and value pages, as `kv_type`. Opaque.
 
         int8: codes, and a float32 scale for each token and head, of its key and of its value: scale = max|x| / 127,
         codes round half to even; a value that is not finite makes the scale NaN. No token's bytes depend on another's.
         Keys, and queries when they meet them, first pass through a Walsh–Hadamard transform over blocks of the largest
         power of two that divides D: products stay the same, and a few large values no longer cost the others their bits.
+        Latent pages have one scale per token and no transform.
         """
 
-    def kv_bytes_per_token(self, heads: int, dim: int) -> int:
+    def kv_bytes_per_token(self, shape: KVShape) -> int:
         """Bytes one layer keeps per token, keys and values and their scales together."""
 
     def kv_store(self, kv: Array, k: Array, v: Array, ragged: Ragged) -> None:
@@ -290,11 +383,22 @@ class Ops(Protocol):
         [T, G · D]. Bit for bit what rms_norm (where there are norms), rope and kv_store give one after the other.
         """
 
+    def latents(
+        self, q: Array, latent: Array, heads: LatentHeads, positions: NDArray[np.int32], kv: Array, ragged: Ragged
+    ) -> Array:
+        """Queries ready for attention over latent pages, [T, H, rank + rope]; the latents are stored.
+
+        q [T, H · (nope + rope)]: of each head what is not rotated comes first. latent [T, rank + rope]: stored as one key,
+        its first `rank` numbers normed, the rest rotated. Bit for bit what rms_norm, rope, linear_heads and kv_store give.
+        """
+
     def kv_copy(self, kv: Array, src: int, dst: int, tokens: int) -> None:
         """Copy the first `tokens` positions of page src to page dst."""
 
     def attention(self, q: Array, kv: Array, ragged: Ragged, params: AttentionParams) -> Array:
-        """q [T, H, D] against the row's stored keys → [T, H, D]. Head h reads key head h // (H / G).
+        """q [T, H, D] against the row's stored keys → [T, H, Dv]. Head h reads key head h // (H / G).
+
+        Pages of positions that no query of the row may see, because of the window, may be any: they are not read.
 
         Keys are walked in the order of their positions, page by page; the softmax is float32. Where it is taken in
         several pieces, their bounds and the order in which they are joined follow from positions alone. Stale slots

@@ -7,24 +7,30 @@ from radixmill.device.layers.batch import ForwardBatch
 from radixmill.device.layers.build import Build, Part, Parts, Tensors
 from radixmill.device.layers.embed import Embedding, Head
 from radixmill.device.layers.linear import Linear
-from radixmill.device.layers.mlp import MLP, Activation
-from radixmill.device.layers.norm import Norm
+from radixmill.device.layers.mla import MLA, LatentShape
+from radixmill.device.layers.mlp import MLP
+from radixmill.device.layers.moe import MoEShape, SparseMoE
+from radixmill.device.layers.norm import LayerNorm, Norm
 from radixmill.device.layers.rope import Rope, RopeSpec
 
 __all__ = [
+    "MLA",
     "MLP",
-    "Activation",
     "Attention",
     "AttentionShape",
     "Build",
     "Embedding",
     "ForwardBatch",
     "Head",
+    "LatentShape",
+    "LayerNorm",
     "Linear",
+    "MoEShape",
     "Norm",
     "Part",
     "Parts",
     "Rope",
     "RopeSpec",
+    "SparseMoE",
     "Tensors",
 ]

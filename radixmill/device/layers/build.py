@@ -7,8 +7,9 @@ shape, stacking several into one, widening what the backend can't keep packed. L
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -35,10 +36,25 @@ class Part:
 
     stems: tuple[str, ...]
     bias: bool = False
+    bare: bool = False  # stems are whole names: nothing is added
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors' names, without biases."""
+        return self.stems if self.bare else tuple(f"{stem}.weight" for stem in self.stems)
 
 
+class Parts(Protocol):
+    """Role in a block → its tensors."""
+
+    def __call__(self, role: str) -> Part: ...
+
+    def has(self, role: str) -> bool:
+        """Whether this layer has the role."""
+
+
+Order = NDArray[np.intp]
 _FLOATS = ("F32", "F16", "BF16")
-Parts = Callable[[str], Part]  # role in a block → its tensors
 
 
 class Build:
@@ -52,6 +68,7 @@ class Build:
         self.ops, self.tensors, self.positions, self.bits = ops, tensors, positions, bits
         self.quantised_to: int | None = None  # `bits`, once that changed a matrix
         self.nbytes = self.values = 0  # of all packed weights
+        self.idle_bytes = self.idle_values = 0.0  # of those that a step of one token leaves alone
         self._widened: Counter[str] = Counter()
         self._done: Counter[str] = Counter()  # notes of tensors
         self._notes: list[str] = []
@@ -72,26 +89,50 @@ class Build:
     def note(self, sentence: str) -> None:
         self._notes.append(sentence)
 
-    def weight(self, part: Part, rows: Sequence[int], columns: int, *, end: bool = False) -> Weight:
+    def weight(
+        self, part: Part, rows: Sequence[int], columns: int, *, end: bool = False, order: Order | None = None
+    ) -> Weight:
         """One packed matrix [sum(rows), columns] from the part's stems, which must have `rows` rows each. `end`: it is
-        the embedding or the head.
+        the embedding or the head. `order`: row i of what is packed is row order[i] of the (only) tensor.
 
         Neighbours of one kind and order of columns are stacked; others keep their own, joined into one product.
         """
+        assert order is None or len(rows) == 1
         tensors = [
-            self._quantised(self.tensors.stored(f"{stem}.weight", (n, columns)), end)
-            for stem, n in zip(part.stems, rows, strict=True)
+            self._quantised(_ordered(self.tensors.stored(name, (n, columns)), order), end)
+            for name, n in zip(part.names, rows, strict=True)
         ]
         self._done.update(tensor.note for tensor in tensors if tensor.note)
         runs = [self._pack(stack(list(run))) for _, run in groupby(tensors, key=likeness)]
         return runs[0] if len(runs) == 1 else self.ops.join(runs)
 
-    def bias(self, part: Part, rows: Sequence[int]) -> Array | None:
-        """The part's biases end to end, [sum(rows)], or None where the layer has none."""
+    def bias(self, part: Part, rows: Sequence[int], order: Order | None = None) -> Array | None:
+        """The part's biases end to end, [sum(rows)], or None where the layer has none. `order`: as for `weight`."""
         if not part.bias:
             return None
         biases = [self.tensors.vector(f"{stem}.bias", n) for stem, n in zip(part.stems, rows, strict=True)]
-        return self.ops.array(np.concatenate(biases))
+        whole = np.concatenate(biases)
+        return self.ops.array(whole if order is None else whole[order])
+
+    def vector(self, part: Part, size: int) -> Array:
+        """The part's only tensor, [size]."""
+        return self.ops.array(self.tensors.vector(part.names[0], size))
+
+    def matrix(self, part: Part, shape: tuple[int, int]) -> NDArray[np.float32]:
+        """The part's only tensor as float32, for a layer that makes something else of it."""
+        return widen(self.tensors.stored(part.names[0], shape)).data
+
+    def pack(self, values: NDArray[np.float32]) -> Weight:
+        """A packed matrix of what a layer has made, [N, K]."""
+        return self._pack(self._quantised(Stored("F32", (values.shape[0], values.shape[1]), values), end=False))
+
+    @contextmanager
+    def seldom(self, share: float) -> Iterator[None]:
+        """Of what is packed meanwhile a step of one token reads that share alone."""
+        nbytes, values = self.nbytes, self.values
+        yield
+        self.idle_bytes += (self.nbytes - nbytes) * (1 - share)
+        self.idle_values += (self.values - values) * (1 - share)
 
     def adds_nothing(self, name: str) -> bool:
         """Whether a tensor is a bias of zeros: older GPTQ files have one for every layer."""
@@ -130,3 +171,8 @@ class Build:
             return tensor
         self._widened[tensor.kind] += 1
         return widen(tensor)
+
+
+def _ordered(tensor: Stored, order: Order | None) -> Stored:
+    """Whole rows move, so packed blocks stay as they are."""
+    return tensor if order is None else replace(tensor, data=tensor.data[order])

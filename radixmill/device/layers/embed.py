@@ -19,11 +19,15 @@ class Embedding:
 
 
 class Head:
-    """x [S, hidden] → logits [S, vocab]; with `softcap` c they become c · tanh(logit / c)."""
+    """x [S, hidden] → logits [S, vocab], times `scale`; with `softcap` c they become c · tanh(logit / c)."""
 
-    def __init__(self, ops: Ops, weight: Weight, softcap: float | None = None) -> None:
-        self.ops, self.weight, self.softcap = ops, weight, softcap
+    def __init__(
+        self, ops: Ops, weight: Weight, softcap: float | None = None, scale: float = 1.0, bias: Array | None = None
+    ) -> None:
+        self.ops, self.weight, self.softcap, self.scale, self.bias = ops, weight, softcap, scale, bias
 
     def __call__(self, x: Array) -> Array:
-        logits = self.ops.linear(x, self.weight)
+        logits = self.ops.linear(x, self.weight, self.bias)
+        if self.scale != 1.0:
+            logits = self.ops.scale(logits, self.scale)
         return logits if self.softcap is None else self.ops.softcap(logits, self.softcap)

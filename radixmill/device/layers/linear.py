@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from radixmill.device.kernels.contract import Array
-from radixmill.device.layers.build import Build, Part
+from radixmill.device.layers.build import Build, Order, Part
 
 
 class Linear:
     """x [T, inputs] → [T, sum(outputs)]. The part's stems, one size each, are stacked into one product."""
 
-    def __init__(self, build: Build, part: Part, inputs: int, *outputs: int) -> None:
+    def __init__(self, build: Build, part: Part, inputs: int, *outputs: int, order: Order | None = None) -> None:
+        """`order`: output i is row order[i] of the (only) tensor."""
         self.ops = build.ops
-        self.weight = build.weight(part, outputs, inputs)
-        self.bias = build.bias(part, outputs)
+        self.weight = build.weight(part, outputs, inputs, order=order)
+        self.bias = build.bias(part, outputs, order)
 
     def __call__(self, x: Array) -> Array:
         return self.ops.linear(x, self.weight, self.bias)

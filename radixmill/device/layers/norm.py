@@ -1,4 +1,4 @@
-"""Root mean square normalisation (Zhang and Sennrich, 2019, arXiv:1910.07467)."""
+"""Root mean square normalisation (Zhang and Sennrich, 2019, arXiv:1910.07467), and its elder (Ba et al., 2016, arXiv:1607.06450)."""
 
 from __future__ import annotations
 
@@ -20,3 +20,18 @@ class Norm:
 
     def __call__(self, x: Array) -> Array:
         return self.ops.rms_norm(x, self.weight, self.eps)
+
+
+class LayerNorm:
+    """x [T, groups · size] → (x − mean) / sqrt(variance + eps) · w, each group of a row for itself, without a bias."""
+
+    def __init__(self, build: Build, part: Part, size: int, eps: float, groups: int = 1) -> None:
+        """`groups` > 1: the tensor is [groups, size]."""
+        self.ops, self.eps = build.ops, eps
+        if groups > 1:
+            self.weight = build.ops.array(build.matrix(part, (groups, size)))
+        else:
+            self.weight = build.ops.array(build.tensors.vector(part.names[0], size).reshape(1, size))
+
+    def __call__(self, x: Array) -> Array:
+        return self.ops.layer_norm(x, self.weight, self.eps)

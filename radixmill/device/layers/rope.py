@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from radixmill.device.layers.build import Build
+from radixmill.device.layers.build import Build, Order
 
 Frequencies = NDArray[np.float64]  # [D / 2]
 
@@ -99,16 +99,26 @@ class RopeSpec:
 
 
 class Rope:
-    """The tables that turn a layer's heads, [positions, dim / 2] each; layers that turn alike share them."""
+    """The tables that turn a layer's heads, [positions, dim / 2] each; layers that turn alike share them. None: of width 0."""
 
-    def __init__(self, build: Build, spec: RopeSpec, dim: int) -> None:
+    def __init__(self, build: Build, spec: RopeSpec | None, dim: int) -> None:
         self.cos, self.sin = build.shared(
             (spec, dim), lambda: tuple(build.ops.array(t) for t in tables(spec, dim, build.positions))
         )
 
 
-def tables(spec: RopeSpec, dim: int, positions: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def turned_rows(heads: int, dim: int, first: int, count: int) -> Order:
+    """Rows [heads · dim] of a projection whose neighbours turn together, within [first, first + count) of each head, in the
+    order in which its halves do (the first `count`/2 with the second)."""
+    rows: Order = np.arange(heads * dim).reshape(heads, dim)
+    turned = rows[:, first : first + count].reshape(heads, -1, 2).swapaxes(1, 2).reshape(heads, -1)
+    return np.concatenate([rows[:, :first], turned, rows[:, first + count :]], axis=1).reshape(-1)
+
+
+def tables(spec: RopeSpec | None, dim: int, positions: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(cos, sin), each [positions, dim / 2]."""
+    if spec is None:
+        return np.zeros((positions, 0), np.float32), np.zeros((positions, 0), np.float32)
     base = spec.theta ** (-np.arange(0, dim, 2, dtype=np.float64) / dim)
     freqs = base if spec.scaling is None else spec.scaling.frequencies(base, spec.theta)
     magnitude = 1.0 if spec.scaling is None else spec.scaling.magnitude

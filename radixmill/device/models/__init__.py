@@ -8,8 +8,9 @@ from typing import Any
 from radixmill.core.errors import BadModel
 from radixmill.device.models import gemma2, gemma3, llama, qwen2, qwen3
 from radixmill.device.models.decoder import Decoder, DecoderConfig, Family
+from radixmill.device.models.outline import outline
 
-__all__ = ["FAMILIES", "Decoder", "DecoderConfig", "Family", "family"]
+__all__ = ["FAMILIES", "Decoder", "DecoderConfig", "Family", "family", "outline"]
 
 FAMILIES: Mapping[str, Family] = {
     name: module.FAMILY for module in (llama, qwen2, qwen3, gemma2, gemma3) for name in module.ARCHITECTURES

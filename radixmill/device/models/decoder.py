@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from radixmill.core.errors import BadModel
-from radixmill.device.kernels.contract import Array, AttentionParams, Weight
+from radixmill.device.kernels.contract import Activation, Array, AttentionParams, KVShape, Weight
 from radixmill.device.layers import (
-    Activation,
     AttentionShape,
     Build,
     Embedding,
     ForwardBatch,
     Head,
+    LayerNorm,
     Norm,
     Part,
     Parts,
     RopeSpec,
 )
+
+
+@dataclass(frozen=True)
+class LayerGroup:
+    """Layers whose keys and values live and die together."""
+
+    layers: tuple[int, ...]
+    window: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,25 +48,60 @@ class DecoderConfig:
     activation: Activation
     rope: RopeSpec
     local_rope: RopeSpec | None = None  # of layers with a window, where they have their own
+    unturned: frozenset[int] = frozenset()  # layers without a rope
+    turned: int | None = None  # of a head's numbers the first so many turn; None: all
+    interleaved: bool = False  # neighbours turn together, in the order of the checkpoint's rows
     windows: tuple[int | None, ...]  # per layer
     scale: float  # of attention scores
     softcap: float | None = None  # of attention scores
+    sinks: bool = False  # each query head has one
     logit_softcap: float | None = None
+    logit_scale: float = 1.0
     embed_scale: float = 1.0
     norms_plus_one: bool = False  # norms multiply by 1 + w
+    layer_norms: bool = False  # norms take the mean away first
     biased: frozenset[str] = frozenset()  # roles in a block whose products add a bias
 
     def attention(self, layer: int) -> AttentionShape:
         window = self.windows[layer]
+        rope = self.local_rope if self.local_rope and window is not None else self.rope
         return AttentionShape(
             hidden=self.hidden,
             heads=self.heads,
             kv_heads=self.kv_heads,
             dim=self.head_dim,
-            rope=self.local_rope if self.local_rope and window is not None else self.rope,
+            rope=None if layer in self.unturned else rope,
             params=AttentionParams(self.scale, window, self.softcap),
             layer=layer,
+            group=self.group(layer),
+            turned=self.turned,
+            interleaved=self.interleaved,
+            sinks=self.sinks,
         )
+
+    def lacks(self, layer: int) -> Collection[str]:
+        """Roles of the family's that this layer has not."""
+        return ()
+
+    def expand(self, stem: str) -> Sequence[str]:
+        """The stems that one of a family's stands for: of every expert, where it says {e}."""
+        return (stem,)
+
+    def kv(self, layer: int) -> KVShape:
+        """What a layer keeps of a token."""
+        return KVShape(self.kv_heads, self.head_dim, self.head_dim)
+
+    @property
+    def groups(self) -> tuple[LayerGroup, ...]:
+        """By their window. The first has none; it may have no layers, and is there for who keeps count of pages."""
+        found = sorted({window for window in self.windows if window is not None})
+        return tuple(
+            LayerGroup(tuple(i for i, one in enumerate(self.windows) if one == window), window)
+            for window in (None, *found)
+        )
+
+    def group(self, layer: int) -> int:
+        return next(i for i, group in enumerate(self.groups) if layer in group.layers)
 
 
 @dataclass(frozen=True)
@@ -66,6 +109,7 @@ class Names:
     """Which tensors a family has: stems, to which `.weight` and, for biased roles, `.bias` are added."""
 
     block: Mapping[str, tuple[str, ...]]  # role → stems within "layers.{i}."
+    bare: frozenset[str] = frozenset()  # roles whose stems are whole names
     roots: tuple[str, ...] = ("model.",)  # what may stand before all but the head's name
     embed: str = "embed_tokens"
     norm: str = "norm"
@@ -77,15 +121,21 @@ class Names:
         return next((root for root in self.roots if f"{root}{self.embed}.weight" in names), self.roots[0])
 
     def part(self, config: DecoderConfig, root: str, layer: int, role: str) -> Part:
-        stems = tuple(f"{root}layers.{layer}.{stem}" for stem in self.block[role])
-        return Part(stems, role in config.biased)
+        many = [config.expand(stem) for stem in self.block[role]]
+        stems = tuple(f"{root}layers.{layer}.{stem}" for each in zip(*many, strict=True) for stem in each)
+        return Part(stems, role in config.biased, role in self.bare)
+
+    def roles(self, config: DecoderConfig, layer: int) -> list[str]:
+        """What a layer has."""
+        lacking = config.lacks(layer)
+        return [role for role in self.block if role not in lacking]
 
     def check(
         self, config: DecoderConfig, names: Collection[str], inert: Callable[[str], bool] = lambda name: False
     ) -> tuple[str, ...]:
         """The tensors among `names` that a forward pass doesn't need: by their name, or `inert` says so of those that
         nothing would use. Raises BadModel that names the rest of these, or those missing."""
-        wanted = set(self._wanted(config, self.root(names)))
+        wanted = self.wanted(config, self.root(names))
         patterns = (*self.inert, rf"(^|\.){self.head}\.weight$") if config.tied else self.inert
         if missing := sorted(wanted - set(names)):
             raise BadModel(f"the model's files lack {_some(missing)}", "Fetch them again, or check config.json")
@@ -94,12 +144,29 @@ class Names:
             raise BadModel(f"the model's files hold {_some(unused)} that its architecture does not use")
         return tuple(ignored)
 
-    def _wanted(self, config: DecoderConfig, root: str) -> list[str]:
-        parts = [self.part(config, root, i, role) for i in range(config.layers) for role in self.block]
-        stems = [f"{root}{self.embed}", f"{root}{self.norm}", *([] if config.tied else [self.head])]
-        stems += [stem for part in parts for stem in part.stems]
+    def wanted(self, config: DecoderConfig, root: str | None = None) -> set[str]:
+        """The tensors that a forward pass needs. `root`: None: the family's first."""
+        root = self.roots[0] if root is None else root
+        parts = [self.part(config, root, i, role) for i in range(config.layers) for role in self.roles(config, i)]
+        parts += [Part((f"{root}{self.embed}", f"{root}{self.norm}", *([] if config.tied else [self.head])))]
         biases = [f"{stem}.bias" for part in parts if part.bias for stem in part.stems]
-        return [f"{stem}.weight" for stem in stems] + biases
+        return {*biases, *(name for part in parts for name in part.names)}
+
+
+@dataclass(frozen=True)
+class LayerParts:
+    """See layers.Parts."""
+
+    weights: Names
+    config: DecoderConfig
+    root: str
+    layer: int
+
+    def __call__(self, role: str) -> Part:
+        return self.weights.part(self.config, self.root, self.layer, role)
+
+    def has(self, role: str) -> bool:
+        return role in self.weights.roles(self.config, self.layer)
 
 
 class Block(Protocol):
@@ -139,21 +206,17 @@ class Decoder:
         table = _matrix(build, f"{root}{weights.embed}", config)
         self.embed = Embedding(build.ops, table, config.embed_scale)
         self.blocks = [self._block(build, family, root, layer) for layer in range(config.layers)]
-        norm = Part((f"{root}{weights.norm}",))
-        self.norm = Norm(build, norm, config.hidden, config.eps, plus_one=config.norms_plus_one)
+        self.norm = _norm(build, Part((f"{root}{weights.norm}",)), config)
         head = table if config.tied else _matrix(build, weights.head, config)
-        self.head = Head(build.ops, head, config.logit_softcap)
-        # Of packed weights that a step of one token reads: of an embedding that is not the head too, a row alone.
-        self.bytes_per_token = build.nbytes - (0 if config.tied else table.nbytes)
-        self.products_per_token = (
-            build.values - (1 if config.tied else 2) * config.vocab * config.hidden
-        )  # of the blocks
+        self.head = Head(build.ops, head, config.logit_softcap, config.logit_scale)
+        # Of packed weights that a step of one token reads: of an embedding that is not the head too, a row alone; of
+        # experts, those that are chosen.
+        self.bytes_per_token = build.nbytes - round(build.idle_bytes) - (0 if config.tied else table.nbytes)
+        ends = (1 if config.tied else 2) * config.vocab * config.hidden
+        self.products_per_token = build.values - round(build.idle_values) - ends  # of the blocks
 
     def _block(self, build: Build, family: Family, root: str, layer: int) -> Block:
-        def part(role: str) -> Part:
-            return family.weights.part(self.config, root, layer, role)
-
-        return family.block(build, self.config, part, layer)
+        return family.block(build, self.config, LayerParts(family.weights, self.config, root, layer), layer)
 
     def forward(self, batch: ForwardBatch) -> Array:
         """Run the step's T tokens through all layers, storing their keys and values: [T, hidden]."""
@@ -165,6 +228,12 @@ class Decoder:
     def logits(self, x: Array, batch: ForwardBatch) -> Array:
         """What `forward` gave → [S, vocab] for the S ≥ 1 wanted tokens."""
         return self.head(self.norm(self.ops.gather(x, batch.wanted)))
+
+
+def _norm(build: Build, part: Part, config: DecoderConfig) -> Norm | LayerNorm:
+    if config.layer_norms:
+        return LayerNorm(build, part, config.hidden, config.eps)
+    return Norm(build, part, config.hidden, config.eps, plus_one=config.norms_plus_one)
 
 
 def _matrix(build: Build, stem: str, config: DecoderConfig) -> Weight:

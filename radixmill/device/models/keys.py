@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from radixmill.core.errors import BadModel
-from radixmill.device.layers import Activation
+from radixmill.device.kernels.contract import Activation
 from radixmill.device.layers.rope import Linear, Llama3, RopeSpec, Scaling, Yarn, yarn_magnitude
 
 # Keys that change nothing in a forward pass: training, bookkeeping, defaults of generation, hints for other programs.

@@ -20,23 +20,26 @@ from radixmill.device.sampling import Sampler
 
 @dataclass(frozen=True)
 class PagedKV:
-    """Keys and values of all layers, in pages of `page_size` positions. Every layer is of the one group there is."""
+    """Keys and values of all layers, in pages of `page_size` positions; as many pages as each layer's group has."""
 
     layers: tuple[Array, ...]
+    groups: tuple[tuple[int, ...], ...]  # the layers of each
     page_size: int
     nbytes: int
 
     @classmethod
-    def allocate(cls, model: Decoder, pages: int, page_size: int) -> PagedKV:
-        """Raises MemoryError where the machine has no room."""
+    def allocate(cls, model: Decoder, pages: Sequence[int], page_size: int) -> PagedKV:
+        """`pages`: of each group. Raises MemoryError where the machine has no room."""
         ops, config = model.ops, model.config
-        layers = tuple(ops.kv_alloc(pages, page_size, config.kv_heads, config.head_dim) for _ in range(config.layers))
-        per_token = ops.kv_bytes_per_token(config.kv_heads, config.head_dim) * config.layers
-        return cls(layers, page_size, pages * page_size * per_token)
+        of = {layer: count for group, count in zip(config.groups, pages, strict=True) for layer in group.layers}
+        shapes = [config.kv(layer) for layer in range(config.layers)]
+        layers = tuple(ops.kv_alloc(of[layer], page_size, shape) for layer, shape in enumerate(shapes))
+        tokens = [of[layer] * page_size * ops.kv_bytes_per_token(shape) for layer, shape in enumerate(shapes)]
+        return cls(layers, tuple(group.layers for group in config.groups), page_size, sum(tokens))
 
     def copy(self, ops: Ops, copy: PageCopy) -> None:
-        for layer in self.layers:
-            ops.kv_copy(layer, copy.src, copy.dst, copy.tokens)
+        for layer in self.groups[copy.group]:
+            ops.kv_copy(self.layers[layer], copy.src, copy.dst, copy.tokens)
 
 
 class Runner:
@@ -45,7 +48,7 @@ class Runner:
     def __init__(self, model: Decoder, kv: PagedKV, sampler: Sampler, *, captured: bool = True) -> None:
         """`captured`: run the forward pass as the backend's `capture` makes it; else one op after another."""
         self.model, self.kv, self.sampler = model, kv, sampler
-        self.logits = model.ops.capture(self._logits, groups=1) if captured else self._logits
+        self.logits = model.ops.capture(self._logits, groups=len(kv.groups)) if captured else self._logits
 
     def forward(self, plan: StepPlan) -> NDArray[np.float32]:
         """Everything up to the logits [S, V] of the S tokens that want them: one of each row that samples, or more.

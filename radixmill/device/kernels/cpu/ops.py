@@ -11,24 +11,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixmill.device.kernels.contract import (
+    Activation,
     Array,
     AttentionParams,
+    Experts,
     Forward,
     Heads,
+    KVShape,
     KVType,
+    LatentHeads,
     Mode,
     Ragged,
+    Routing,
     Stored,
     Weight,
     beat,
     in_place,
     joined,
-    kv_bytes,
     kv_of_mode,
 )
 from radixmill.device.kernels.cpu.record import ACTIVATIONS, Recorder, capture
 from radixmill.device.kernels.cpu.rows import CpuRows
 from radixmill.device.kernels.exp_table import INVERSE, TABLE, WIDTH
+from radixmill.device.kernels.reference import ReferenceOps
 
 try:
     from radixmill.device.kernels.cpu import _native
@@ -79,6 +84,7 @@ class CpuOps:
         self._engine = _native.Engine(isa, self.threads, mode == "fast")
         self.sampling = CpuRows(self._engine, _native.Rows(isa, self.threads, TABLE, WIDTH, INVERSE))
         self._beats: NDArray[np.uint64] | None = None
+        self._reference = ReferenceOps(mode)
         self._calls: Any = Calls(self._engine)  # a Recorder during capture()
 
     @property
@@ -133,31 +139,64 @@ class CpuOps:
     def softcap(self, x: Array, cap: float) -> Array:
         return self._calls.softcap(x, cap)
 
-    def gated(self, gate_up: Array, activation: Literal["silu", "gelu_tanh", "gelu"]) -> Array:
+    def gated(self, gate_up: Array, activation: Activation) -> Array:
+        if activation == "clamped":
+            return self._reference.gated(gate_up, activation)
         return self._calls.gated(gate_up, activation)
+
+    # --- without a kernel yet: put together from those that have one
+
+    def layer_norm(self, x: Array, weight: Array, eps: float) -> Array:
+        return self._reference.layer_norm(x, weight, eps)
+
+    def dimmed(self, x: Array, gate: Array) -> Array:
+        return self._reference.dimmed(x, gate)
+
+    def route(self, logits: Array, routing: Routing, bias: Array | None = None) -> Array:
+        return self._reference.route(logits, routing, bias)
+
+    def mixture(self, experts: Experts) -> Array:
+        return experts
+
+    def experts(self, x: Array, routes: Array, mixture: Array) -> Array:
+        return ReferenceOps.experts(self, x, routes, mixture)  # type: ignore[arg-type]
+
+    def _expert(self, x: Array, mixture: Experts, expert: int) -> Array:
+        return ReferenceOps._expert(self, x, mixture, expert)  # type: ignore[arg-type]
+
+    def per_head(self, weights: Sequence[Weight]) -> Array:
+        return tuple(weights)
+
+    def linear_heads(self, x: Array, heads: Array) -> Array:
+        return ReferenceOps.linear_heads(self, x, heads)  # type: ignore[arg-type]
+
+    def latents(
+        self, q: Array, latent: Array, heads: LatentHeads, positions: NDArray[np.int32], kv: Array, ragged: Ragged
+    ) -> Array:
+        return ReferenceOps.latents(self, q, latent, heads, positions, kv, ragged)  # type: ignore[arg-type]
 
     def rope(self, x: Array, positions: NDArray[np.int32], cos: Array, sin: Array) -> Array:
         """In place."""
         return self._calls.rope(x, positions, cos, sin)
 
-    def kv_alloc(self, pages: int, page_size: int, heads: int, dim: int, *, value_dim: int | None = None) -> Array:
+    def kv_alloc(self, pages: int, page_size: int, shape: KVShape) -> Array:
         """Keys [pages, G, D, P] (transposed: neighbouring keys are one vector) and values [pages, G, P, D], P and the
         values' D padded to whole vectors; int8 with scales [pages, G, P]. Zeroed lazily."""
-        value_dim, stride = value_dim or dim, self._padded(page_size)
+        heads, stride = shape.heads, self._padded(page_size)
         kept = np.dtype(KEPT[self.kv_type])
-        keys = _zeros((pages, heads, dim, stride), kept)
-        values = _zeros((pages, heads, page_size, self._padded(value_dim)), kept)
+        keys = _zeros((pages, heads, shape.dim, stride), kept)
+        values = _zeros((pages, heads, page_size, self._padded(shape.value_dim)), kept)
         coded = self.kv_type == "int8"
         key_scales, value_scales = (
             _zeros((pages, heads, stride), np.dtype(np.float32)) if coded else None for _ in range(2)
         )
         return _native.pages(
             self._engine, self.kv_type, keys, values, key_scales, value_scales,
-            pages, page_size, heads, dim, value_dim,
+            pages, page_size, heads, shape.dim, shape.value_dim,
         )  # fmt: skip
 
-    def kv_bytes_per_token(self, heads: int, dim: int) -> int:
-        return heads * (kv_bytes(self.kv_type, dim) + kv_bytes(self.kv_type, self._padded(dim)))
+    def kv_bytes_per_token(self, shape: KVShape) -> int:
+        return replace(shape, value_dim=self._padded(shape.value_dim)).nbytes(self.kv_type)
 
     def kv_store(self, kv: Array, k: Array, v: Array, ragged: Ragged) -> None:
         self._engine.kv_store(kv, k, v, ragged.query_starts, ragged.starts, ragged.page_ids, ragged.page_starts)
@@ -189,6 +228,8 @@ class CpuOps:
         self._calls = recorder
         try:
             return capture(program, recorder, forward, groups)
+        except (AttributeError, KeyError, TypeError):  # an op without a kernel yet
+            return forward
         finally:
             self._calls = calls
 

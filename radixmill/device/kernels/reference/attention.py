@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from radixmill.device.kernels.contract import AttentionParams, KVType, Ragged
+from radixmill.device.kernels.contract import AttentionParams, KVShape, KVType, Ragged
 from radixmill.device.kernels.reference.tiles import Beat, Floats, row_tile, tree_sum
 
 TILE = 8  # queries; also rows in a product
@@ -24,20 +24,27 @@ class Pages:
     """One layer's keys and values: [pages, P, G, D] each, in their storage type; int8 with scales [pages, P, G]."""
 
     keys: NDArray[Any]
-    values: NDArray[Any]
+    values: NDArray[Any]  # of latent pages a view of the keys
+    latent: bool
     key_scales: NDArray[np.float32] | None = None
-    value_scales: NDArray[np.float32] | None = None
+    value_scales: NDArray[np.float32] | None = None  # of latent pages the keys'
 
     @classmethod
-    def empty(cls, kv: KVType, places: tuple[int, int, int], dim: int, value_dim: int) -> Pages:
-        """`places`: pages, P, G."""
-        kept = np.dtype({"f16": np.float16, "f32": np.float32, "int8": np.int8}[kv])
+    def empty(cls, kv: KVType, pages: int, page_size: int, shape: KVShape) -> Pages:
+        kept, places = (
+            np.dtype({"f16": np.float16, "f32": np.float32, "int8": np.int8}[kv]),
+            (pages, page_size, shape.heads),
+        )
         scales = [np.zeros(places, np.float32) for _ in range(2)] if kv == "int8" else [None, None]
-        return cls(np.zeros((*places, dim), kept), np.zeros((*places, value_dim), kept), *scales)
+        keys = np.zeros((*places, shape.dim), kept)
+        if shape.latent:
+            return cls(keys, keys[..., : shape.value_dim], True, scales[0], scales[0])
+        return cls(keys, np.zeros((*places, shape.value_dim), kept), False, *scales)
 
     def arrays(self) -> tuple[NDArray[Any], ...]:
         """All there are; the first axis is the page, the second the slot."""
-        return tuple(a for a in (self.keys, self.values, self.key_scales, self.value_scales) if a is not None)
+        found = (self.keys, self.key_scales, *(() if self.latent else (self.values, self.value_scales)))
+        return tuple(array for array in found if array is not None)
 
 
 @dataclass
@@ -54,11 +61,13 @@ def store(pages: Pages, k: Floats, v: Floats, ragged: Ragged) -> None:
     at = _places(ragged)
     with np.errstate(over="ignore", invalid="ignore"):
         if pages.key_scales is not None and pages.value_scales is not None:
-            pages.keys[at], pages.key_scales[at] = _codes(_rotate(k))
-            pages.values[at], pages.value_scales[at] = _codes(v)
+            pages.keys[at], pages.key_scales[at] = _codes(k if pages.latent else _rotate(k))
+            if not pages.latent:
+                pages.values[at], pages.value_scales[at] = _codes(v)
         else:
             pages.keys[at] = k.astype(pages.keys.dtype)
-            pages.values[at] = v.astype(pages.values.dtype)
+            if not pages.latent:
+                pages.values[at] = v.astype(pages.values.dtype)
 
 
 def _rotate(x: Floats) -> Floats:
@@ -89,7 +98,7 @@ def attend(q: Floats, pages: Pages, ragged: Ragged, params: AttentionParams, bea
     tokens, heads, dim = q.shape
     value_dim = pages.values.shape[-1]
     out = np.empty((tokens, heads, value_dim), np.float32)
-    if pages.key_scales is not None:
+    if pages.key_scales is not None and not pages.latent:
         q = _rotate(q) / np.float32(_block(dim))
     with np.errstate(all="ignore"):
         for row in range(len(ragged.starts)):

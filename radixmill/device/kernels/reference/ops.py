@@ -18,33 +18,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixmill.device.kernels.contract import (
+    Activation,
     Array,
     AttentionParams,
+    Experts,
     Forward,
     Heads,
+    KVShape,
     KVType,
+    LatentHeads,
     Mode,
     Ragged,
+    Routing,
     Stored,
     Weight,
     beat,
     in_place,
     joined,
-    kv_bytes,
     kv_of_mode,
 )
-from radixmill.device.kernels.reference import attention
+from radixmill.device.kernels.reference import attention, routing
 from radixmill.device.kernels.reference.blocks import as_blocks
 from radixmill.device.kernels.reference.tiles import Each, Floats, matmul_rows, one_blas_thread, row_tile, tree_sum
 from radixmill.device.kernels.reference.weights import FLOAT_FORMATS, FORMATS, as_int8, widen
 
 OPS = (
-    "blocks", "linear", "embed", "rms_norm", "add", "scale", "softcap", "gated", "rope",
-    "kv_store", "kv_copy", "attention", "gather", "columns",
+    "blocks", "linear", "embed", "rms_norm", "layer_norm", "add", "scale", "softcap", "gated", "dimmed", "rope",
+    "route", "experts", "linear_heads", "latents", "kv_store", "kv_copy", "attention", "gather", "columns",
 )  # fmt: skip
 
 _erf = np.frompyfunc(math.erf, 1, 1)
-_ONE, _HALF = np.float32(1), np.float32(0.5)
+_ONE, _HALF, _CLAMP = np.float32(1), np.float32(0.5), np.float32(7)
 
 
 class ReferenceOps:
@@ -112,6 +116,13 @@ class ReferenceOps:
         mean = tree_sum(_contiguous(x) ** 2) / np.float32(x.shape[-1])
         return x / np.sqrt(mean + np.float32(eps))[..., None] * weight
 
+    def layer_norm(self, x: Array, weight: Array, eps: float) -> Array:
+        groups, size = weight.shape
+        runs = _contiguous(x).reshape(-1, groups, size)
+        left = runs - (tree_sum(runs) / np.float32(size))[..., None]
+        variance = tree_sum(left**2) / np.float32(size)
+        return (left / np.sqrt(variance + np.float32(eps))[..., None] * weight).reshape(x.shape)
+
     def add(self, x: Array, y: Array) -> Array:
         return np.add(x, y, out=x)
 
@@ -121,11 +132,49 @@ class ReferenceOps:
     def softcap(self, x: Array, cap: float) -> Array:
         return np.tanh(x / np.float32(cap)) * np.float32(cap)
 
-    def gated(self, gate_up: Array, activation: Literal["silu", "gelu_tanh", "gelu"]) -> Array:
+    def gated(self, gate_up: Array, activation: Activation) -> Array:
         half = _contiguous(gate_up).shape[-1] // 2
         gate, up = np.ascontiguousarray(gate_up[:, :half]), gate_up[:, half:]
+        if activation == "clamped":
+            gate, up = np.minimum(gate, _CLAMP), np.clip(up, -_CLAMP, _CLAMP) + _ONE
         with np.errstate(over="ignore"):
             return _ACTIVATIONS[activation](gate) * up
+
+    def dimmed(self, x: Array, gate: Array) -> Array:
+        with np.errstate(over="ignore"):
+            return np.multiply(x, _ONE / (_ONE + np.exp(-gate)), out=x)
+
+    def route(self, logits: Array, routing_: Routing, bias: Array | None = None) -> Array:
+        return routing.route(_contiguous(logits), routing_, bias)
+
+    def mixture(self, experts: Experts) -> Array:
+        return experts
+
+    def experts(self, x: Array, routes: Array, mixture: Array) -> Array:
+        top, found = routes.shape[1] // 2, {}
+        chosen, weights = routes[:, :top].astype(np.intp), routes[:, top:]
+        out = np.zeros((len(x), mixture.down[0].shape[0]), np.float32)
+        for expert in np.unique(chosen).tolist():
+            rows = np.flatnonzero((chosen == expert).any(axis=1))
+            found[expert] = dict(zip(rows.tolist(), self._expert(x[rows], mixture, expert), strict=True))
+        for place in range(top):
+            of = [found[expert][token] for token, expert in enumerate(chosen[:, place].tolist())]
+            out += np.stack(of) * weights[:, place, None] if of else np.float32(0)
+        return out
+
+    def _expert(self, x: Array, mixture: Experts, expert: int) -> Array:
+        first, second = (
+            None if biases is None else biases[expert] for biases in (mixture.gate_up_bias, mixture.down_bias)
+        )
+        inner = self.gated(self.linear(x, mixture.gate_up[expert], first), mixture.activation)
+        return self.linear(inner, mixture.down[expert], second)
+
+    def per_head(self, weights: Sequence[Weight]) -> Array:
+        return tuple(weights)
+
+    def linear_heads(self, x: Array, heads: Array) -> Array:
+        products = [self.linear(np.ascontiguousarray(x[:, head]), weight) for head, weight in enumerate(heads)]
+        return np.ascontiguousarray(np.stack(products, axis=1))
 
     def rope(self, x: Array, positions: NDArray[np.int32], cos: Array, sin: Array) -> Array:
         half = cos.shape[-1]
@@ -136,14 +185,14 @@ class ReferenceOps:
         out[..., half : 2 * half] = right * c + left * s
         return out
 
-    def kv_alloc(self, pages: int, page_size: int, heads: int, dim: int, *, value_dim: int | None = None) -> Array:
-        return attention.Pages.empty(self.kv_type, (pages, page_size, heads), dim, value_dim or dim)
+    def kv_alloc(self, pages: int, page_size: int, shape: KVShape) -> Array:
+        return attention.Pages.empty(self.kv_type, pages, page_size, shape)
 
-    def kv_bytes_per_token(self, heads: int, dim: int) -> int:
-        return 2 * heads * kv_bytes(self.kv_type, dim)
+    def kv_bytes_per_token(self, shape: KVShape) -> int:
+        return shape.nbytes(self.kv_type)
 
     def kv_store(self, kv: Array, k: Array, v: Array, ragged: Ragged) -> None:
-        attention.store(kv, _contiguous(k), _contiguous(v), ragged)
+        attention.store(kv, _contiguous(k), v, ragged)
 
     def qkv(
         self, parts: tuple[Array, ...], heads: Heads, positions: NDArray[np.int32], kv: Array, ragged: Ragged
@@ -157,6 +206,19 @@ class ReferenceOps:
             q, k = self.rms_norm(q, q_norm, eps), self.rms_norm(k, k_norm, eps)
         self.kv_store(kv, self.rope(k, positions, heads.cos, heads.sin), v, ragged)
         return self.rope(q, positions, heads.cos, heads.sin)
+
+    def latents(
+        self, q: Array, latent: Array, heads: LatentHeads, positions: NDArray[np.int32], kv: Array, ragged: Ragged
+    ) -> Array:
+        (norm, eps), rank = heads.norm, heads.rank
+        q = _contiguous(q).reshape(len(q), heads.heads, heads.nope + heads.rope)
+        plain, turned = (np.ascontiguousarray(part) for part in np.split(q, [heads.nope], axis=-1))
+        kept, key = (np.ascontiguousarray(part) for part in np.split(_contiguous(latent), [rank], axis=-1))
+        key = self.rope(key[:, None], positions, heads.cos, heads.sin)
+        whole = np.concatenate([self.rms_norm(kept, norm, eps)[:, None], key], axis=-1)
+        self.kv_store(kv, whole, np.ascontiguousarray(whole[..., :rank]), ragged)
+        turned = self.rope(turned, positions, heads.cos, heads.sin)
+        return np.concatenate([self.linear_heads(plain, heads.up), turned], axis=-1)
 
     def kv_copy(self, kv: Array, src: int, dst: int, tokens: int) -> None:
         for array in kv.arrays():
@@ -193,7 +255,12 @@ def _gelu(x: Array) -> Array:
     return _HALF * x * (_ONE + curve)
 
 
-_ACTIVATIONS = {"silu": _silu, "gelu_tanh": _gelu_tanh, "gelu": _gelu}
+def _swish(x: Array) -> Array:
+    """x · sigmoid(1.702 x)"""
+    return x / (_ONE + np.exp(np.float32(-1.702) * x))
+
+
+_ACTIVATIONS = {"silu": _silu, "gelu_tanh": _gelu_tanh, "gelu": _gelu, "clamped": _swish}
 
 
 def _contiguous(x: Array) -> Floats:
