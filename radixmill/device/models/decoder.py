@@ -61,6 +61,7 @@ class DecoderConfig:
     norms_plus_one: bool = False  # norms multiply by 1 + w
     layer_norms: bool = False  # norms take the mean away first
     biased: frozenset[str] = frozenset()  # roles in a block whose products add a bias
+    spare_layers: int = 0  # so many after the last, for guessing several tokens at once, may lie in the file unused
 
     def attention(self, layer: int) -> AttentionShape:
         window = self.windows[layer]
@@ -86,11 +87,6 @@ class DecoderConfig:
     def expand(self, stem: str) -> Sequence[str]:
         """The stems that one of a family's stands for: of every expert where it says {e}, of every head where {h}."""
         return (stem,)
-
-    @property
-    def inert(self) -> tuple[str, ...]:
-        """Patterns of this model's tensors that a forward pass doesn't need."""
-        return ()
 
     def kv(self, layer: int) -> KVShape:
         """What a layer keeps of a token."""
@@ -152,7 +148,7 @@ class Names:
         """The tensors among `names` that a forward pass doesn't need: by their name, or `inert` says so of those that
         nothing would use. Raises BadModel that names the rest of these, or those missing."""
         wanted = self.fitting(config, names).wanted(config, self.root(names))
-        patterns = (*self.inert, *config.inert, *([rf"(^|\.){self.head}\.weight$"] if config.tied else []))
+        patterns = (*self.inert, *_spare(config), *([rf"(^|\.){self.head}\.weight$"] if config.tied else []))
         if missing := sorted(wanted - set(names)):
             raise BadModel(f"the model's files lack {_some(missing)}", "Fetch them again, or check config.json")
         ignored = sorted(n for n in set(names) - wanted if any(re.search(p, n) for p in patterns) or inert(n))
@@ -254,6 +250,10 @@ def _norm(build: Build, part: Part, config: DecoderConfig) -> Norm | LayerNorm:
 
 def _matrix(build: Build, stem: str, config: DecoderConfig) -> Weight:
     return build.weight(Part((stem,)), (config.vocab,), config.hidden, end=True)
+
+
+def _spare(config: DecoderConfig) -> list[str]:
+    return [rf"(^|\.)layers\.{config.layers + i}\." for i in range(config.spare_layers)]
 
 
 def _some(names: list[str], most: int = 8) -> str:

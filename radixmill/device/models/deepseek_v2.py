@@ -9,19 +9,18 @@ from typing import Any, Self
 
 from radixmill.core.errors import BadModel
 from radixmill.device.kernels.contract import Array, AttentionParams, KVShape, Routing
-from radixmill.device.layers import MLA, MLP, Build, ForwardBatch, LatentShape, MoEShape, Norm, Parts, SparseMoE
+from radixmill.device.layers import MLA, Build, ForwardBatch, LatentShape, Norm, Parts
 from radixmill.device.layers.rope import yarn_magnitude
-from radixmill.device.models.decoder import DecoderConfig, Family, Names
+from radixmill.device.models.decoder import Family, Names
 from radixmill.device.models.keys import Keys, dimensions, rope, stretched
+from radixmill.device.models.sparse import TRAINING, SparseConfig, bottom_layers, checked, feed_forward
 
 ARCHITECTURES = ("DeepseekV2ForCausalLM",)
 LATENT_EPS = 1e-6  # of the norms of latents, whatever rms_norm_eps says
-_DENSE = frozenset({"gate_up", "down"})
-_SPARSE = frozenset({"router", "choice_bias", "experts_gate_up", "experts_down", "shared_gate_up", "shared_down"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentConfig(DecoderConfig):
+class LatentConfig(SparseConfig):
     """The numbers of a model of latent attention and a mixture of experts."""
 
     nope: int  # numbers of a query head that do not turn
@@ -29,11 +28,6 @@ class LatentConfig(DecoderConfig):
     value_dim: int  # of a head
     rank: int  # of the latent
     q_rank: int  # of the queries' latent; 0: they have none
-    dense: frozenset[int]  # layers with one feed-forward block
-    routing: Routing  # of the others
-    choice_bias: bool  # the router has a correction that counts for the choice alone
-    expert_inner: int
-    shared_inner: int  # of the block that every token goes through beside its experts; 0: there is none
 
     def latent(self, layer: int) -> LatentShape:
         return LatentShape(
@@ -51,27 +45,16 @@ class LatentConfig(DecoderConfig):
             layer=layer,
         )
 
-    @property
-    def mixture(self) -> MoEShape:
-        return MoEShape(
-            self.hidden, self.expert_inner, self.routing, self.activation, self.choice_bias, self.shared_inner
-        )
-
     def kv(self, layer: int) -> KVShape:
         return KVShape(1, self.rank + self.rope_dim, self.rank, latent=True)
 
     def lacks(self, layer: int) -> Collection[str]:
-        queries = {"q"} if self.q_rank else {"q_down", "q_norm", "q_up"}
-        if layer in self.dense:
-            return queries | _SPARSE
-        unbiased = set() if self.choice_bias else {"choice_bias"}
-        alone = set() if self.shared_inner else {"shared_gate_up", "shared_down"}
-        return queries | _DENSE | unbiased | alone
+        return [*super().lacks(layer), *(["q"] if self.q_rank else ["q_down", "q_norm", "q_up"])]
 
     def expand(self, stem: str) -> Sequence[str]:
-        if "{e}" in stem:
-            return [stem.replace("{e}", str(expert)) for expert in range(self.routing.experts)]
-        return [stem.replace("{h}", str(head)) for head in range(self.heads)] if "{h}" in stem else (stem,)
+        if "{h}" in stem:
+            return [stem.replace("{h}", str(head)) for head in range(self.heads)]
+        return super().expand(stem)
 
 
 class Config(LatentConfig):
@@ -79,11 +62,11 @@ class Config(LatentConfig):
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
         keys = Keys(hf)
         routing = _softmax(keys)
+        numbers = latent_numbers(keys, q_lora_rank=1536, n_shared_experts=2, max_position_embeddings=2048)
         config = cls(
-            **latent_numbers(keys, q_lora_rank=1536, n_shared_experts=2, max_position_embeddings=2048),
-            dense=leading_dense(keys, 0),
+            **numbers,
+            dense=leading_dense(keys, numbers["layers"], 0),
             routing=routing,
-            choice_bias=False,
             interleaved=True,
         )
         keys.done(allow_unknown)
@@ -97,7 +80,7 @@ def latent_numbers(keys: Keys, **default: Any) -> dict[str, Any]:
     keys.expect("num_key_value_heads", sizes["heads"])
     keys.expect("head_dim", turned, nope + turned)
     keys.expect("qk_head_dim", nope + turned)
-    keys.inert("aux_loss_alpha", "ep_size", "output_router_logits", "router_aux_loss_coef", "seq_aux")
+    keys.inert(*TRAINING, "aux_loss_alpha", "ep_size", "seq_aux")
     if turned % 2:
         raise BadModel(f"{keys.where}: qk_rope_head_dim is {turned}; rotary embedding needs an even one")
     positions = keys.count("max_position_embeddings", default["max_position_embeddings"])
@@ -124,22 +107,10 @@ def latent_numbers(keys: Keys, **default: Any) -> dict[str, Any]:
     }
 
 
-def leading_dense(keys: Keys, first: int) -> frozenset[int]:
-    """Layers without experts: those before `first_k_dense_replace`, and of the rest all but every `moe_layer_freq`th."""
-    first, every = keys.whole("first_k_dense_replace", first), keys.count("moe_layer_freq", 1)
-    return frozenset(i for i in range(keys.count("num_hidden_layers")) if i < first or i % every)
-
-
-def check_groups(keys: Keys, routing: Routing, least: int) -> Routing:
-    """Groups of experts must be of one size, at least `least`, and hold as many as are chosen."""
-    experts, groups = routing.experts, routing.groups
-    size = experts // groups
-    fits = groups == 1 or (experts % groups == 0 and size >= least and routing.top_groups <= groups)
-    if not fits or size * routing.top_groups < routing.top:
-        raise BadModel(
-            f"{keys.where}: {routing.top} of {experts} experts cannot be chosen from {routing.top_groups} of {groups} groups"
-        )
-    return routing
+def leading_dense(keys: Keys, layers: int, default: int) -> frozenset[int]:
+    """Layers without experts: the first `first_k_dense_replace`, and of the rest all but each `moe_layer_freq`-th."""
+    every = keys.count("moe_layer_freq", 1)
+    return bottom_layers(keys, layers, default) | {i for i in range(layers) if i % every}
 
 
 def _softmax(keys: Keys) -> Routing:
@@ -151,19 +122,16 @@ def _softmax(keys: Keys) -> Routing:
     if renormalise and scaling != 1.0:
         # DeepSeek's own code then leaves the scaling out, others do not, and no published model says it.
         raise BadModel(f"{keys.where}: norm_topk_prob with a routed_scaling_factor of {scaling} is not supported")
-    return check_groups(
-        keys,
-        Routing(
-            keys.count("n_routed_experts", 64),
-            keys.count("num_experts_per_tok"),
-            "softmax",
-            renormalise,
-            scaling,
-            (groups or 1) if limited else 1,
-            (top_groups or 1) if limited else 1,
-        ),
-        1,
+    routing = Routing(
+        experts=keys.count("n_routed_experts", 64),
+        top=keys.count("num_experts_per_tok"),
+        score="softmax",
+        renormalise=renormalise,
+        scaling=scaling,
+        groups=(groups or 1) if limited else 1,
+        top_groups=(top_groups or 1) if limited else 1,
     )
+    return checked(keys, routing)
 
 
 def _shared(keys: Keys, default: int) -> int:
@@ -217,11 +185,7 @@ class Block:
         self.attention_norm = Norm(build, part("attention_norm"), config.hidden, config.eps)
         self.attention = MLA(build, part, config.latent(layer))
         self.mlp_norm = Norm(build, part("mlp_norm"), config.hidden, config.eps)
-        self.mlp: MLP | SparseMoE
-        if layer in config.dense:
-            self.mlp = MLP(build, part, config.hidden, config.inner, config.activation)
-        else:
-            self.mlp = SparseMoE(build, part, config.mixture)
+        self.mlp = feed_forward(build, config, part)
 
     def forward(self, x: Array, batch: ForwardBatch) -> Array:
         x = self.ops.add(x, self.attention(self.attention_norm(x), batch))

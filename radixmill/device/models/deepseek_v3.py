@@ -12,8 +12,9 @@ from typing import Any, Self
 from radixmill.device.kernels.contract import Routing
 from radixmill.device.models import deepseek_v2
 from radixmill.device.models.decoder import Family
-from radixmill.device.models.deepseek_v2 import LatentConfig, check_groups, latent_numbers, leading_dense
+from radixmill.device.models.deepseek_v2 import LatentConfig, latent_numbers, leading_dense
 from radixmill.device.models.keys import Keys
+from radixmill.device.models.sparse import checked
 
 ARCHITECTURES = ("DeepseekV3ForCausalLM",)
 
@@ -23,13 +24,14 @@ class Config(LatentConfig):
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
         keys = Keys(hf)
         keys.expect("mlp_bias", False)
+        numbers = latent_numbers(keys, q_lora_rank=1536, n_shared_experts=1, max_position_embeddings=4096)
         config = cls(
-            **latent_numbers(keys, q_lora_rank=1536, n_shared_experts=1, max_position_embeddings=4096),
-            dense=leading_dense(keys, 3),
+            **numbers,
+            dense=leading_dense(keys, numbers["layers"], 3),
             routing=sigmoid(keys, experts=256, top=8, scaling=2.5, groups=8, top_groups=4),
-            choice_bias=True,
+            biased_choice=True,
             interleaved=keys.flag("rope_interleave", True),
-            further=keys.whole("num_nextn_predict_layers", 0),
+            spare_layers=keys.get("num_nextn_predict_layers", 1),
         )
         keys.done(allow_unknown)
         return config
@@ -40,16 +42,16 @@ def sigmoid(keys: Keys, *, experts: int, top: int, scaling: float, groups: int, 
     keys.expect("scoring_func", "sigmoid")
     keys.expect("topk_method", "noaux_tc")
     routing = Routing(
-        keys.count("n_routed_experts", experts),
-        keys.count("num_experts_per_tok", top),
-        "sigmoid",
-        keys.flag("norm_topk_prob", True),
-        keys.number("routed_scaling_factor", scaling),
-        keys.count("n_group", groups),
-        keys.count("topk_group", top_groups),
-        "top2",
+        experts=keys.count("n_routed_experts", experts),
+        top=keys.count("num_experts_per_tok", top),
+        score="sigmoid",
+        renormalise=keys.flag("norm_topk_prob", True),
+        scaling=keys.number("routed_scaling_factor", scaling),
+        groups=keys.count("n_group", groups),
+        top_groups=keys.count("topk_group", top_groups),
+        group_score="top2",
     )
-    return check_groups(keys, routing, 2)
+    return checked(keys, routing)
 
 
 WEIGHTS = deepseek_v2.WEIGHTS

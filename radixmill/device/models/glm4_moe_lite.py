@@ -25,22 +25,21 @@ class Config(LatentConfig):
         )
         config = cls(
             **numbers,
-            dense=_dense(keys),
+            dense=_dense(keys, numbers["layers"]),
             routing=sigmoid(keys, experts=64, top=4, scaling=1.8, groups=1, top_groups=1),
-            choice_bias=True,
+            biased_choice=True,
             interleaved=keys.flag("rope_interleave", True),
-            further=keys.whole("num_nextn_predict_layers", 0),
+            spare_layers=keys.get("num_nextn_predict_layers", 1),
         )
         keys.done(allow_unknown)
         return config
 
 
-def _dense(keys: Keys) -> frozenset[int]:
+def _dense(keys: Keys, layers: int) -> frozenset[int]:
     """`mlp_layer_types`, or the older way to say it: all before `first_k_dense_replace`."""
-    leading = leading_dense(keys, 1)
+    leading = leading_dense(keys, layers, 1)
     if (kinds := keys.get("mlp_layer_types")) is None:
         return leading
-    layers = keys.count("num_hidden_layers")
     if not isinstance(kinds, list) or len(kinds) != layers or not set(kinds) <= {"dense", "sparse"}:
         raise BadModel(f"{keys.where}: mlp_layer_types does not say dense or sparse for each of {layers} layers")
     return frozenset(i for i, kind in enumerate(kinds) if kind == "dense")
