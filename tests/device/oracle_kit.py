@@ -119,6 +119,9 @@ def make(name: str, more: Mapping[str, Any]) -> Any:
         for parameter in model.parameters():
             spread = 0.25 if parameter.ndim == 2 else 0.4
             parameter.add_(torch.randn_like(parameter) * spread)
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.add_(torch.randn_like(buffer) * 0.4)
     return model.eval().float()
 
 

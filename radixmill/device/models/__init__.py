@@ -7,9 +7,12 @@ from typing import Any
 
 from radixmill.core.errors import BadModel
 from radixmill.device.models import (
+    deepseek_v2,
+    deepseek_v3,
     gemma2,
     gemma3,
     glm4_moe,
+    glm4_moe_lite,
     gpt_oss,
     llama,
     mixtral,
@@ -26,8 +29,19 @@ __all__ = ["FAMILIES", "Decoder", "DecoderConfig", "Family", "family", "outline"
 FAMILIES: Mapping[str, Family] = {
     name: module.FAMILY
     for module in (
-        llama, qwen2, qwen3, gemma2, gemma3,
-        mixtral, qwen2_moe, qwen3_moe, glm4_moe, gpt_oss,
+        llama,
+        qwen2,
+        qwen3,
+        gemma2,
+        gemma3,
+        mixtral,
+        qwen2_moe,
+        qwen3_moe,
+        glm4_moe,
+        gpt_oss,
+        deepseek_v2,
+        deepseek_v3,
+        glm4_moe_lite,
     )
     for name in module.ARCHITECTURES
 }

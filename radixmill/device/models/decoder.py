@@ -88,11 +88,6 @@ class DecoderConfig:
         """The stems that one of a family's stands for: of every expert where it says {e}, of every head where {h}."""
         return (stem,)
 
-    @property
-    def inert(self) -> tuple[str, ...]:
-        """Patterns of this model's tensors that a forward pass doesn't need."""
-        return ()
-
     def kv(self, layer: int) -> KVShape:
         """What a layer keeps of a token."""
         return KVShape(self.kv_heads, self.head_dim, self.head_dim)
@@ -153,7 +148,7 @@ class Names:
         """The tensors among `names` that a forward pass doesn't need: by their name, or `inert` says so of those that
         nothing would use. Raises BadModel that names the rest of these, or those missing."""
         wanted = self.fitting(config, names).wanted(config, self.root(names))
-        patterns = (*self.inert, *config.inert, *_spare(config), *([rf"(^|\.){self.head}\.weight$"] if config.tied else []))
+        patterns = (*self.inert, *_spare(config), *([rf"(^|\.){self.head}\.weight$"] if config.tied else []))
         if missing := sorted(wanted - set(names)):
             raise BadModel(f"the model's files lack {_some(missing)}", "Fetch them again, or check config.json")
         ignored = sorted(n for n in set(names) - wanted if any(re.search(p, n) for p in patterns) or inert(n))
