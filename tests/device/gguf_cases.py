@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 SMALL: dict[str, Any] = {
-    "vocab_size": 96,
+    "vocab_size": 264,  # what a tokenizer of bytes and six merges has
     "hidden_size": 64,
     "intermediate_size": 96,
     "num_hidden_layers": 3,
@@ -79,7 +79,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "smollm3": _case("SmolLM3", _TIED, num_hidden_layers=5),
     "command-r": _case("Cohere", _COHERE),
     "command-r-norms": _case("Cohere", _COHERE, use_qk_norm=True),
-    "cohere2": _case("Cohere2", _COHERE, num_hidden_layers=5, head_dim=16, sliding_window=6),
+    "cohere2": _case("Cohere2", _COHERE, rotary_pct=1.0, num_hidden_layers=5, head_dim=16, sliding_window=6),
     "glm4": _case("Glm4", head_dim=16, attention_bias=True, rope_parameters={
         "rope_type": "default", "rope_theta": 50000.0, "partial_rotary_factor": 0.5,
     }),
