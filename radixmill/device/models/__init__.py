@@ -23,14 +23,11 @@ from radixmill.device.models.outline import outline
 
 __all__ = ["FAMILIES", "Decoder", "DecoderConfig", "Family", "family", "outline"]
 
-FAMILIES: Mapping[str, Family] = {
-    name: module.FAMILY
-    for module in (
-        llama, qwen2, qwen3, gemma2, gemma3,
-        mixtral, qwen2_moe, qwen3_moe, glm4_moe, gpt_oss,
-    )
-    for name in module.ARCHITECTURES
-}
+_MODULES = (
+    llama, qwen2, qwen3, gemma2, gemma3,
+    mixtral, qwen2_moe, qwen3_moe, glm4_moe, gpt_oss,
+)  # fmt: skip
+FAMILIES: Mapping[str, Family] = {name: module.FAMILY for module in _MODULES for name in module.ARCHITECTURES}
 
 
 def family(hf: Mapping[str, Any]) -> Family:

@@ -37,7 +37,14 @@ class _Outline(Build):
         raise NotImplementedError(f"{name}: a layer reads matrices through Build")
 
     def weight(
-        self, part: Part, rows: Sequence[int], columns: int, *, end: bool = False, order: Order | None = None
+        self,
+        part: Part,
+        rows: Sequence[int],
+        columns: int,
+        *,
+        end: bool = False,
+        order: Order | None = None,
+        kept: bool = False,
     ) -> Weight:
         self.shapes |= {name: (n, columns) for name, n in zip(part.names, rows, strict=True)}
         return Weight("f32", (sum(rows), columns), (), 0)
