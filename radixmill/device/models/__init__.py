@@ -7,12 +7,17 @@ from typing import Any
 
 from radixmill.core.errors import BadModel
 from radixmill.device.models import (
+    dots1,
+    ernie4_5_moe,
     gemma2,
     gemma3,
     glm4_moe,
     gpt_oss,
+    granite_moe,
     llama,
+    minimax_m2,
     mixtral,
+    olmoe,
     qwen2,
     qwen2_moe,
     qwen3,
@@ -25,7 +30,7 @@ __all__ = ["FAMILIES", "Decoder", "DecoderConfig", "Family", "family", "outline"
 
 _MODULES = (
     llama, qwen2, qwen3, gemma2, gemma3,
-    mixtral, qwen2_moe, qwen3_moe, glm4_moe, gpt_oss,
+    mixtral, qwen2_moe, qwen3_moe, glm4_moe, gpt_oss, olmoe, granite_moe, ernie4_5_moe, dots1, minimax_m2,
 )  # fmt: skip
 FAMILIES: Mapping[str, Family] = {name: module.FAMILY for module in _MODULES for name in module.ARCHITECTURES}
 
