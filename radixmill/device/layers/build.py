@@ -54,7 +54,7 @@ class Parts(Protocol):
 
 
 Order = NDArray[np.intp]
-_FLOATS = ("F32", "F16", "BF16")
+FLOATS = ("F32", "F16", "BF16")
 
 
 class Build:
@@ -131,9 +131,15 @@ class Build:
         """The part's only tensor as float32, for a layer that makes something else of it."""
         return widen(self.tensors.stored(part.names[0], shape)).data
 
-    def pack(self, values: NDArray[np.float32]) -> Weight:
-        """A packed matrix of what a layer has made, [N, K]."""
-        return self._pack(self._quantised(Stored("F32", (values.shape[0], values.shape[1]), values), end=False))
+    def stored(self, part: Part, shape: tuple[int, int]) -> Stored:
+        """The part's only tensor as its file has it, for a layer that packs pieces of it."""
+        tensor = self.tensors.stored(part.names[0], shape)
+        self._done.update([tensor.note] if tensor.note else [])
+        return tensor
+
+    def pack(self, tensor: Stored) -> Weight:
+        """A packed matrix of what a layer has made of `stored`, [N, K]."""
+        return self._pack(self._quantised(tensor, end=False))
 
     @contextmanager
     def seldom(self, share: float) -> Iterator[None]:
@@ -157,7 +163,7 @@ class Build:
         """In as many bits as were asked for, if it is of floats."""
         if self.bits is None:
             return tensor
-        if tensor.kind not in _FLOATS:
+        if tensor.kind not in FLOATS:
             self._done[f"of kind {tensor.kind} left as the file has them, quantised already"] += 1
             return tensor
         if tensor.shape[1] % 32:

@@ -7,11 +7,14 @@ from typing import Any
 
 from radixmill.core.errors import BadModel
 from radixmill.device.models import (
+    deepseek_v2,
+    deepseek_v3,
     dots1,
     ernie4_5_moe,
     gemma2,
     gemma3,
     glm4_moe,
+    glm4_moe_lite,
     gpt_oss,
     granite_moe,
     llama,
@@ -29,9 +32,25 @@ from radixmill.device.models.outline import outline
 __all__ = ["FAMILIES", "Decoder", "DecoderConfig", "Family", "family", "outline"]
 
 _MODULES = (
-    llama, qwen2, qwen3, gemma2, gemma3,
-    mixtral, qwen2_moe, qwen3_moe, glm4_moe, gpt_oss, olmoe, granite_moe, ernie4_5_moe, dots1, minimax_m2,
-)  # fmt: skip
+    llama,
+    qwen2,
+    qwen3,
+    gemma2,
+    gemma3,
+    mixtral,
+    qwen2_moe,
+    qwen3_moe,
+    glm4_moe,
+    gpt_oss,
+    olmoe,
+    granite_moe,
+    ernie4_5_moe,
+    dots1,
+    minimax_m2,
+    deepseek_v2,
+    deepseek_v3,
+    glm4_moe_lite,
+)
 FAMILIES: Mapping[str, Family] = {name: module.FAMILY for module in _MODULES for name in module.ARCHITECTURES}
 
 

@@ -113,7 +113,11 @@ def feed_forward(build: Build, config: SparseConfig, part: Parts) -> MLP | Spars
 def checked(keys: Keys, routing: Routing) -> Routing:
     """Raises BadModel where a token could not choose so."""
     each, rest = divmod(routing.experts, routing.groups)
-    if rest or routing.top_groups > routing.groups or (routing.group_score == "top2" and routing.groups > 1 and each < 2):
+    if (
+        rest
+        or routing.top_groups > routing.groups
+        or (routing.group_score == "top2" and routing.groups > 1 and each < 2)
+    ):
         raise BadModel(
             f"{keys.where}: {routing.experts} experts in {routing.groups} groups of which {routing.top_groups} are chosen"
         )
