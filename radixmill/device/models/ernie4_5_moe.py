@@ -57,7 +57,9 @@ def _dense(keys: Keys, layers: int) -> frozenset[int]:
         for which, default in (("interval", 1), ("start_index", 1), ("end_index", -1))
     )
     if any(type(number) is not int for number in (step, first, last)) or step < 1:
-        raise BadModel(f"{keys.where}: moe_layer_interval, _start_index and _end_index are {step!r}, {first!r}, {last!r}")
+        raise BadModel(
+            f"{keys.where}: moe_layer_interval, _start_index and _end_index are {step!r}, {first!r}, {last!r}"
+        )
     last = layers - 1 if last == -1 else last
     return frozenset(i for i in range(layers) if (i + 1) % step or not first <= i <= last)
 
