@@ -143,7 +143,9 @@ def _latent(keys: Metadata) -> Words:
     whole, value = keys.whole("attention.key_length"), keys.whole("attention.value_length")
     if keys.get("attention.key_length_mla") is not None:
         if (whole, value) != (rank + turned, rank):
-            raise BadModel(f"{keys.file.path}: keys of {whole} and values of {value} are no latent of {rank} + {turned}")
+            raise BadModel(
+                f"{keys.file.path}: keys of {whole} and values of {value} are no latent of {rank} + {turned}"
+            )
         whole, value = keys.whole("attention.key_length_mla"), keys.whole("attention.value_length_mla")
     if whole <= turned:
         raise BadModel(f"{keys.file.path}: {turned} of a head's {whole} dimensions are rotated, some must not be")
