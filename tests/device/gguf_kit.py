@@ -13,17 +13,20 @@ from typing import Any
 import gguf
 import numpy as np
 
-from tests.device.gguf_cases import CONFIGS, SMALL
+from radixmill.device.models import FAMILIES
+from tests.device import gguf_cases
 from tests.device.gguf_kit_keys import metadata
 from tests.device.model_kit import dummy, shapes
 
-__all__ = ["CONFIGS", "SMALL", "is_vector", "weights", "write_gguf"]
+CONFIGS = {name: config for name, config in gguf_cases.CONFIGS.items() if config["architectures"][0] in FAMILIES}
 
 ARCHES = {
     "Cohere": gguf.MODEL_ARCH.COMMAND_R,
     "Cohere2": gguf.MODEL_ARCH.COHERE2,
     "DeepseekV2": gguf.MODEL_ARCH.DEEPSEEK2,
     "DeepseekV3": gguf.MODEL_ARCH.DEEPSEEK2,
+    "Dots1": gguf.MODEL_ARCH.DOTS1,
+    "Ernie4_5_Moe": gguf.MODEL_ARCH.ERNIE4_5_MOE,
     "Gemma": gguf.MODEL_ARCH.GEMMA,
     "Gemma2": gguf.MODEL_ARCH.GEMMA2,
     "Gemma3": gguf.MODEL_ARCH.GEMMA3,
@@ -34,6 +37,7 @@ ARCHES = {
     "GraniteMoe": gguf.MODEL_ARCH.GRANITE_MOE,
     "GraniteMoeShared": gguf.MODEL_ARCH.GRANITE_MOE,
     "Llama": gguf.MODEL_ARCH.LLAMA,
+    "MiniMaxM2": gguf.MODEL_ARCH.MINIMAXM2,
     "Mixtral": gguf.MODEL_ARCH.LLAMA,
     "Olmo2": gguf.MODEL_ARCH.OLMO2,
     "Olmo3": gguf.MODEL_ARCH.OLMO2,
@@ -48,6 +52,11 @@ ARCHES = {
 # Whose converters bring rows of queries and keys that turn together side by side.
 INTERLEAVED = ("Llama", "Mixtral", "Granite", "GraniteMoe", "GraniteMoeShared", "SmolLM3")
 _ALWAYS_FLOAT = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "_norm.weight")
+_OTHER_NAMES = (
+    ("e_score_correction_bias", "e_score_correction.bias"),
+    ("mlp.e_score", "block_sparse_moe.e_score"),
+    ("mlp.router.layer", "block_sparse_moe.router.layer"),
+)
 _STACKED = re.compile(r"(.*\.experts)\.\d+\.(.*)")
 
 
@@ -59,6 +68,10 @@ def weights(config: Mapping[str, Any], seed: int = 1) -> dict[str, np.ndarray]:
 
 def is_vector(values: np.ndarray) -> bool:
     return values.ndim == 1
+
+
+def is_mixture(name: str) -> bool:
+    return "num_experts_per_tok" in CONFIGS[name]
 
 
 def write_gguf(
@@ -118,7 +131,8 @@ def _converted(tensors: Mapping[str, np.ndarray], family: str, config: Mapping[s
         if name.endswith("kv_b_proj.weight"):
             found |= _halves(name, values, config)
             continue
-        name = name.replace("e_score_correction_bias", "e_score_correction.bias")
+        for ours, theirs in _OTHER_NAMES:
+            name = name.replace(ours, theirs)
         found[f"{name}.weight" if name.endswith("sinks") else name] = _changed(name, values, family, config)
     return found
 
@@ -146,6 +160,8 @@ def _changed(name: str, values: np.ndarray, family: str, config: Mapping[str, An
     """The order of rows in llama's queries and keys, one added to Gemma's norms."""
     if family.startswith("Gemma") and name.endswith("norm.weight"):
         return values + np.float32(1)
+    if "moe_statics" in name:  # of which transformers has a matrix of one row
+        return values.reshape(1, -1)
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}.get(
         name.split(".")[-2] if "." in name else ""
     )

@@ -22,7 +22,9 @@ _SHARED = {
     "num_local_experts": "expert_count",
     "num_experts": "expert_count",
     "n_routed_experts": "expert_count",
+    "moe_num_experts": "expert_count",
     "num_experts_per_tok": "expert_used_count",
+    "moe_k": "expert_used_count",
     "n_group": "expert_group_count",
     "topk_group": "expert_group_used_count",
 }
@@ -147,6 +149,26 @@ def _qwen_moe(config: Config, found: Keys) -> Keys:
     return {**found, **{ours: config[key] for key, ours in names.items() if key in config}}
 
 
+def _dots1(config: Config, found: Keys) -> Keys:
+    return {**found, **_chosen(config)}
+
+
+def _ernie(config: Config, found: Keys) -> Keys:
+    return {
+        **found,
+        "interleave_moe_layer_step": config["moe_layer_interval"],
+        "leading_dense_block_count": config["moe_layer_start_index"],
+        "expert_feed_forward_length": config["moe_intermediate_size"],
+        "expert_shared_count": config["moe_num_shared_experts"],
+        "expert_shared_feed_forward_length": config["intermediate_size"] // config["num_key_value_heads"],
+    }
+
+
+def _minimax(config: Config, found: Keys) -> Keys:
+    own = {"expert_feed_forward_length": config["intermediate_size"], "rope.dimension_count": config["rotary_dim"]}
+    return {**found, **own}
+
+
 def _deepseek(config: Config, found: Keys) -> Keys:
     rank, turned = config["kv_lora_rank"], config["qk_rope_head_dim"]
     log = config["rope_parameters"].get("mscale_all_dim")
@@ -171,6 +193,8 @@ _OWN: Mapping[str, Callable[[Config, Keys], Keys]] = {
     "Cohere2": _cohere2,
     "DeepseekV2": _deepseek,
     "DeepseekV3": _deepseek,
+    "Dots1": _dots1,
+    "Ernie4_5_Moe": _ernie,
     "Gemma": _gemma,
     "Gemma2": _gemma,
     "Gemma3": _gemma,
@@ -181,6 +205,7 @@ _OWN: Mapping[str, Callable[[Config, Keys], Keys]] = {
     "GraniteMoe": _granite,
     "GraniteMoeShared": _granite,
     "Llama": _llama,
+    "MiniMaxM2": _minimax,
     "Mixtral": _llama,
     "Olmo3": _olmo3,
     "Phi3": _phi3,
