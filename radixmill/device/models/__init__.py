@@ -6,15 +6,35 @@ from collections.abc import Mapping
 from typing import Any
 
 from radixmill.core.errors import BadModel
-from radixmill.device.models import gemma2, gemma3, llama, qwen2, qwen3
+from radixmill.device.models import (
+    cohere,
+    exaone4,
+    gemma,
+    gemma2,
+    gemma3,
+    glm,
+    glm4,
+    granite,
+    llama,
+    mistral,
+    olmo2,
+    phi3,
+    qwen2,
+    qwen3,
+    relatives,
+    smollm3,
+)
 from radixmill.device.models.decoder import Decoder, DecoderConfig, Family
 from radixmill.device.models.outline import outline
 
 __all__ = ["FAMILIES", "Decoder", "DecoderConfig", "Family", "family", "outline"]
 
-FAMILIES: Mapping[str, Family] = {
-    name: module.FAMILY for module in (llama, qwen2, qwen3, gemma2, gemma3) for name in module.ARCHITECTURES
-}
+_FILES = (
+    llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3, phi3, olmo2, granite, smollm3, cohere, glm, glm4, exaone4,
+    relatives,
+)  # fmt: skip
+
+FAMILIES: Mapping[str, Family] = {name: module.FAMILY for module in _FILES for name in module.ARCHITECTURES}
 
 
 def family(hf: Mapping[str, Any]) -> Family:
