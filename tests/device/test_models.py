@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from radixmill.core.errors import BadModel
-from radixmill.device.kernels.contract import Stored
+from radixmill.device.kernels.contract import KVShape, Routing, Stored
 from radixmill.device.kernels.reference import ReferenceOps
 from radixmill.device.layers import Build, Norm, Part, RopeSpec
 from radixmill.device.layers.rope import Linear, Llama3, Yarn, tables
@@ -240,3 +240,44 @@ def test_a_tensor_left_in_the_file_is_noted() -> None:
     names = checkpoint.names | set(head)
     Decoder(builder, family(TINY), read(checkpoint.config), names)
     assert builder.notes == ("not loaded: tensor lm_head.weight",)
+
+
+def test_what_the_latent_configs_say() -> None:
+    v2, lite, v3 = (published(f"DeepSeek-{name}") for name in ("V2", "V2-Lite", "V3"))
+    kimi, moonlight = published("Kimi-K2-Instruct"), published("Moonlight-16B-A3B")
+    assert v2.kv(0) == v3.kv(60) == KVShape(1, 576, 512, latent=True)
+    assert v2.routing == Routing(160, 6, "softmax", False, 16.0, 8, 3)
+    assert lite.routing == Routing(64, 6, "softmax", False)
+    assert v3.routing == Routing(256, 8, "sigmoid", True, 2.5, 8, 4, "top2")
+    assert kimi.routing == Routing(384, 8, "sigmoid", True, 2.827, 1, 1, "top2")
+    assert moonlight.routing == Routing(64, 6, "sigmoid", True, 2.446, 1, 1, "top2")
+    assert (v2.q_rank, lite.q_rank, v3.q_rank, moonlight.q_rank) == (1536, 0, 1536, 0)
+    assert (v2.dense, v3.dense, kimi.dense) == (frozenset({0}), frozenset({0, 1, 2}), frozenset({0}))
+    assert (v2.shared_inner, v3.shared_inner, v3.context, kimi.context) == (3072, 2048, 163_840, 131_072)
+    assert v3.scale == pytest.approx(192**-0.5 * 1.3688879**2) and moonlight.scale == 192**-0.5
+    assert v3.latent(0).turn == RopeSpec(10_000.0, Yarn(40.0, 4096, 32.0, 1.0, attention_factor=1.0))
+    assert (v3.spare_layers, kimi.spare_layers) == (1, 0)
+    assert published("GLM-4.7-Flash").dense == {0}
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "words"),
+    [
+        ("DeepSeek-V2", {"topk_method": "noaux_tc"}, "topk_method = 'noaux_tc'"),
+        ("DeepSeek-V2", {"scoring_func": "sigmoid"}, "scoring_func = 'sigmoid'"),
+        ("DeepSeek-V2", {"norm_topk_prob": True}, "norm_topk_prob with a routed_scaling_factor of 16.0"),
+        ("DeepSeek-V2", {"n_group": 7}, "160 experts in 7 groups"),
+        ("DeepSeek-V2", {"num_key_value_heads": 8}, "num_key_value_heads = 8"),
+        ("DeepSeek-V2", {"qk_rope_head_dim": 63}, "head_dim is 63"),
+        ("DeepSeek-V3", {"scoring_func": "softmax"}, "scoring_func = 'softmax'"),
+        ("DeepSeek-V3", {"n_group": 256}, "256 experts in 256 groups"),
+        ("DeepSeek-V3", {"num_experts_per_tok": 200}, "200 experts of 128"),
+        ("DeepSeek-V3", {"first_k_dense_replace": -1}, "first_k_dense_replace is -1"),
+        ("DeepSeek-V3", {"moe_layer_freq": 0}, "moe_layer_freq is 0"),
+        ("DeepSeek-V3", {"mlp_bias": True}, "mlp_bias"),
+        ("GLM-4.7-Flash", {"mlp_layer_types": ["dense"]}, "mlp_layer_types"),
+    ],
+)
+def test_what_latent_configs_may_not_say(name: str, more: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadModel, match=words):
+        read({**CONFIGS[name], **more})

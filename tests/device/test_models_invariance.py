@@ -80,8 +80,10 @@ def test_any_cut_in_any_company_gives_the_same_bits(
     together = Driver(model, page_size=page_size).run(SEQUENCES, steps)
     whole = alone if page_size == 8 else [Driver(model, page_size=page_size).run([s], [[len(s)]])[0] for s in SEQUENCES]
     assert all(np.array_equal(a, b) for a, b in zip(together, whole, strict=True))
-    near = 5e-2 if model.ops.mode == "fast" else 1e-4
-    assert all(np.abs(a - b).max() <= near * np.abs(b).max() for a, b in zip(together, alone, strict=True))
+    # A bit's difference makes a code of an activation another one, and now and then a token's expert too.
+    near, worst = (5e-2, np.median) if model.ops.mode == "fast" else (1e-4, np.max)
+    errors = [np.abs(a - b).max(axis=1) / np.abs(b).max() for a, b in zip(together, alone, strict=True)]
+    assert all(worst(of_tokens) <= near for of_tokens in errors)
 
 
 def test_token_by_token_gives_the_same_bits(model: Decoder, alone: list[np.ndarray]) -> None:
@@ -94,6 +96,19 @@ def test_stale_pages_do_not_matter(model: Decoder, alone: list[np.ndarray]) -> N
     driver = Driver(model)
     driver.run([SEQUENCES[0]], [[len(SEQUENCES[0])]])
     assert np.array_equal(driver.run([SEQUENCES[1]], [[len(SEQUENCES[1])]])[0], alone[1])
+
+
+@pytest.mark.parametrize("which", BACKENDS)
+@pytest.mark.parametrize("name", tiny_models.LATENT)
+def test_latents_kept_as_codes(name: str, which: str) -> None:
+    """One scale for a token, so no cut and no company changes a bit; and they are near to what they are codes of."""
+    model = build(Packed(name), open_backend(which, "exact", 2, native_isa(), "int8"))
+    whole = [Driver(model).run([ids], [[len(ids)]])[0] for ids in SEQUENCES]
+    together = Driver(model).run(SEQUENCES, [[9, 0, 1, 4], [0, 7, 1, 1], [12, 6, 0, 4]])
+    assert all(np.array_equal(a, b) for a, b in zip(together, whole, strict=True))
+    floats = build(Packed(name), open_backend(which, "exact", 2, native_isa(), "f32"))
+    (meant,) = Driver(floats).run(SEQUENCES[:1], [[21]])
+    assert 0 < np.median(np.abs(whole[0] - meant).max(axis=1)) < 5e-2 * np.abs(meant).max()
 
 
 @pytest.mark.parametrize("isa", isas())

@@ -38,7 +38,20 @@ DENSE: Mapping[str, Tiny] = {
     "ernie4.5": ("Q5_1", "Ernie4_5ForCausalLM", {"use_bias": True}),
 }
 EXPERTS: Mapping[str, Tiny] = {}
-LATENT: Mapping[str, Tiny] = {}
+MLA = {
+    "num_key_value_heads": None, "head_dim": None, "kv_lora_rank": 64, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16,
+    "v_head_dim": 32, "n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 3, "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1, "n_group": 4, "topk_group": 2,
+}  # fmt: skip
+LATENT: Mapping[str, Tiny] = {
+    "deepseek-v2": (
+        "Q8_0",
+        "DeepseekV2ForCausalLM",
+        {**MLA, "q_lora_rank": 32, "topk_method": "group_limited_greedy", "routed_scaling_factor": 2.0},
+    ),
+    "deepseek-v3": ("Q4_1", "DeepseekV3ForCausalLM", {**MLA, "q_lora_rank": 32}),
+    "glm-lite": ("F16", "Glm4MoeLiteForCausalLM", {**MLA, "q_lora_rank": 32, "n_group": 1, "topk_group": 1}),
+}
 
 MODELS = {**DENSE, **EXPERTS, **LATENT}
 
