@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from radixmill.core.errors import BadModel
 from radixmill.device.loader.gguf_families.common import (
     Words,
     experts,
@@ -219,6 +220,8 @@ def _long_rope(keys: Metadata, original: int) -> Words:
     fixed(keys, "rope.scaling.type", "longrope")
     scaling: Words = {"rope_type": "longrope", "original_max_position_embeddings": original}
     for name in ("short", "long"):
+        if not keys.has(f"rope_factors_{name}.weight"):
+            raise BadModel(f"{keys.file.path} has no tensor rope_factors_{name}.weight")
         values = keys.file.data(f"rope_factors_{name}.weight").reshape(-1)
         scaling[f"{name}_factor"] = [shortest(value) for value in values]
     if keys.get("rope.scaling.attn_factor") is not None:
