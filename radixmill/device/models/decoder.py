@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from radixmill.core.errors import BadModel
@@ -61,6 +61,7 @@ class DecoderConfig:
     norms_plus_one: bool = False  # norms multiply by 1 + w
     layer_norms: bool = False  # norms take the mean away first
     biased: frozenset[str] = frozenset()  # roles in a block whose products add a bias
+    spare_layers: int = 0  # so many after the last, for guessing several tokens at once, may lie in the file unused
 
     def attention(self, layer: int) -> AttentionShape:
         window = self.windows[layer]
@@ -84,7 +85,7 @@ class DecoderConfig:
         return ()
 
     def expand(self, stem: str) -> Sequence[str]:
-        """The stems that one of a family's stands for: of every expert, where it says {e}."""
+        """The stems that one of a family's stands for: of every expert where it says {e}, of every head where {h}."""
         return (stem,)
 
     def kv(self, layer: int) -> KVShape:
@@ -115,6 +116,17 @@ class Names:
     norm: str = "norm"
     head: str = "lm_head"
     inert: tuple[str, ...] = (r"rotary_emb\.inv_freq$",)  # patterns of tensors that a forward pass doesn't need
+    # Role → roles that some checkpoints have in its place.
+    instead: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+
+    def fitting(self, config: DecoderConfig, names: Collection[str]) -> Names:
+        """With the roles that this checkpoint has in the place of others."""
+        block = dict(self.block)
+        for role, others in self.instead.items():
+            stems = [config.expand(stem)[0] for each in others.values() for stem in each]
+            if any(name.endswith(tuple(f".{stem}.weight" for stem in stems)) for name in names):
+                block = {**{name: block[name] for name in block if name != role}, **others}
+        return replace(self, block=block, instead={})
 
     def root(self, names: Collection[str]) -> str:
         """The root that this checkpoint uses."""
@@ -135,8 +147,12 @@ class Names:
     ) -> tuple[str, ...]:
         """The tensors among `names` that a forward pass doesn't need: by their name, or `inert` says so of those that
         nothing would use. Raises BadModel that names the rest of these, or those missing."""
-        wanted = self.wanted(config, self.root(names))
-        patterns = (*self.inert, rf"(^|\.){self.head}\.weight$") if config.tied else self.inert
+        wanted = self.fitting(config, names).wanted(config, self.root(names))
+        patterns = (
+            *self.inert,
+            *_spare(config),
+            *([rf"(^|\.){self.head}\.weight$"] if config.tied else []),
+        )
         if missing := sorted(wanted - set(names)):
             raise BadModel(f"the model's files lack {_some(missing)}", "Fetch them again, or check config.json")
         ignored = sorted(n for n in set(names) - wanted if any(re.search(p, n) for p in patterns) or inert(n))
@@ -198,10 +214,10 @@ class Decoder:
 
     def __init__(self, build: Build, family: Family, config: DecoderConfig, names: Collection[str]) -> None:
         """Packs every weight. `names`: of all tensors in the checkpoint; raises BadModel where they don't fit."""
-        ignored = family.weights.check(config, names, build.adds_nothing)
-        if ignored:
+        weights = family.weights.fitting(config, names)
+        family, root = replace(family, weights=weights), weights.root(names)
+        if ignored := weights.check(config, names, build.adds_nothing):
             build.note(f"not loaded: {_some(list(ignored), 2)}")
-        weights, root = family.weights, family.weights.root(names)
         self.ops, self.config = build.ops, config
         table = _matrix(build, f"{root}{weights.embed}", config)
         self.embed = Embedding(build.ops, table, config.embed_scale)
@@ -238,6 +254,10 @@ def _norm(build: Build, part: Part, config: DecoderConfig) -> Norm | LayerNorm:
 
 def _matrix(build: Build, stem: str, config: DecoderConfig) -> Weight:
     return build.weight(Part((stem,)), (config.vocab,), config.hidden, end=True)
+
+
+def _spare(config: DecoderConfig) -> list[str]:
+    return [rf"(^|\.)layers\.{config.layers + i}\." for i in range(config.spare_layers)]
 
 
 def _some(names: list[str], most: int = 8) -> str:

@@ -83,6 +83,34 @@ class Maybe {
   return w;
 }
 
+// A stack for each, with the Python objects whose memory they read.
+struct OwnedStacks : Stacks {
+  std::vector<nb::object> kept;
+
+  // each: (matrices, orders) of one stack.
+  explicit OwnedStacks(const nb::sequence& all) {
+    for (nb::handle one : all) {
+      const nb::sequence both = nb::borrow<nb::sequence>(one);
+      each.push_back(make_stack(nb::borrow<nb::sequence>(both[0]), nb::borrow<nb::sequence>(both[1])));
+      kept.push_back(nb::borrow(one));
+    }
+    check();
+  }
+};
+
+struct OwnedMixture : Mixture {
+  std::vector<nb::object> kept;
+
+  OwnedMixture(const nb::sequence& up, const nb::sequence& down_, nb::object up_bias, nb::object bias, int activation_)
+      : kept{nb::borrow(up), nb::borrow(down_), up_bias, bias} {
+    gate_up = OwnedStacks(up), down = OwnedStacks(down_);
+    check();
+    gate_up_bias = Maybe<float>(up_bias, size_t(gate_up.count()) * gate_up.n()).data();
+    down_bias = Maybe<float>(bias, size_t(down.count()) * down.n()).data();
+    activation = Activation(activation_);
+  }
+};
+
 // While one lives: no interpreter lock, and the engine to ourselves.
 class Call {
  public:

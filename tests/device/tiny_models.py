@@ -1,0 +1,57 @@
+"""A tiny model of every family, with a kind that its matrices are packed in: no family is done without one here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from radixmill.device.models import FAMILIES
+
+SIZES = {
+    "vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 64, "tie_word_embeddings": True,
+}  # fmt: skip
+
+Tiny = tuple[str, str, Mapping[str, Any]]  # kind, architecture, what differs from SIZES
+
+DENSE: Mapping[str, Tiny] = {
+    "llama": ("Q4_1", "LlamaForCausalLM", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
+    "mistral": ("Q8_0", "MistralForCausalLM", {"sliding_window": 5}),
+    "qwen2": ("F16", "Qwen2ForCausalLM", {}),
+    "qwen3": ("Q4_0", "Qwen3ForCausalLM", {}),
+    "gemma2": ("F32", "Gemma2ForCausalLM", {"sliding_window": 6, "attn_logit_softcapping": 2.0}),
+    "gemma3": ("Q5_0", "Gemma3ForCausalLM", {"sliding_window": 6, "sliding_window_pattern": 2}),
+}
+EXPERTS: Mapping[str, Tiny] = {}
+MLA = {
+    "num_key_value_heads": None, "head_dim": None, "kv_lora_rank": 64, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16,
+    "v_head_dim": 32, "n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 3, "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1, "n_group": 4, "topk_group": 2,
+}  # fmt: skip
+LATENT: Mapping[str, Tiny] = {
+    "deepseek-v2": (
+        "Q8_0",
+        "DeepseekV2ForCausalLM",
+        {**MLA, "q_lora_rank": 32, "topk_method": "group_limited_greedy", "routed_scaling_factor": 2.0},
+    ),
+    "deepseek-v3": ("Q4_1", "DeepseekV3ForCausalLM", {**MLA, "q_lora_rank": 32}),
+    "glm-lite": ("F16", "Glm4MoeLiteForCausalLM", {**MLA, "q_lora_rank": 32, "n_group": 1, "topk_group": 1}),
+}
+
+MODELS = {**DENSE, **EXPERTS, **LATENT}
+
+
+def config(name: str) -> dict[str, Any]:
+    """config.json of a tiny model. A key of None is absent."""
+    _, architecture, more = MODELS[name]
+    return {k: v for k, v in {**SIZES, "architectures": [architecture], **more}.items() if v is not None}
+
+
+def kind(name: str) -> str:
+    return MODELS[name][0]
+
+
+def shown() -> set[str]:
+    """Architectures that have a tiny model, or share all they are with one that has."""
+    files = {id(FAMILIES[architecture]) for _, architecture, _ in MODELS.values()}
+    return {architecture for architecture, family in FAMILIES.items() if id(family) in files}
