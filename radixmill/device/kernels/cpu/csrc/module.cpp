@@ -172,8 +172,8 @@ NB_MODULE(_native, m) {
       .def_ro("value_scales", &OwnedPages::value_scales_array)
       .def_prop_ro("dim", [](const OwnedPages& kv) { return kv.dim; })
       .def_prop_ro("value_dim", [](const OwnedPages& kv) { return kv.value_dim; });
-  m.def("pages", make_pages, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(),
-        nb::arg(), nb::arg(), nb::arg(), nb::arg());
+  m.def("pages", make_pages, nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none(),
+        nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg());
 
   nb::class_<OwnedStacks>(m, "Stacks")
       .def(nb::init<const nb::sequence&>())
