@@ -12,6 +12,9 @@ SIZES = {
     "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 64, "tie_word_embeddings": True,
 }  # fmt: skip
 
+LONG = {"type": "longrope", "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.0, 2.0, 3.0, 4.0]}
+WINDOW_THEN_FULL = ["sliding_attention", "full_attention"]
+
 Tiny = tuple[str, str, Mapping[str, Any]]  # kind, architecture, what differs from SIZES
 
 DENSE: Mapping[str, Tiny] = {
@@ -21,6 +24,18 @@ DENSE: Mapping[str, Tiny] = {
     "qwen3": ("Q4_0", "Qwen3ForCausalLM", {}),
     "gemma2": ("F32", "Gemma2ForCausalLM", {"sliding_window": 6, "attn_logit_softcapping": 2.0}),
     "gemma3": ("Q5_0", "Gemma3ForCausalLM", {"sliding_window": 6, "sliding_window_pattern": 2}),
+    "gemma": ("Q4_1", "GemmaForCausalLM", {}),
+    "phi3": ("Q8_0", "Phi3ForCausalLM", {"partial_rotary_factor": 0.5, "sliding_window": 6, "rope_scaling": LONG}),
+    "olmo2": ("Q4_0", "Olmo2ForCausalLM", {"attention_bias": True}),
+    "olmo3": ("Q5_0", "Olmo3ForCausalLM", {"sliding_window": 6, "layer_types": WINDOW_THEN_FULL}),
+    "granite": ("Q4_1", "GraniteForCausalLM", {"residual_multiplier": 0.4, "embedding_multiplier": 3.0}),
+    "smollm3": ("Q8_0", "SmolLM3ForCausalLM", {"no_rope_layers": [1, 0]}),
+    "cohere": ("Q4_0", "CohereForCausalLM", {"use_qk_norm": True}),
+    "cohere2": ("F16", "Cohere2ForCausalLM", {"sliding_window": 6, "layer_types": WINDOW_THEN_FULL}),
+    "glm": ("Q4_1", "GlmForCausalLM", {}),
+    "glm4": ("Q8_0", "Glm4ForCausalLM", {}),
+    "exaone4": ("Q4_0", "Exaone4ForCausalLM", {"sliding_window": 6, "sliding_window_pattern": 2}),
+    "ernie4.5": ("Q5_1", "Ernie4_5ForCausalLM", {"use_bias": True}),
 }
 EXPERTS: Mapping[str, Tiny] = {}
 MLA = {

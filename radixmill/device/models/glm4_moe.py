@@ -12,8 +12,8 @@ from typing import Any, Self
 from radixmill.device.kernels.contract import Routing
 from radixmill.device.models import sparse
 from radixmill.device.models.decoder import Family
-from radixmill.device.models.keys import Keys, dimensions, stretched
-from radixmill.device.models.sparse import HEAD_NORMS, SparseConfig, bottom_layers, checked, partial_rope
+from radixmill.device.models.keys import Keys, dimensions, partial_rope, stretched
+from radixmill.device.models.sparse import HEAD_NORMS, SparseConfig, bottom_layers, checked
 
 ARCHITECTURES = ("Glm4MoeForCausalLM",)
 

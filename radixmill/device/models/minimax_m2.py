@@ -9,8 +9,8 @@ from typing import Any, Self
 from radixmill.device.kernels.contract import Routing
 from radixmill.device.models import sparse
 from radixmill.device.models.decoder import Family
-from radixmill.device.models.keys import Keys, dimensions, stretched
-from radixmill.device.models.sparse import HEAD_NORMS, SparseConfig, checked, count_of_experts, partial_rope
+from radixmill.device.models.keys import Keys, dimensions, partial_rope, stretched
+from radixmill.device.models.sparse import HEAD_NORMS, SparseConfig, checked, count_of_experts
 
 ARCHITECTURES = ("MiniMaxM2ForCausalLM",)
 
