@@ -12,8 +12,9 @@ from safetensors.numpy import save_file
 
 from radixmill.core.errors import BadModel
 from radixmill.device.loader import Checkpoint, open_checkpoint
-from radixmill.device.models import FAMILIES, family
+from radixmill.device.models import family
 from radixmill.store import ModelFiles
+from tests.device import tiny_models
 from tests.device.gguf_kit import CONFIGS, write_gguf
 from tests.device.model_kit import dummy
 
@@ -118,13 +119,8 @@ def test_random_weights_are_what_a_family_wants(name: str) -> None:
 
 
 def test_every_architecture_has_random_weights() -> None:
-    for name in FAMILIES:
-        config = {**CONFIGS["llama"], "architectures": [name]}
-        if name == "Gemma3ForConditionalGeneration":
-            config = {
-                "architectures": [name],
-                "text_config": {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 32},
-            }
+    for name in tiny_models.MODELS:
+        config = tiny_models.config(name)
         kind = family(config)
         kind.weights.check(kind.config.from_hf(config), dummy(config).names)
 

@@ -91,7 +91,7 @@ def matrix(files: Files, cut: Cut) -> Stored:
     if kind not in ("F32", "F16", "BF16"):
         raise BadModel(f"tensor {cut.tensor} is of type {kind}; experts of F32, F16, BF16 or MXFP4 are read")
     one = data[cut.expert]
-    one = (one.T if cut.turned else one)[cut.rows]
+    one = np.ascontiguousarray((one.T if cut.turned else one)[cut.rows])
     one = one if one.flags.aligned else one.copy()
     return Stored(kind, (one.shape[0], one.shape[1]), one)
 
@@ -135,7 +135,13 @@ def _of(files: Files, names: Mapping[str, str], name: str) -> Iterable[tuple[str
 
 def _mxfp4(files: Files, cut: Cut) -> Stored:
     blocks, scales = files.data(cut.tensor)[cut.expert][cut.rows], files.data(cut.scales)
-    if scales.ndim != 3 or len(scales) <= cut.expert or scales.dtype != np.uint8 or blocks.dtype != np.uint8 or blocks.shape[2] != _BLOCK // 2:
+    if (
+        scales.ndim != 3
+        or len(scales) <= cut.expert
+        or scales.dtype != np.uint8
+        or blocks.dtype != np.uint8
+        or blocks.shape[2] != _BLOCK // 2
+    ):
         raise BadModel(f"tensors {cut.tensor} and {cut.scales} are not blocks of 32 values with a byte of scale")
     one = scales[cut.expert][cut.rows]
     if one.shape != blocks.shape[:2]:

@@ -113,7 +113,11 @@ def feed_forward(build: Build, config: SparseConfig, part: Parts) -> MLP | Spars
 def checked(keys: Keys, routing: Routing) -> Routing:
     """Raises BadModel where a token could not choose so."""
     each, rest = divmod(routing.experts, routing.groups)
-    if rest or routing.top_groups > routing.groups or (routing.group_score == "top2" and routing.groups > 1 and each < 2):
+    if (
+        rest
+        or routing.top_groups > routing.groups
+        or (routing.group_score == "top2" and routing.groups > 1 and each < 2)
+    ):
         raise BadModel(
             f"{keys.where}: {routing.experts} experts in {routing.groups} groups of which {routing.top_groups} are chosen"
         )
@@ -129,10 +133,7 @@ def count_of_experts(keys: Keys, default: int) -> int:
 
 def bottom_layers(keys: Keys, layers: int, default: int) -> frozenset[int]:
     """The first `first_k_dense_replace` layers."""
-    first = keys.get("first_k_dense_replace", default)
-    if type(first) is not int or first < 0:
-        raise BadModel(f"{keys.where}: first_k_dense_replace is {first!r}, not a number of layers")
-    return frozenset(range(min(first, layers)))
+    return frozenset(range(min(keys.natural("first_k_dense_replace", default), layers)))
 
 
 def stepped_layers(keys: Keys, layers: int) -> frozenset[int]:
