@@ -117,10 +117,10 @@ def make(name: str, more: Mapping[str, Any]) -> Any:
         model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     with torch.no_grad():
         for parameter in model.parameters():
-            spread = 0.25 if parameter.ndim == 2 else 0.4
+            spread = 0.25 if parameter.ndim >= 2 else 0.4
             parameter.add_(torch.randn_like(parameter) * spread)
-        for name, buffer in model.named_buffers():
-            if name.endswith("e_score_correction_bias"):
+        for name_, buffer in model.named_buffers():
+            if name_.endswith("e_score_correction_bias"):
                 buffer.add_(torch.randn_like(buffer) * 0.4)
     return model.eval().float()
 

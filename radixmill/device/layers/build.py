@@ -90,18 +90,27 @@ class Build:
         self._notes.append(sentence)
 
     def weight(
-        self, part: Part, rows: Sequence[int], columns: int, *, end: bool = False, order: Order | None = None
+        self,
+        part: Part,
+        rows: Sequence[int],
+        columns: int,
+        *,
+        end: bool = False,
+        order: Order | None = None,
+        kept: bool = False,
     ) -> Weight:
         """One packed matrix [sum(rows), columns] from the part's stems, which must have `rows` rows each. `end`: it is
-        the embedding or the head. `order`: row i of what is packed is row order[i] of the (only) tensor.
+        the embedding or the head. `order`: row i of what is packed is row order[i] of the (only) tensor. `kept`: it stays
+        as the file has it, whatever `bits` says.
 
         Neighbours of one kind and order of columns are stacked; others keep their own, joined into one product.
         """
         assert order is None or len(rows) == 1
         tensors = [
-            self._quantised(_ordered(self.tensors.stored(name, (n, columns)), order), end)
-            for name, n in zip(part.names, rows, strict=True)
+            _ordered(self.tensors.stored(name, (n, columns)), order) for name, n in zip(part.names, rows, strict=True)
         ]
+        if not kept:
+            tensors = [self._quantised(tensor, end) for tensor in tensors]
         self._done.update(tensor.note for tensor in tensors if tensor.note)
         runs = [self._pack(stack(list(run))) for _, run in groupby(tensors, key=likeness)]
         return runs[0] if len(runs) == 1 else self.ops.join(runs)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from radixmill.core.errors import BadModel
 from radixmill.device.kernels.contract import Stored
+from radixmill.device.loader import experts
 from radixmill.device.loader.checkpoint import Lying, check_shape, missing
 from radixmill.device.loader.fingerprint import fingerprint
 from radixmill.device.loader.grouped import Scheme, layer_names, scheme
@@ -23,7 +24,7 @@ _FLOATS = ("F32", "F16", "BF16")
 
 
 class FolderCheckpoint:
-    """Safetensors as they are, layers of AWQ and GPTQ as blocks. See Checkpoint."""
+    """Safetensors as they are, layers of AWQ and GPTQ as blocks, experts one by one. See Checkpoint."""
 
     norms_include_one = False
 
@@ -31,21 +32,34 @@ class FolderCheckpoint:
         self.root = files.root
         self.config = folder_config(files.root)
         self._tensors = SafetensorsFolder(files.root)
-        self.names = layer_names(self._tensors.where)
+        self._layers = layer_names(self._tensors.where)
+        self._spelt = experts.presented_names(self._layers)  # presented → as the files have it
+        self._cuts = experts.cuts(self._tensors, self._spelt)
+        self.names = frozenset(self._spelt) - experts.stacked_tensors(self._spelt) | self._cuts.keys()
         self._scheme = self._take_scheme()
         self.eos_ids = eos_ids(files)
         weights = files.sha256 or fingerprint((f.path, f.head()) for f in self._tensors.files)
         self.fingerprint = f"{weights}-{self._scheme}" if self._scheme else weights
 
     def stored(self, name: str, shape: tuple[int, int] | None = None) -> Stored:
-        if name in self.names and not self.has(name):
+        if name in self._cuts:
+            one = experts.matrix(self._tensors, self._cuts[name])
+            check_shape(self.root, name, one.shape, shape, 2)
+            return one
+        name = self._spelt.get(name, name)
+        if name in self._layers and not self.has(name):
             return self._blocks(name, shape)
         kind, data = self._read(name)
         check_shape(self.root, name, data.shape, shape, 2)
         return Stored(kind, (data.shape[0], data.shape[1]), data)
 
     def vector(self, name: str, size: int | None = None) -> NDArray[np.float32]:
-        kind, data = self._read(name)
+        if name in self._cuts:
+            kind, data = experts.bias(self._tensors, self._cuts[name])
+        else:
+            kind, data = self._read(self._spelt.get(name, name))
+        if data.ndim == 2 and len(data) == 1:  # some files have a matrix of one row
+            data = data[0]
         check_shape(self.root, name, data.shape, None if size is None else (size,), 1)
         return widen(Stored(kind, (1, len(data)), data.reshape(1, -1))).data.reshape(-1)
 
@@ -75,7 +89,10 @@ class FolderCheckpoint:
 
     def _take_scheme(self) -> Scheme | None:
         """Of the layers that are packed; the model's configuration goes on without it."""
-        packed = sorted(self.names - self._tensors.where.keys())
+        packed = sorted(self._layers - self._tensors.where.keys())
+        if experts.of_mxfp4(self.config):
+            del self.config["quantization_config"]  # the tensors themselves say which are packed
+            return None
         found = scheme(self.root, self.config, bool(packed))
         if found is None and packed:
             raise BadModel(f"{self.root}: {packed[0]} is quantised, but config.json has no quantization_config")

@@ -9,13 +9,18 @@ from radixmill.core.errors import BadModel
 from radixmill.device.models import (
     deepseek_v2,
     deepseek_v3,
+    dots1,
+    ernie4_5_moe,
     gemma2,
     gemma3,
     glm4_moe,
     glm4_moe_lite,
     gpt_oss,
+    granite_moe,
     llama,
+    minimax_m2,
     mixtral,
+    olmoe,
     qwen2,
     qwen2_moe,
     qwen3,
@@ -26,25 +31,12 @@ from radixmill.device.models.outline import outline
 
 __all__ = ["FAMILIES", "Decoder", "DecoderConfig", "Family", "family", "outline"]
 
-FAMILIES: Mapping[str, Family] = {
-    name: module.FAMILY
-    for module in (
-        llama,
-        qwen2,
-        qwen3,
-        gemma2,
-        gemma3,
-        mixtral,
-        qwen2_moe,
-        qwen3_moe,
-        glm4_moe,
-        gpt_oss,
-        deepseek_v2,
-        deepseek_v3,
-        glm4_moe_lite,
-    )
-    for name in module.ARCHITECTURES
-}
+_MODULES = (
+    llama, qwen2, qwen3, gemma2, gemma3,
+    mixtral, qwen2_moe, qwen3_moe, glm4_moe, gpt_oss, olmoe, granite_moe, ernie4_5_moe, dots1, minimax_m2,
+    deepseek_v2, deepseek_v3, glm4_moe_lite,
+)  # fmt: skip
+FAMILIES: Mapping[str, Family] = {name: module.FAMILY for module in _MODULES for name in module.ARCHITECTURES}
 
 
 def family(hf: Mapping[str, Any]) -> Family:

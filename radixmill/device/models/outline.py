@@ -39,7 +39,14 @@ class _Outline(Build):
         return Stored("F32", shape, np.broadcast_to(np.float32(0), shape))
 
     def weight(
-        self, part: Part, rows: Sequence[int], columns: int, *, end: bool = False, order: Order | None = None
+        self,
+        part: Part,
+        rows: Sequence[int],
+        columns: int,
+        *,
+        end: bool = False,
+        order: Order | None = None,
+        kept: bool = False,
     ) -> Weight:
         self.shapes |= {name: (n, columns) for name, n in zip(part.names, rows, strict=True)}
         return Weight("f32", (sum(rows), columns), (), 0)
