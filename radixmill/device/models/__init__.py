@@ -32,10 +32,25 @@ from radixmill.device.models.outline import outline
 __all__ = ["FAMILIES", "Decoder", "DecoderConfig", "Family", "family", "outline"]
 
 _MODULES = (
-    llama, qwen2, qwen3, gemma2, gemma3,
-    mixtral, qwen2_moe, qwen3_moe, glm4_moe, gpt_oss, olmoe, granite_moe, ernie4_5_moe, dots1, minimax_m2,
-    deepseek_v2, deepseek_v3, glm4_moe_lite,
-)  # fmt: skip
+    llama,
+    qwen2,
+    qwen3,
+    gemma2,
+    gemma3,
+    mixtral,
+    qwen2_moe,
+    qwen3_moe,
+    glm4_moe,
+    gpt_oss,
+    olmoe,
+    granite_moe,
+    ernie4_5_moe,
+    dots1,
+    minimax_m2,
+    deepseek_v2,
+    deepseek_v3,
+    glm4_moe_lite,
+)
 FAMILIES: Mapping[str, Family] = {name: module.FAMILY for module in _MODULES for name in module.ARCHITECTURES}
 
 

@@ -148,7 +148,11 @@ class Names:
         """The tensors among `names` that a forward pass doesn't need: by their name, or `inert` says so of those that
         nothing would use. Raises BadModel that names the rest of these, or those missing."""
         wanted = self.fitting(config, names).wanted(config, self.root(names))
-        patterns = (*self.inert, *_spare(config), *([rf"(^|\.){self.head}\.weight$"] if config.tied else []))
+        patterns = (
+            *self.inert,
+            *_spare(config),
+            *([rf"(^|\.){self.head}\.weight$"] if config.tied else []),
+        )
         if missing := sorted(wanted - set(names)):
             raise BadModel(f"the model's files lack {_some(missing)}", "Fetch them again, or check config.json")
         ignored = sorted(n for n in set(names) - wanted if any(re.search(p, n) for p in patterns) or inert(n))
