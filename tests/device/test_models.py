@@ -133,7 +133,7 @@ def test_yarn_stretches_the_context() -> None:
         ({"architectures": ["Glm4MoeForCausalLM"], "n_group": 4, "topk_group": 5}, "of which 5 are chosen"),
         ({"architectures": ["Glm4MoeForCausalLM"], "n_routed_experts": 8, "n_group": 8}, "in 8 groups"),
         ({"architectures": ["Glm4MoeForCausalLM"], "first_k_dense_replace": -1}, "first_k_dense_replace"),
-        ({"architectures": ["Glm4MoeForCausalLM"], "head_dim": 4, "partial_rotary_factor": 0.25}, "turns 1 numbers"),
+        ({"architectures": ["Glm4MoeForCausalLM"], "head_dim": 4, "partial_rotary_factor": 0.25}, "turns 1 of"),
         ({"architectures": ["Qwen3MoeForCausalLM"], "mlp_only_layers": 2}, "mlp_only_layers"),
         ({"architectures": ["GptOssForCausalLM"], "swiglu_limit": 9.0}, "swiglu_limit"),
         ({"architectures": ["OlmoeForCausalLM"], "clip_qkv": 8.0}, "clip_qkv"),
