@@ -17,7 +17,7 @@ class Pages:
     @property
     def keys(self) -> NDArray[Any]: ...
     @property
-    def values(self) -> NDArray[Any]: ...
+    def values(self) -> NDArray[Any] | None: ...
     @property
     def key_scales(self) -> NDArray[Any] | None: ...
     @property
@@ -31,7 +31,7 @@ def pages(
     engine: Engine,
     type: str,
     keys: NDArray[Any],
-    values: NDArray[Any],
+    values: NDArray[Any] | None,
     key_scales: NDArray[Any] | None,
     value_scales: NDArray[Any] | None,
     pages: int,
@@ -39,6 +39,7 @@ def pages(
     groups: int,
     dim: int,
     value_dim: int,
+    latent: bool,
     /,
 ) -> Pages: ...
 

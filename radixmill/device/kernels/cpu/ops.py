@@ -52,7 +52,7 @@ KEPT = {"f16": np.float16, "f32": np.float32, "int8": np.int8}
 FORMATS = {
     "F32": "f32", "F16": "f16", "BF16": "bf16", "Q4_0": "w4", "Q4_1": "w4", "Q5_0": "w5", "Q5_1": "w5", "Q8_0": "w8",
     "Q2_K": "w2k", "Q3_K": "w3k", "Q4_K": "w4k", "Q5_K": "w5k", "Q6_K": "w6k",
-    "IQ4_NL": "w4n", "IQ4_XS": "w4nk", "MXFP4": "w4f",
+    "IQ4_NL": "w4n", "IQ4_XS": "w4nk", "MXFP4": "w4f", "F8B128": "f8",
 }  # fmt: skip
 BLOCK_BYTES = {"Q8_0": 34, "Q4_1": 20}  # of 32 values
 
@@ -183,21 +183,24 @@ class CpuOps:
 
     def kv_alloc(self, pages: int, page_size: int, shape: KVShape) -> Array:
         """Keys [pages, G, D, P] (transposed: neighbouring keys are one vector) and values [pages, G, P, D], P and the
-        values' D padded to whole vectors; int8 with scales [pages, G, P]. Zeroed lazily."""
-        heads, stride = shape.heads, self._padded(page_size)
-        kept = np.dtype(KEPT[self.kv_type])
-        keys = _zeros((pages, heads, shape.dim, stride), kept)
-        values = _zeros((pages, heads, page_size, self._padded(shape.value_dim)), kept)
+        values' D padded to whole vectors; int8 with scales [pages, G, P]. Latents [pages, G, P, D], D padded. Zeroed
+        lazily."""
+        heads, stride, latent = shape.heads, self._padded(page_size), shape.latent
+        kept, scale = np.dtype(KEPT[self.kv_type]), np.dtype(np.float32)
+        width = self._padded(shape.dim if latent else shape.value_dim)
+        rows = _zeros((pages, heads, page_size, width), kept)
+        keys, values = (rows, None) if latent else (_zeros((pages, heads, shape.dim, stride), kept), rows)
         coded = self.kv_type == "int8"
-        key_scales, value_scales = (
-            _zeros((pages, heads, stride), np.dtype(np.float32)) if coded else None for _ in range(2)
-        )
+        key_scales = _zeros((pages, heads, stride), scale) if coded else None
+        value_scales = _zeros((pages, heads, stride), scale) if coded and not latent else None
         return _native.pages(
             self._engine, self.kv_type, keys, values, key_scales, value_scales,
-            pages, page_size, heads, shape.dim, shape.value_dim,
+            pages, page_size, heads, shape.dim, shape.value_dim, latent,
         )  # fmt: skip
 
     def kv_bytes_per_token(self, shape: KVShape) -> int:
+        if shape.latent:
+            return replace(shape, dim=self._padded(shape.dim)).nbytes(self.kv_type)
         return replace(shape, value_dim=self._padded(shape.value_dim)).nbytes(self.kv_type)
 
     def kv_store(self, kv: Array, k: Array, v: Array, ragged: Ragged) -> None:

@@ -26,13 +26,13 @@ void check(const Pages& kv, const Ragged& ragged) {
   }
 }
 
-// The first positions of one page: keys lie transposed, values row by row.
+// The first positions of one page: keys lie transposed, values and latents row by row.
 template <class T>
 void copy_positions(const Pages& kv, int src, int dst, int tokens) {
   const size_t stride = kv.stride(), width = kv.width(), bytes = size_t(tokens) * sizeof(T);
   T *to_keys = (T*)kv.keys + dst * kv.key_page(), *to_values = (T*)kv.values + dst * kv.value_page();
   const T *from_keys = (T*)kv.keys + src * kv.key_page(), *from_values = (T*)kv.values + src * kv.value_page();
-  for (size_t i = 0; i < size_t(kv.groups) * kv.dim; i++) memcpy(to_keys + i * stride, from_keys + i * stride, bytes);
+  for (size_t i = 0; !kv.latent && i < size_t(kv.groups) * kv.dim; i++) memcpy(to_keys + i * stride, from_keys + i * stride, bytes);
   for (size_t g = 0; g < size_t(kv.groups); g++) {
     const size_t at = g * kv.page_size * width;
     memcpy(to_values + at, from_values + at, bytes * width);
@@ -53,9 +53,18 @@ void scatter(T* column, const T* key, int n, size_t stride) {
 
 // Queries in a block: as many as share a page well, fewer where threads would have nothing to do. No bit depends on it.
 int block_queries(const AttentionJob& job, int tokens, int threads) {
+  if (job.latent) return std::clamp(kBlockRows / job.share, 1, kQueryTile);
   const int rep = job.heads / job.groups, share = tokens * job.groups / (2 * kPartsPerThread * threads);
   const int most = std::min(kMostQueries, std::min(kBlockRows / rep, share));
   return std::max(most / kQueryTile * kQueryTile, kQueryTile);
+}
+
+// Query heads that read a latent together: enough that a page is seldom made floats of, few enough that what they have
+// found stays near, and that there are several blocks for the threads to join. No bit depends on it.
+int latent_share(int heads) {
+  int share = std::min(heads, 64);
+  while (heads % share) share--;
+  return share;
 }
 
 }  // namespace
@@ -139,7 +148,7 @@ void Engine::multiply(bool add) {
 
 void Engine::blocks(const std::string& from, const uint8_t* x, int n, int k, const std::string& to, uint8_t* out) {
   const Kind *source = find_kind(from, k), *target = find_kind(to, k);
-  if (!source || is_quantised(source->format) || !target || (target->format != Format::w8 && target->format != Format::w4))
+  if (!source || source->format >= Format::f8 || !target || (target->format != Format::w8 && target->format != Format::w4))
     throw std::invalid_argument("no way from " + from + " to " + to + " with rows of " + std::to_string(k));
   const size_t in_row = stored_row_bytes(from, k), out_row = stored_row_bytes(to, k);
   spread(n, k, [&](int64_t first, int64_t last, int) {
@@ -253,7 +262,21 @@ void Engine::each_position(const Pages& kv, const Ragged& ragged, int64_t cost, 
   });
 }
 
+void Engine::store_latent(const Pages& kv, const float* key, size_t page, int slot, int group) {
+  const size_t row = (size_t(group) * kv.page_size + slot) * kv.width(), bytes = kv.width() * kv.item();
+  uint8_t* to = kv.keys + (page * kv.key_page() + row) * kv.item();
+  memset(to, 0, bytes);
+  switch (kv.kind) {
+    case KV::f32: memcpy(to, key, size_t(kv.dim) * 4); break;
+    case KV::f16: kernels_.to_half(key, (uint16_t*)to, kv.dim); break;
+    case KV::int8:
+      kv.key_scales[page * kv.scale_page() + group * kv.stride() + slot] = kernels_.to_int8(key, (int8_t*)to, kv.dim);
+      break;
+  }
+}
+
 void Engine::store_head(const Pages& kv, const float* key, const float* value, size_t page, int slot, int group) {
+  if (kv.latent) return store_latent(kv, key, page, slot, group);
   const size_t stride = kv.stride(), to_key = page * kv.key_page() + size_t(group) * kv.dim * stride + slot,
                to_value = page * kv.value_page() + (size_t(group) * kv.page_size + slot) * kv.width(),
                to_scale = page * kv.scale_page() + group * stride + slot;
@@ -327,7 +350,7 @@ void Engine::kv_copy(const Pages& kv, int src, int dst, int tokens) {
     case KV::int8:
       copy_positions<int8_t>(kv, src, dst, tokens);
       copy_scales(kv, kv.key_scales, src, dst, tokens);
-      copy_scales(kv, kv.value_scales, src, dst, tokens);
+      if (!kv.latent) copy_scales(kv, kv.value_scales, src, dst, tokens);
   }
 }
 
@@ -346,10 +369,10 @@ void Engine::cut_queries(const AttentionJob& job, const float* q, float* y, cons
   const int most = block_queries(job, ragged.query_starts[ragged.rows], pool_.threads());
   for (int row = 0; row < ragged.rows; row++)
     for (int at = 0; at < ragged.queries(row); at += most)
-      for (int g = 0; g < job.groups; g++) {
+      for (int slice = 0; slice < job.heads / shared_heads(job); slice++) {
         const int64_t token = ragged.query_starts[row] + at;
         const AttentionBlock block{q + token * job.heads * job.dim, y + token * job.heads * job.value_dim,
-                                   std::min(most, ragged.queries(row) - at), ragged.starts[row] + at, g};
+                                   std::min(most, ragged.queries(row) - at), ragged.starts[row] + at, slice};
         blocks_.push_back({block, ragged.page_ids + ragged.page_starts[row], spans_of(job, block), nullptr});
       }
 }
@@ -387,8 +410,8 @@ void Engine::attention(const Pages& kv, const float* q, float* y, int heads, con
   if (heads % kv.groups) throw std::invalid_argument("attention: query heads must be a multiple of key heads");
   const AttentionJob common{kv.kind, kv.keys, kv.values, kv.key_scales, kv.value_scales, kv.groups, kv.page_size,
                             kv.dim, kv.value_dim, heads, scores.scale, scores.softcap, scores.window, scores.sinks,
-                            nullptr, pool_.word()};
-  if (kv.kind == KV::int8) q = rotated(q, int64_t(ragged.query_starts[ragged.rows]) * heads, kv.dim);
+                            nullptr, pool_.word(), kv.latent, kv.latent ? latent_share(heads / kv.groups) : 0};
+  if (kv.kind == KV::int8 && !kv.latent) q = rotated(q, int64_t(ragged.query_starts[ragged.rows]) * heads, kv.dim);
   cut_queries(common, q, y, ragged);
   cut_spans(common);
   const auto at_work = [&](const Block& block, int worker, const auto& f) {

@@ -9,17 +9,18 @@
 namespace radixmill {
 
 // One layer's pages. keys [pages, G, D, stride], values [pages, G, P, width]: P and Dv padded to whole vectors. int8 has
-// scales, [pages, G, stride] each.
+// scales, [pages, G, stride] each. Latent ones: keys [pages, G, P, width], D padded with zeros, and values the same memory.
 struct Pages {
   KV kind;
   uint8_t *keys, *values;
   float *key_scales, *value_scales;  // null unless int8
   int pages, page_size, groups, dim, value_dim, lanes;
+  bool latent;
 
   size_t item() const { return item_bytes(kind); }
   size_t stride() const { return size_t(pad(page_size, lanes)); }
-  size_t width() const { return size_t(pad(value_dim, lanes)); }
-  size_t key_page() const { return size_t(groups) * dim * stride(); }  // items
+  size_t width() const { return size_t(pad(latent ? dim : value_dim, lanes)); }
+  size_t key_page() const { return latent ? value_page() : size_t(groups) * dim * stride(); }  // items
   size_t value_page() const { return size_t(groups) * page_size * width(); }
   size_t scale_page() const { return size_t(groups) * stride(); }
 };
@@ -138,6 +139,7 @@ class Engine {
   void cut_queries(const AttentionJob& job, const float* q, float* y, const Ragged& ragged);
   void cut_spans(const AttentionJob& job);
   void store_head(const Pages& kv, const float* key, const float* value, size_t page, int slot, int group);
+  void store_latent(const Pages& kv, const float* key, size_t page, int slot, int group);
 
   const Kernels& kernels_;
   bool fast_;

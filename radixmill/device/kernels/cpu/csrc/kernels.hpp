@@ -57,13 +57,18 @@ struct AttentionJob {
   const float* sinks;       // [heads] or null
   const int32_t* page_ids;  // the row's
   uint64_t* word = nullptr;  // to be counted up on the way, see beat.hpp
+  // Latent pages: keys are [pages, G, P, padded D], and a value is the first numbers of its key; `values` and
+  // `value_scales` point to the same memory.
+  bool latent = false;
+  int share = 0;  // query heads of a block, neighbours with one key/value head; 0: all that have it
 };
+static constexpr int shared_heads(const AttentionJob& job) { return job.share ? job.share : job.heads / job.groups; }
 
-// Some neighbouring queries of the row, and the heads among them that share one key/value head.
+// Some neighbouring queries of the row, and the heads among them that are looked at together.
 struct AttentionBlock {
   const float* q;  // of the first query, [queries, heads, D]
   float* y;        // [queries, heads, Dv]
-  int queries, position, group;  // position: of the first
+  int queries, position, slice;  // position: of the first; heads [slice · share, …)
 };
 
 // A softmax begins afresh at every span of about this many positions, and spans are joined in their order.
