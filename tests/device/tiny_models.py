@@ -37,7 +37,35 @@ DENSE: Mapping[str, Tiny] = {
     "exaone4": ("Q4_0", "Exaone4ForCausalLM", {"sliding_window": 6, "sliding_window_pattern": 2}),
     "ernie4.5": ("Q5_1", "Ernie4_5ForCausalLM", {"use_bias": True}),
 }
-EXPERTS: Mapping[str, Tiny] = {}
+EXPERTS: Mapping[str, Tiny] = {
+    "mixtral": ("Q4_0", "MixtralForCausalLM", {"num_local_experts": 4, "sliding_window": 6}),
+    "qwen2-moe": ("Q8_0", "Qwen2MoeForCausalLM", {
+        "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 64,
+    }),
+    "qwen3-moe": ("Q4_1", "Qwen3MoeForCausalLM", {
+        "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 32, "norm_topk_prob": True,
+        "mlp_only_layers": [0],
+    }),
+    "glm4-moe": ("Q5_0", "Glm4MoeForCausalLM", {
+        "n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 32, "n_group": 4, "topk_group": 2,
+        "use_qk_norm": True,
+    }),
+    "gpt-oss": ("MXFP4", "GptOssForCausalLM", {"num_local_experts": 6, "num_experts_per_tok": 4, "sliding_window": 6}),
+    "olmoe": ("F16", "OlmoeForCausalLM", {"num_experts": 6, "num_experts_per_tok": 3}),
+    "granite-moe": ("Q4_0", "GraniteMoeForCausalLM", {
+        "num_local_experts": 4, "residual_multiplier": 0.3, "attention_multiplier": 0.2, "logits_scaling": 3.0,
+    }),
+    "ernie4-5-moe": ("Q4_1", "Ernie4_5_MoeForCausalLM", {
+        "moe_num_experts": 6, "moe_k": 3, "moe_intermediate_size": 32,
+    }),
+    "dots1": ("Q8_0", "Dots1ForCausalLM", {
+        "n_routed_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_shared_experts": 1, "n_group": 2,
+        "sliding_window": 6, "max_window_layers": 1,
+    }),
+    "minimax-m2": ("F32", "MiniMaxM2ForCausalLM", {
+        "num_local_experts": 6, "num_experts_per_tok": 3, "rotary_dim": 8,
+    }),
+}  # fmt: skip
 MLA = {
     "num_key_value_heads": None, "head_dim": None, "kv_lora_rank": 64, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16,
     "v_head_dim": 32, "n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 3, "moe_intermediate_size": 32,

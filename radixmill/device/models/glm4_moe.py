@@ -46,12 +46,12 @@ class Config(SparseConfig):
             windows=(None,) * sizes["layers"],
             scale=sizes["head_dim"] ** -0.5,
             biased=frozenset({"q", "k", "v"} if keys.flag("attention_bias", False) else ()),
-            spare_layers=keys.get("num_nextn_predict_layers", 1),
+            spare_layers=keys.natural("num_nextn_predict_layers", 1),
             routing=checked(keys, routing),
             expert_inner=inner,
             dense=bottom_layers(keys, sizes["layers"], 1),
             biased_choice=True,
-            shared_inner=inner * keys.get("n_shared_experts", 1),
+            shared_inner=inner * keys.natural("n_shared_experts", 1),
             head_norms=keys.flag("use_qk_norm", False),
         )
         keys.done(allow_unknown)

@@ -67,6 +67,13 @@ class Keys:
             raise BadModel(f"{self.where}: {key} is {value!r}, not a positive integer")
         return value
 
+    def natural(self, key: str, default: int) -> int:
+        """An integer, zero or above."""
+        value = self.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise BadModel(f"{self.where}: {key} is {value!r}, not an integer from 0 on")
+        return value
+
     def number(self, key: str, default: float) -> float:
         """A number above zero."""
         value = self.get(key, default)

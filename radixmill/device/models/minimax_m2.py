@@ -34,7 +34,11 @@ class Config(SparseConfig):
         keys.expect("shared_intermediate_size", 0)
         keys.expect("use_qk_norm", True)
         keys.expect("use_routing_bias", True)
-        keys.inert(*sparse.TRAINING, "use_mtp", "num_mtp_modules", "mtp_transformer_layers")
+        keys.expect("sliding_window", None)
+        for layer in ("full_attention", "linear_attention", "mlp"):
+            keys.expect(f"layernorm_{layer}_beta", 1)
+        keys.inert(*sparse.TRAINING, "mlp_intermediate_size", "shared_moe_mode")  # of layers that there are none of
+        keys.inert("use_mtp", "num_mtp_modules", "mtp_transformer_layers")
         config = cls(
             **sizes,
             context=stretched(turn, positions),

@@ -132,10 +132,7 @@ def count_of_experts(keys: Keys, default: int) -> int:
 
 def bottom_layers(keys: Keys, layers: int, default: int) -> frozenset[int]:
     """The first `first_k_dense_replace` layers."""
-    first = keys.get("first_k_dense_replace", default)
-    if type(first) is not int or first < 0:
-        raise BadModel(f"{keys.where}: first_k_dense_replace is {first!r}, not a number of layers")
-    return frozenset(range(min(first, layers)))
+    return frozenset(range(min(keys.natural("first_k_dense_replace", default), layers)))
 
 
 def stepped_layers(keys: Keys, layers: int) -> frozenset[int]:
