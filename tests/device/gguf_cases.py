@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 SMALL: dict[str, Any] = {
-    "vocab_size": 96,
+    "vocab_size": 264,  # what a tokenizer of bytes and six merges has
     "hidden_size": 64,
     "intermediate_size": 96,
     "num_hidden_layers": 3,
@@ -79,7 +79,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "smollm3": _case("SmolLM3", _TIED, num_hidden_layers=5),
     "command-r": _case("Cohere", _COHERE),
     "command-r-norms": _case("Cohere", _COHERE, use_qk_norm=True),
-    "cohere2": _case("Cohere2", _COHERE, num_hidden_layers=5, head_dim=16, sliding_window=6),
+    "cohere2": _case("Cohere2", _COHERE, rotary_pct=1.0, num_hidden_layers=5, head_dim=16, sliding_window=6),
     "glm4": _case("Glm4", head_dim=16, attention_bias=True, rope_parameters={
         "rope_type": "default", "rope_theta": 50000.0, "partial_rotary_factor": 0.5,
     }),
@@ -94,6 +94,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "olmoe": _case("Olmoe", num_experts=6, num_experts_per_tok=2, norm_topk_prob=False),
     "granitemoe": _case("GraniteMoe", _GRANITE, _LOCAL),
     "granitemoe-shared": _case("GraniteMoeShared", _GRANITE, _LOCAL, shared_intermediate_size=64),
+    "dots1": _case("Dots1", _HEADS, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=32,
+        first_k_dense_replace=1, n_shared_experts=2, n_group=4, topk_group=2, routed_scaling_factor=1.5,
+        norm_topk_prob=True, scoring_func="sigmoid", sliding_window=None,
+    ),
+    "ernie4_5-moe": _case("Ernie4_5_Moe", moe_num_experts=6, moe_k=2, moe_intermediate_size=32, use_bias=False,
+        moe_num_shared_experts=2, moe_layer_start_index=1, moe_layer_interval=1, moe_layer_end_index=-1,
+    ),
+    "minimax-m2": _case("MiniMaxM2", _LOCAL, _HEADS, scoring_func="sigmoid", rotary_dim=16,
+        rope_parameters={"rope_type": "default", "rope_theta": 50000.0, "partial_rotary_factor": 0.5},
+    ),
     "deepseek2": _case("DeepseekV2", _DEEPSEEK, topk_method="group_limited_greedy"),
     "deepseek2-lite": _case("DeepseekV2", {**_DEEPSEEK, "q_lora_rank": None, "n_group": 1, "topk_group": 1},
         topk_method="greedy", rope_parameters={**_YARN, "mscale": 0.707, "mscale_all_dim": 0.707},
@@ -108,3 +118,8 @@ def transformers_name(config: dict[str, Any]) -> str:
     """What transformers calls the family, before `Config` and `ForCausalLM`."""
     name = str(config["architectures"][0]).removesuffix("ForCausalLM")
     return f"{name}Text" if name == "Gemma3" else name
+
+
+def words(config: dict[str, Any]) -> dict[str, Any]:
+    """What transformers' configuration is made of."""
+    return {"pad_token_id": 0, **{key: value for key, value in config.items() if key != "architectures"}}
