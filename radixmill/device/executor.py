@@ -152,7 +152,7 @@ def open_executor(
         processed = config.compute.logprobs_mode == "processed"
         sampler = f"{SAMPLER} processed" if processed else SAMPLER
         pages = resolved.config.cache.page_size
-        numerics = numerics_id(checkpoint, model_config, ops, pages, build.quantised_to, sampler)
+        numerics = numerics_id(checkpoint, model.config, ops, pages, build.quantised_to, sampler)
         notes = (*resolved.reasons, *build.notes)
         spec = _spec(files, checkpoint, model, resolved, numerics, notes, tuple(phases.done))
         now, texts_now = _marks(config, files), text_marks(files, config.model)

@@ -37,6 +37,8 @@ def _packed(tensor: Lying, ops: Ops, bits: int | None) -> int:
     if bits and tensor.kind in _FLOATS and len(tensor.shape) == 2 and not tensor.shape[1] % 32:
         block = 34 if bits == 8 or _ENDS.search(tensor.name) else 20  # bytes of 32 values
         return values // 32 * block
+    if tensor.kind == "F8_E4M3" and ops.packs("F8B128"):
+        return tensor.nbytes + tensor.nbytes // 32  # a scale of four bytes for each 128 values
     if tensor.kind in ("F64", "F8_E4M3", "F8_E5M2"):
         return values * 4
     return tensor.nbytes  # packed formats are as large as the file's, give or take a scale

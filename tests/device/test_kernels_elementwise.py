@@ -17,6 +17,7 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
     "gelu": lambda x: 0.5 * x * (1 + _erf(x * math.sqrt(0.5))),
 }
+EVERY = (*ACTIVATIONS, "clamped")
 
 
 @pytest.fixture(params=BACKENDS)
@@ -46,7 +47,19 @@ def test_activations_far_out(ops: Ops, activation: str) -> None:
     assert np.abs(got[:4]).max() < 1e-30 and same_bits(got[4:8], x[4:8]) and np.isnan(got[8])
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_clamped(ops: Ops) -> None:
+    gate, up = axis(30), axis(20)[::-1]
+    g, u = np.minimum(gate, 7).astype(np.float64), np.clip(up, -7, 7).astype(np.float64)
+    got = ops.gated(np.concatenate([gate, up])[None], "clamped")[0]
+    assert (np.abs(got - g / (1 + np.exp(-1.702 * g)) * (u + 1)) <= 1e-6 * np.maximum(np.abs(g * (u + 1)), 1e-3)).all()
+    far = np.float32([-1e4, 1e4, 1e4, np.inf, np.nan, 1, -np.inf, 1e4, -1e4, 1, np.inf, 2])
+    with np.errstate(all="ignore"):
+        low, high, both, most, odd, one = ops.gated(far[None], "clamped")[0]
+    assert low == 0 and close(np.float32([high, both]), np.array([56, -42]), 1e-5)
+    assert close(np.float32([most, one]), np.array([14, 3 / (1 + np.exp(-1.702))]), 1e-5) and np.isnan(odd)
+
+
+@pytest.mark.parametrize("activation", EVERY)
 def test_an_element_does_not_know_its_place(ops: Ops, activation: str) -> None:
     gate, up = normal(9, 77) * 4, normal(9, 77, seed=1)
     whole = ops.gated(np.concatenate([gate, up], axis=1), activation)  # type: ignore[arg-type]
@@ -69,6 +82,30 @@ def test_rms_norm(ops: Ops, k: int) -> None:
     got, wide = ops.rms_norm(x, ops.array(w), 1e-5), x.astype(np.float64)
     assert close(got, wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-5) * w, 1e-6)
     assert same_bits(ops.rms_norm(x[11:12], ops.array(w), 1e-5), got[11:12])
+
+
+@pytest.mark.parametrize("k", (1, 7, 8, 16, 20, 64, 576, 1001))
+@pytest.mark.parametrize("groups", (1, 3))
+def test_layer_norm(ops: Ops, k: int, groups: int) -> None:
+    x, w = normal(37, groups, k) + np.float32(3), normal(groups, k, seed=2)
+    flat = np.ascontiguousarray(x.reshape(37, -1))
+    got, left = ops.layer_norm(flat, ops.array(w), 1e-5), x - x.mean(-1, keepdims=True, dtype=np.float64)
+    wanted = left / np.sqrt((left**2).mean(-1, keepdims=True) + 1e-5) * w
+    assert close(got, wanted.reshape(37, -1), 3e-6) and got.shape == flat.shape
+    assert same_bits(ops.layer_norm(flat[11:12], ops.array(w), 1e-5), got[11:12])
+
+
+@pytest.mark.parametrize("k", (1, 7, 64, 577))
+def test_dimmed(ops: Ops, k: int) -> None:
+    x, gate = normal(41, k), normal(41, 1, seed=1) * np.float32(5)
+    gate[3], gate[4], gate[5] = 200, -200, np.nan
+    with np.errstate(all="ignore"):
+        got = ops.dimmed(x.copy(), gate)
+        wanted = x / (1 + np.exp(-gate.astype(np.float64)))
+    assert close(got[:5], wanted[:5], 1e-6) and close(got[6:], wanted[6:], 1e-6) and np.isnan(got[5]).all()
+    assert same_bits(got[3], x[3]) and np.abs(got[4]).max() < 1e-30
+    assert same_bits(ops.dimmed(x[9:10].copy(), gate[9:10]), got[9:10])
+    assert ops.dimmed(x[:0].copy(), gate[:0]).shape == (0, k)
 
 
 def test_arithmetic_is_ieee(ops: Ops) -> None:

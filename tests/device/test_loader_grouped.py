@@ -312,7 +312,7 @@ def test_what_the_zero_points_mean_is_part_of_the_fingerprint(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ({"quant_method": "fp8"}, "quant_method 'fp8' is not supported. awq and gptq are"),
+        ({"quant_method": "hqq"}, "quant_method 'hqq' is not supported. awq, gptq, fp8 and mxfp4 are"),
         ("awq", "quantization_config is 'awq', not a dictionary"),
         ({}, "quant_method None is not supported"),
         ({"quant_method": "awq", "bits": 8}, "awq of 8 bits is not supported. 4 bits are"),

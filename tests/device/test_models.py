@@ -2,82 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from radixmill.core.errors import BadModel
-from radixmill.device.kernels.contract import Stored
+from radixmill.device.kernels.contract import KVShape, Routing, Stored
 from radixmill.device.kernels.reference import ReferenceOps
 from radixmill.device.layers import Build, Norm, Part, RopeSpec
 from radixmill.device.layers.rope import Linear, Llama3, Yarn, tables
 from radixmill.device.models import FAMILIES, Decoder, DecoderConfig, family
 from tests.data import ROOT
+from tests.device import tiny_models
 from tests.device.model_kit import ArrayCheckpoint, Driver, build, dummy
 
-# config.json as these models publish it (sizes, and the keys one stumbles over).
-SMOLLM2 = {
-    "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 1,
-    "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 576, "initializer_range": 0.041666666666666664,
-    "intermediate_size": 1536, "is_llama_config": True, "max_position_embeddings": 8192, "mlp_bias": False,
-    "model_type": "llama", "num_attention_heads": 9, "num_hidden_layers": 30, "num_key_value_heads": 3,
-    "pad_token_id": 2, "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_interleaved": False, "rope_scaling": None,
-    "rope_theta": 100000, "tie_word_embeddings": True, "torch_dtype": "bfloat16", "transformers_version": "4.42.3",
-    "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}}, "use_cache": True, "vocab_size": 49152,
-}  # fmt: skip
-LLAMA31 = {
-    "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
-    "num_hidden_layers": 32, "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 131072,
-    "rms_norm_eps": 1e-05, "rope_theta": 500000.0, "eos_token_id": [128001, 128008, 128009],
-    "rope_scaling": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                     "original_max_position_embeddings": 8192, "rope_type": "llama3"},
-}  # fmt: skip
-MISTRAL = {
-    "architectures": ["MistralForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
-    "num_hidden_layers": 2, "num_key_value_heads": 8, "sliding_window": 4096, "vocab_size": 32000,
-    "max_position_embeddings": 32768, "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "hidden_act": "silu",
-}  # fmt: skip
-QWEN25 = {
-    "architectures": ["Qwen2ForCausalLM"], "hidden_size": 896, "intermediate_size": 4864, "max_position_embeddings": 32768,
-    "max_window_layers": 24, "model_type": "qwen2", "num_attention_heads": 14, "num_hidden_layers": 24,
-    "num_key_value_heads": 2, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "sliding_window": 32768,
-    "tie_word_embeddings": True, "use_cache": True, "use_mrope": False, "use_sliding_window": False, "vocab_size": 151936,
-}  # fmt: skip
-QWEN3 = {
-    "architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "head_dim": 128, "hidden_size": 1024,
-    "intermediate_size": 3072, "max_position_embeddings": 40960, "max_window_layers": 28, "num_attention_heads": 16,
-    "num_hidden_layers": 28, "num_key_value_heads": 8, "rms_norm_eps": 1e-06, "rope_scaling": None,
-    "rope_theta": 1000000, "sliding_window": None, "tie_word_embeddings": True, "use_sliding_window": False,
-    "vocab_size": 151936,
-}  # fmt: skip
-GEMMA2 = {
-    "architectures": ["Gemma2ForCausalLM"], "attention_bias": False, "attn_logit_softcapping": 50.0,
-    "cache_implementation": "hybrid", "final_logit_softcapping": 30.0, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh",
-    "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 2304, "intermediate_size": 9216,
-    "max_position_embeddings": 8192, "num_attention_heads": 8, "num_hidden_layers": 26, "num_key_value_heads": 4,
-    "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06, "rope_theta": 10000.0, "sliding_window": 4096,
-    "vocab_size": 256000,
-}  # fmt: skip
-GEMMA3_4B = {
-    "architectures": ["Gemma3ForConditionalGeneration"], "boi_token_index": 255999, "eoi_token_index": 256000,
-    "eos_token_id": [1, 106], "image_token_index": 262144, "initializer_range": 0.02, "mm_tokens_per_image": 256,
-    "model_type": "gemma3", "torch_dtype": "bfloat16", "transformers_version": "4.50.0.dev0",
-    "text_config": {"hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text",
-                    "num_hidden_layers": 34, "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
-                    "sliding_window": 1024},
-    "vision_config": {"hidden_size": 1152},
-}  # fmt: skip
-GEMMA3_1B = {
-    "architectures": ["Gemma3ForCausalLM"], "attn_logit_softcapping": None, "final_logit_softcapping": None,
-    "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 1152, "intermediate_size": 6912,
-    "max_position_embeddings": 32768, "num_attention_heads": 4, "num_hidden_layers": 26, "num_key_value_heads": 1,
-    "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06, "rope_local_base_freq": 10000, "rope_scaling": None,
-    "rope_theta": 1000000, "sliding_window": 512, "sliding_window_pattern": 6, "vocab_size": 262144,
-}  # fmt: skip
-PUBLISHED = (SMOLLM2, LLAMA31, MISTRAL, QWEN25, QWEN3, GEMMA2, GEMMA3_4B, GEMMA3_1B)
+# config.json as these models publish it: sizes, and the keys one stumbles over.
+CONFIGS = {
+    path.stem: json.loads(path.read_text()) for path in sorted((Path(__file__).parent / "configs").glob("*.json"))
+}
 TINY = {
     "architectures": ["LlamaForCausalLM"], "vocab_size": 31, "hidden_size": 16, "intermediate_size": 24,
     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
@@ -88,6 +35,10 @@ def read(hf: dict[str, Any], **flags: Any) -> DecoderConfig:
     return family(hf).config.from_hf(hf, **flags)
 
 
+def published(name: str) -> DecoderConfig:
+    return read(CONFIGS[name])
+
+
 def tiny(**more: Any) -> ArrayCheckpoint:
     """The tiny Llama with random weights, as arrays that a test may change."""
     hf = {**TINY, **more}
@@ -96,35 +47,58 @@ def tiny(**more: Any) -> ArrayCheckpoint:
     return ArrayCheckpoint(hf, arrays)
 
 
-@pytest.mark.parametrize("hf", PUBLISHED, ids=lambda hf: f"{hf['architectures'][0]}-{hf.get('hidden_size', '')}")
-def test_published_configs_are_read_whole(hf: dict[str, Any]) -> None:
-    config = read(hf)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_published_configs_are_read_whole(name: str) -> None:
+    config = published(name)
     assert config.heads % config.kv_heads == 0
     assert len(config.windows) == config.layers
 
 
 def test_what_the_published_configs_say() -> None:
-    assert read(SMOLLM2).rope == RopeSpec(100_000.0)
-    assert read(SMOLLM2).head_dim == 64
-    assert read(LLAMA31).rope == RopeSpec(500_000.0, Llama3(8.0, 1.0, 4.0, 8192))
-    assert read(LLAMA31).context == 131_072
-    assert read(MISTRAL).windows == (4096, 4096)
-    assert set(read(QWEN25).windows) == {None}
-    assert read(QWEN25).biased == {"q", "k", "v"}
-    assert read(QWEN3).head_dim == 128
-    gemma2 = read(GEMMA2)
+    assert published("SmolLM2-135M-Instruct").rope == RopeSpec(100_000.0)
+    assert published("SmolLM2-135M-Instruct").head_dim == 64
+    assert published("Llama-3.1-8B").rope == RopeSpec(500_000.0, Llama3(8.0, 1.0, 4.0, 8192))
+    assert published("Llama-3.1-8B").context == 131_072
+    assert published("Mistral-7B-v0.1").windows == (4096, 4096)
+    assert set(published("Qwen2.5-0.5B").windows) == {None}
+    assert published("Qwen2.5-0.5B").biased == {"q", "k", "v"}
+    assert published("Qwen3-0.6B").head_dim == 128
+    gemma2 = published("gemma-2-2b")
     assert gemma2.windows[:3] == (4096, None, 4096)
     assert (gemma2.softcap, gemma2.logit_softcap, gemma2.tied, gemma2.scale) == (50.0, 30.0, True, 1 / 16)
-    big = read(GEMMA3_4B)
+    big = published("gemma-3-4b-it")
     assert (big.heads, big.kv_heads, big.head_dim, big.vocab, big.context) == (8, 4, 256, 262_208, 131_072)
     assert big.windows[4:7] == (1024, None, 1024)
     assert big.attention(0).rope == RopeSpec(10_000.0)
     assert big.attention(5).rope == RopeSpec(1e6, Linear(8.0))
 
 
+def test_what_the_published_configs_of_mixtures_say() -> None:
+    mixtral: Any = published("Mixtral-8x7B-v0.1")
+    assert mixtral.routing == Routing(8, 2, "softmax", renormalise=True)
+    assert (mixtral.expert_inner, mixtral.dense, mixtral.rope.theta) == (14336, frozenset(), 1e6)
+    qwen2: Any = published("Qwen1.5-MoE-A2.7B")
+    assert qwen2.routing == Routing(60, 4, "softmax", renormalise=False)
+    assert (qwen2.shared_inner, qwen2.shared_gate, set(qwen2.windows)) == (5632, True, {None})
+    assert published("Qwen3-30B-A3B").routing == Routing(128, 8, "softmax", renormalise=True)  # type: ignore[attr-defined]
+    glm: Any = published("GLM-4.5-Air")
+    assert (glm.turned, glm.interleaved, glm.dense, glm.head_norms) == (64, False, {0}, False)
+    assert glm.routing == Routing(128, 8, "sigmoid", renormalise=True, group_score="top2")
+    oss: Any = published("gpt-oss-20b")
+    assert (oss.activation, oss.sinks, oss.windows[:3], oss.context) == ("clamped", True, (128, None, 128), 131_072)
+    assert oss.rope == RopeSpec(150_000.0, Yarn(32.0, 4096, truncate=False))
+    assert {"router", "experts_gate_up", "experts_down", "out"} <= oss.biased
+    minimax: Any = published("MiniMax-M2")
+    assert (minimax.turned, minimax.routing.score, minimax.biased_choice) == (64, "sigmoid", True)
+    ernie: Any = published("ERNIE-4.5-21B-A3B-PT")
+    assert (ernie.interleaved, ernie.shared_inner, ernie.dense) == (True, 3072, {0})
+    granite: Any = published("granite-3.0-1b-a400m")
+    assert (granite.scale, granite.logit_scale, granite.residual_scale) == (1 / 64, 1 / 6, 0.22)
+
+
 def test_yarn_stretches_the_context() -> None:
     yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
-    assert read({**QWEN25, "rope_scaling": yarn}).context == 131_072
+    assert read({**CONFIGS["Qwen2.5-0.5B"], "rope_scaling": yarn}).context == 131_072
 
 
 @pytest.mark.parametrize(
@@ -154,6 +128,17 @@ def test_yarn_stretches_the_context() -> None:
         ({"architectures": ["Gemma3ForCausalLM"], "attn_logit_softcapping": 5.0}, "only null is"),
         ({"architectures": ["Gemma3ForConditionalGeneration"], "text_config": 3}, "text_config"),
         ({"architectures": ["BambooForCausalLM"]}, "BambooForCausalLM"),
+        ({"architectures": ["MixtralForCausalLM"], "num_local_experts": 1}, "2 experts of 1 are to be chosen"),
+        ({"architectures": ["Glm4MoeForCausalLM"], "n_group": 3}, "128 experts in 3 groups"),
+        ({"architectures": ["Glm4MoeForCausalLM"], "n_group": 4, "topk_group": 5}, "of which 5 are chosen"),
+        ({"architectures": ["Glm4MoeForCausalLM"], "n_routed_experts": 8, "n_group": 8}, "in 8 groups"),
+        ({"architectures": ["Glm4MoeForCausalLM"], "first_k_dense_replace": -1}, "first_k_dense_replace"),
+        ({"architectures": ["Glm4MoeForCausalLM"], "head_dim": 4, "partial_rotary_factor": 0.25}, "turns 1 numbers"),
+        ({"architectures": ["Qwen3MoeForCausalLM"], "mlp_only_layers": 2}, "mlp_only_layers"),
+        ({"architectures": ["GptOssForCausalLM"], "swiglu_limit": 9.0}, "swiglu_limit"),
+        ({"architectures": ["OlmoeForCausalLM"], "clip_qkv": 8.0}, "clip_qkv"),
+        ({"architectures": ["Ernie4_5_MoeForCausalLM"], "moe_layer_interval": 0}, "moe_layer_interval"),
+        ({"architectures": ["MiniMaxM2ForCausalLM"], "attn_type_list": [1, 0]}, "attn_type_list"),
         ({"architectures": None}, "none named"),
     ],
 )  # fmt: skip
@@ -171,14 +156,19 @@ def test_an_unknown_architecture_is_told_what_there_is() -> None:
         family({"architectures": ["BambooForCausalLM"]})
 
 
-# Gemma3ForConditionalGeneration's tensors are Gemma3ForCausalLM's under another root.
-@pytest.mark.parametrize("name", sorted(set(FAMILIES) - {"Gemma3ForConditionalGeneration"}))
-def test_every_family_wants_the_tensors_that_its_models_have(name: str) -> None:
-    for more in ({}, {"tie_word_embeddings": True}, {"attention_bias": True}):
-        if "attention_bias" in more and name in ("Qwen2ForCausalLM", "MistralForCausalLM"):
-            continue
-        hf = {**TINY, "architectures": [name], "head_dim": 4, **more}
-        FAMILIES[name].weights.check(read(hf), dummy(hf).names)
+def test_every_family_has_a_tiny_model() -> None:
+    assert set(FAMILIES) == tiny_models.shown()
+
+
+@pytest.mark.parametrize("more", [{}, {"tie_word_embeddings": False}, {"attention_bias": True}], ids=str)
+@pytest.mark.parametrize("name", tiny_models.MODELS)
+def test_every_family_wants_the_tensors_that_its_models_have(name: str, more: dict[str, Any]) -> None:
+    hf = {**tiny_models.config(name), **more}
+    try:
+        config = read(hf)
+    except BadModel:
+        pytest.skip(f"{name} has no {next(iter(more))}")
+    family(hf).weights.check(config, dummy(hf).names)
 
 
 def test_missing_and_unused_tensors_are_named() -> None:
@@ -198,6 +188,17 @@ def test_some_tensors_may_lie_there_unused() -> None:
     names = tiny().names | {"model.layers.0.self_attn.rotary_emb.inv_freq"}
     family(TINY).weights.check(read(TINY), names)
     family(TINY).weights.check(read({**TINY, "tie_word_embeddings": True}), names)
+
+
+def test_layers_after_the_last_may_lie_there_unused() -> None:
+    hf = tiny_models.config("glm4-moe")
+    check, names = family(hf).weights.check, dummy(hf).names
+    extra = "model.layers.2.eh_proj.weight"
+    assert check(read(hf), names | {extra}) == (extra,)
+    with pytest.raises(BadModel, match=r"layers\.3"):
+        check(read(hf), names | {"model.layers.3.eh_proj.weight"})
+    with pytest.raises(BadModel, match=r"layers\.2"):
+        check(read({**hf, "num_nextn_predict_layers": 0}), names | {extra})
 
 
 def test_a_tensor_of_another_shape_is_named() -> None:
@@ -284,3 +285,44 @@ def test_a_tensor_left_in_the_file_is_noted() -> None:
     names = checkpoint.names | set(head)
     Decoder(builder, family(TINY), read(checkpoint.config), names)
     assert builder.notes == ("not loaded: tensor lm_head.weight",)
+
+
+def test_what_the_latent_configs_say() -> None:
+    v2, lite, v3 = (published(f"DeepSeek-{name}") for name in ("V2", "V2-Lite", "V3"))
+    kimi, moonlight = published("Kimi-K2-Instruct"), published("Moonlight-16B-A3B")
+    assert v2.kv(0) == v3.kv(60) == KVShape(1, 576, 512, latent=True)
+    assert v2.routing == Routing(160, 6, "softmax", False, 16.0, 8, 3)
+    assert lite.routing == Routing(64, 6, "softmax", False)
+    assert v3.routing == Routing(256, 8, "sigmoid", True, 2.5, 8, 4, "top2")
+    assert kimi.routing == Routing(384, 8, "sigmoid", True, 2.827, 1, 1, "top2")
+    assert moonlight.routing == Routing(64, 6, "sigmoid", True, 2.446, 1, 1, "top2")
+    assert (v2.q_rank, lite.q_rank, v3.q_rank, moonlight.q_rank) == (1536, 0, 1536, 0)
+    assert (v2.dense, v3.dense, kimi.dense) == (frozenset({0}), frozenset({0, 1, 2}), frozenset({0}))
+    assert (v2.shared_inner, v3.shared_inner, v3.context, kimi.context) == (3072, 2048, 163_840, 131_072)
+    assert v3.scale == pytest.approx(192**-0.5 * 1.3688879**2) and moonlight.scale == 192**-0.5
+    assert v3.latent(0).turn == RopeSpec(10_000.0, Yarn(40.0, 4096, 32.0, 1.0, attention_factor=1.0))
+    assert (v3.spare_layers, kimi.spare_layers) == (1, 0)
+    assert published("GLM-4.7-Flash").dense == {0}
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "words"),
+    [
+        ("DeepSeek-V2", {"topk_method": "noaux_tc"}, "topk_method = 'noaux_tc'"),
+        ("DeepSeek-V2", {"scoring_func": "sigmoid"}, "scoring_func = 'sigmoid'"),
+        ("DeepSeek-V2", {"norm_topk_prob": True}, "norm_topk_prob with a routed_scaling_factor of 16.0"),
+        ("DeepSeek-V2", {"n_group": 7}, "160 experts in 7 groups"),
+        ("DeepSeek-V2", {"num_key_value_heads": 8}, "num_key_value_heads = 8"),
+        ("DeepSeek-V2", {"qk_rope_head_dim": 63}, "head_dim is 63"),
+        ("DeepSeek-V3", {"scoring_func": "softmax"}, "scoring_func = 'softmax'"),
+        ("DeepSeek-V3", {"n_group": 256}, "256 experts in 256 groups"),
+        ("DeepSeek-V3", {"num_experts_per_tok": 200}, "200 experts of 128"),
+        ("DeepSeek-V3", {"first_k_dense_replace": -1}, "first_k_dense_replace is -1"),
+        ("DeepSeek-V3", {"moe_layer_freq": 0}, "moe_layer_freq is 0"),
+        ("DeepSeek-V3", {"mlp_bias": True}, "mlp_bias"),
+        ("GLM-4.7-Flash", {"mlp_layer_types": ["dense"]}, "mlp_layer_types"),
+    ],
+)
+def test_what_latent_configs_may_not_say(name: str, more: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadModel, match=words):
+        read({**CONFIGS[name], **more})

@@ -54,7 +54,7 @@ class Parts(Protocol):
 
 
 Order = NDArray[np.intp]
-_FLOATS = ("F32", "F16", "BF16")
+FLOATS = ("F32", "F16", "BF16")
 
 
 class Build:
@@ -90,18 +90,27 @@ class Build:
         self._notes.append(sentence)
 
     def weight(
-        self, part: Part, rows: Sequence[int], columns: int, *, end: bool = False, order: Order | None = None
+        self,
+        part: Part,
+        rows: Sequence[int],
+        columns: int,
+        *,
+        end: bool = False,
+        order: Order | None = None,
+        kept: bool = False,
     ) -> Weight:
         """One packed matrix [sum(rows), columns] from the part's stems, which must have `rows` rows each. `end`: it is
-        the embedding or the head. `order`: row i of what is packed is row order[i] of the (only) tensor.
+        the embedding or the head. `order`: row i of what is packed is row order[i] of the (only) tensor. `kept`: it stays
+        as the file has it, whatever `bits` says.
 
         Neighbours of one kind and order of columns are stacked; others keep their own, joined into one product.
         """
         assert order is None or len(rows) == 1
         tensors = [
-            self._quantised(_ordered(self.tensors.stored(name, (n, columns)), order), end)
-            for name, n in zip(part.names, rows, strict=True)
+            _ordered(self.tensors.stored(name, (n, columns)), order) for name, n in zip(part.names, rows, strict=True)
         ]
+        if not kept:
+            tensors = [self._quantised(tensor, end) for tensor in tensors]
         self._done.update(tensor.note for tensor in tensors if tensor.note)
         runs = [self._pack(stack(list(run))) for _, run in groupby(tensors, key=likeness)]
         return runs[0] if len(runs) == 1 else self.ops.join(runs)
@@ -122,9 +131,15 @@ class Build:
         """The part's only tensor as float32, for a layer that makes something else of it."""
         return widen(self.tensors.stored(part.names[0], shape)).data
 
-    def pack(self, values: NDArray[np.float32]) -> Weight:
-        """A packed matrix of what a layer has made, [N, K]."""
-        return self._pack(self._quantised(Stored("F32", (values.shape[0], values.shape[1]), values), end=False))
+    def stored(self, part: Part, shape: tuple[int, int]) -> Stored:
+        """The part's only tensor as its file has it, for a layer that packs pieces of it."""
+        tensor = self.tensors.stored(part.names[0], shape)
+        self._done.update([tensor.note] if tensor.note else [])
+        return tensor
+
+    def pack(self, tensor: Stored) -> Weight:
+        """A packed matrix of what a layer has made of `stored`, [N, K]."""
+        return self._pack(self._quantised(tensor, end=False))
 
     @contextmanager
     def seldom(self, share: float) -> Iterator[None]:
@@ -148,7 +163,7 @@ class Build:
         """In as many bits as were asked for, if it is of floats."""
         if self.bits is None:
             return tensor
-        if tensor.kind not in _FLOATS:
+        if tensor.kind not in FLOATS:
             self._done[f"of kind {tensor.kind} left as the file has them, quantised already"] += 1
             return tensor
         if tensor.shape[1] % 32:

@@ -11,10 +11,12 @@ from radixmill.device.layers.build import Build, Order, Part
 class Linear:
     """x [T, inputs] → [T, sum(outputs)]. The part's stems, one size each, are stacked into one product."""
 
-    def __init__(self, build: Build, part: Part, inputs: int, *outputs: int, order: Order | None = None) -> None:
-        """`order`: output i is row order[i] of the (only) tensor."""
+    def __init__(
+        self, build: Build, part: Part, inputs: int, *outputs: int, order: Order | None = None, kept: bool = False
+    ) -> None:
+        """`order`: output i is row order[i] of the (only) tensor. `kept`: weights stay in the file's bits."""
         self.ops = build.ops
-        self.weight = build.weight(part, outputs, inputs, order=order)
+        self.weight = build.weight(part, outputs, inputs, order=order, kept=kept)
         self.bias = build.bias(part, outputs, order)
 
     def __call__(self, x: Array) -> Array:

@@ -7,16 +7,17 @@ otherwise, so this one serves prompts and single tokens alike.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from radixmill.device.kernels.contract import Array, AttentionParams, LatentHeads
+from radixmill.device.kernels.contract import Array, AttentionParams, LatentHeads, Stored, in_place
 from radixmill.device.layers.batch import ForwardBatch
-from radixmill.device.layers.build import Build, Parts
+from radixmill.device.layers.build import FLOATS, Build, Part, Parts
 from radixmill.device.layers.linear import Linear
 from radixmill.device.layers.norm import Norm
 from radixmill.device.layers.rope import Rope, RopeSpec, turned_rows
+from radixmill.device.quant import widen
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class MLA:
     """x [T, hidden] → [T, hidden]. Stores the step's latents, then attends to all up to each token.
 
     Roles: q, or q_down, q_norm and q_up; kv_down, kv_norm, kv_up, out. Where the checkpoint holds the halves of kv_up
-    apart: k_up ([rank, nope] of each head), v_up ([value, rank] of each head).
+    apart, in its place k_up (of each head a stem, [rank, nope]) and v_up (of each head a stem, [value, rank]).
     """
 
     def __init__(self, build: Build, part: Parts, shape: LatentShape) -> None:
@@ -75,8 +76,32 @@ class MLA:
 
 def _halves(build: Build, part: Parts, shape: LatentShape) -> tuple[Array, Array]:
     """What is multiplied into queries, [rank, nope] of each head, and what makes values of latents, [value, rank]."""
+    if part.has("k_up"):
+        keys = [build.weight(Part((stem,)), (shape.rank,), shape.nope) for stem in part("k_up").stems]
+        values = [build.weight(Part((stem,)), (shape.value,), shape.rank) for stem in part("v_up").stems]
+        return build.ops.per_head(keys), build.ops.per_head(values)
     rows = shape.nope + shape.value
-    whole = build.matrix(part("kv_up"), (shape.heads * rows, shape.rank)).reshape(shape.heads, rows, shape.rank)
-    keys = [build.pack(np.ascontiguousarray(head[: shape.nope].T)) for head in whole]
-    values = [build.pack(np.ascontiguousarray(head[shape.nope :])) for head in whole]
+    whole = build.stored(part("kv_up"), (shape.heads * rows, shape.rank))
+    if whole.order is not None:
+        whole = _floats(whole)
+    starts = range(0, shape.heads * rows, rows)
+    keys = [build.pack(_turned(_rows(whole, at, shape.nope))) for at in starts]
+    values = [build.pack(_rows(whole, at + shape.nope, shape.value)) for at in starts]
     return build.ops.per_head(keys), build.ops.per_head(values)
+
+
+def _rows(tensor: Stored, at: int, count: int) -> Stored:
+    """So many rows; packed ones stay packed."""
+    return replace(tensor, shape=(count, tensor.shape[1]), data=tensor.data[at : at + count])
+
+
+def _turned(tensor: Stored) -> Stored:
+    """Its transpose; what is packed along its rows can only turn as float32."""
+    plain = tensor if tensor.kind in FLOATS else _floats(tensor)
+    return Stored(plain.kind, (tensor.shape[1], tensor.shape[0]), np.ascontiguousarray(plain.data.T))
+
+
+def _floats(tensor: Stored) -> Stored:
+    """As float32, columns in the matrix's own order."""
+    data = widen(tensor).data
+    return Stored("F32", tensor.shape, data if tensor.order is None else in_place(data, tensor.order))

@@ -27,7 +27,8 @@ class MoEShape:
 
 
 class SparseMoE:
-    """x [T, hidden] → [T, hidden].
+    """x [T, hidden] → [T, hidden]. What chooses and weighs (a few rows) stays in the file's bits, whatever the rest is
+    quantised to: an error there is another expert.
 
     Roles: router; experts_gate_up (of each expert in turn gate, up), experts_down (of each expert); where the shape has
     them choice_bias, shared_gate_up, shared_down, shared_gate.
@@ -36,14 +37,14 @@ class SparseMoE:
     def __init__(self, build: Build, part: Parts, shape: MoEShape) -> None:
         self.ops, self.shape = build.ops, shape
         experts = shape.routing.experts
-        self.router = Linear(build, part("router"), shape.hidden, experts)
+        self.router = Linear(build, part("router"), shape.hidden, experts, kept=True)
         self.choice_bias = build.vector(part("choice_bias"), experts) if shape.biased_choice else None
         self.mixture = build.ops.mixture(_experts(build, part, shape))
         self.shared = self.shared_gate = None
         if shape.shared_inner:
             self.shared = MLP(build, part, shape.hidden, shape.shared_inner, shape.activation, prefix="shared_")
         if shape.shared_gate:
-            self.shared_gate = Linear(build, part("shared_gate"), shape.hidden, 1)
+            self.shared_gate = Linear(build, part("shared_gate"), shape.hidden, 1, kept=True)
 
     def __call__(self, x: Array) -> Array:
         routes = self.ops.route(self.router(x), self.shape.routing, self.choice_bias)

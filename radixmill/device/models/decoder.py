@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, Self
 
 from radixmill.core.errors import BadModel
 from radixmill.device.kernels.contract import Activation, Array, AttentionParams, KVShape, Weight
@@ -61,6 +61,7 @@ class DecoderConfig:
     norms_plus_one: bool = False  # norms multiply by 1 + w
     layer_norms: bool = False  # norms take the mean away first
     biased: frozenset[str] = frozenset()  # roles in a block whose products add a bias
+    spare_layers: int = 0  # so many after the last, for guessing several tokens at once, may lie in the file unused
 
     def attention(self, layer: int) -> AttentionShape:
         window = self.windows[layer]
@@ -79,12 +80,17 @@ class DecoderConfig:
             sinks=self.sinks,
         )
 
+    def settled(self, positions: int) -> Self:
+        """The same, with what depends on the longest sequence there may be decided."""
+        local = self.local_rope.settled(positions) if self.local_rope else None
+        return replace(self, rope=self.rope.settled(positions), local_rope=local)
+
     def lacks(self, layer: int) -> Collection[str]:
         """Roles of the family's that this layer has not."""
         return ()
 
     def expand(self, stem: str) -> Sequence[str]:
-        """The stems that one of a family's stands for: of every expert, where it says {e}."""
+        """The stems that one of a family's stands for: of every expert where it says {e}, of every head where {h}."""
         return (stem,)
 
     def kv(self, layer: int) -> KVShape:
@@ -114,11 +120,26 @@ class Names:
     embed: str = "embed_tokens"
     norm: str = "norm"
     head: str = "lm_head"
+    heads: Mapping[str, str] = field(default_factory=dict)  # by root, where the head has another name
     inert: tuple[str, ...] = (r"rotary_emb\.inv_freq$",)  # patterns of tensors that a forward pass doesn't need
+    # Role → roles that some checkpoints have in its place.
+    instead: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+
+    def fitting(self, config: DecoderConfig, names: Collection[str]) -> Names:
+        """With the roles that this checkpoint has in the place of others."""
+        block = dict(self.block)
+        for role, others in self.instead.items():
+            stems = [config.expand(stem)[0] for each in others.values() for stem in each]
+            if any(name.endswith(tuple(f".{stem}.weight" for stem in stems)) for name in names):
+                block = {**{name: block[name] for name in block if name != role}, **others}
+        return replace(self, block=block, instead={})
 
     def root(self, names: Collection[str]) -> str:
         """The root that this checkpoint uses."""
         return next((root for root in self.roots if f"{root}{self.embed}.weight" in names), self.roots[0])
+
+    def head_under(self, root: str) -> str:
+        return self.heads.get(root, self.head)
 
     def part(self, config: DecoderConfig, root: str, layer: int, role: str) -> Part:
         many = [config.expand(stem) for stem in self.block[role]]
@@ -135,8 +156,12 @@ class Names:
     ) -> tuple[str, ...]:
         """The tensors among `names` that a forward pass doesn't need: by their name, or `inert` says so of those that
         nothing would use. Raises BadModel that names the rest of these, or those missing."""
-        wanted = self.wanted(config, self.root(names))
-        patterns = (*self.inert, rf"(^|\.){self.head}\.weight$") if config.tied else self.inert
+        wanted = self.fitting(config, names).wanted(config, self.root(names))
+        patterns = (
+            *self.inert,
+            *_spare(config),
+            *([rf"(^|\.){self.head}\.weight$"] if config.tied else []),
+        )
         if missing := sorted(wanted - set(names)):
             raise BadModel(f"the model's files lack {_some(missing)}", "Fetch them again, or check config.json")
         ignored = sorted(n for n in set(names) - wanted if any(re.search(p, n) for p in patterns) or inert(n))
@@ -148,7 +173,9 @@ class Names:
         """The tensors that a forward pass needs. `root`: None: the family's first."""
         root = self.roots[0] if root is None else root
         parts = [self.part(config, root, i, role) for i in range(config.layers) for role in self.roles(config, i)]
-        parts += [Part((f"{root}{self.embed}", f"{root}{self.norm}", *([] if config.tied else [self.head])))]
+        parts += [
+            Part((f"{root}{self.embed}", f"{root}{self.norm}", *([] if config.tied else [self.head_under(root)])))
+        ]
         biases = [f"{stem}.bias" for part in parts if part.bias for stem in part.stems]
         return {*biases, *(name for part in parts for name in part.names)}
 
@@ -198,16 +225,16 @@ class Decoder:
 
     def __init__(self, build: Build, family: Family, config: DecoderConfig, names: Collection[str]) -> None:
         """Packs every weight. `names`: of all tensors in the checkpoint; raises BadModel where they don't fit."""
-        ignored = family.weights.check(config, names, build.adds_nothing)
-        if ignored:
+        weights = family.weights.fitting(config, names)
+        family, root = replace(family, weights=weights), weights.root(names)
+        if ignored := weights.check(config, names, build.adds_nothing):
             build.note(f"not loaded: {_some(list(ignored), 2)}")
-        weights, root = family.weights, family.weights.root(names)
-        self.ops, self.config = build.ops, config
+        self.ops, self.config = build.ops, config.settled(build.positions)
         table = _matrix(build, f"{root}{weights.embed}", config)
         self.embed = Embedding(build.ops, table, config.embed_scale)
         self.blocks = [self._block(build, family, root, layer) for layer in range(config.layers)]
-        self.norm = _norm(build, Part((f"{root}{weights.norm}",)), config)
-        head = table if config.tied else _matrix(build, weights.head, config)
+        self.norm = norm(build, Part((f"{root}{weights.norm}",)), config)
+        head = table if config.tied else _matrix(build, weights.head_under(root), config)
         self.head = Head(build.ops, head, config.logit_softcap, config.logit_scale)
         # Of packed weights that a step of one token reads: of an embedding that is not the head too, a row alone; of
         # experts, those that are chosen.
@@ -230,7 +257,8 @@ class Decoder:
         return self.head(self.norm(self.ops.gather(x, batch.wanted)))
 
 
-def _norm(build: Build, part: Part, config: DecoderConfig) -> Norm | LayerNorm:
+def norm(build: Build, part: Part, config: DecoderConfig) -> Norm | LayerNorm:
+    """Of a token's whole row, as the configuration has it."""
     if config.layer_norms:
         return LayerNorm(build, part, config.hidden, config.eps)
     return Norm(build, part, config.hidden, config.eps, plus_one=config.norms_plus_one)
@@ -238,6 +266,10 @@ def _norm(build: Build, part: Part, config: DecoderConfig) -> Norm | LayerNorm:
 
 def _matrix(build: Build, stem: str, config: DecoderConfig) -> Weight:
     return build.weight(Part((stem,)), (config.vocab,), config.hidden, end=True)
+
+
+def _spare(config: DecoderConfig) -> list[str]:
+    return [rf"(^|\.)layers\.{config.layers + i}\." for i in range(config.spare_layers)]
 
 
 def _some(names: list[str], most: int = 8) -> str:

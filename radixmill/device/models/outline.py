@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from radixmill.device.kernels.contract import Array, Weight
+from radixmill.device.kernels.contract import Array, Stored, Weight
 from radixmill.device.layers import Build, Part
 from radixmill.device.layers.build import Order
 from radixmill.device.models.decoder import Decoder, DecoderConfig, Family
@@ -33,11 +33,20 @@ class _Outline(Build):
 
     norms_include_one = False
 
-    def stored(self, name: str, shape: tuple[int, int] | None = None) -> Any:
-        raise NotImplementedError(f"{name}: a layer reads matrices through Build")
+    def stored(self, part: Part | str, shape: tuple[int, int] | None = None) -> Stored:  # Build's, and the tensors'
+        assert isinstance(part, Part) and shape is not None, "a layer reads matrices through Build"
+        self.shapes[part.names[0]] = shape
+        return Stored("F32", shape, np.broadcast_to(np.float32(0), shape))
 
     def weight(
-        self, part: Part, rows: Sequence[int], columns: int, *, end: bool = False, order: Order | None = None
+        self,
+        part: Part,
+        rows: Sequence[int],
+        columns: int,
+        *,
+        end: bool = False,
+        order: Order | None = None,
+        kept: bool = False,
     ) -> Weight:
         self.shapes |= {name: (n, columns) for name, n in zip(part.names, rows, strict=True)}
         return Weight("f32", (sum(rows), columns), (), 0)
@@ -57,8 +66,8 @@ class _Outline(Build):
         self.shapes[part.names[0]] = shape
         return np.broadcast_to(np.float32(0), shape)
 
-    def pack(self, values: NDArray[np.float32]) -> Weight:
-        return Weight("f32", (values.shape[0], values.shape[1]), (), 0)
+    def pack(self, tensor: Stored) -> Weight:
+        return Weight("f32", tensor.shape, (), 0)
 
     def adds_nothing(self, name: str) -> bool:
         return False

@@ -45,16 +45,18 @@ double wanted(Activation activation, double x) {
     case Activation::silu: return x / (1 + std::exp(-x));
     case Activation::gelu_tanh: return 0.5 * x * (1 + std::tanh(std::sqrt(2 / std::acos(-1.0)) * (x + 0.044715 * x * x * x)));
     case Activation::gelu: return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
+    case Activation::clamped: return 2 * std::min(x, 7.0) / (1 + std::exp(-1.702 * std::min(x, 7.0)));  // where up is 1
   }
   return 0;
 }
 
 void check_gated(const Kernels& k, Report& report) {
   const Floats x = Random(4).floats(300, 8), up = Random(5).floats(300, 2), ones(300, 1.0f);
-  for (Activation a : {Activation::silu, Activation::gelu_tanh, Activation::gelu}) {
+  for (Activation a : {Activation::silu, Activation::gelu_tanh, Activation::gelu, Activation::clamped}) {
     const std::string what = "gated " + std::to_string(int(a));
     check_map(what.c_str(), x, 5e-7, [&](auto p, auto out, int n) { k.gated(p, ones.data(), out, n, a); },
               [a](double v) { return wanted(a, v); }, report);
+    if (a == Activation::clamped) continue;
     Floats alone(300), both(300);
     k.gated(x.data(), ones.data(), alone.data(), 300, a);
     k.gated(x.data(), up.data(), both.data(), 300, a);
@@ -98,6 +100,48 @@ void check_rms_norm(const Kernels& k, Report& report) {
     report.near(y, want, 5e-7, "rms_norm of " + std::to_string(n));
     report.mix(y);
   }
+}
+
+void check_layer_norm(const Kernels& k, Report& report) {
+  for (int n : kWidths) {
+    Random random(static_cast<uint64_t>(n));
+    const Floats x = random.floats(n, 3), weight = random.floats(n);
+    double mean = 0, squares = 0;
+    for (float v : x) mean += double(v) / n;
+    for (float v : x) squares += (v - mean) * (v - mean);
+    Doubles want;
+    for (int i = 0; i < n; i++) want.push_back((x[i] - mean) / std::sqrt(squares / n + 1e-5) * weight[i]);
+    Floats y(size_t(n) + 1, 7.0f);
+    k.layer_norm(x.data(), weight.data(), y.data(), n, 1e-5f);
+    report.expect(y[n] == 7.0f, "layer_norm writes past the end");
+    y.pop_back();
+    report.near(y, want, 2e-6, "layer_norm of " + std::to_string(n));
+    report.mix(y);
+  }
+}
+
+// A router's scores, and what a gate and a weight make of rows.
+void check_scores(const Kernels& k, Report& report) {
+  for (int n : kWidths) {
+    const Floats x = Random(static_cast<uint64_t>(n)).floats(n, 5);
+    double total = 0;
+    for (float v : x) total += std::exp(double(v));
+    for (bool sigmoid : {false, true}) {
+      Doubles want;
+      for (float v : x) want.push_back(sigmoid ? 1 / (1 + std::exp(-double(v))) : std::exp(double(v)) / total);
+      Floats y(size_t(n) + 1, 7.0f);
+      k.scores(x.data(), y.data(), n, sigmoid);
+      report.expect(y[n] == 7.0f, "scores write past the end");
+      y.pop_back();
+      report.near(y, want, 1e-6, "scores of " + std::to_string(n));
+      report.mix(y);
+    }
+  }
+  const Floats x = Random(6).floats(300, 6);
+  check_map("dim", x, 3e-7, [&](auto p, auto out, int n) { std::copy(p, p + n, out), k.dim(out, 0.7f, n); },
+            [](double v) { return v / (1 + std::exp(-double(0.7f))); }, report);
+  check_map("add_scaled", x, 3e-7, [&](auto p, auto out, int n) { std::fill_n(out, n, 0.0f), k.add_scaled(out, p, n, 0.3f); },
+            [](double v) { return v * double(0.3f); }, report);
 }
 
 void check_rope(const Kernels& k, Report& report) {
@@ -194,6 +238,8 @@ void check_rows(const Kernels& kernels, Report& report) {
   check_maps(kernels, report);
   check_gated(kernels, report);
   check_extremes(kernels, report);
+  check_layer_norm(kernels, report);
+  check_scores(kernels, report);
   check_rms_norm(kernels, report);
   check_rope(kernels, report);
   check_half(kernels, report);

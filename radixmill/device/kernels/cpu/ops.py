@@ -41,18 +41,18 @@ except ImportError:  # installed without a compiler
     _native = None  # type: ignore[assignment]
 
 # Part of the numerics id. Raise it with every change that moves a bit of any op's result.
-VERSION = "3"
+VERSION = "4"
 
 NATIVE = (
-    "blocks", "linear", "embed", "rms_norm", "add", "scale", "softcap", "gated", "rope", "qkv", "kv_store", "kv_copy",
-    "attention", "draw", "rank",
+    "blocks", "linear", "embed", "rms_norm", "layer_norm", "add", "scale", "softcap", "gated", "dimmed", "route",
+    "experts", "linear_heads", "rope", "qkv", "kv_store", "kv_copy", "attention", "draw", "rank",
 )  # fmt: skip
 CACHE_LINE = 64  # bytes
 KEPT = {"f16": np.float16, "f32": np.float32, "int8": np.int8}
 FORMATS = {
     "F32": "f32", "F16": "f16", "BF16": "bf16", "Q4_0": "w4", "Q4_1": "w4", "Q5_0": "w5", "Q5_1": "w5", "Q8_0": "w8",
     "Q2_K": "w2k", "Q3_K": "w3k", "Q4_K": "w4k", "Q5_K": "w5k", "Q6_K": "w6k",
-    "IQ4_NL": "w4n", "IQ4_XS": "w4nk", "MXFP4": "w4f",
+    "IQ4_NL": "w4n", "IQ4_XS": "w4nk", "MXFP4": "w4f", "F8B128": "f8",
 }  # fmt: skip
 BLOCK_BYTES = {"Q8_0": 34, "Q4_1": 20}  # of 32 values
 
@@ -84,7 +84,6 @@ class CpuOps:
         self._engine = _native.Engine(isa, self.threads, mode == "fast")
         self.sampling = CpuRows(self._engine, _native.Rows(isa, self.threads, TABLE, WIDTH, INVERSE))
         self._beats: NDArray[np.uint64] | None = None
-        self._reference = ReferenceOps(mode)
         self._calls: Any = Calls(self._engine)  # a Recorder during capture()
 
     @property
@@ -140,35 +139,38 @@ class CpuOps:
         return self._calls.softcap(x, cap)
 
     def gated(self, gate_up: Array, activation: Activation) -> Array:
-        if activation == "clamped":
-            return self._reference.gated(gate_up, activation)
         return self._calls.gated(gate_up, activation)
 
-    # --- without a kernel yet: put together from those that have one
-
     def layer_norm(self, x: Array, weight: Array, eps: float) -> Array:
-        return self._reference.layer_norm(x, weight, eps)
+        return self._calls.layer_norm(x, weight, eps)
 
     def dimmed(self, x: Array, gate: Array) -> Array:
-        return self._reference.dimmed(x, gate)
+        """In place."""
+        return self._calls.dimmed(x, gate)
 
     def route(self, logits: Array, routing: Routing, bias: Array | None = None) -> Array:
-        return self._reference.route(logits, routing, bias)
+        """Raises ValueError where there are not as many to choose among as are to be chosen."""
+        native = _native.Routing(
+            routing.experts, routing.top, routing.score == "sigmoid", routing.renormalise, routing.scaling,
+            routing.groups, routing.top_groups, routing.group_score == "top2",
+        )  # fmt: skip
+        return self._calls.route(logits, native, routing.top, bias)
 
     def mixture(self, experts: Experts) -> Array:
-        return experts
+        """Raises ValueError for matrices whose sizes do not fit."""
+        return _native.Mixture(
+            _stacks(experts.gate_up), _stacks(experts.down), experts.gate_up_bias, experts.down_bias,
+            ACTIVATIONS[experts.activation],
+        )  # fmt: skip
 
     def experts(self, x: Array, routes: Array, mixture: Array) -> Array:
-        return ReferenceOps.experts(self, x, routes, mixture)  # type: ignore[arg-type]
-
-    def _expert(self, x: Array, mixture: Experts, expert: int) -> Array:
-        return ReferenceOps._expert(self, x, mixture, expert)  # type: ignore[arg-type]
+        return self._calls.experts(x, routes, mixture)
 
     def per_head(self, weights: Sequence[Weight]) -> Array:
-        return tuple(weights)
+        return _native.Stacks(_stacks(weights))
 
     def linear_heads(self, x: Array, heads: Array) -> Array:
-        return ReferenceOps.linear_heads(self, x, heads)  # type: ignore[arg-type]
+        return self._calls.linear_heads(x, heads)
 
     def latents(
         self, q: Array, latent: Array, heads: LatentHeads, positions: NDArray[np.int32], kv: Array, ragged: Ragged
@@ -181,21 +183,24 @@ class CpuOps:
 
     def kv_alloc(self, pages: int, page_size: int, shape: KVShape) -> Array:
         """Keys [pages, G, D, P] (transposed: neighbouring keys are one vector) and values [pages, G, P, D], P and the
-        values' D padded to whole vectors; int8 with scales [pages, G, P]. Zeroed lazily."""
-        heads, stride = shape.heads, self._padded(page_size)
-        kept = np.dtype(KEPT[self.kv_type])
-        keys = _zeros((pages, heads, shape.dim, stride), kept)
-        values = _zeros((pages, heads, page_size, self._padded(shape.value_dim)), kept)
+        values' D padded to whole vectors; int8 with scales [pages, G, P]. Latents [pages, G, P, D], D padded. Zeroed
+        lazily."""
+        heads, stride, latent = shape.heads, self._padded(page_size), shape.latent
+        kept, scale = np.dtype(KEPT[self.kv_type]), np.dtype(np.float32)
+        width = self._padded(shape.dim if latent else shape.value_dim)
+        rows = _zeros((pages, heads, page_size, width), kept)
+        keys, values = (rows, None) if latent else (_zeros((pages, heads, shape.dim, stride), kept), rows)
         coded = self.kv_type == "int8"
-        key_scales, value_scales = (
-            _zeros((pages, heads, stride), np.dtype(np.float32)) if coded else None for _ in range(2)
-        )
+        key_scales = _zeros((pages, heads, stride), scale) if coded else None
+        value_scales = _zeros((pages, heads, stride), scale) if coded and not latent else None
         return _native.pages(
             self._engine, self.kv_type, keys, values, key_scales, value_scales,
-            pages, page_size, heads, shape.dim, shape.value_dim,
+            pages, page_size, heads, shape.dim, shape.value_dim, latent,
         )  # fmt: skip
 
     def kv_bytes_per_token(self, shape: KVShape) -> int:
+        if shape.latent:
+            return replace(shape, dim=self._padded(shape.dim)).nbytes(self.kv_type)
         return replace(shape, value_dim=self._padded(shape.value_dim)).nbytes(self.kv_type)
 
     def kv_store(self, kv: Array, k: Array, v: Array, ragged: Ragged) -> None:
@@ -260,6 +265,11 @@ class Calls:
         self._engine.rms_norm(x, weight, eps, y)
         return y
 
+    def layer_norm(self, x: Array, weight: Array, eps: float) -> Array:
+        y = np.empty(x.shape, np.float32)
+        self._engine.layer_norm(x, weight, len(weight), eps, y)
+        return y
+
     def add(self, x: Array, y: Array) -> Array:
         self._engine.add(x, y)
         return x
@@ -278,6 +288,25 @@ class Calls:
         tokens, both = gate_up.shape
         y = np.empty((tokens, both // 2), np.float32)
         self._engine.gated(gate_up, ACTIVATIONS[activation], both // 2, y)
+        return y
+
+    def dimmed(self, x: Array, gate: Array) -> Array:
+        self._engine.dimmed(x, gate)
+        return x
+
+    def route(self, logits: Array, routing: Any, top: int, bias: Array | None) -> Array:
+        y = np.empty((len(logits), 2 * top), np.float32)
+        self._engine.route(logits, routing, bias, y)
+        return y
+
+    def experts(self, x: Array, routes: Array, mixture: Any) -> Array:
+        y = np.empty((len(x), mixture.width), np.float32)
+        self._engine.experts(x, routes, mixture, routes.shape[1] // 2, y)
+        return y
+
+    def linear_heads(self, x: Array, heads: Any) -> Array:
+        y = np.empty((*x.shape[:2], heads.width // x.shape[1]), np.float32)
+        self._engine.heads(x, heads, y)
         return y
 
     def rope(self, x: Array, positions: NDArray[np.int32], cos: Array, sin: Array) -> Array:
@@ -307,6 +336,11 @@ class Calls:
 
     def gather(self, x: Array, rows: NDArray[np.int32]) -> Array:
         return x[rows]
+
+
+def _stacks(weights: Sequence[Weight]) -> list[tuple[Any, ...]]:
+    """Of each weight its matrices, and their orders of columns."""
+    return [tuple(zip(*weight.parts, strict=True)) for weight in weights]
 
 
 def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

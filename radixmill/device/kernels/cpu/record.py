@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from radixmill.device.kernels.contract import Array, AttentionParams, Forward, Heads, Ragged, Weight
 
-ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2}
+ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2, "clamped": 3}
 NEW = -1  # a product into a register of its own
 
 
@@ -85,13 +85,14 @@ class Recorder:
         source = Source(self._register(gate_up), "gated", activation=ACTIVATIONS[activation])
         return self._put_off(gate_up.width // 2, Late(source))
 
+    def layer_norm(self, x: Value, weight: Array, eps: float) -> Value:
+        return Value(x.width, self.program.layer_norm(self._register(x), weight, len(weight), eps))
+
     def add(self, x: Value, y: Value) -> Value:
-        """In place: whoever was put off and reads x must read it now."""
+        """In place."""
         into = self._register(x)
         joins = y.late is not None and y.late.product is not None and _may_write(y.late, into)
-        for value in list(self._waiting):
-            if value.late and value.late.source.register == into and not (joins and value is y):
-                self._register(value)
+        self._before_writing(into, y if joins else None)
         if joins and y.late:
             self._record(y.late, into)
             self._waiting.discard(y)
@@ -100,11 +101,27 @@ class Recorder:
             self.program.add(into, self._register(y))
         return x
 
+    def dimmed(self, x: Value, gate: Value) -> Value:
+        """In place."""
+        into, by = self._register(x), self._register(gate)
+        self._before_writing(into)
+        self.program.dimmed(into, by)
+        return x
+
     def scale(self, x: Value, by: float) -> Value:
         return Value(x.width, self.program.scale(self._register(x), by))
 
     def softcap(self, x: Value, cap: float) -> Value:
         return Value(x.width, self.program.softcap(self._register(x), cap))
+
+    def route(self, logits: Value, routing: Any, top: int, bias: Array | None) -> Value:
+        return Value(2 * top, self.program.route(self._register(logits), routing, bias))
+
+    def experts(self, x: Value, routes: Value, mixture: Any) -> Value:
+        return Value(mixture.width, self.program.experts(self._register(x), self._register(routes), mixture))
+
+    def linear_heads(self, x: Value, heads: Any) -> Value:
+        return Value(heads.width, self.program.heads(self._register(x), heads))
 
     def qkv(self, parts: tuple[Value, ...], heads: Heads, positions: Any, kv: Array, ragged: Group) -> Value:
         q_norm, k_norm, eps = heads.norms or (None, None, 0.0)
@@ -126,6 +143,12 @@ class Recorder:
 
     def finish(self, out: Value) -> None:
         self.program.finish(self._register(out))
+
+    def _before_writing(self, register: int, besides: Value | None = None) -> None:
+        """Whoever was put off and reads it must read it now."""
+        for value in list(self._waiting):
+            if value.late and value.late.source.register == register and value is not besides:
+                self._register(value)
 
     def _put_off(self, width: int, late: Late) -> Value:
         value = Value(width, late=late)

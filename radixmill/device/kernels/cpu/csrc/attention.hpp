@@ -8,6 +8,8 @@
 #pragma once
 #include <type_traits>
 
+#include "rows.hpp"
+
 namespace radixmill {
 namespace {
 
@@ -100,19 +102,31 @@ struct Softmax {
   }
 };
 
+constexpr int kColumns = 64;  // of latents as values, 16 KiB a page
+
 // The sizes that follow from a job.
 struct Sizes {
-  int rep, rows, stride_p, stride_d, tile_rows;
+  int rep, rows, stride_p, stride_d, stride_q, tile_rows;
 
   Sizes(const AttentionJob& job, int queries) {
-    rep = job.heads / job.groups, rows = queries * rep;
+    rep = shared_heads(job), rows = queries * rep;
     stride_p = pad(job.page_size, kLanes), stride_d = pad(job.value_dim, kLanes);
-    tile_rows = (queries < kQueryTile ? queries : kQueryTile) * rep;
+    stride_q = job.latent ? pad(job.dim, kLanes) : job.dim;
+    tile_rows = (job.latent || queries < kQueryTile ? queries : kQueryTile) * rep;
   }
-  size_t queries(const AttentionJob& job) const { return size_t(pad(rows * job.dim, kMostLanes)); }
+  size_t queries() const { return size_t(pad(rows * stride_q, kMostLanes)); }
   size_t weights() const { return size_t(tile_rows) * stride_p; }
-  size_t keys(const AttentionJob& job) const { return size_t(job.dim) * stride_p; }
+  // Of one page and key head.
+  size_t keys(const AttentionJob& job) const {
+    return job.latent ? size_t(job.page_size) * stride_q : size_t(job.dim) * stride_p;
+  }
   size_t values(const AttentionJob& job) const { return size_t(job.page_size) * stride_d; }
+  // Of a page, or of some latents or some columns of them, as floats.
+  size_t widened(const AttentionJob& job) const {
+    if (!job.latent) return keys(job) + values(job);
+    const size_t columns = size_t(job.page_size) * kColumns, strip = size_t(kKeyStrip) * stride_q;
+    return columns > strip ? columns : strip;
+  }
   size_t state() const { return Softmax::floats(rows, stride_d); }
 };
 
@@ -120,14 +134,15 @@ size_t attention_state(const AttentionJob& job, int queries) { return Sizes(job,
 
 size_t attention_scratch(const AttentionJob& job, int queries) {
   const Sizes s(job, queries);
-  return s.queries(job) + 2 * s.state() + s.weights() + s.keys(job) + s.values(job);
+  return s.queries() + 2 * s.state() + s.weights() + s.widened(job);
 }
 
 // One page of one key head; B is the type it is read as, `coded` says whether there are scales.
 template <class B, bool coded>
 struct PageView {
-  const B* keys;                            // [D, padded P]
-  const B* values;                          // [P, padded D]
+  const B* keys;                            // [D, padded P]; of latents [P, padded D]
+  const B* values;                          // [P, pitch]
+  int pitch;
   const float *key_scales, *value_scales;   // [padded P] where coded
   int begin;                                // the position of its first slot
 };
@@ -143,7 +158,7 @@ class Visitor {
   Visitor(const AttentionJob& job, const AttentionBlock& block, float* scratch)
       : job_(job), block_(block), size_(job, block.queries) {
     queries_ = scratch;
-    spare_ = queries_ + size_.queries(job);
+    spare_ = queries_ + size_.queries();
     weights_ = spare_ + 2 * size_.state();
     keys_ = weights_ + size_.weights();
     values_ = keys_ + size_.keys(job);
@@ -153,10 +168,19 @@ class Visitor {
   Softmax state(float* memory) const { return Softmax(memory, size_.rows, size_.stride_d); }
 
   void take_queries() {
-    const int rep = size_.rep, dim = job_.dim;
-    for (int i = 0; i < block_.queries; i++)
-      __builtin_memcpy(queries_ + size_t(i) * rep * dim, block_.q + size_t(i * job_.heads + block_.group * rep) * dim,
-                       size_t(rep) * dim * 4);
+    const int rep = size_.rep, dim = job_.dim, stride = size_.stride_q;
+    for (int i = 0; i < block_.queries; i++) {
+      const float* from = block_.q + size_t(i * job_.heads + block_.slice * rep) * dim;
+      float* to = queries_ + size_t(i) * rep * stride;
+      if (stride == dim) {
+        __builtin_memcpy(to, from, size_t(rep) * dim * 4);
+        continue;
+      }
+      for (int r = 0; r < rep; r++, from += dim, to += stride) {
+        __builtin_memcpy(to, from, size_t(dim) * 4);
+        __builtin_memset(to + dim, 0, size_t(stride - dim) * 4);
+      }
+    }
   }
 
   // Everything that the span's keys are to the block.
@@ -190,7 +214,7 @@ class Visitor {
   // A head's sink is one more score, of a key without a value.
   void finish(const Softmax& all) const {
     for (int row = 0; row < size_.rows; row++) {
-      const int head = block_.group * size_.rep + row % size_.rep;
+      const int head = block_.slice * size_.rep + row % size_.rep;
       V total = set1(sum_lanes(load(all.totals + row * kLanes))), faded = set1(1);
       if (job_.sinks) {
         const float sink = job_.sinks[head], top = sink > all.peaks[row] ? sink : all.peaks[row];
@@ -222,19 +246,54 @@ class Visitor {
     while (first < last && high(first, begin, size) <= 0) first++;
     while (first < last && low(last - 1, begin) >= size) last--;
     if (first == last) return;
-    const size_t place = size_t(job_.page_ids[page]) * job_.groups + block_.group, scales = place * size_.stride_p;
+    const int group = block_.slice * size_.rep / (job_.heads / job_.groups);
+    const size_t place = size_t(job_.page_ids[page]) * job_.groups + group, scales = place * size_.stride_p;
     const B* keys = (const B*)job_.keys + place * size_.keys(job_);
-    const B* values = (const B*)job_.values + place * size_.values(job_);
+    const B* values = job_.latent ? keys : (const B*)job_.values + place * size_.values(job_);
     constexpr bool coded = std::is_same_v<B, int8_t>;
     const float *key_scales = coded ? job_.key_scales + scales : nullptr,
                 *value_scales = coded ? job_.value_scales + scales : nullptr;
+    if (job_.latent) return visit_latents(PageView<B, coded>{keys, values, size_.stride_q, key_scales, value_scales, begin}, first, last, s);
     if (std::is_same_v<B, float> || (last - first) * size_.rep < kWorthWidening)
-      return visit_tiles(PageView<B, coded>{keys, values, key_scales, value_scales, begin}, first, last, s);
+      return visit_tiles(PageView<B, coded>{keys, values, size_.stride_d, key_scales, value_scales, begin}, first, last, s);
     // Many rows read the page: make floats of it once.
     widen(keys, keys_, 0, size_.keys(job_));
     widen(values, values_, size_t(low(first, begin)) * size_.stride_d,
           size_t(high(last - 1, begin, size)) * size_.stride_d);
-    visit_tiles(PageView<float, coded>{keys_, values_, key_scales, value_scales, begin}, first, last, s);
+    visit_tiles(PageView<float, coded>{keys_, values_, size_.stride_d, key_scales, value_scales, begin}, first, last, s);
+  }
+
+  template <class B>
+  static const float* as_floats(const B* from, float* spare, int n) {
+    if constexpr (std::is_same_v<B, float>) return from;
+    widen(from, spare, 0, size_t(n));
+    return spare;
+  }
+
+  // Latents lie as rows: a few at a time become floats for the scores, then some columns of them as values.
+  template <class B, bool coded>
+  void visit_latents(const PageView<B, coded>& page, int first, int last, Softmax& s) {
+    const int rep = size_.rep, begin = page.begin, size = job_.page_size, pitch = page.pitch;
+    const int from = low(first, begin) & -kKeyStrip, to = high(last - 1, begin, size);
+    for (int key = from; key < to; key += kKeyStrip) {
+      const float* strip[kKeyStrip];
+      for (int i = 0; i < kKeyStrip; i++)
+        strip[i] = as_floats(page.keys + size_t(key + i < size ? key + i : size - 1) * pitch, keys_ + i * pitch, pitch);
+      score_strip((last - first) * rep, queries_ + size_t(first) * rep * pitch, size_t(pitch), strip, pitch,
+                  weights_ + key, size_t(size_.stride_p));
+    }
+    weigh_tile(page, first, last, s);
+    // Some columns of all keys stay near while every row takes them.
+    for (int c = 0; c < s.stride; c += kColumns) {
+      const int columns = s.stride - c < kColumns ? s.stride - c : kColumns;
+      if constexpr (std::is_same_v<B, float>) {
+        add_tile(page.keys + c, pitch, begin, first, last, s, c, columns);
+      } else {
+        for (int key = low(first, begin); key < to; key++)
+          as_floats(page.keys + size_t(key) * pitch + c, keys_ + size_t(key) * kColumns, columns);
+        add_tile(keys_, kColumns, begin, first, last, s, c, columns);
+      }
+    }
   }
 
   template <class B, bool coded>
@@ -251,16 +310,28 @@ class Visitor {
     accumulate_rows<true>((last - first) * rep, queries_ + size_t(first) * rep * job_.dim, size_t(job_.dim),
                           page.keys + from, size_t(size_.stride_p), job_.dim, weights_ + from, size_t(size_.stride_p),
                           to - from);
+    weigh_tile(page, first, last, s);
+    add_tile(page.values, page.pitch, begin, first, last, s, 0, s.stride);
+  }
+
+  template <class B, bool coded>
+  void weigh_tile(const PageView<B, coded>& page, int first, int last, Softmax& s) const {
+    const int rep = size_.rep, begin = page.begin;
     for (int q = first; q < last; q++)
       for (int r = 0; r < rep; r++)
         weigh(page, weights_ + size_t((q - first) * rep + r) * size_.stride_p, q * rep + r, low(q, begin),
-              high(q, begin, size), s);
+              high(q, begin, job_.page_size), s);
+  }
+
+  // Weight · value for `columns` columns of the tile's queries, which begin at `column` of their outputs and at `values`.
+  template <class B>
+  void add_tile(const B* values, int pitch, int begin, int first, int last, Softmax& s, int column, int columns) const {
+    const int rep = size_.rep, size = job_.page_size;
     const auto add_values = [&](int q, int end, int key, int stop) {
       if (key < stop)
         accumulate_rows<false>((end - q) * rep, weights_ + size_t(q - first) * rep * size_.stride_p + key,
-                               size_t(size_.stride_p), page.values + size_t(key) * size_.stride_d,
-                               size_t(size_.stride_d), stop - key, s.out + size_t(q) * rep * s.stride,
-                               size_t(s.stride), s.stride);
+                               size_t(size_.stride_p), values + size_t(key) * pitch, size_t(pitch), stop - key,
+                               s.out + size_t(q) * rep * s.stride + column, size_t(s.stride), columns);
     };
     // Keys that all of them see are added together, those before and after by each query for itself.
     int together = low(last - 1, begin), apart = high(first, begin, size);
@@ -309,7 +380,7 @@ class Visitor {
   const AttentionJob& job_;
   const AttentionBlock& block_;
   Sizes size_;
-  float* queries_;  // [M, D]
+  float* queries_;  // [M, D], of latents padded with zeros
   float* spare_;    // two states
   float* weights_;  // [rows of a tile, padded P]: scores, then exp(score − peak)
   float* keys_;     // one page as floats

@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <deque>
+#include <limits>
 #include <optional>
 #include <stdexcept>
 
@@ -54,6 +55,11 @@ class Array {
   Py_buffer view_;
 };
 
+// How many positions a table of `half` rotated pairs has; one of none serves any.
+inline int table_limit(const Array<float>& table, int half) {
+  return half == 0 ? std::numeric_limits<int>::max() : table.rows(size_t(half));
+}
+
 // An array that may be None.
 template <class T>
 class Maybe {
@@ -83,6 +89,34 @@ class Maybe {
   return w;
 }
 
+// A stack for each, with the Python objects whose memory they read.
+struct OwnedStacks : Stacks {
+  std::vector<nb::object> kept;
+
+  // each: (matrices, orders) of one stack.
+  explicit OwnedStacks(const nb::sequence& all) {
+    for (nb::handle one : all) {
+      const nb::sequence both = nb::borrow<nb::sequence>(one);
+      each.push_back(make_stack(nb::borrow<nb::sequence>(both[0]), nb::borrow<nb::sequence>(both[1])));
+      kept.push_back(nb::borrow(one));
+    }
+    check();
+  }
+};
+
+struct OwnedMixture : Mixture {
+  std::vector<nb::object> kept;
+
+  OwnedMixture(const nb::sequence& up, const nb::sequence& down_, nb::object up_bias, nb::object bias, int activation_)
+      : kept{nb::borrow(up), nb::borrow(down_), up_bias, bias} {
+    gate_up = OwnedStacks(up), down = OwnedStacks(down_);
+    check();
+    gate_up_bias = Maybe<float>(up_bias, size_t(gate_up.count()) * gate_up.n()).data();
+    down_bias = Maybe<float>(bias, size_t(down.count()) * down.n()).data();
+    activation = Activation(activation_);
+  }
+};
+
 // While one lives: no interpreter lock, and the engine to ourselves.
 class Call {
  public:
@@ -105,17 +139,18 @@ inline KV kv_kind(const std::string& name) {
   throw std::invalid_argument("no keys and values of type " + name);
 }
 
-// Scales: None unless int8.
+// Scales: None unless int8. Latent pages have neither values nor scales of values.
 [[maybe_unused]] OwnedPages make_pages(const Engine& engine, const std::string& type, nb::object keys, nb::object values,
                       nb::object key_scales, nb::object value_scales, int pages, int page_size, int groups, int dim,
-                      int value_dim) {
+                      int value_dim, bool latent) {
+  if (latent && value_dim > dim) throw std::invalid_argument("pages: a value is longer than the key that holds it");
   OwnedPages kv{{kv_kind(type), nullptr, nullptr, nullptr, nullptr, pages, page_size, groups, dim, value_dim,
-                 engine.lanes()}, keys, values, key_scales, value_scales};
+                 engine.lanes(), latent}, keys, values, key_scales, value_scales};
   kv.keys = Array<uint8_t>(keys, size_t(pages) * kv.key_page() * kv.item(), true).data();
-  kv.values = Array<uint8_t>(values, size_t(pages) * kv.value_page() * kv.item(), true).data();
+  kv.values = latent ? kv.keys : Array<uint8_t>(values, size_t(pages) * kv.value_page() * kv.item(), true).data();
   if (kv.kind == KV::int8) {
     kv.key_scales = Array<float>(key_scales, size_t(pages) * kv.scale_page(), true).data();
-    kv.value_scales = Array<float>(value_scales, size_t(pages) * kv.scale_page(), true).data();
+    kv.value_scales = latent ? kv.key_scales : Array<float>(value_scales, size_t(pages) * kv.scale_page(), true).data();
   }
   return kv;
 }

@@ -56,7 +56,7 @@ Register record_qkv(OwnedProgram& self, std::vector<Register> parts, nb::object 
   const int64_t queries = int64_t(heads) * kv->dim, keys = int64_t(kv->groups) * kv->dim,
                 values = int64_t(kv->groups) * kv->value_dim, all = queries + keys + values;
   const float* cosines = self.floats(cos, kAny);
-  const int limit = Array<float>(cos).rows(size_t(half));
+  const int limit = table_limit(Array<float>(cos), half);
   const bool apart = parts.size() == 3;
   const QkvJob job{nullptr, nullptr, nullptr, apart ? queries : all, apart ? keys : all, apart ? values : all, heads,
                    nullptr, cosines, self.floats(sin, size_t(limit) * half), limit, half,
@@ -100,11 +100,27 @@ void bind_program(nb::module_& m) {
         const int k = int(Array<float>(weight).size());
         return self.program.rms_norm(x, self.floats(weight, size_t(k)), k, eps);
       })
+      .def("layer_norm", [](OwnedProgram& self, Register x, nb::object weight, int groups, float eps) {
+        const int k = Array<float>(weight).rows(size_t(groups));
+        return self.program.layer_norm(x, self.floats(weight, kAny), groups, k, eps);
+      })
       .def("add", [](OwnedProgram& self, Register x, Register y) { self.program.add(x, y); })
       .def("scale", [](OwnedProgram& self, Register x, float by) { return self.program.scale(x, by); })
       .def("softcap", [](OwnedProgram& self, Register x, float cap) { return self.program.softcap(x, cap); })
       .def("gated", [](OwnedProgram& self, Register x, int activation) {
         return self.program.gated(x, Activation(activation));
+      })
+      .def("dimmed", [](OwnedProgram& self, Register x, Register gate) { self.program.dimmed(x, gate); })
+      .def("route", [](OwnedProgram& self, Register logits, const Routing& routing, nb::object bias) {
+        return self.program.route(logits, self.floats(bias, size_t(routing.experts)), routing);
+      }, nb::arg(), nb::arg(), nb::arg().none())
+      .def("experts", [](OwnedProgram& self, Register x, Register routes, nb::object mixture) {
+        self.kept.push_back(mixture);
+        return self.program.experts(x, routes, nb::cast<const OwnedMixture*>(mixture));
+      })
+      .def("heads", [](OwnedProgram& self, Register x, nb::object stacks) {
+        self.kept.push_back(stacks);
+        return self.program.heads(x, nb::cast<const OwnedStacks*>(stacks));
       })
       .def("qkv", record_qkv, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), none, none, nb::arg(),
            nb::arg())

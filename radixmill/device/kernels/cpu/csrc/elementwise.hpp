@@ -36,6 +36,10 @@ void add_rows(float* x, const float* y, size_t n) {
   map2(x, y, x, n, [](V a, V b) { return add(a, b); });
 }
 
+void add_scaled_rows(float* x, const float* y, size_t n, float by) {
+  map2(x, y, x, n, [by](V a, V b) { return add(a, mul(b, set1(by))); });
+}
+
 void scale_rows(const float* x, float* y, size_t n, float by) {
   map(x, y, n, [by](V a) { return mul(a, set1(by)); });
 }
@@ -44,25 +48,56 @@ void softcap_rows(const float* x, float* y, size_t n, float cap) {
   map(x, y, n, [cap](V a) { return mul(tanh(div(a, set1(cap))), set1(cap)); });
 }
 
-// Two running vectors of squares, two vectors of values a turn, then a fixed tree: one order for every k.
-float mean_square(const float* x, int k) {
+// Two running vectors of sums, two vectors of values a turn, then a fixed tree: one order for every k. f(value, sum) of a
+// zero adds nothing.
+template <class F>
+RADIXMILL_INLINE float sum_of(const float* x, int k, F f) {
   V even = zero(), odd = zero();
   int i = 0;
   for (; i + 2 * kLanes <= k; i += 2 * kLanes) {
-    const V a = load(x + i), b = load(x + i + kLanes);
-    even = fma(a, a, even);
-    odd = fma(b, b, odd);
+    even = f(load(x + i), even);
+    odd = f(load(x + i + kLanes), odd);
   }
   for (bool first = true; i < k; i += kLanes, first = false) {
-    const V a = load_some(x + i, k - i);
-    (first ? even : odd) = fma(a, a, first ? even : odd);
+    V& sum = first ? even : odd;
+    sum = f(load_some(x + i, k - i), sum);
   }
-  return sum_lanes(add(even, odd)) / float(k);
+  return sum_lanes(add(even, odd));
+}
+
+float mean(const float* x, int k) {
+  return sum_of(x, k, [](V a, V sum) { return add(a, sum); }) / float(k);
+}
+float mean_square(const float* x, int k) {
+  return sum_of(x, k, [](V a, V sum) { return fma(a, a, sum); }) / float(k);
 }
 
 void rms_norm_row(const float* x, const float* weight, float* y, int k, float eps) {
   const V inverse = set1(1.0f / __builtin_sqrtf(mean_square(x, k) + eps));
   map2(x, weight, y, size_t(k), [inverse](V a, V w) { return mul(mul(a, inverse), w); });
+}
+
+void layer_norm_row(const float* x, const float* weight, float* y, int k, float eps) {
+  const V middle = set1(mean(x, k));
+  map(x, y, size_t(k), [middle](V a) { return sub(a, middle); });
+  rms_norm_row(y, weight, y, k, eps);
+}
+
+RADIXMILL_INLINE V sigmoid(V x) { return div(set1(1), add(set1(1), exp(sub(zero(), x)))); }
+
+void dim_row(float* x, float gate, size_t n) {
+  const V by = sigmoid(set1(gate));
+  map(x, x, n, [by](V a) { return mul(a, by); });
+}
+
+// A NaN among the logits makes every share of a softmax NaN.
+void scores_row(const float* logits, float* y, int n, bool sigmoids) {
+  if (sigmoids) return map(logits, y, size_t(n), [](V a) { return sigmoid(a); });
+  float peak = logits[0];
+  for (int i = 0; i < n; i++) peak = logits[i] <= peak ? peak : logits[i];
+  map(logits, y, size_t(n), [peak](V a) { return exp(sub(a, set1(peak))); });
+  const V total = set1(sum_of(y, n, [](V a, V sum) { return add(a, sum); }));
+  map(y, y, size_t(n), [total](V a) { return div(a, total); });
 }
 
 RADIXMILL_INLINE V silu(V x) { return div(x, add(set1(1), exp(sub(zero(), x)))); }
@@ -73,11 +108,18 @@ RADIXMILL_INLINE V gelu_tanh(V x) {
 }
 RADIXMILL_INLINE V gelu(V x) { return mul(mul(set1(0.5f), x), add(set1(1), erf(mul(x, set1(0.707106781f))))); }
 
+// See Ops.gated in contract.py.
+RADIXMILL_INLINE V clamped(V gate, V up) {
+  const V g = min(set1(7), gate), u = max(set1(-7), min(set1(7), up));
+  return mul(div(g, add(set1(1), exp(mul(set1(-1.702f), g)))), add(u, set1(1)));
+}
+
 void gated_row(const float* gate, const float* up, float* y, int f, Activation activation) {
   switch (activation) {
     case Activation::silu: return map2(gate, up, y, size_t(f), [](V g, V u) { return mul(silu(g), u); });
     case Activation::gelu_tanh: return map2(gate, up, y, size_t(f), [](V g, V u) { return mul(gelu_tanh(g), u); });
     case Activation::gelu: return map2(gate, up, y, size_t(f), [](V g, V u) { return mul(gelu(g), u); });
+    case Activation::clamped: return map2(gate, up, y, size_t(f), [](V g, V u) { return clamped(g, u); });
   }
 }
 

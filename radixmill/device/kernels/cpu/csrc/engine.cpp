@@ -1,6 +1,5 @@
 #include "engine.hpp"
 
-#include <algorithm>
 #include <cstring>
 #include <stdexcept>
 
@@ -10,10 +9,8 @@ namespace radixmill {
 
 namespace {
 
-constexpr int64_t kWorthSharing = 8192;  // values below which a job stays with the caller
 constexpr int kBlockRows = 96;      // query heads that share one visit of a page
 constexpr int kMostQueries = 48;
-constexpr int64_t kMostAtOnce = 1 << 24;  // values in a piece of a job, which is over, on any machine, within a second
 constexpr int kManyTokens = 16;  // from so many on a piece of a product may be long, and tells on the way that it gets on
 constexpr int kPartsPerThread = 4;  // attention is cut until no part is more than this share of a thread's work
 
@@ -29,13 +26,13 @@ void check(const Pages& kv, const Ragged& ragged) {
   }
 }
 
-// The first positions of one page: keys lie transposed, values row by row.
+// The first positions of one page: keys lie transposed, values and latents row by row.
 template <class T>
 void copy_positions(const Pages& kv, int src, int dst, int tokens) {
   const size_t stride = kv.stride(), width = kv.width(), bytes = size_t(tokens) * sizeof(T);
   T *to_keys = (T*)kv.keys + dst * kv.key_page(), *to_values = (T*)kv.values + dst * kv.value_page();
   const T *from_keys = (T*)kv.keys + src * kv.key_page(), *from_values = (T*)kv.values + src * kv.value_page();
-  for (size_t i = 0; i < size_t(kv.groups) * kv.dim; i++) memcpy(to_keys + i * stride, from_keys + i * stride, bytes);
+  for (size_t i = 0; !kv.latent && i < size_t(kv.groups) * kv.dim; i++) memcpy(to_keys + i * stride, from_keys + i * stride, bytes);
   for (size_t g = 0; g < size_t(kv.groups); g++) {
     const size_t at = g * kv.page_size * width;
     memcpy(to_values + at, from_values + at, bytes * width);
@@ -56,9 +53,18 @@ void scatter(T* column, const T* key, int n, size_t stride) {
 
 // Queries in a block: as many as share a page well, fewer where threads would have nothing to do. No bit depends on it.
 int block_queries(const AttentionJob& job, int tokens, int threads) {
+  if (job.latent) return std::clamp(kBlockRows / job.share, 1, kQueryTile);
   const int rep = job.heads / job.groups, share = tokens * job.groups / (2 * kPartsPerThread * threads);
   const int most = std::min(kMostQueries, std::min(kBlockRows / rep, share));
   return std::max(most / kQueryTile * kQueryTile, kQueryTile);
+}
+
+// Query heads that read a latent together: enough that a page is seldom made floats of, few enough that what they have
+// found stays near, and that there are several blocks for the threads to join. No bit depends on it.
+int latent_share(int heads) {
+  int share = std::min(heads, 64);
+  while (heads % share) share--;
+  return share;
 }
 
 }  // namespace
@@ -73,74 +79,76 @@ float* Engine::scratch(int worker, size_t floats) {
   return (float*)((uintptr_t(mine.data()) + 63) & ~uintptr_t(63));
 }
 
-// f(from, to, worker) over [0, rows), in pieces if `rows` rows of `row_cost` values are worth it.
-template <class F>
-void Engine::spread(int64_t rows, int64_t row_cost, const F& f) {
-  if (rows * row_cost < kWorthSharing) return f(int64_t(0), rows, 0);
-  const int64_t piece = std::max<int64_t>(1, std::min(rows / (4 * pool_.threads()), kMostAtOnce / row_cost));
-  pool_.run((rows + piece - 1) / piece,
-            [&](int64_t task, int worker) { f(task * piece, std::min(rows, (task + 1) * piece), worker); });
-}
-
-int Stack::n() const {
-  int n = 0;
-  for (const Matrix* matrix : matrices) n += matrix->n();
-  return n;
-}
-
-// The rows that a product reads, as floats, as codes, as bf16, or several of them; where there is an order, with their columns in it.
-// Returns the floats.
-const float* Engine::prepare(const Source& source, const float* x, int t, int k, const int64_t* order, Wanted wanted) {
-  const bool floats = wanted.floats, codes = wanted.codes, pairs = wanted.pairs;
-  const size_t values = size_t(t) * k, groups = codes ? values / kGroup : 0;
-  const bool made = source.kind != Source::plain, changed = made || order;
-  if (floats && changed && floats_.size() < values) floats_.resize(values);
-  if (codes && codes_.size() < values) codes_.resize(values);
-  if (scales_.size() < groups) scales_.resize(groups), sums_.resize(groups), minus_.resize(groups), halves_.resize(2 * groups);
-  const size_t even = size_t(k + k % 2);
-  if (pairs && pairs_.size() < t * even) pairs_.resize(t * even);
-  if (!changed && !codes && !pairs) return x;
-  const Codes all{codes_.data(), scales_.data(), sums_.data(), minus_.data(), halves_.data()};
-  spread(t, int64_t(k) * (source.kind == Source::gated ? 5 : 2), [&](int64_t from, int64_t to, int worker) {
-    float* own = scratch(worker, 2 * size_t(k));
-    for (int64_t i = from; i < to; i++) {
-      const float* row = x + i * k * (source.kind == Source::gated ? 2 : 1);
-      float* y = floats ? floats_.data() + i * k : own;
-      if (made) {
-        float* out = order ? own + k : y;
-        if (source.kind == Source::norm)
-          kernels_.rms_norm(row, source.weight, out, k, source.eps);
-        else
-          kernels_.gated(row, row + k, out, k, source.activation);
-        row = out;
-      }
-      if (order) {
-        for (int c = 0; c < k; c++) y[c] = row[order[c]];
-        row = y;
-      }
-      if (codes) kernels_.quantise(row, k, all.row(i, k));
-      if (pairs) kernels_.to_bf16(row, k, pairs_.data() + size_t(i) * even);
-    }
-  });
-  return changed ? floats_.data() : x;
-}
-
-// Parts [first, last) of w, in pieces small enough that no thread waits long for the last one, large enough to be worth a
-// turn of the counter. `column`: where part `first` begins in y.
-void Engine::cut(const Stack& w, size_t first, size_t last, int column) {
-  pieces_.clear();
-  const int rows = std::clamp(w.n() / (8 * pool_.threads()), 32, 512), size = rows / kernels_.lanes;
-  for (size_t i = first; i < last; i++) {
-    const Matrix* matrix = w.matrices[i];
-    for (int from = 0; from < matrix->panels(); from += size)
-      pieces_.push_back({matrix, column, from, std::min(matrix->panels(), from + size)});
-    column += matrix->n();
+// One row of x, after what the source makes of it and with its columns in that order, → row `at` of `rows`.
+void Engine::fill(const Source& source, const float* row, int k, const int64_t* order, Prepared& rows, size_t at,
+                  Wanted wanted, int worker) {
+  float* own = scratch(worker, 2 * size_t(k));
+  float* y = wanted.floats ? rows.made.data() + at * size_t(k) : own;
+  if (source.kind != Source::plain) {
+    float* out = order ? own + k : y;
+    if (source.kind == Source::norm)
+      kernels_.rms_norm(row, source.weight, out, k, source.eps);
+    else
+      kernels_.gated(row, row + k, out, k, source.activation);
+    row = out;
   }
+  if (order) {
+    for (int c = 0; c < k; c++) y[c] = row[order[c]];
+    row = y;
+  }
+  if (wanted.floats && row != y) memcpy(y, row, size_t(k) * 4);
+  if (wanted.codes) kernels_.quantise(row, k, rows.row(at, k));
+  if (wanted.pairs) kernels_.to_bf16(row, k, rows.pairs_at(at, k));
+}
+
+// The rows that a product reads, as floats, as codes, as bf16, or several of them. Floats to which nothing is done stay
+// where they are.
+void Engine::prepare(const Source& source, const float* x, int t, int k, const int64_t* order, Wanted wanted,
+                     Prepared& rows) {
+  const bool changed = source.kind != Source::plain || order;
+  if (!changed) wanted.floats = false;
+  rows.make_room(size_t(t), k, wanted);
+  if (!changed) rows.floats = x;
+  if (!wanted.floats && !wanted.codes && !wanted.pairs) return;
+  const int64_t width = int64_t(k) * (source.kind == Source::gated ? 2 : 1);
+  spread(t, int64_t(k) * (source.kind == Source::gated ? 5 : 2), [&](int64_t from, int64_t to, int worker) {
+    for (int64_t i = from; i < to; i++) fill(source, x + i * width, k, order, rows, size_t(i), wanted, worker);
+  });
+}
+
+// All of products_, in pieces small enough that no thread waits long for the last one, large enough to be worth a turn of
+// the counter.
+void Engine::multiply(bool add) {
+  int64_t all = 0;
+  int most = 0;
+  for (const Product& product : products_) {
+    all += int64_t(product.matrix->n()) * product.t;
+    most = std::max(most, product.t);
+  }
+  pieces_.clear();
+  for (const Product& product : products_) {
+    const int64_t share = all / std::max(1, 8 * pool_.threads() * product.t);
+    const int size = int(std::clamp<int64_t>(share, 32, 512)) / kernels_.lanes, panels = product.matrix->panels();
+    for (int from = 0; from < panels; from += size) pieces_.push_back({&product, from, std::min(panels, from + size)});
+  }
+  pool_.run(int64_t(pieces_.size()), [&](int64_t task, int worker) {
+    const auto& [product, from, to] = pieces_[size_t(task)];
+    const Matrix& m = *product->matrix;
+    Prepared& rows = *product->rows;
+    const int k = m.k();
+    const Wanted one = wanted(m);
+    const LinearJob job{m.format(), m.data(), product->t, m.n(), k,
+                        one.floats ? rows.floats + product->row * size_t(k) : nullptr,
+                        one.codes ? rows.row(product->row, k) : Codes{},
+                        one.pairs ? rows.pairs_at(product->row, k) : nullptr, product->bias, product->y,
+                        product->stride, add, product->t >= kManyTokens ? pool_.word() : nullptr};
+    kernels_.linear(job, from, to, scratch(worker, kernels_.linear_scratch(most)));
+  });
 }
 
 void Engine::blocks(const std::string& from, const uint8_t* x, int n, int k, const std::string& to, uint8_t* out) {
   const Kind *source = find_kind(from, k), *target = find_kind(to, k);
-  if (!source || is_quantised(source->format) || !target || (target->format != Format::w8 && target->format != Format::w4))
+  if (!source || source->format >= Format::f8 || !target || (target->format != Format::w8 && target->format != Format::w4))
     throw std::invalid_argument("no way from " + from + " to " + to + " with rows of " + std::to_string(k));
   const size_t in_row = stored_row_bytes(from, k), out_row = stored_row_bytes(to, k);
   spread(n, k, [&](int64_t first, int64_t last, int) {
@@ -150,38 +158,25 @@ void Engine::blocks(const std::string& from, const uint8_t* x, int n, int k, con
 }
 
 // How a matrix wants its rows.
-Engine::Wanted Engine::wanted(const Matrix& m) const {
+Wanted Engine::wanted(const Matrix& m) const {
   const bool codes = fast_ && is_quantised(m.format());
   const bool pairs = fast_ && m.format() == Format::bf16 && kernels_.to_bf16;
   return {!codes && !pairs, codes, pairs};
 }
 
+// Parts that see their columns in one order are multiplied together.
 void Engine::product(const Source& source, const Stack& w, const float* x, int t, const float* bias, float* y,
                      bool add) {
-  const int k = w.k();
   const size_t stride = size_t(w.n());
-  int column = 0;
   for (size_t first = 0, last; first < w.matrices.size(); first = last) {
-    Wanted all{false, false, false};
-    int columns = 0;
+    products_.clear();
     for (last = first; last < w.matrices.size() && w.orders[last] == w.orders[first]; last++) {
-      const Wanted one = wanted(*w.matrices[last]);
-      all = {all.floats || one.floats, all.codes || one.codes, all.pairs || one.pairs};
-      columns += w.matrices[last]->n();
+      products_.push_back({w.matrices[last], &tokens_, 0, t, bias, y, stride});
+      y += w.matrices[last]->n();
+      if (bias) bias += w.matrices[last]->n();
     }
-    const float* floats = prepare(source, x, t, k, w.orders[first], all);
-    const Codes codes{codes_.data(), scales_.data(), sums_.data(), minus_.data(), halves_.data()};
-    cut(w, first, last, column);
-    pool_.run(int64_t(pieces_.size()), [&](int64_t task, int worker) {
-      const Piece& piece = pieces_[size_t(task)];
-      const Matrix& m = *piece.matrix;
-      const Wanted one = wanted(m);
-      const LinearJob job{m.format(), m.data(), t, m.n(), k, one.floats ? floats : nullptr, one.codes ? codes : Codes{},
-                          one.pairs ? pairs_.data() : nullptr, bias ? bias + piece.column : nullptr, y + piece.column,
-                          stride, add, t >= kManyTokens ? pool_.word() : nullptr};
-      kernels_.linear(job, piece.from, piece.to, scratch(worker, kernels_.linear_scratch(t)));
-    });
-    column += columns;
+    prepare(source, x, t, w.k(), w.orders[first], all_wanted(), tokens_);
+    multiply(add);
   }
 }
 
@@ -196,6 +191,13 @@ void Engine::embed(const Matrix& w, const int64_t* ids, int t, float scale, floa
 void Engine::rms_norm(const float* x, const float* weight, float* y, int64_t rows, int k, float eps) {
   spread(rows, k, [&](int64_t from, int64_t to, int) {
     for (int64_t i = from; i < to; i++) kernels_.rms_norm(x + i * k, weight, y + i * k, k, eps);
+  });
+}
+
+void Engine::layer_norm(const float* x, const float* weight, float* y, int64_t rows, int groups, int k, float eps) {
+  spread(rows, 2 * int64_t(groups) * k, [&](int64_t from, int64_t to, int) {
+    for (int64_t i = from * groups; i < to * groups; i++)
+      kernels_.layer_norm(x + i * k, weight + i % groups * k, y + i * k, k, eps);
   });
 }
 
@@ -223,6 +225,12 @@ void Engine::gated(const float* gate_up, float* y, int t, int f, Activation acti
   spread(t, 4 * int64_t(f), [&](int64_t from, int64_t to, int) {
     for (int64_t i = from; i < to; i++)
       kernels_.gated(gate_up + i * 2 * f, gate_up + i * 2 * f + f, y + i * f, f, activation);
+  });
+}
+
+void Engine::dimmed(float* x, const float* gate, int t, int k) {
+  spread(t, k, [&](int64_t from, int64_t to, int) {
+    for (int64_t i = from; i < to; i++) kernels_.dim(x + i * k, gate[i], size_t(k));
   });
 }
 
@@ -254,7 +262,21 @@ void Engine::each_position(const Pages& kv, const Ragged& ragged, int64_t cost, 
   });
 }
 
+void Engine::store_latent(const Pages& kv, const float* key, size_t page, int slot, int group) {
+  const size_t row = (size_t(group) * kv.page_size + slot) * kv.width(), bytes = kv.width() * kv.item();
+  uint8_t* to = kv.keys + (page * kv.key_page() + row) * kv.item();
+  memset(to, 0, bytes);
+  switch (kv.kind) {
+    case KV::f32: memcpy(to, key, size_t(kv.dim) * 4); break;
+    case KV::f16: kernels_.to_half(key, (uint16_t*)to, kv.dim); break;
+    case KV::int8:
+      kv.key_scales[page * kv.scale_page() + group * kv.stride() + slot] = kernels_.to_int8(key, (int8_t*)to, kv.dim);
+      break;
+  }
+}
+
 void Engine::store_head(const Pages& kv, const float* key, const float* value, size_t page, int slot, int group) {
+  if (kv.latent) return store_latent(kv, key, page, slot, group);
   const size_t stride = kv.stride(), to_key = page * kv.key_page() + size_t(group) * kv.dim * stride + slot,
                to_value = page * kv.value_page() + (size_t(group) * kv.page_size + slot) * kv.width(),
                to_scale = page * kv.scale_page() + group * stride + slot;
@@ -328,7 +350,7 @@ void Engine::kv_copy(const Pages& kv, int src, int dst, int tokens) {
     case KV::int8:
       copy_positions<int8_t>(kv, src, dst, tokens);
       copy_scales(kv, kv.key_scales, src, dst, tokens);
-      copy_scales(kv, kv.value_scales, src, dst, tokens);
+      if (!kv.latent) copy_scales(kv, kv.value_scales, src, dst, tokens);
   }
 }
 
@@ -347,10 +369,10 @@ void Engine::cut_queries(const AttentionJob& job, const float* q, float* y, cons
   const int most = block_queries(job, ragged.query_starts[ragged.rows], pool_.threads());
   for (int row = 0; row < ragged.rows; row++)
     for (int at = 0; at < ragged.queries(row); at += most)
-      for (int g = 0; g < job.groups; g++) {
+      for (int slice = 0; slice < job.heads / shared_heads(job); slice++) {
         const int64_t token = ragged.query_starts[row] + at;
         const AttentionBlock block{q + token * job.heads * job.dim, y + token * job.heads * job.value_dim,
-                                   std::min(most, ragged.queries(row) - at), ragged.starts[row] + at, g};
+                                   std::min(most, ragged.queries(row) - at), ragged.starts[row] + at, slice};
         blocks_.push_back({block, ragged.page_ids + ragged.page_starts[row], spans_of(job, block), nullptr});
       }
 }
@@ -388,8 +410,8 @@ void Engine::attention(const Pages& kv, const float* q, float* y, int heads, con
   if (heads % kv.groups) throw std::invalid_argument("attention: query heads must be a multiple of key heads");
   const AttentionJob common{kv.kind, kv.keys, kv.values, kv.key_scales, kv.value_scales, kv.groups, kv.page_size,
                             kv.dim, kv.value_dim, heads, scores.scale, scores.softcap, scores.window, scores.sinks,
-                            nullptr, pool_.word()};
-  if (kv.kind == KV::int8) q = rotated(q, int64_t(ragged.query_starts[ragged.rows]) * heads, kv.dim);
+                            nullptr, pool_.word(), kv.latent, kv.latent ? latent_share(heads / kv.groups) : 0};
+  if (kv.kind == KV::int8 && !kv.latent) q = rotated(q, int64_t(ragged.query_starts[ragged.rows]) * heads, kv.dim);
   cut_queries(common, q, y, ragged);
   cut_spans(common);
   const auto at_work = [&](const Block& block, int worker, const auto& f) {

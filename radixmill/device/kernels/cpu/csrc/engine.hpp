@@ -1,24 +1,26 @@
 // The ops over raw pointers: checks that nothing leaves its array, and shares the work among the pool's threads.
 #pragma once
+#include <algorithm>
 #include <mutex>
 #include <vector>
 
-#include "matrix.hpp"
+#include "grouped.hpp"
 
 namespace radixmill {
 
 // One layer's pages. keys [pages, G, D, stride], values [pages, G, P, width]: P and Dv padded to whole vectors. int8 has
-// scales, [pages, G, stride] each.
+// scales, [pages, G, stride] each. Latent ones: keys [pages, G, P, width], D padded with zeros, and values the same memory.
 struct Pages {
   KV kind;
   uint8_t *keys, *values;
   float *key_scales, *value_scales;  // null unless int8
   int pages, page_size, groups, dim, value_dim, lanes;
+  bool latent;
 
   size_t item() const { return item_bytes(kind); }
   size_t stride() const { return size_t(pad(page_size, lanes)); }
-  size_t width() const { return size_t(pad(value_dim, lanes)); }
-  size_t key_page() const { return size_t(groups) * dim * stride(); }  // items
+  size_t width() const { return size_t(pad(latent ? dim : value_dim, lanes)); }
+  size_t key_page() const { return latent ? value_page() : size_t(groups) * dim * stride(); }  // items
   size_t value_page() const { return size_t(groups) * page_size * width(); }
   size_t scale_page() const { return size_t(groups) * stride(); }
 };
@@ -59,15 +61,6 @@ struct Source {
   Activation activation = Activation::silu;  // gated: x has 2K columns
 };
 
-// Matrices of one K, one below the other.
-struct Stack {
-  std::vector<const Matrix*> matrices;
-  std::vector<const int64_t*> orders;  // of the columns of x that each matrix sees, [K]; null: as they are
-
-  int k() const { return matrices.at(0)->k(); }
-  int n() const;
-};
-
 class Engine {
  public:
   Engine(const Kernels& kernels, int threads, bool fast);
@@ -82,10 +75,20 @@ class Engine {
   void blocks(const std::string& from, const uint8_t* x, int n, int k, const std::string& to, uint8_t* out);
   void embed(const Matrix& w, const int64_t* ids, int t, float scale, float* y);
   void rms_norm(const float* x, const float* weight, float* y, int64_t rows, int k, float eps);
+  // x [rows, groups · k], weight [groups, k].
+  void layer_norm(const float* x, const float* weight, float* y, int64_t rows, int groups, int k, float eps);
   void add(float* x, const float* y, int64_t n);
   void scale(const float* x, float* y, int64_t n, float by);
   void softcap(const float* x, float* y, int64_t n, float cap);
   void gated(const float* gate_up, float* y, int t, int f, Activation activation);
+  // x [t, k] times the sigmoid of gate [t].
+  void dimmed(float* x, const float* gate, int t, int k);
+  // logits [t, E] → [t, 2k].
+  void route(const float* logits, const float* bias, float* y, int t, const Routing& routing);
+  // routes [t, 2 · top]; throws std::out_of_range for an expert that there is not.
+  void experts(const Mixture& mixture, const float* x, const float* routes, int t, int top, float* y);
+  // A matrix for each head.
+  void heads(const Stacks& w, Strided<const float> x, int t, Strided<float> y);
   // x [t, heads, dim]; cos, sin [limit, half].
   void rope(float* x, int t, int heads, int dim, const int32_t* positions, const float* cos, const float* sin,
             int limit, int half);
@@ -107,21 +110,25 @@ class Engine {
     int block, span;
   };
 
+  // Panels [from, to) of a product.
   struct Piece {
-    const Matrix* matrix;
-    int column, from, to;  // the matrix's first column of y; panels
+    const Product* product;
+    int from, to;
   };
 
   template <class F>
   void spread(int64_t rows, int64_t row_cost, const F& f);
-  // Floats for the f32 path, codes for the int8 path, pairs for the bf16 path.
-  struct Wanted {
-    bool floats, codes, pairs;
-  };
-
   Wanted wanted(const Matrix& m) const;
-  const float* prepare(const Source& source, const float* x, int t, int k, const int64_t* order, Wanted wanted);
-  void cut(const Stack& w, size_t first, size_t last, int column);
+  void fill(const Source& source, const float* row, int k, const int64_t* order, Prepared& rows, size_t at, Wanted wanted,
+            int worker);
+  void prepare(const Source& source, const float* x, int t, int k, const int64_t* order, Wanted wanted, Prepared& rows);
+  void multiply(bool add);
+  template <class F>
+  void plan(const Stack& w, int t, int64_t ready, const float* bias, float* y, size_t stride, const F& where);
+  Wanted all_wanted() const;
+  void multiply_planned(const Source& source, int k);
+  void group(const float* routes, int t, int top, int64_t experts);
+  void some_experts(const Mixture& mixture, const float* x, const float* routes, int t, int top, float* y);
   template <class F>
   void spread_flat(int64_t n, int cost, const F& f);
   float* scratch(int worker, size_t floats);
@@ -132,19 +139,21 @@ class Engine {
   void cut_queries(const AttentionJob& job, const float* q, float* y, const Ragged& ragged);
   void cut_spans(const AttentionJob& job);
   void store_head(const Pages& kv, const float* key, const float* value, size_t page, int slot, int group);
+  void store_latent(const Pages& kv, const float* key, size_t page, int slot, int group);
 
   const Kernels& kernels_;
   bool fast_;
   std::mutex mutex_;
   Pool pool_;
   std::vector<std::vector<float>> scratch_;  // one per thread
-  // Activations of the current product().
-  std::vector<float> floats_, scales_, sums_;
-  std::vector<int8_t> codes_;
-  std::vector<int32_t> minus_;
-  std::vector<int16_t> halves_;
-  std::vector<uint16_t> pairs_;
+  // Of the current product(), or the stage of experts() and heads().
+  Prepared tokens_, slots_;
+  std::vector<Product> products_;
+  std::vector<Fill> fills_;
   std::vector<Piece> pieces_;
+  std::vector<int64_t> pairs_, places_, starts_, next_;
+  Buffer<uint8_t> between_;
+  size_t between_bytes_ = 0;
   // Of the current attention().
   std::vector<Block> blocks_;
   std::vector<Part> parts_;
@@ -153,5 +162,17 @@ class Engine {
   Buffer<uint8_t> states_;
   size_t states_bytes_ = 0;
 };
+
+constexpr int64_t kWorthSharing = 8192;  // values below which a job stays with the caller
+constexpr int64_t kMostAtOnce = 1 << 24;  // values in a piece of a job, which is over, on any machine, within a second
+
+// f(from, to, worker) over [0, rows), in pieces if `rows` rows of `row_cost` values are worth it.
+template <class F>
+void Engine::spread(int64_t rows, int64_t row_cost, const F& f) {
+  if (rows * row_cost < kWorthSharing) return f(int64_t(0), rows, 0);
+  const int64_t piece = std::max<int64_t>(1, std::min(rows / (4 * pool_.threads()), kMostAtOnce / row_cost));
+  pool_.run((rows + piece - 1) / piece,
+            [&](int64_t task, int worker) { f(task * piece, std::min(rows, (task + 1) * piece), worker); });
+}
 
 }  // namespace radixmill

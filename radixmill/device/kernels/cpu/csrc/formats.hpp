@@ -10,10 +10,11 @@ constexpr int kGroup = 32;  // values of a row that lie together; int8 activatio
 
 // Floats first. The letters after the width: s has no minimum, k has integers times a scale of 256 values, n takes its
 // codes through a table of unequal steps, f through the values of 4-bit floats.
-enum class Format : int { f32, f16, bf16, w8, w4, w4s, w5, w5s, w2k, w3k, w4k, w5k, w6k, w4n, w4nk, w4f };
+enum class Format : int { f32, f16, bf16, f8, w8, w4, w4s, w5, w5s, w2k, w3k, w4k, w5k, w6k, w4n, w4nk, w4f };
 
 // A panel has as many rows as the instruction set's vectors have floats: L lanes, 8 or 16. K ascends. Floats: [K][L], but bf16 in pairs
 // of neighbours, [⌈K/2⌉][L][2], the last of an odd K with zeros.
+// f8: blocks of 128 values, each [L] f32 scales, [128][L] codes of E4M3FN; a value is code · scale.
 // Quantised: blocks, each
 //   [L] f16 (w4f: bf16) scales, [L] f16 minima if the format has them,
 //   [groups][L][factors] int8 factors of the scales, the same of the minima,
@@ -46,7 +47,7 @@ struct Layout {
 
 constexpr Layout kLayouts[] = {
     {"f32", 32, 0, false, 1, 0}, {"f16", 16, 0, false, 1, 0},   {"bf16", 16, 0, false, 1, 0},
-    {"w8", 8, 0, false, 32, 0},  {"w4", 4, 0, true, 32, 0},     {"w4", 4, 8, false, 32, 0},
+    {"f8", 8, 0, false, 128, 0}, {"w8", 8, 0, false, 32, 0},  {"w4", 4, 0, true, 32, 0},     {"w4", 4, 8, false, 32, 0},
     {"w5", 5, 0, true, 32, 0},   {"w5", 5, 16, false, 32, 0},   {"w2k", 2, 0, true, 256, 2},
     {"w3k", 3, 4, false, 256, 2}, {"w4k", 4, 0, true, 256, 1}, {"w5k", 5, 0, true, 256, 1},
     {"w6k", 6, 32, false, 256, 2},
@@ -69,9 +70,11 @@ static constexpr size_t codes_at(Layout l, int g, int lanes) {
   return factors_at(l, l.block / kGroup * (l.minimum ? 2 : 1), lanes) + group_bytes(l, lanes) * g;
 }
 static constexpr size_t block_bytes(Layout l, int lanes) { return codes_at(l, l.block / kGroup, lanes); }
+static constexpr size_t f8_block_bytes(int lanes) { return size_t(lanes) * (4 + layout(Format::f8).block); }
 static constexpr size_t panel_bytes(Format f, int k, int lanes) {
   const Layout l = layout(f);
   if (is_quantised(f)) return block_bytes(l, lanes) * size_t(k / l.block);
+  if (f == Format::f8) return f8_block_bytes(lanes) * size_t(k / l.block);
   return size_t(f == Format::bf16 ? k + k % 2 : k) * lanes * (l.bits / 8);
 }
 

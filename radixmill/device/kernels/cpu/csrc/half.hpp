@@ -1,4 +1,4 @@
-// float16 in integer arithmetic. Internal linkage: compiled into units with different instruction sets.
+// float16, bfloat16 and float8 in integer arithmetic. Internal linkage: compiled into units with different instruction sets.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -22,6 +22,13 @@ inline float half_to_float(uint16_t h) {
   const uint32_t sign = uint32_t(h & 0x8000) << 16, rest = uint32_t(h & 0x7fff) << 13;
   if (rest >= (0x7c00u << 13)) return bits_to_float(sign | rest | 0x7f800000u);  // infinity, NaN
   return bits_to_float(float_to_bits(bits_to_float(rest) * 0x1p112f) | sign);    // normal and subnormal
+}
+
+// E4M3FN (OCP 8-bit Floating Point Specification, 2023): no infinities, all ones is NaN.
+inline float f8_to_float(uint8_t code) {
+  const uint16_t size = code & 0x7f;
+  if (size == 0x7f) return bits_to_float(0x7fc00000u);
+  return half_to_float(uint16_t((code & 0x80) << 8 | size << 7)) * 256;  // float16's exponent is 8 less
 }
 
 inline float bf16_to_float(uint16_t h) { return bits_to_float(uint32_t(h) << 16); }

@@ -38,7 +38,7 @@ struct LinearJob {
   uint64_t* word = nullptr;  // to be counted up on the way, see beat.hpp; null where the way is short
 };
 
-enum class Activation : int { silu, gelu_tanh, gelu };
+enum class Activation : int { silu, gelu_tanh, gelu, clamped };
 
 // How keys and values are kept. int8: one scale per token and head.
 enum class KV : int { f32, f16, int8 };
@@ -57,13 +57,18 @@ struct AttentionJob {
   const float* sinks;       // [heads] or null
   const int32_t* page_ids;  // the row's
   uint64_t* word = nullptr;  // to be counted up on the way, see beat.hpp
+  // Latent pages: keys are [pages, G, P, padded D], and a value is the first numbers of its key; `values` and
+  // `value_scales` point to the same memory.
+  bool latent = false;
+  int share = 0;  // query heads of a block, neighbours with one key/value head; 0: all that have it
 };
+static constexpr int shared_heads(const AttentionJob& job) { return job.share ? job.share : job.heads / job.groups; }
 
-// Some neighbouring queries of the row, and the heads among them that share one key/value head.
+// Some neighbouring queries of the row, and the heads among them that are looked at together.
 struct AttentionBlock {
   const float* q;  // of the first query, [queries, heads, D]
   float* y;        // [queries, heads, Dv]
-  int queries, position, group;  // position: of the first
+  int queries, position, slice;  // position: of the first; heads [slice · share, …)
 };
 
 // A softmax begins afresh at every span of about this many positions, and spans are joined in their order.
@@ -89,10 +94,14 @@ struct Kernels {
   void (*linear)(const LinearJob&, int first_panel, int last_panel, float* scratch);
   void (*quantise)(const float* x, int k, Codes row);
   void (*rms_norm)(const float* x, const float* weight, float* y, int k, float eps);
+  void (*layer_norm)(const float* x, const float* weight, float* y, int k, float eps);
   void (*add)(float* x, const float* y, size_t n);
+  void (*add_scaled)(float* x, const float* y, size_t n, float by);  // x += y · by, rounded twice
   void (*scale)(const float* x, float* y, size_t n, float by);
   void (*softcap)(const float* x, float* y, size_t n, float cap);
   void (*gated)(const float* gate, const float* up, float* y, int f, Activation);
+  void (*dim)(float* x, float gate, size_t n);  // times the gate's sigmoid
+  void (*scores)(const float* logits, float* y, int n, bool sigmoid);  // else softmax
   void (*rope)(float* x, int heads, int dim, const float* cos, const float* sin, int half);
   void (*to_half)(const float* x, uint16_t* y, int n);
   void (*blocks)(Format from, const uint8_t* x, int k, Format to, uint8_t* out);

@@ -138,9 +138,20 @@ void unpack_groups(const uint8_t* panel, int from, int k, float* out) {
   }
 }
 
+void unpack_f8(const uint8_t* panel, int from, int k, float* out) {
+  constexpr int size = layout(Format::f8).block;
+  static_assert(kBlockK % size == 0);  // so that `from` begins a block
+  for (; k > 0; from += size, k -= size) {
+    const uint8_t *block = panel + f8_block_bytes(kLanes) * size_t(from / size), *codes = block + 4 * kLanes;
+    const V scale = load((const float*)block);
+    for (int i = 0; i < size; i++, codes += kLanes, out += kLanes) store(out, mul(f8_floats(codes), scale));
+  }
+}
+
 // Columns [from, from + k) of one panel as [k][lanes] floats.
 void unpack(Format f, const uint8_t* panel, int from, int k, float* out) {
   if (is_quantised(f)) return for_format(f, [&](auto F) { unpack_groups<decltype(F)::value>(panel, from, k, out); });
+  if (f == Format::f8) return unpack_f8(panel, from, k, out);
   const uint16_t* p = (const uint16_t*)panel + size_t(from) * kLanes;  // `from` is even
   if (f == Format::f16) {
     for (int i = 0; i < k; i++) store(out + i * kLanes, load_half(p + i * kLanes));

@@ -127,6 +127,28 @@ float value_at(const uint8_t* p, Format format) {
   return format == Format::f16 ? half_to_float(half) : bf16_to_float(half);
 }
 
+// Where the scale of block i of row r lies in a panel, and the first of its codes, which are `lanes` bytes apart.
+size_t f8_scale_at(size_t i, int r, int lanes) { return f8_block_bytes(lanes) * i + size_t(4 * r); }
+size_t f8_codes_at(size_t i, int r, int lanes) { return f8_block_bytes(lanes) * i + size_t(4 * lanes + r); }
+
+void write_f8(const uint8_t* row, size_t blocks, int r, int lanes, uint8_t* panel) {
+  constexpr int size = layout(Format::f8).block;
+  for (size_t i = 0; i < blocks; i++, row += 4 + size) {
+    memcpy(panel + f8_scale_at(i, r, lanes), row, 4);
+    uint8_t* codes = panel + f8_codes_at(i, r, lanes);
+    for (int j = 0; j < size; j++) codes[j * lanes] = row[4 + j];
+  }
+}
+
+void read_f8(const uint8_t* panel, size_t blocks, int r, int lanes, float by, float* out) {
+  constexpr int size = layout(Format::f8).block;
+  for (size_t i = 0; i < blocks; i++) {
+    const float scale = value_at(panel + f8_scale_at(i, r, lanes), Format::f32);
+    const uint8_t* codes = panel + f8_codes_at(i, r, lanes);
+    for (int j = 0; j < size; j++) *out++ = f8_to_float(codes[j * lanes]) * scale * by;
+  }
+}
+
 }  // namespace
 
 Buffer<uint8_t> allocate(size_t bytes) {
@@ -165,6 +187,10 @@ void Matrix::pack_panel(const Kind& kind, const uint8_t* data, int panel) {
   memset(out, 0, panel_bytes(format_, k_, lanes_));  // rows past n are zero
   for (int r = 0; r < lanes_ && panel * lanes_ + r < n_; r++) {
     const uint8_t* row = data + size_t(panel * lanes_ + r) * blocks * kind.bytes;
+    if (format_ == Format::f8) {
+      write_f8(row, blocks, r, lanes_, out);
+      continue;
+    }
     if (!is_quantised(format_)) {
       for (size_t i = 0; i < blocks; i++)
         memcpy(out + float_at(format_, int(i), r, lanes_) * kind.bytes, row + i * kind.bytes, kind.bytes);
@@ -182,6 +208,7 @@ void Matrix::row(int64_t index, float by, float* out) const {
   const Layout l = layout(format_);
   const uint8_t* panel = data_.get() + (index / lanes_) * panel_bytes(format_, k_, lanes_);
   const int r = int(index % lanes_);
+  if (format_ == Format::f8) return read_f8(panel, size_t(k_ / l.block), r, lanes_, by, out);
   if (!is_quantised(format_)) {
     for (int i = 0; i < k_; i++) out[i] = value_at(panel + float_at(format_, i, r, lanes_) * size_t(l.bits / 8), format_) * by;
     return;

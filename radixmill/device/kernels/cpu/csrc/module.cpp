@@ -57,10 +57,51 @@ void gated(Engine& engine, nb::handle gate_up, int activation, int f, nb::handle
   engine.gated(in.data(), out.data(), t, f, Activation(activation));
 }
 
+void layer_norm(Engine& engine, nb::handle x, nb::handle weight, int groups, float eps, nb::handle y) {
+  Array<float> in(x), w(weight), out(y, in.size(), true);
+  const int rows = in.rows(w.size()), k = w.rows(size_t(groups));  // weight [groups, k]
+  const Call call(engine);
+  engine.layer_norm(in.data(), w.data(), out.data(), rows, groups, k, eps);
+}
+
+void dimmed(Engine& engine, nb::handle x, nb::handle gate) {
+  Array<float> by(gate), out(x, kAny, true);
+  const int k = by.size() ? out.rows(by.size()) : 0;
+  const Call call(engine);
+  engine.dimmed(out.data(), by.data(), int(by.size()), k);
+}
+
+void route(Engine& engine, nb::handle logits, const Routing& routing, nb::handle bias, nb::handle y) {
+  Array<float> in(logits);
+  Maybe<float> b(bias, size_t(routing.experts));
+  const int t = in.rows(size_t(routing.experts));
+  Array<float> out(y, size_t(t) * 2 * routing.top, true);
+  const Call call(engine);
+  engine.route(in.data(), b.data(), out.data(), t, routing);
+}
+
+void experts(Engine& engine, nb::handle x, nb::handle routes, const OwnedMixture& mixture, int top, nb::handle y) {
+  Array<float> in(x), way(routes);
+  const int t = in.rows(size_t(mixture.gate_up.k()));
+  if (top < 1 || way.rows(2 * size_t(top)) != t) throw std::invalid_argument("experts: not one route for each token");
+  Array<float> out(y, size_t(t) * mixture.down.n(), true);
+  const Call call(engine);
+  engine.experts(mixture, in.data(), way.data(), t, top, out.data());
+}
+
+void heads(Engine& engine, nb::handle x, const OwnedStacks& w, nb::handle y) {
+  const int64_t row = w.count() * w.k(), wide = w.count() * w.n();
+  Array<float> in(x);
+  const int t = in.rows(size_t(row));
+  Array<float> out(y, size_t(t * wide), true);
+  const Call call(engine);
+  engine.heads(w, {in.data(), row, w.k()}, t, {out.data(), wide, w.n()});
+}
+
 void rope(Engine& engine, nb::handle x, int heads, int dim, nb::handle positions, nb::handle cos, nb::handle sin,
           int half) {
   Array<float> in(x, kAny, true), c(cos), s(sin, c.size());
-  const int t = in.rows(size_t(heads) * dim), limit = c.rows(size_t(half));
+  const int t = in.rows(size_t(heads) * dim), limit = table_limit(c, half);
   Array<int32_t> at(positions, size_t(t));
   const Call call(engine);
   engine.rope(in.data(), t, heads, dim, at.data(), c.data(), s.data(), limit, half);
@@ -78,7 +119,7 @@ void qkv(Engine& engine, const OwnedPages& kv, nb::handle q, nb::handle k, nb::h
   Maybe<float> in_k(k, t * keys), in_v(v, t * values), norm_q(q_norm, kv.dim), norm_k(k_norm, kv.dim);
   Array<int32_t> at(positions, t);
   QkvJob job{in.data(),      in_k.data(), in_v.data(),    int64_t(queries), int64_t(keys), int64_t(values),
-             heads,          at.data(),   cosines.data(), sines.data(),     cosines.rows(size_t(half)), half,
+             heads,          at.data(),   cosines.data(), sines.data(),     table_limit(cosines, half), half,
              norm_q.data(),  norm_k.data(), eps};
   if (stacked) {
     job.k = job.q + queries, job.v = job.k + keys;
@@ -131,8 +172,22 @@ NB_MODULE(_native, m) {
       .def_ro("value_scales", &OwnedPages::value_scales_array)
       .def_prop_ro("dim", [](const OwnedPages& kv) { return kv.dim; })
       .def_prop_ro("value_dim", [](const OwnedPages& kv) { return kv.value_dim; });
-  m.def("pages", make_pages, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(),
-        nb::arg(), nb::arg(), nb::arg(), nb::arg());
+  m.def("pages", make_pages, nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none(),
+        nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg());
+
+  nb::class_<OwnedStacks>(m, "Stacks")
+      .def(nb::init<const nb::sequence&>())
+      .def_prop_ro("width", [](const OwnedStacks& w) { return w.count() * w.n(); });
+  nb::class_<OwnedMixture>(m, "Mixture")
+      .def(nb::init<const nb::sequence&, const nb::sequence&, nb::object, nb::object, int>(), nb::arg(), nb::arg(),
+           nb::arg().none(), nb::arg().none(), nb::arg())
+      .def_prop_ro("width", [](const OwnedMixture& mixture) { return mixture.down.n(); });
+  nb::class_<Routing>(m, "Routing")
+      .def("__init__", [](Routing* self, int experts, int top, bool sigmoid, bool renormalise, float scaling, int groups,
+                          int top_groups, bool top2) {
+        new (self) Routing{experts, top, sigmoid, renormalise, scaling, groups, top_groups, top2};
+        self->check();
+      });
 
   nb::class_<Engine>(m, "Engine")
       .def("__init__", [](Engine* self, const std::string& isa, int threads,
@@ -160,10 +215,15 @@ NB_MODULE(_native, m) {
            })
       .def("embed", embed)
       .def("rms_norm", rms_norm)
+      .def("layer_norm", layer_norm)
       .def("add", add)
       .def("scale", scale)
       .def("softcap", softcap)
       .def("gated", gated)
+      .def("dimmed", dimmed)
+      .def("route", route, nb::arg(), nb::arg(), nb::arg().none(), nb::arg())
+      .def("experts", experts)
+      .def("heads", heads)
       .def("rope", rope)
       .def("qkv", qkv, nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(),

@@ -69,6 +69,17 @@ Program::Register Program::rms_norm(Register x, const float* weight, int k, floa
   return y;
 }
 
+Program::Register Program::layer_norm(Register x, const float* weight, int groups, int k, float eps) {
+  expect(value(x).width == groups * k, "a norm");
+  use(x);
+  const Value in = value(x);
+  const Register y = make(in.rows, in.width);
+  record(in.rows, [=](const Step& step, const std::vector<float*>& at) {
+    engine_.layer_norm(at[size_t(x)], weight, at[size_t(y)], count(step, in.rows), groups, k, eps);
+  });
+  return y;
+}
+
 void Program::add(Register x, Register y) {
   expect(value(x).width == value(y).width && value(x).rows == value(y).rows, "a sum");
   use(x), use(y);
@@ -104,6 +115,51 @@ Program::Register Program::gated(Register x, Activation activation) {
   const Register y = make(in.rows, in.width / 2);
   record(in.rows, [=](const Step& step, const std::vector<float*>& at) {
     engine_.gated(at[size_t(x)], at[size_t(y)], count(step, in.rows), in.width / 2, activation);
+  });
+  return y;
+}
+
+void Program::dimmed(Register x, Register gate) {
+  expect(value(gate).width == 1 && value(gate).rows == value(x).rows, "a gate");
+  use(x), use(gate);
+  const Value in = value(x);
+  record(in.rows, [=](const Step& step, const std::vector<float*>& at) {
+    engine_.dimmed(at[size_t(x)], at[size_t(gate)], count(step, in.rows), in.width);
+  });
+}
+
+Program::Register Program::route(Register logits, const float* bias, Routing routing) {
+  expect(value(logits).width == routing.experts, "logits");
+  use(logits);
+  const Rows rows = value(logits).rows;
+  const Register y = make(rows, 2 * routing.top);
+  record(rows, [=](const Step& step, const std::vector<float*>& at) {
+    engine_.route(at[size_t(logits)], bias, at[size_t(y)], count(step, rows), routing);
+  });
+  return y;
+}
+
+Program::Register Program::experts(Register x, Register routes, const Mixture* mixture) {
+  const int both = value(routes).width;
+  expect(value(x).width == mixture->gate_up.k(), "what experts read");
+  expect(both > 0 && both % 2 == 0 && value(routes).rows == value(x).rows, "routes");
+  use(x), use(routes);
+  const Rows rows = value(x).rows;
+  const Register y = make(rows, mixture->down.n());
+  record(rows, [=](const Step& step, const std::vector<float*>& at) {
+    engine_.experts(*mixture, at[size_t(x)], at[size_t(routes)], count(step, rows), both / 2, at[size_t(y)]);
+  });
+  return y;
+}
+
+Program::Register Program::heads(Register x, const Stacks* w) {
+  const int64_t heads = w->count(), k = w->k(), n = w->n();
+  expect(value(x).width == heads * k, "what heads read");
+  use(x);
+  const Rows rows = value(x).rows;
+  const Register y = make(rows, int(heads * n));
+  record(rows, [=](const Step& step, const std::vector<float*>& at) {
+    engine_.heads(*w, {at[size_t(x)], heads * k, k}, count(step, rows), {at[size_t(y)], heads * n, n});
   });
   return y;
 }

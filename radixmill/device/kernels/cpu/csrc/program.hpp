@@ -30,10 +30,15 @@ class Program {
   Register product(Source source, Register x, Stack w, const float* bias);
   void product_into(Source source, Register x, Stack w, const float* bias, Register y);  // y += the product
   Register rms_norm(Register x, const float* weight, int k, float eps);
+  Register layer_norm(Register x, const float* weight, int groups, int k, float eps);
   void add(Register x, Register y);  // x += y
+  void dimmed(Register x, Register gate);  // in place
   Register scale(Register x, float by);
   Register softcap(Register x, float cap);
   Register gated(Register x, Activation activation);
+  Register route(Register logits, const float* bias, Routing routing);
+  Register experts(Register x, Register routes, const Mixture* mixture);
+  Register heads(Register x, const Stacks* w);
   Register qkv(std::vector<Register> parts, const Pages* kv, QkvJob job, int group);
   Register attention(Register q, const Pages* kv, int heads, int group, Scores scores);
   Register gather(Register x);

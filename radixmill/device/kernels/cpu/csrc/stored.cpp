@@ -155,7 +155,7 @@ constexpr Kind kKinds[] = {
     {"Q5_1", Format::w5, 24, q5_1},   {"Q8_0", Format::w8, 34, q8_0},   {"Q2_K", Format::w2k, 84, q2_k},
     {"Q3_K", Format::w3k, 110, q3_k}, {"Q4_K", Format::w4k, 144, q4_k}, {"Q5_K", Format::w5k, 176, q5_k},
     {"Q6_K", Format::w6k, 210, q6_k}, {"IQ4_NL", Format::w4n, 18, q4_0}, {"IQ4_XS", Format::w4nk, 136, iq4_xs},
-    {"MXFP4", Format::w4f, 17, mxfp4},
+    {"MXFP4", Format::w4f, 17, mxfp4}, {"F8B128", Format::f8, 132, nullptr},
 };
 
 }  // namespace

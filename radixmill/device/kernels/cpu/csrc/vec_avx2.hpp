@@ -51,6 +51,13 @@ RADIXMILL_INLINE float max_lanes(V v) {
   a = _mm_max_ps(a, _mm_movehl_ps(a, a));
   return _mm_cvtss_f32(_mm_max_ss(a, _mm_movehdup_ps(a)));
 }
+// Of the lower halves, then of the upper ones: a, b, a, b, …
+RADIXMILL_INLINE V zip_low(V a, V b) {
+  return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x20);
+}
+RADIXMILL_INLINE V zip_high(V a, V b) {
+  return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x31);
+}
 
 RADIXMILL_INLINE V load_half(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
 // Values of neighbouring columns from a vector of pairs.
@@ -99,6 +106,14 @@ RADIXMILL_INLINE V signed_floats(VB codes) {
 // Eight int8.
 RADIXMILL_INLINE V int8_floats(const uint8_t* p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+}
+// E4M3FN: as float16, whose exponent is 8 less, its two codes of all ones made NaN.
+RADIXMILL_INLINE V f8_floats(const uint8_t* p) {
+  const __m128i wide = _mm_slli_epi16(_mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i*)p)), 7);
+  const __m128i ones = _mm_set1_epi16(0x3f80);
+  const __m128i nan = _mm_cmpeq_epi16(_mm_and_si128(wide, ones), ones);
+  const __m128i half = _mm_or_si128(_mm_and_si128(wide, _mm_set1_epi16(int16_t(0xbfff))), nan);
+  return mul(_mm256_cvtph_ps(half), set1(256));
 }
 // Item h of eight pairs of int8.
 template <int h>

@@ -48,6 +48,13 @@ RADIXMILL_INLINE float sum_lanes(V v) {
   return _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)));
 }
 RADIXMILL_INLINE float max_lanes(V v) { return _mm512_reduce_max_ps(v); }
+// Of the lower halves, then of the upper ones: a, b, a, b, …
+RADIXMILL_INLINE V zip_low(V a, V b) {
+  return _mm512_permutex2var_ps(a, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), b);
+}
+RADIXMILL_INLINE V zip_high(V a, V b) {
+  return _mm512_permutex2var_ps(a, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), b);
+}
 
 RADIXMILL_INLINE V load_half(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
 // Values of neighbouring columns from a vector of pairs.
@@ -95,6 +102,14 @@ RADIXMILL_INLINE V signed_floats(VB codes) {
 // Sixteen int8.
 RADIXMILL_INLINE V int8_floats(const uint8_t* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+}
+// E4M3FN: as float16, whose exponent is 8 less, its two codes of all ones made NaN.
+RADIXMILL_INLINE V f8_floats(const uint8_t* p) {
+  const __m256i wide = _mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p)), 7);
+  const __m256i ones = _mm256_set1_epi16(0x3f80);
+  const __m256i nan = _mm256_cmpeq_epi16(_mm256_and_si256(wide, ones), ones);
+  const __m256i half = _mm256_or_si256(_mm256_and_si256(wide, _mm256_set1_epi16(int16_t(0xbfff))), nan);
+  return mul(_mm512_cvtph_ps(half), set1(256));
 }
 // Item h of sixteen pairs of int8.
 template <int h>

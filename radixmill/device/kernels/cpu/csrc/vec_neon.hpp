@@ -64,6 +64,9 @@ RADIXMILL_INLINE float sum_lanes(V v) {
   return vaddv_f32(vadd_f32(vget_low_f32(a), vget_high_f32(a)));
 }
 RADIXMILL_INLINE float max_lanes(V v) { return vmaxvq_f32(vmaxq_f32(v.low, v.high)); }
+// Of the lower halves, then of the upper ones: a, b, a, b, …
+RADIXMILL_INLINE V zip_low(V a, V b) { return {vzip1q_f32(a.low, b.low), vzip2q_f32(a.low, b.low)}; }
+RADIXMILL_INLINE V zip_high(V a, V b) { return {vzip1q_f32(a.high, b.high), vzip2q_f32(a.high, b.high)}; }
 
 RADIXMILL_INLINE V load_half(const uint16_t* p) {
   const float16x8_t halves = vreinterpretq_f16_u16(vld1q_u16(p));
@@ -149,6 +152,13 @@ RADIXMILL_INLINE VI widened(int16x8_t v) { return {vmovl_s16(vget_low_s16(v)), v
 // Eight int8.
 RADIXMILL_INLINE V int8_floats(const uint8_t* p) {
   return to_float(widened(vmovl_s8(vreinterpret_s8_u8(vld1_u8(p)))));
+}
+// E4M3FN: as float16, whose exponent is 8 less, its two codes of all ones made NaN.
+RADIXMILL_INLINE V f8_floats(const uint8_t* p) {
+  const uint16x8_t wide = vreinterpretq_u16_s16(vshlq_n_s16(vmovl_s8(vreinterpret_s8_u8(vld1_u8(p))), 7));
+  const uint16x8_t ones = vdupq_n_u16(0x3f80), nan = vceqq_u16(vandq_u16(wide, ones), ones);
+  const float16x8_t half = vreinterpretq_f16_u16(vorrq_u16(vandq_u16(wide, vdupq_n_u16(0xbfff)), nan));
+  return mul({vcvt_f32_f16(vget_low_f16(half)), vcvt_high_f32_f16(half)}, set1(256));
 }
 // Item h of eight pairs of int8.
 template <int h>

@@ -1,0 +1,59 @@
+"""DeepSeek-V3, R1 and V3.1 (DeepSeek-AI, 2024, arXiv:2412.19437), Kimi K2 and Moonlight: the block of DeepSeek-V2, with
+experts whose scores are sigmoids, chosen by a corrected score from the groups whose best two are best together.
+
+The layers after the last, which guess the tokens after the next one, are left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from radixmill.device.kernels.contract import Routing
+from radixmill.device.models import deepseek_v2
+from radixmill.device.models.decoder import Family
+from radixmill.device.models.deepseek_v2 import LatentConfig, latent_numbers, leading_dense
+from radixmill.device.models.keys import Keys
+from radixmill.device.models.sparse import checked
+
+ARCHITECTURES = ("DeepseekV3ForCausalLM",)
+
+
+class Config(LatentConfig):
+    @classmethod
+    def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
+        keys = Keys(hf)
+        keys.expect("mlp_bias", False)
+        numbers = latent_numbers(keys, q_lora_rank=1536, n_shared_experts=1, max_position_embeddings=4096)
+        config = cls(
+            **numbers,
+            dense=leading_dense(keys, numbers["layers"], 3),
+            routing=sigmoid(keys, experts=256, top=8, scaling=2.5, groups=8, top_groups=4),
+            biased_choice=True,
+            interleaved=keys.flag("rope_interleave", True),
+            spare_layers=keys.get("num_nextn_predict_layers", 1),
+        )
+        keys.done(allow_unknown)
+        return config
+
+
+def sigmoid(keys: Keys, *, experts: int, top: int, scaling: float, groups: int, top_groups: int) -> Routing:
+    """The numbers are the family's own, where the configuration leaves them out."""
+    keys.expect("scoring_func", "sigmoid")
+    keys.expect("topk_method", "noaux_tc")
+    routing = Routing(
+        experts=keys.count("n_routed_experts", experts),
+        top=keys.count("num_experts_per_tok", top),
+        score="sigmoid",
+        renormalise=keys.flag("norm_topk_prob", True),
+        scaling=keys.number("routed_scaling_factor", scaling),
+        groups=keys.count("n_group", groups),
+        top_groups=keys.count("topk_group", top_groups),
+        group_score="top2",
+    )
+    return checked(keys, routing)
+
+
+WEIGHTS = deepseek_v2.WEIGHTS
+Block = deepseek_v2.Block
+FAMILY = Family(Config, WEIGHTS, Block)

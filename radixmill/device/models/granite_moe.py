@@ -1,0 +1,70 @@
+"""Granite 3 mixtures of experts (IBM, 2024): Granite's four multipliers around the Mixtral block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from radixmill.device.kernels.contract import Array, Routing
+from radixmill.device.layers import Build, ForwardBatch, Parts
+from radixmill.device.models import sparse
+from radixmill.device.models.decoder import Family
+from radixmill.device.models.keys import Keys, dimensions, rope, stretched
+from radixmill.device.models.sparse import SparseConfig, checked, count_of_experts
+
+ARCHITECTURES = ("GraniteMoeForCausalLM",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(SparseConfig):
+    residual_scale: float  # of what each half of a block adds
+
+    @classmethod
+    def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
+        keys = Keys(hf)
+        sizes = dimensions(keys)
+        positions = keys.count("max_position_embeddings", 2048)
+        turn = rope(keys, positions)
+        # The softmax of the chosen experts' logits is that of all, divided by their sum.
+        routing = Routing(
+            experts=count_of_experts(keys, 8),
+            top=keys.count("num_experts_per_tok", 2),
+            score="softmax",
+            renormalise=True,
+        )
+        keys.inert(*sparse.TRAINING)
+        biased = ("q", "k", "v", "out") if keys.flag("attention_bias", False) else ()
+        config = cls(
+            **sizes,
+            context=stretched(turn, positions),
+            activation=keys.activation("hidden_act", "silu"),
+            rope=turn,
+            windows=(None,) * sizes["layers"],
+            scale=keys.number("attention_multiplier", 1.0),
+            logit_scale=1 / keys.number("logits_scaling", 1.0),
+            embed_scale=keys.number("embedding_multiplier", 1.0),
+            residual_scale=keys.number("residual_multiplier", 1.0),
+            biased=frozenset(biased),
+            routing=checked(keys, routing),
+            expert_inner=sizes["inner"],
+        )
+        keys.done(allow_unknown)
+        return config
+
+
+WEIGHTS = replace(sparse.WEIGHTS, block={**sparse.WEIGHTS.block, "router": ("mlp.router.layer",)})
+
+
+class Block(sparse.Block):
+    def __init__(self, build: Build, config: Config, part: Parts, layer: int) -> None:
+        super().__init__(build, config, part, layer)
+        self.residual_scale = config.residual_scale
+
+    def forward(self, x: Array, batch: ForwardBatch) -> Array:
+        attended = self.attention(self.attention_norm(x), batch)
+        x = self.ops.add(x, self.ops.scale(attended, self.residual_scale))
+        return self.ops.add(x, self.ops.scale(self.mlp(self.mlp_norm(x)), self.residual_scale))
+
+
+FAMILY = Family(Config, WEIGHTS, Block)
