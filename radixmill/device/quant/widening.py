@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from radixmill.core.errors import BadModel
 from radixmill.device.kernels.contract import Stored
+from radixmill.device.kernels.reference.weights import f8_values
 
 _CHUNK = 1 << 20  # values dequantised at once: the reference makes several temporaries of this size
 
@@ -26,6 +27,8 @@ def _values(stored: Stored) -> NDArray[np.float32]:
         case "BF16":
             wide: NDArray[np.float32] = (stored.data.astype(np.uint32) << 16).view(np.float32)
             return wide
+        case "F8B128":
+            return f8_values(stored.data)
     return _by_chunks(stored)
 
 
