@@ -7,6 +7,7 @@ The value None (or "auto") means: let `resolve` choose; what it chose, and why, 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, get_type_hints
@@ -332,7 +333,7 @@ class Hardware:
 
 @dataclass(frozen=True)
 class GroupFacts:
-    """Layers whose keys and values live and die together."""
+    """Layers whose keys and values live and die together. The first group has no window, and perhaps no bytes."""
 
     bytes_per_token: int
     window: int | None = None  # positions a query looks back, itself included; None: all
@@ -374,26 +375,29 @@ def with_model(config: Config, model: str) -> Config:
 # A lone sequence may need two pages more than its tokens fill: the copy of a partly matched page, and its own prompt's
 # ragged tail, which the tree adopts.
 SPARE_PAGES = 2
+SMALL_STEP = 16  # tokens that a step may have, besides one for each decoding row, whatever --step-tokens says
 
 
 def resolve(config: Config, hardware: Hardware, model: ModelFacts) -> Resolved:
     """Choose what was left open. Pure: the same arguments give the same answer."""
     reasons: list[str] = []
     compute, cache = _compute(config.compute, hardware, reasons), config.cache
-    tokens, why = _kv_tokens(cache, hardware, model)
-    pages = max(tokens // cache.page_size, 0)
+    sizes, why = _kv_pages(config, hardware, model)
+    pages = sizes[0]
     context, context_reason = _context(config, model, (pages - SPARE_PAGES) * cache.page_size, why)
     form = "" if cache.kv_cache_dtype == "auto" else f" as {model.kv_dtype}"
-    reasons.append(f"KV cache {pages} pages of {cache.page_size} tokens{form}: {why}")
+    windows = (f", {n} for windows of {g.window}" for g, n in zip(model.kv_groups, sizes, strict=True) if g.window)
+    reasons.append(f"KV cache {pages} pages of {cache.page_size} tokens{form}{''.join(windows)}: {why}")
     if cache.prefix_cache and cache.prefix_cache_bytes is None:
-        kept = max(pages // 5, -(-context // cache.page_size)) * cache.page_size * model.kv_bytes_per_token
+        part = max(pages // 5, -(-context // cache.page_size))
+        kept = -(-part * _bytes(sizes, model) * cache.page_size // pages)
         cache = replace(cache, prefix_cache_bytes=kept)
         reasons.append(f"{kept >> 20} MiB of it for prefixes that no request holds; running ones may use all of it")
     reasons.append(f"context {context_reason}")
     cache = replace(cache, kv_cache_dtype=model.kv_dtype)
     return Resolved(
         replace(config, compute=compute, cache=cache),
-        (pages,) * len(model.kv_groups),
+        sizes,
         context,
         context_reason,
         tuple(reasons),
@@ -446,13 +450,42 @@ def _context(config: Config, model: ModelFacts, room: int, why: str) -> tuple[in
     return room, f"{room}: what the KV cache holds ({why}); the model takes {wanted}"
 
 
-def _kv_tokens(cache: CacheOptions, hardware: Hardware, model: ModelFacts) -> tuple[int, str]:
+def _kv_pages(config: Config, hardware: Hardware, model: ModelFacts) -> tuple[tuple[int, ...], str]:
+    """Pages of each KV group, and the reason."""
+    cache = config.cache
     if cache.max_total_tokens is not None:
-        return cache.max_total_tokens, "--max-total-tokens"
-    if cache.kv_cache_bytes is not None:
-        return cache.kv_cache_bytes // model.kv_bytes_per_token, "--kv-cache-bytes"
-    budget = min(1 << 30, hardware.free_bytes // 4)
-    return budget // model.kv_bytes_per_token, f"{budget >> 20} MiB, the lesser of 1 GiB and a quarter of free memory"
+        return _sizes(max(cache.max_total_tokens // cache.page_size, 0), config, model), "--max-total-tokens"
+    budget, why = cache.kv_cache_bytes, "--kv-cache-bytes"
+    if budget is None:
+        budget = min(1 << 30, hardware.free_bytes // 4)
+        why = f"{budget >> 20} MiB, the lesser of 1 GiB and a quarter of free memory"
+    room = budget // cache.page_size
+    most = range(1, room + 1 if model.kv_bytes_per_token else 1)
+    pages = bisect_right(most, room, key=lambda pages: _bytes(_sizes(pages, config, model), model))
+    return _sizes(pages, config, model), why
+
+
+def _sizes(pages: int, config: Config, model: ModelFacts) -> tuple[int, ...]:
+    """Pages of each group, of so many that forget nothing."""
+    return tuple(_window_pages(group.window, pages, config) if group.window else pages for group in model.kv_groups)
+
+
+def _window_pages(window: int, pages: int, config: Config) -> int:
+    """Pages of a group with a window, beside so many that forget nothing.
+
+    As many as all that can run at once hold, and an eighth for the tails of prefixes. Where that is more than half of the
+    others, what one sequence needs and half of the others: while sequences are about twice as long as the window, both
+    kinds are used up at once. Never more than of the others, and never fewer than one sequence needs.
+    """
+    size, slots = config.cache.page_size, config.schedule.max_running_requests
+    step = -(-max(config.schedule.step_tokens, slots + SMALL_STEP) // size)
+    tail = -(-window // size) + SPARE_PAGES
+    return min(pages, tail + 2 * step + pages // 2, slots * tail + 2 * step + pages // 8)
+
+
+def _bytes(sizes: tuple[int, ...], model: ModelFacts) -> int:
+    """Of a position in all those pages."""
+    return sum(pages * group.bytes_per_token for pages, group in zip(sizes, model.kv_groups, strict=True))
 
 
 def walk(cls: type, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], type, Any]]:

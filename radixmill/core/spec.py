@@ -66,5 +66,10 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
     phases: tuple[tuple[str, float], ...] = ()  # start-up: what was done, seconds
 
     @property
+    def kv_bytes(self) -> int:
+        """Of all pages of all groups."""
+        return sum(group.pages * group.bytes_per_token for group in self.kv_groups) * self.page_size
+
+    @property
     def identity(self) -> Identity:
         return Identity(self.numerics, self.weight_marks, self.text_marks)

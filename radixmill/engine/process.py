@@ -33,8 +33,9 @@ def serve(
     `open_builder` starts a process that tries grammars; None: there are none.
     """
     spec, cache = executor.spec, config.cache
-    per_page = spec.page_size * sum(group.bytes_per_token for group in spec.kv_groups)
-    keep = None if cache.prefix_cache_bytes is None else cache.prefix_cache_bytes // per_page
+    keep = None  # of the first group as large a part as of all bytes
+    if cache.prefix_cache_bytes is not None and spec.kv_bytes:
+        keep = cache.prefix_cache_bytes * spec.kv_groups[0].pages // spec.kv_bytes
     pulse = pulse or EnginePulse.private()
     grammars = Grammars(open_builder, building=pulse.building) if open_builder else None
     scheduler = Scheduler(spec, config.schedule, cache.prefix_cache, keep, grammars)

@@ -20,6 +20,7 @@ from radixmill.core.config import (
     Hardware,
     ModelFacts,
     ModelOptions,
+    ScheduleOptions,
     resolve,
     walk,
 )
@@ -62,6 +63,43 @@ def test_a_fifth_of_the_pool_is_for_prefixes_that_nobody_holds_but_no_less_than_
     assert not any("for prefixes" in reason for reason in without.reasons)
     chosen = resolve(Config(cache=CacheOptions(prefix_cache_bytes=0)), LAPTOP, MODEL)
     assert chosen.config.cache.prefix_cache_bytes == 0
+
+
+WINDOWED = replace(MODEL, context=32768, kv_groups=(GroupFacts(4096), GroupFacts(22528, 512)))
+
+
+def test_a_window_leaves_more_of_the_same_bytes_for_what_forgets_nothing() -> None:
+    resolved = resolve(Config(), LAPTOP, WINDOWED)
+    full, window = resolved.pages
+    assert 1 << 30 >= (full * 4096 + window * 22528) * 64 > (1 << 30) - 2 * 26624 * 64
+    assert full > 1.5 * (1 << 30) // 26624 // 64 and resolved.context == 32768
+    assert window == 512 // 64 + SPARE_PAGES + 2 * 8 + full // 2
+    assert f"KV cache {full} pages of 64 tokens, {window} for windows of 512: 1024 MiB" in "\n".join(resolved.reasons)
+    kept = resolved.config.cache.prefix_cache_bytes
+    assert kept and 0 <= kept - max(full // 5, 512) * (full * 4096 + window * 22528) * 64 / full < 1
+    assert resolve(resolved.config, LAPTOP, WINDOWED).config == resolved.config
+
+
+def test_with_room_enough_a_window_has_what_all_that_run_can_hold() -> None:
+    config = Config(cache=CacheOptions(max_total_tokens=1 << 20))
+    full, window = resolve(config, LAPTOP, WINDOWED).pages
+    assert full == (1 << 20) // 64
+    assert window == 64 * (512 // 64 + SPARE_PAGES) + 2 * 8 + full // 8
+
+
+def test_a_window_never_has_fewer_pages_than_one_sequence_needs_nor_more_than_are_of_use() -> None:
+    for tokens in (256, 512, 1024, 4096, 16384):
+        for step in (1, 512, 8192):
+            config = Config(cache=CacheOptions(max_total_tokens=tokens), schedule=ScheduleOptions(step_tokens=step))
+            full, window = resolve(config, LAPTOP, WINDOWED).pages
+            lone = -(-(512 + max(step, 64 + 16)) // 64) + SPARE_PAGES
+            assert min(full, lone) <= window <= full
+
+
+def test_a_model_of_windows_alone_has_context_as_its_windows_allow() -> None:
+    model = replace(WINDOWED, kv_groups=(GroupFacts(0), GroupFacts(22528, 128)))
+    full, window = resolve(Config(cache=CacheOptions(kv_cache_bytes=256 << 20)), LAPTOP, model).pages
+    assert window * 22528 * 64 <= 256 << 20 and full > 1.7 * window
 
 
 def test_little_memory_lowers_the_context_and_says_why() -> None:

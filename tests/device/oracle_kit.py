@@ -35,7 +35,10 @@ SMALL = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 64,
+    "pad_token_id": 0,
 }
+# Models of text and images, whose text half is looked at: how that says what it is.
+VISION: Mapping[str, Mapping[str, Any]] = {"Gemma3": {}, "Mistral3": {"tie_word_embeddings": False}}
 LENGTH = 29
 COMPANY = (3, 17, 8)  # lengths of other sequences in the batch
 WHOLE = [[LENGTH]]
@@ -108,10 +111,13 @@ def make(name: str, more: Mapping[str, Any]) -> Any:
     """A model with random weights."""
     torch.manual_seed(11)
     numbers = {**SMALL, **more}
-    if name == "Gemma3":
-        vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}  # fmt: skip
-        config = transformers.Gemma3Config(text_config=numbers, vision_config=vision)
-        model = transformers.Gemma3ForConditionalGeneration._from_config(config, attn_implementation="eager")
+    if name in VISION:
+        images = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}  # fmt: skip
+        tied = {key: numbers[key] for key in ("tie_word_embeddings",) if key in numbers}
+        config = getattr(transformers, f"{name}Config")(
+            text_config=numbers, vision_config=images, **{**VISION[name], **tied}
+        )
+        model = transformers.AutoModelForImageTextToText.from_config(config, attn_implementation="eager")
     else:
         config = getattr(transformers, f"{name}Config")(**numbers)
         model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")

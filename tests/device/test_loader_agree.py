@@ -14,8 +14,9 @@ from radixmill.device.kernels import open_backend
 from radixmill.device.kernels.contract import Ops
 from radixmill.device.loader import Checkpoint, open_checkpoint
 from radixmill.store import ModelFiles
-from tests.device.gguf_kit import CONFIGS, write_gguf
-from tests.device.model_kit import Driver, build, dummy
+from tests.device.gguf_cases import transformers_name, words
+from tests.device.gguf_kit import CONFIGS, weights, write_gguf
+from tests.device.model_kit import Driver, build
 
 PROMPT = [3, 17, 5, 80, 80, 1, 44, 9, 61, 23, 2]
 
@@ -23,12 +24,6 @@ PROMPT = [3, 17, 5, 80, 80, 1, 44, 9, 61, 23, 2]
 @pytest.fixture(scope="module")
 def ops() -> Ops:
     return open_backend("reference", mode="exact", threads=1, isa="auto")
-
-
-def weights(config: dict[str, Any]) -> dict[str, np.ndarray]:
-    source = dummy(config, seed=2)
-    is_vector = {n: n.endswith((".bias", "norm.weight")) for n in source.names}
-    return {n: source.vector(n) if is_vector[n] else source.stored(n).data for n in sorted(source.names)}
 
 
 def as_folder(path: Path, config: dict[str, Any], tensors: dict[str, np.ndarray]) -> Checkpoint:
@@ -60,14 +55,8 @@ def test_both_formats_give_the_same_bits(name: str, tmp_path: Path, ops: Ops) ->
 def test_names_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     config = CONFIGS[name]
-    kind = config["architectures"][0].removesuffix("ForCausalLM").replace("Gemma3", "Gemma3Text")
-    settings = getattr(transformers, f"{kind}Config")(**{k: v for k, v in config.items() if k != "architectures"})
-    model = getattr(transformers, config["architectures"][0])(settings)
+    settings = getattr(transformers, f"{transformers_name(config)}Config")
+    model = getattr(transformers, config["architectures"][0])(settings(**words(config)))
     model.save_pretrained(tmp_path / "saved")
     folder = open_checkpoint(ModelFiles("m", tmp_path / "saved"))
-    tensors = {n: p.detach().numpy() for n, p in model.state_dict().items() if n in folder.names}
-    gguf_file = as_gguf(tmp_path / "m.gguf", config, tensors)
-    assert folder.names == gguf_file.names == dummy(config).names
-    for tensor, values in tensors.items():
-        read = folder.vector(tensor) if values.ndim == 1 else folder.stored(tensor).data
-        np.testing.assert_array_equal(read, values)
+    assert folder.names == set(weights(config))

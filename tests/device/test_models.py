@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,27 +14,16 @@ from radixmill.device.kernels.contract import KVShape, Routing, Stored
 from radixmill.device.kernels.reference import ReferenceOps
 from radixmill.device.layers import Build, Norm, Part, RopeSpec
 from radixmill.device.layers.rope import Linear, Llama3, Yarn, tables
-from radixmill.device.models import FAMILIES, Decoder, DecoderConfig, family
+from radixmill.device.models import FAMILIES, Decoder, family
 from tests.data import ROOT
 from tests.device import tiny_models
 from tests.device.model_kit import ArrayCheckpoint, Driver, build, dummy
+from tests.device.published import CONFIGS, published, read
 
-# config.json as these models publish it: sizes, and the keys one stumbles over.
-CONFIGS = {
-    path.stem: json.loads(path.read_text()) for path in sorted((Path(__file__).parent / "configs").glob("*.json"))
-}
 TINY = {
     "architectures": ["LlamaForCausalLM"], "vocab_size": 31, "hidden_size": 16, "intermediate_size": 24,
     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
 }  # fmt: skip
-
-
-def read(hf: dict[str, Any], **flags: Any) -> DecoderConfig:
-    return family(hf).config.from_hf(hf, **flags)
-
-
-def published(name: str) -> DecoderConfig:
-    return read(CONFIGS[name])
 
 
 def tiny(**more: Any) -> ArrayCheckpoint:
@@ -73,6 +60,29 @@ def test_what_the_published_configs_say() -> None:
     assert big.attention(5).rope == RopeSpec(1e6, Linear(8.0))
 
 
+def test_what_the_published_configs_of_mixtures_say() -> None:
+    mixtral: Any = published("Mixtral-8x7B-v0.1")
+    assert mixtral.routing == Routing(8, 2, "softmax", renormalise=True)
+    assert (mixtral.expert_inner, mixtral.dense, mixtral.rope.theta) == (14336, frozenset(), 1e6)
+    qwen2: Any = published("Qwen1.5-MoE-A2.7B")
+    assert qwen2.routing == Routing(60, 4, "softmax", renormalise=False)
+    assert (qwen2.shared_inner, qwen2.shared_gate, set(qwen2.windows)) == (5632, True, {None})
+    assert published("Qwen3-30B-A3B").routing == Routing(128, 8, "softmax", renormalise=True)  # type: ignore[attr-defined]
+    glm: Any = published("GLM-4.5-Air")
+    assert (glm.turned, glm.interleaved, glm.dense, glm.head_norms) == (64, False, {0}, False)
+    assert glm.routing == Routing(128, 8, "sigmoid", renormalise=True, group_score="top2")
+    oss: Any = published("gpt-oss-20b")
+    assert (oss.activation, oss.sinks, oss.windows[:3], oss.context) == ("clamped", True, (128, None, 128), 131_072)
+    assert oss.rope == RopeSpec(150_000.0, Yarn(32.0, 4096, truncate=False))
+    assert {"router", "experts_gate_up", "experts_down", "out"} <= oss.biased
+    minimax: Any = published("MiniMax-M2")
+    assert (minimax.turned, minimax.routing.score, minimax.biased_choice) == (64, "sigmoid", True)
+    ernie: Any = published("ERNIE-4.5-21B-A3B-PT")
+    assert (ernie.interleaved, ernie.shared_inner, ernie.dense) == (True, 3072, {0})
+    granite: Any = published("granite-3.0-1b-a400m")
+    assert (granite.scale, granite.logit_scale, granite.residual_scale) == (1 / 64, 1 / 6, 0.22)
+
+
 def test_yarn_stretches_the_context() -> None:
     yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
     assert read({**CONFIGS["Qwen2.5-0.5B"], "rope_scaling": yarn}).context == 131_072
@@ -105,6 +115,17 @@ def test_yarn_stretches_the_context() -> None:
         ({"architectures": ["Gemma3ForCausalLM"], "attn_logit_softcapping": 5.0}, "only null is"),
         ({"architectures": ["Gemma3ForConditionalGeneration"], "text_config": 3}, "text_config"),
         ({"architectures": ["BambooForCausalLM"]}, "BambooForCausalLM"),
+        ({"architectures": ["MixtralForCausalLM"], "num_local_experts": 1}, "2 experts of 1 are to be chosen"),
+        ({"architectures": ["Glm4MoeForCausalLM"], "n_group": 3}, "128 experts in 3 groups"),
+        ({"architectures": ["Glm4MoeForCausalLM"], "n_group": 4, "topk_group": 5}, "of which 5 are chosen"),
+        ({"architectures": ["Glm4MoeForCausalLM"], "n_routed_experts": 8, "n_group": 8}, "in 8 groups"),
+        ({"architectures": ["Glm4MoeForCausalLM"], "first_k_dense_replace": -1}, "first_k_dense_replace"),
+        ({"architectures": ["Glm4MoeForCausalLM"], "head_dim": 4, "partial_rotary_factor": 0.25}, "turns 1 of a head's 4 numbers"),
+        ({"architectures": ["Qwen3MoeForCausalLM"], "mlp_only_layers": 2}, "mlp_only_layers"),
+        ({"architectures": ["GptOssForCausalLM"], "swiglu_limit": 9.0}, "swiglu_limit"),
+        ({"architectures": ["OlmoeForCausalLM"], "clip_qkv": 8.0}, "clip_qkv"),
+        ({"architectures": ["Ernie4_5_MoeForCausalLM"], "moe_layer_interval": 0}, "moe_layer_interval"),
+        ({"architectures": ["MiniMaxM2ForCausalLM"], "attn_type_list": [1, 0]}, "attn_type_list"),
         ({"architectures": None}, "none named"),
     ],
 )  # fmt: skip
@@ -154,6 +175,17 @@ def test_some_tensors_may_lie_there_unused() -> None:
     names = tiny().names | {"model.layers.0.self_attn.rotary_emb.inv_freq"}
     family(TINY).weights.check(read(TINY), names)
     family(TINY).weights.check(read({**TINY, "tie_word_embeddings": True}), names)
+
+
+def test_layers_after_the_last_may_lie_there_unused() -> None:
+    hf = tiny_models.config("glm4-moe")
+    check, names = family(hf).weights.check, dummy(hf).names
+    extra = "model.layers.2.eh_proj.weight"
+    assert check(read(hf), names | {extra}) == (extra,)
+    with pytest.raises(BadModel, match=r"layers\.3"):
+        check(read(hf), names | {"model.layers.3.eh_proj.weight"})
+    with pytest.raises(BadModel, match=r"layers\.2"):
+        check(read({**hf, "num_nextn_predict_layers": 0}), names | {extra})
 
 
 def test_a_tensor_of_another_shape_is_named() -> None:

@@ -32,7 +32,7 @@ class Packed(DummyCheckpoint):
 
     def stored(self, name: str, shape: tuple[int, int] | None = None) -> Stored:
         wide = super().stored(name, shape)
-        if self.kind == "F32":
+        if self.kind == "F32" or wide.shape[1] % 32:
             return wide
         data = gguf.quants.quantize(wide.data, gguf.GGMLQuantizationType[self.kind])
         return Stored(self.kind, wide.shape, data)

@@ -19,6 +19,9 @@ pytestmark = pytest.mark.oracle
 LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 6}
+ROPE = {"rope_type": "default", "rope_theta": 1e3}
+LONG = {**ROPE, "rope_type": "longrope", "short_factor": [1.0, 1.1, 1.3, 1.4], "long_factor": [1.5, 2.0, 5.0, 9.0]}
+GRANITE = {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "attention_multiplier": 0.2, "logits_scaling": 5.0}
 GEMMA3_ROPES = {
     "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
     "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
@@ -53,6 +56,50 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "gemma3-softcap": ("Gemma3Text", {**GEMMA, "final_logit_softcapping": 2.0, "tie_word_embeddings": False}),
     "gemma3-vision": ("Gemma3", {**GEMMA}),
+    "gemma": ("Gemma", {"head_dim": 12}),
+    "gemma-bias-untied": ("Gemma", {"head_dim": 8, "attention_bias": True, "tie_word_embeddings": False, "num_key_value_heads": 1}),
+    "ministral": ("Ministral", {"head_dim": 8, "sliding_window": 6, "layer_types": ["full_attention", "sliding_attention", "sliding_attention"]}),
+    "ministral-whole": ("Ministral", {"head_dim": 8, "sliding_window": 6, "tie_word_embeddings": True}),
+    "mistral-vision": ("Mistral3", {"head_dim": 10, "rope_parameters": {"rope_type": "default", "rope_theta": 1e3}, "sliding_window": None}),
+    "mistral-vision-tied": ("Mistral3", {"sliding_window": 5, "tie_word_embeddings": True}),
+    "phi3": ("Phi3", {"sliding_window": 7}),
+    "phi3-partial-tied": ("Phi3", {"rope_parameters": {**ROPE, "partial_rotary_factor": 0.75}, "tie_word_embeddings": True, "rms_norm_eps": 1e-3}),
+    "phi3-long": ("Phi3", {"rope_parameters": LONG, "original_max_position_embeddings": 16}),
+    "phi3-short": ("Phi3", {"rope_parameters": LONG, "original_max_position_embeddings": 64, "max_position_embeddings": 256}),
+    "phi3-long-partial": ("Phi3", {"rope_parameters": {**LONG, "partial_rotary_factor": 0.75, "long_factor": [1.5, 2.0, 9.0], "short_factor": [1.0, 1.1, 1.2], "attention_factor": 1.2}, "original_max_position_embeddings": 16}),
+    "olmo2": ("Olmo2", {}),
+    "olmo2-bias-tied": ("Olmo2", {"attention_bias": True, "tie_word_embeddings": True, "rms_norm_eps": 1e-3}),
+    "olmo3": ("Olmo3", {"sliding_window": 6, "num_hidden_layers": 4}),
+    "olmo3-ropes": (
+        "Olmo3",
+        {"sliding_window": 5, "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+         "rope_parameters": {"full_attention": {**YARN, "rope_theta": 1e4}, "sliding_attention": {**ROPE}}},
+    ),
+    "granite": ("Granite", GRANITE),
+    "granite-biases-tied": ("Granite", {**GRANITE, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
+    "smollm3": ("SmolLM3", {"no_rope_layer_interval": 2}),
+    "smollm3-windows": (
+        "SmolLM3",
+        {"no_rope_layers": [0, 1, 0], "use_sliding_window": True, "sliding_window": 6, "tie_word_embeddings": False,
+         "attention_bias": True, "mlp_bias": True},
+    ),
+    "cohere": ("Cohere", {"logit_scale": 0.3}),
+    "cohere-head-norms": ("Cohere", {"use_qk_norm": True, "tie_word_embeddings": False, "layer_norm_eps": 1e-2}),
+    "cohere-bias-one-head": ("Cohere", {"use_qk_norm": True, "attention_bias": True, "num_key_value_heads": 1}),
+    "cohere2": ("Cohere2", {"sliding_window": 6, "num_hidden_layers": 4, "logit_scale": 0.5}),
+    "cohere2-types": ("Cohere2", {"sliding_window": 5, "layer_types": ["full_attention", "sliding_attention", "full_attention"]}),
+    "glm": ("Glm", {"head_dim": 8}),
+    "glm-no-bias-quarter": ("Glm", {"head_dim": 16, "attention_bias": False, "tie_word_embeddings": True, "rope_parameters": {**ROPE, "partial_rotary_factor": 0.25}}),
+    "glm4": ("Glm4", {"head_dim": 8}),
+    "glm4-whole": ("Glm4", {"head_dim": 12, "attention_bias": False, "rope_parameters": {**ROPE, "partial_rotary_factor": 1.0}}),
+    "exaone4": ("Exaone4", {"sliding_window": None, "layer_types": ["full_attention"] * 3}),
+    "exaone4-windows": ("Exaone4", {"sliding_window": 6, "sliding_window_pattern": 2, "tie_word_embeddings": True}),
+    "seed-oss": ("SeedOss", {"head_dim": 12}),
+    "seed-oss-other-biases": ("SeedOss", {"head_dim": 8, "attention_bias": False, "attention_out_bias": True, "mlp_bias": True}),
+    "ernie4.5": ("Ernie4_5", {"head_dim": 12}),
+    "ernie4.5-biases": ("Ernie4_5", {"head_dim": 8, "use_bias": True, "tie_word_embeddings": False}),
+    "helium": ("Helium", {"head_dim": 8}),
+    "helium-biases": ("Helium", {"head_dim": 8, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
 }  # fmt: skip
 
 case, ops = oracle_kit.cases(CASES), oracle_kit.every_backend()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors import safe_open
 
 from radixmill.device.kernels.contract import Ops
 from tests.device import oracle_kit
+from tests.device.model_kit import Driver
 from tests.device.oracle_kit import Case
 
 pytestmark = pytest.mark.oracle
@@ -58,3 +62,14 @@ def test_logits_equal_transformers_and_cuts_change_no_bit(case: Case, ops: Ops) 
 
 def test_company_changes_no_bit(case: Case, ops: Ops) -> None:
     oracle_kit.check_company(case, ops)
+
+
+@pytest.mark.parametrize("name", ("mixtral", "qwen2-moe", "glm4-moe"))
+def test_files_saved_as_transformers_has_them_in_memory_mean_the_same(name: str, tmp_path: Path, ops: Ops) -> None:
+    model, ids = oracle_kit.make(*CASES[name]), list(range(20))
+    model.save_pretrained(tmp_path / "old")
+    model.save_pretrained(tmp_path / "new", save_original_format=False)
+    found = [Driver(oracle_kit.load(tmp_path / form, ops)).run([ids], [[20]])[0] for form in ("old", "new")]
+    assert np.array_equal(*found)
+    with safe_open(tmp_path / "new" / "model.safetensors", "numpy") as file:
+        assert "model.layers.1.mlp.experts.gate_up_proj" in file.keys()  # noqa: SIM118

@@ -10,6 +10,7 @@ from radixmill.core.config import ScheduleOptions
 from radixmill.core.messages import End, Submit, TokenDelta, TokenLogprob
 from radixmill.core.plan import StepPlan, Ticket
 from radixmill.core.spec import ModelSpec
+from radixmill.engine.cache.pages import PagePool, WindowPool
 from radixmill.engine.schedule import Scheduler
 from tests.engine.fakes import HashExecutor
 
@@ -54,6 +55,9 @@ class Drive:
             self._nobody_beside(plan, lonely)
             self._no_foreign_writes(plan)
             self._no_vain_guesses(plan)
+        if self.check:
+            for group, pool in enumerate(self.scheduler.cache.pools.groups):
+                self.executor.poison(group, [page for page, refs in enumerate(pool.refs) if not refs])
         ticket = self.executor.launch(plan) if plan else None
         if self.flying:
             self._land(*self.flying)
@@ -84,7 +88,8 @@ class Drive:
         cache = self.scheduler.cache
         cache.check()
         assert not cache.leases and not cache.deferred
-        assert cache.available == min(pool.total for pool in cache.pools.groups)
+        assert cache.available == cache.pools.full.total
+        assert all(pool.free + pool.idle == pool.total for pool in cache.pools.windows)
 
     @property
     def computed(self) -> int:
@@ -122,10 +127,16 @@ class Drive:
             self.lonely += 1
 
     def _no_page_too_many(self) -> None:
-        """Whoever has no guesses on the way holds pages for what is computed, and no other."""
+        """Whoever has no guesses on the way holds pages for what is computed, and no other; of a window, for no more than
+        that and a page at either end, or what the tree has not got yet."""
+        size = self.scheduler.spec.page_size
         for seq in self.scheduler.running.rows:
             if not seq.guessed and seq.lease:
-                assert len(seq.lease.pages[0]) == -(-seq.computed // self.scheduler.spec.page_size)
+                last = -(-seq.computed // size)
+                assert len(seq.lease.pages[0]) == last
+                for pool, first in zip(self.scheduler.cache.pools.windows, seq.lease.firsts, strict=True):
+                    given = seq.lease.shared // size if self.scheduler.cache.reuse else last
+                    assert last - first <= max((pool.window - 2) // size + 2, last - given)
 
     def _no_vain_guesses(self, plan: StepPlan) -> None:
         """Nobody guesses beyond its last token, or while another step runs; none of them is a stop token."""
@@ -143,18 +154,20 @@ class Drive:
         """No page is written that another row names, in this plan or in the one that still flies."""
         admitted = {card.slot for card in plan.admits}
         for group in range(len(plan.pages)):
-            now = _rows(plan, group)
-            flying = _rows(self.flying[0], group) if self.flying else {}
+            pool = self.scheduler.cache.pools.groups[group]
+            now = _rows(plan, group, pool)
+            flying = _rows(self.flying[0], group, pool) if self.flying else {}
             for (slot, pages), start in zip(now.items(), plan.starts.tolist(), strict=True):
-                written = set(pages[start // self.scheduler.spec.page_size :])
+                written = set(pages[start // self.scheduler.spec.page_size :]) - {None}
                 others = [theirs for other, theirs in now.items() if other != slot]
                 others += [theirs for other, theirs in flying.items() if other != slot or slot in admitted]
                 assert not any(written & set(theirs) for theirs in others)
 
 
-def _rows(plan: StepPlan, group: int) -> dict[int, list[int]]:
-    """Pages by slot."""
-    table = plan.pages[group]
-    return {
-        slot: table.ids[table.starts[r] : table.starts[r + 1]].tolist() for r, slot in enumerate(plan.slots.tolist())
-    }
+def _rows(plan: StepPlan, group: int, pool: PagePool) -> dict[int, list[int | None]]:
+    """Pages by slot; None where the window has slid on."""
+    table, rows = plan.pages[group], {}
+    for r, (slot, start) in enumerate(zip(plan.slots.tolist(), plan.starts.tolist(), strict=True)):
+        first = pool.first(start) if isinstance(pool, WindowPool) else 0
+        rows[slot] = [None] * first + table.ids[table.starts[r] + first : table.starts[r + 1]].tolist()
+    return rows

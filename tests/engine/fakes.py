@@ -14,6 +14,7 @@ from radixmill.core.messages import SeqStart, Submit, TokenLogprob
 from radixmill.core.plan import Masks, StepPlan, StepResult
 from radixmill.core.request import GenerateRequest, SamplingParams
 from radixmill.core.spec import KVGroup, ModelSpec
+from radixmill.engine.schedule.budget import FLOOR
 from radixmill.engine.schedule.guess import Guesser, Memory, Offer
 
 VOCAB = 50
@@ -39,10 +40,12 @@ def spec(
     page_size: int = 4,
     slots: int = 8,
     context: int | None = None,
-    groups: int = 1,
+    windows: tuple[int, ...] = (),
+    window_pages: int | None = None,
     eos: tuple[int, ...] = (),
 ) -> ModelSpec:
-    """A model of `groups` KV groups with as much context as the pool holds for one sequence."""
+    """A model with as much context as the pool holds for one sequence, and a KV group for each of `windows`, of as many
+    pages or of `window_pages`."""
     return ModelSpec(
         name="fake",
         architecture="hash",
@@ -51,9 +54,17 @@ def spec(
         eos_ids=eos,
         page_size=page_size,
         slots=slots,
-        kv_groups=tuple(KVGroup((g,), 1, pages) for g in range(groups)),
+        kv_groups=(
+            KVGroup((0,), 1, pages),
+            *(KVGroup((1 + g,), 1, window_pages or pages, window) for g, window in enumerate(windows)),
+        ),
         numerics="hash-1",
     )
+
+
+def lone_pages(window: int, size: int, step: int, slots: int) -> int:
+    """Pages of a window that a lone sequence may need in steps of so many tokens."""
+    return (window - 2 + max(step, FLOOR + slots)) // size + 3
 
 
 def submit(
@@ -141,14 +152,8 @@ class HashExecutor:
         tokens = history[:certain] + given[certain - start :]
         for group, table in enumerate(plan.pages):
             pages = table.ids[table.starts[row] : table.starts[row + 1]]
-            size = self.spec.page_size
-            assert len(pages) == -(-end // size)
-            where = pages.repeat(size)[:end], np.arange(end) % size
-            state = int(self.kv[group][where[0][start - 1], where[1][start - 1]]) if start else 0
-            for p in range(start, end):
-                state = self.kv[group][where[0][p], where[1][p]] = mix(state, tokens[p])
-            read = self.kv[group][where].tolist()
-            assert read == prefix_kv(tokens), f"group {group}: wrong KV"
+            self._compute(group, pages, start, tokens[:end])
+        read = prefix_kv(tokens)
 
         def draw(mask: Mask | None) -> list[int]:
             if not plan.samples[row]:
@@ -162,6 +167,25 @@ class HashExecutor:
             return drawn
 
         return draw
+
+    def _compute(self, group: int, pages: NDArray[np.int32], start: int, tokens: list[int]) -> None:
+        """Write positions from `start` on, and see that every position they look back at is right; before, in a group
+        with a window, there may be anything."""
+        size, window, end = self.spec.page_size, self.spec.kv_groups[group].window or len(tokens), len(tokens)
+        truth = prefix_kv(tokens)
+        assert len(pages) == -(-end // size)
+        where = pages.repeat(size)[:end], np.arange(end) % size
+        state = int(self.kv[group][where[0][start - 1], where[1][start - 1]]) if start and window > 1 else 0
+        for p in range(start, end):
+            state = mix(state, tokens[p]) if window > 1 else truth[p]
+            self.kv[group][where[0][p], where[1][p]] = state
+        back = max(start - window + 1, 0)
+        read = self.kv[group][where].tolist()[back:]
+        assert read == truth[back:], f"group {group}: wrong KV"
+
+    def poison(self, group: int, pages: list[int]) -> None:
+        """These are nobody's: whoever still reads them reads nonsense."""
+        self.kv[group][pages] = -1
 
     def stats(self) -> dict[str, Any]:
         return {}

@@ -12,8 +12,12 @@ from radixmill.engine.cache import Cache, Lease
 class Steps:
     """A cache and plans that are committed at once, unless `fly`."""
 
-    def __init__(self, pages: int = 16, size: int = 4, groups: int = 1, keep: int | None = None) -> None:
-        self.cache = Cache([pages] * groups, size, keep=keep)
+    def __init__(
+        self, pages: int = 16, size: int = 4, keep: int | None = None, windows: dict[int, int] | None = None
+    ) -> None:
+        """`windows`: and the pages of each."""
+        windows = windows or {}
+        self.cache = Cache([pages, *windows.values()], size, windows=list(windows), keep=keep)
         self.plan = 0
 
     def open(self, keys: Iterable[int], namespace: str = "") -> Lease:
@@ -122,7 +126,7 @@ def test_a_lock_lasts_as_long() -> None:
 
 
 def test_a_refusal_changes_nothing() -> None:
-    steps = Steps(pages=4, groups=2)
+    steps = Steps(pages=4, windows={6: 4})
     steps.life(range(8))
     lease = steps.open([7, *range(20)])
     assert not lease.grow(17)

@@ -1,7 +1,7 @@
 """Pools, tree and leases under random use, against naive oracles.
 
 The memory is simulated: each slot of each page holds a hash of (namespace, tokens up to that position). A wrong page, slot,
-copy, fill count or namespace shows as a wrong hash, whoever reads it.
+copy, fill count or namespace shows as a wrong hash, whoever reads it. What is free is wiped before each plan.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from radixmill.engine.cache import Cache, Lease
+from radixmill.engine.cache.node import Node
 from tests.engine.fakes import mix
 
 NAMESPACES = ("a", "b")
@@ -57,13 +58,16 @@ class CacheMachine(RuleBasedStateMachine):
     @initialize(
         pages=st.integers(2, 40),
         size=st.sampled_from([1, 2, 3, 4, 8]),
-        groups=st.integers(1, 2),
+        windows=st.dictionaries(st.sampled_from([1, 2, 3, 4, 6, 9, 50]), st.integers(1, 40), max_size=2),
         reuse=st.sampled_from([True] * 4 + [False]),
         keep=st.sampled_from([None, None, 0, 1, 5]),
     )
-    def start(self, pages: int, size: int, groups: int, reuse: bool, keep: int | None) -> None:
-        self.cache = Cache([pages + g for g in range(groups)], size, reuse=reuse, keep=keep)
-        self.memory = [[[0] * size for _ in range(pages + g)] for g in range(groups)]
+    def start(self, pages: int, size: int, windows: dict[int, int], reuse: bool, keep: int | None) -> None:
+        """`windows`: and the pages of each."""
+        totals = [pages, *windows.values()]
+        self.windows = [None, *windows]
+        self.cache = Cache(totals, size, windows=list(windows), reuse=reuse, keep=keep)
+        self.memory = [[[0] * size for _ in range(total)] for total in totals]
         self.live: list[User] = []
         self.flying: list[tuple[int, dict[User, tuple[set[int], ...]]]] = []  # plan, pages it names
         self.plans = 0
@@ -73,8 +77,10 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(target=users, namespace=st.sampled_from(NAMESPACES), keys=TOKENS)
     def open(self, namespace: str, keys: list[int]) -> User:
         tokens = array("q", keys)
-        expected = self._longest(namespace, tuple(keys[:-1]))
+        expected = self._usable(namespace, tokens)
         assert self.cache.peek(namespace, tokens) == expected
+        if not self.pressed and self.cache.reuse:
+            assert expected == self._longest(namespace, tuple(keys[:-1])), "nothing is let go of before it is needed"
         lease = self.cache.open(namespace, tokens)
         assert lease.shared == expected
         user = User(namespace, tokens, lease)
@@ -112,7 +118,7 @@ class CacheMachine(RuleBasedStateMachine):
             cut = upto if tails else upto - upto % self.cache.page_size
             if cut > user.lease.shared:
                 self._give(user, cut)
-                user.lease.adopt(user.keys, cut)
+                user.lease.adopt(user.keys, cut, rests=tails)
 
     @rule()
     def commit(self) -> None:
@@ -145,16 +151,19 @@ class CacheMachine(RuleBasedStateMachine):
     def everyone_reads_right(self) -> None:
         for user in getattr(self, "live", ()):
             for group, ids in enumerate(user.lease.pages):
-                assert self._read(group, ids, user.lease.filled) == user.hashes(user.lease.filled)
+                back, upto = self._back(group, user.lease.filled), user.lease.filled
+                assert self._read(group, ids, upto, back) == user.hashes(upto)[back:]
 
     @invariant()
     def tree_is_what_was_given(self) -> None:
         if not hasattr(self, "cache"):
             return
         known = set()
-        for namespace, keys, pages in self._paths():
-            for group, ids in enumerate(pages):
-                assert self._read(group, ids, len(keys)) == hashes(namespace, keys)
+        for namespace, keys, nodes in self._paths():
+            truth = hashes(namespace, keys)
+            assert self._read(0, self.cache.tree.path_pages(nodes[-1]), len(keys)) == truth
+            for group in range(1, len(self.memory)):
+                self._holes_or_right(group, nodes[-1], truth)
             known |= {(namespace, tuple(keys[:n])) for n in range(1, len(keys) + 1)}
         assert known <= self.given
         if not self.pressed and self.cache.reuse:
@@ -170,17 +179,19 @@ class CacheMachine(RuleBasedStateMachine):
         assert not self.cache.deferred
         self.cache.check()
         self.cache.flush()
-        assert [pool.free for pool in self.cache.pools.groups] == [pool.total for pool in self.cache.pools.groups]
+        assert all(pool.free == pool.total for pool in self.cache.pools.groups)
         assert not self.cache.tree.roots and not self.cache.tree.nodes
 
     # --- the oracle and the memory
 
     def _grow(self, user: User, upto: int) -> bool:
         """Grow a lease; a refusal changes nothing and is right."""
-        lease, cache = user.lease, self.cache
-        before, short = [list(ids) for ids in lease.pages], lease.need(upto) > cache.pools.free
-        can = lease.need(upto) <= cache.available
-        beyond = lease.need(upto) > 0 and cache.tree.evictable > cache.keep
+        lease, cache, windows = user.lease, self.cache, self.cache.pools.windows
+        before, need = [list(ids) for ids in lease.pages], lease.need(upto)
+        short = any(need > pool.free for pool in cache.pools.groups)
+        can = need <= cache.available and all(need <= pool.free + pool.idle for pool in windows)
+        beyond = need > 0 and cache.tree.evictable > cache.keep
+        beyond |= need > 0 and any(pool.idle * cache.pools.full.total > cache.keep * pool.total for pool in windows)
         self.pressed |= short or beyond
         grown = lease.grow(upto)
         if not grown:
@@ -189,12 +200,18 @@ class CacheMachine(RuleBasedStateMachine):
         return grown
 
     def _run(self, number: int, rows: list[tuple[User, int]]) -> None:
+        size = self.cache.page_size
         named = {
-            user: tuple(set(ids[: -(-upto // self.cache.page_size)]) for ids in user.lease.pages) for user, upto in rows
+            user: tuple(
+                set(ids[self._back(group, user.lease.filled) // size : -(-upto // size)])
+                for group, ids in enumerate(user.lease.pages)
+            )
+            for user, upto in rows
         }
         self._no_foreign_writes(rows, named)
         for user, upto in rows:
             start = user.lease.filled
+            self._wipe()
             for copy in user.lease.copies:
                 src, dst = self.memory[copy.group][copy.src], self.memory[copy.group][copy.dst]
                 dst[:] = [0] * len(dst)
@@ -202,6 +219,8 @@ class CacheMachine(RuleBasedStateMachine):
             for group, ids in enumerate(user.lease.pages):
                 for position, value in enumerate(user.hashes(upto)[start:], start):
                     self.memory[group][ids[position // self.cache.page_size]][position % self.cache.page_size] = value
+                back = self._back(group, start)
+                assert self._read(group, ids, upto, back) == user.hashes(upto)[back:], "the plan reads something else"
             user.lease.write(upto, number)
         self.flying.append((number, named))
 
@@ -221,22 +240,58 @@ class CacheMachine(RuleBasedStateMachine):
         if self.cache.reuse:
             self.given |= {(user.namespace, tuple(user.keys[:n])) for n in range(1, upto + 1)}
 
-    def _read(self, group: int, ids: array[int], upto: int) -> list[int]:
+    def _read(self, group: int, ids: array[int], upto: int, since: int = 0) -> list[int]:
         size = self.cache.page_size
-        return [self.memory[group][ids[p // size]][p % size] for p in range(upto)]
+        return [self.memory[group][ids[p // size]][p % size] for p in range(since, upto)]
 
-    def _paths(self) -> list[tuple[str, array[int], tuple[array[int], ...]]]:
-        """Every node's whole prefix and pages."""
+    def _back(self, group: int, upto: int) -> int:
+        """The first position that a query at `upto` reads."""
+        window = self.windows[group]
+        return 0 if window is None else max(upto - window + 1, 0)
+
+    def _wipe(self) -> None:
+        for pool, pages in zip(self.cache.pools.groups, self.memory, strict=True):
+            for page, refs in enumerate(pool.refs):
+                if not refs:
+                    pages[page][:] = [-1] * len(pages[page])
+
+    def _holes_or_right(self, group: int, node: Node, truth: list[int]) -> None:
+        """What the tree has of a node is right up to the node's end, whoever reads it."""
+        size, first = self.cache.page_size, node.start // self.cache.page_size
+        for index, page in enumerate(node.pages[group], first):
+            if page >= 0:
+                upto = min((index + 1) * size, node.end)
+                assert self.memory[group][page][: upto - index * size] == truth[index * size : upto]
+
+    def _paths(self) -> list[tuple[str, array[int], list[Node]]]:
+        """Every node's whole prefix, and the nodes on the way to it."""
         out = []
         for namespace, root in self.cache.tree.roots.items():
-            stack = [(root, b"")]
+            stack: list[tuple[list[Node], bytes]] = [([root], b"")]
             while stack:
-                node, keys = stack.pop()
-                stack += [(child, keys + child.keys) for child in node.children.values()]
+                nodes, keys = stack.pop()
+                stack += [([*nodes, child], keys + child.keys) for child in nodes[-1].children.values()]
                 tokens = array("q")
                 tokens.frombytes(keys)
-                out.append((str(namespace), tokens, self.cache.tree.path_pages(node)))
+                out.append((str(namespace), tokens, nodes))
         return out
+
+    def _usable(self, namespace: str, keys: array[int]) -> int:
+        """Naive: of all beginnings that the tree has, the longest after which every group has what a query may read."""
+        best = 0
+        for other, known, nodes in self._paths() if self.cache.reuse else ():
+            for upto in range(nodes[-1].start + 1, nodes[-1].end + 1):
+                fits = other == namespace and upto < len(keys) and known[:upto] == keys[:upto]
+                if fits and all(self._can_go_on(group, nodes, upto) for group in range(len(self.memory))):
+                    best = max(best, upto)
+        return best
+
+    def _can_go_on(self, group: int, nodes: list[Node], upto: int) -> bool:
+        """Whether the page of every position that a query at `upto` reads is there; and the one it writes into."""
+        size, back = self.cache.page_size, self._back(group, upto)
+        read = {position // size for position in range(back, upto)} | ({upto // size} if upto % size else set())
+        deepest = (max((n for n in nodes if n.start // size <= index), key=lambda n: n.end) for index in read)
+        return all(node.pages[group][i - node.start // size] >= 0 for node, i in zip(deepest, read, strict=True))
 
     def _longest(self, namespace: str, keys: tuple[int, ...]) -> int:
         """Naive: compare with every prefix in the tree."""
@@ -254,14 +309,14 @@ TestCacheMachine = CacheMachine.TestCase
 TestCacheMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
-@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("seed", range(32))
 def test_long_walks(seed: int) -> None:
     """The same rules, for long, and biased towards what is rare: scarce pages, ragged tails, twins."""
     dice = Random(seed)
     walk = CacheMachine()
-    walk.start(
-        dice.randint(6, 24), dice.choice([2, 3, 4, 8]), dice.randint(1, 2), True, dice.choice([None, None, 0, 3])
-    )
+    pages, size = dice.randint(6, 24), dice.choice([1, 2, 3, 4, 8])
+    windows = {dice.choice([1, 2, 3, 5, size, 2 * size, 11]): dice.randint(3, pages) for _ in range(dice.randrange(3))}
+    walk.start(pages, size, windows, True, dice.choice([None, None, 0, 3]))
     for _ in range(250):
         _move(walk, dice)
         walk.conserved()

@@ -16,7 +16,7 @@ from radixmill.core.messages import Submit
 from radixmill.core.request import Constraint
 from tests.engine import test_constrained as bound_kit
 from tests.engine.drive import Drive
-from tests.engine.fakes import Prophet, alone, next_token, prefix_kv, scores, spec, submit
+from tests.engine.fakes import Prophet, alone, lone_pages, next_token, prefix_kv, scores, spec, submit
 
 EOS = bound_kit.EOS
 ENDS = frozenset({EOS})
@@ -76,14 +76,17 @@ def press(seed: int, requests: int = 14) -> Drive:
     dice = Random(seed)
     size = dice.choice([1, 2, 4])
     pages = dice.choice([6, 8, 12, 20])
-    model = spec(pages, size, slots=dice.choice([2, 8]), groups=dice.choice([1, 2]), eos=(EOS,))
+    windows, slots, step = dice.choice([(), (3,), (9,), (4, 30)]), dice.choice([2, 8]), dice.choice([16, 40, 512])
+    least = min(max((lone_pages(window, size, step, slots) for window in windows), default=pages), pages)
+    window_pages = dice.choice([least, pages])
+    model = spec(pages, size, slots=slots, windows=windows, window_pages=window_pages, eos=(EOS,))
     drive = Drive(
         model,
         grammars=bound_kit.ToyGrammars(),
         overlap=dice.random() < 0.4,
         prefix_cache=dice.random() < 0.8,
         schedule_policy=dice.choice(["fcfs", "lpm"]),
-        step_tokens=dice.choice([16, 40, 512]),
+        step_tokens=step,
         max_running_requests=8,
         speculation="ngram",
     )

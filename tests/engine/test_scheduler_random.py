@@ -4,15 +4,19 @@ sequence says what it says alone, ends once, and every page comes back. Guesses,
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radixmill.core.messages import Submit
+from radixmill.engine.cache.tails import Tails
 from tests.engine.drive import Drive
-from tests.engine.fakes import Prophet, alone, scores, spec, submit
+from tests.engine.fakes import Prophet, alone, lone_pages, scores, spec, submit
 
 STOP = frozenset({3})
 STORY = [(i * 7 + i // 3) % 11 for i in range(200)]
@@ -112,16 +116,25 @@ class Load:
 
 def play(dice: Random, turns: int) -> Drive:
     """One random server under a random load."""
-    size, groups = dice.choice([1, 2, 4, 8]), dice.choice([1, 1, 2])
-    pages = dice.choice([4, 6, 10, 12, 24, 80])
-    model = spec(pages, size, slots=dice.choice([1, 4, 8, 8]), groups=groups, context=min((pages - 2) * size, 120))
+    size, pages = dice.choice([1, 2, 4, 8]), dice.choice([4, 6, 10, 12, 24, 80])
+    windows = dice.choice([(), (), (1,), (3,), (size,), (2 * size + 1,), (5, 17), (1000,)])
+    slots, step = dice.choice([1, 4, 8, 8]), dice.choice([16, 24, 64, 512])
+    least = min(max((lone_pages(window, size, step, slots) for window in windows), default=pages), pages)
+    model = spec(
+        pages,
+        size,
+        slots=slots,
+        windows=windows,
+        window_pages=dice.choice([least, least + 3, pages]),
+        context=min((pages - 2) * size, 120),
+    )
     guesser = Prophet(dice, dice.choice([0.0, 0.5, 0.9, 1.0]), dice.choice([1, 3, 8, 30]))
     drive = Drive(
         model,
         overlap=dice.random() < 0.5,
         prefix_cache=dice.random() < 0.85,
         schedule_policy=dice.choice(["fcfs", "lpm"]),
-        step_tokens=dice.choice([16, 24, 64, 512]),
+        step_tokens=step,
         max_running_requests=8,
         speculation=dice.choice(["off", "ngram"]),
     )
@@ -147,16 +160,29 @@ def test_small_loads(dice: Random, turns: int) -> None:
     play(dice, turns)
 
 
-def test_the_walks_go_where_it_hurts() -> None:
-    """The loads above preempt, evict, reuse, share and guess; otherwise they would prove little."""
+def test_the_walks_go_where_it_hurts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loads above preempt, evict, reuse, share and guess, and lose pages of windows; otherwise they would prove
+    little."""
+    seen: Counter[str] = Counter()
+    for name in ("_longest", "strip", "exchange", "_unmark"):
+        monkeypatch.setattr(Tails, name, _counted(getattr(Tails, name), name, seen))
     totals = {"preemptions": 0, "reused_tokens": 0, "computed_tokens": 0, "drafted": 0, "accepted": 0}
     lonely = 0
-    for seed in range(12):
+    for seed in range(30):
         drive = play(Random(seed), 40)
         lonely += drive.lonely
         counters = vars(drive.scheduler.counters)
         totals = {name: totals[name] + counters[name] for name in totals}
+    assert len(seen) == 4 and min(seen.values()) > 30, seen
     assert totals["preemptions"] > 10
     assert lonely > 20
     assert totals["reused_tokens"] > totals["computed_tokens"] / 10
     assert totals["drafted"] > 1.5 * totals["accepted"] > 300
+
+
+def _counted(method: Callable[..., Any], name: str, seen: Counter[str]) -> Callable[..., Any]:
+    def counted(*args: Any) -> Any:
+        seen[name] += 1
+        return method(*args)
+
+    return counted

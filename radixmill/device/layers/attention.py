@@ -29,12 +29,19 @@ class AttentionShape:
     interleaved: bool = False  # neighbours turn together, in the order of the checkpoint's rows
     sinks: bool = False  # each query head has one (role sinks)
 
+    def order(self, heads: int) -> Order | None:
+        """The rows of so many heads, with those that turn together brought to the halves of what turns. None: as they are."""
+        if not self.interleaved or self.rope is None:
+            return None
+        return turned_rows(heads, self.dim, 0, self.turned or self.dim)
+
 
 class Attention:
     """x [T, hidden] → [T, hidden]. Stores the step's keys and values, then attends to all up to each token.
 
     Roles: q, k, v, or qkv that holds all three; out; where the shape has them, sinks. `norms`: of each query head and of
-    each key head, in the families that have them. `wide_norms`: of all query heads as one, and of all key heads.
+    each key head, in the families that have them. `wide_norms`: of a whole row of
+    queries and of keys, with heads' numbers in the shape's order.
     """
 
     def __init__(
@@ -73,7 +80,7 @@ RowNorm = Callable[[Array], Array]
 def _projections(build: Build, part: Parts, shape: AttentionShape, *, apart: bool) -> tuple[Linear, ...]:
     """Of queries, keys and values: one product, or one each where they are wanted `apart` or can't be stacked."""
     counts = tuple(heads * shape.dim for heads in (shape.heads, shape.kv_heads, shape.kv_heads))
-    orders = (_order(shape, shape.heads), _order(shape, shape.kv_heads), None)
+    orders = (shape.order(shape.heads), shape.order(shape.kv_heads), None)
     if part.has("qkv"):
         assert not apart and orders[0] is None
         return (Linear(build, part("qkv"), shape.hidden, sum(counts)),)
@@ -84,10 +91,3 @@ def _projections(build: Build, part: Parts, shape: AttentionShape, *, apart: boo
             for name, count, order in zip(names, counts, orders, strict=True)
         )
     return projections(build, list(zip(names, counts, strict=True)), shape.hidden)
-
-
-def _order(shape: AttentionShape, heads: int) -> Order | None:
-    """The rows of so many heads, with those that turn together brought to the halves of what turns."""
-    if not shape.interleaved or shape.rope is None:
-        return None
-    return turned_rows(heads, shape.dim, 0, shape.turned or shape.dim)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from radixmill.device.kernels.contract import Array
-from radixmill.device.layers.build import Build, Part
+from radixmill.device.layers.build import Build, Order, Part
 
 
 class Norm:
@@ -25,13 +25,17 @@ class Norm:
 class LayerNorm:
     """x [T, groups · size] → (x − mean) / sqrt(variance + eps) · w, each group of a row for itself, without a bias."""
 
-    def __init__(self, build: Build, part: Part, size: int, eps: float, groups: int = 1) -> None:
-        """`groups` > 1: the tensor is [groups, size]."""
+    def __init__(
+        self, build: Build, part: Part, size: int, eps: float, groups: int | None = None, order: Order | None = None
+    ) -> None:
+        """`groups`: the tensor is [groups, size]; None: it is [size]. `order`: number i of a row is number order[i] of the
+        tensor's, from its own group."""
         self.ops, self.eps = build.ops, eps
-        if groups > 1:
-            self.weight = build.ops.array(build.matrix(part, (groups, size)))
+        if groups is None:
+            values = build.tensors.vector(part.names[0], size)
         else:
-            self.weight = build.ops.array(build.tensors.vector(part.names[0], size).reshape(1, size))
+            values = build.matrix(part, (groups, size)).reshape(-1)
+        self.weight = build.ops.array((values if order is None else values[order]).reshape(-1, size))
 
     def __call__(self, x: Array) -> Array:
         return self.ops.layer_norm(x, self.weight, self.eps)

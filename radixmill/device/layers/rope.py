@@ -8,11 +8,12 @@ were trained; each is rounded once from float64, so that tables don't depend on 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from radixmill.core.errors import BadModel
 from radixmill.device.layers.build import Build, Order
 
 Frequencies = NDArray[np.float64]  # [D / 2]
@@ -87,7 +88,38 @@ def yarn_magnitude(factor: float, weight: float = 1.0) -> float:
     return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
-Scaling = Linear | Llama3 | Yarn
+@dataclass(frozen=True)
+class Divided:
+    """Each pair's frequency is divided by a number of its own."""
+
+    factors: tuple[float, ...]  # [D / 2]
+    magnitude: float
+
+    def frequencies(self, base: Frequencies, theta: float) -> Frequencies:
+        """Raises BadModel unless there are as many factors as pairs."""
+        if len(self.factors) != len(base):
+            raise BadModel(f"rope parameters give {len(self.factors)} factors for the {len(base)} pairs of a head")
+        return base / np.array(self.factors)
+
+
+@dataclass(frozen=True)
+class LongRope:
+    """LongRoPE (Ding et al., 2024, arXiv:2402.13753): one Divided within the original context, another beyond.
+
+    Which of them is chosen once, by the longest sequence there may be: to change over as a sequence grows, as other
+    programs do, would leave keys in the cache that were turned otherwise than those that follow.
+    """
+
+    short: Divided
+    long: Divided
+    original: int  # positions the model was pretrained on
+
+    def within(self, positions: int) -> Divided:
+        """For sequences of at most so many positions."""
+        return self.long if positions > self.original else self.short
+
+
+Scaling = Linear | Llama3 | Yarn | Divided
 
 
 @dataclass(frozen=True)
@@ -95,7 +127,15 @@ class RopeSpec:
     """How a layer's heads turn."""
 
     theta: float
-    scaling: Scaling | None = None
+    scaling: Scaling | LongRope | None = None
+
+    def settled(self, positions: int) -> RopeSpec:
+        """The same, with what depends on the longest sequence there may be decided."""
+        return replace(self, scaling=self.within(positions))
+
+    def within(self, positions: int) -> Scaling | None:
+        """The scaling for sequences of at most so many positions."""
+        return self.scaling.within(positions) if isinstance(self.scaling, LongRope) else self.scaling
 
 
 class Rope:
@@ -120,8 +160,9 @@ def tables(spec: RopeSpec | None, dim: int, positions: int) -> tuple[NDArray[np.
     if spec is None:
         return np.zeros((positions, 0), np.float32), np.zeros((positions, 0), np.float32)
     base = spec.theta ** (-np.arange(0, dim, 2, dtype=np.float64) / dim)
-    freqs = base if spec.scaling is None else spec.scaling.frequencies(base, spec.theta)
-    magnitude = 1.0 if spec.scaling is None else spec.scaling.magnitude
+    scaling = spec.within(positions)
+    freqs = base if scaling is None else scaling.frequencies(base, spec.theta)
+    magnitude = 1.0 if scaling is None else scaling.magnitude
     angles = np.arange(positions, dtype=np.float32)[:, None] * freqs.astype(np.float32)
     wide = angles.astype(np.float64)
     return (np.cos(wide) * magnitude).astype(np.float32), (np.sin(wide) * magnitude).astype(np.float32)

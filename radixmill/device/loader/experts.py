@@ -91,7 +91,7 @@ def matrix(files: Files, cut: Cut) -> Stored:
     if kind not in ("F32", "F16", "BF16"):
         raise BadModel(f"tensor {cut.tensor} is of type {kind}; experts of F32, F16, BF16 or MXFP4 are read")
     one = data[cut.expert]
-    one = (one.T if cut.turned else one)[cut.rows]
+    one = np.ascontiguousarray((one.T if cut.turned else one)[cut.rows])
     one = one if one.flags.aligned else one.copy()
     return Stored(kind, (one.shape[0], one.shape[1]), one)
 

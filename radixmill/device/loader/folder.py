@@ -14,6 +14,9 @@ from radixmill.device.kernels.contract import Stored
 from radixmill.device.loader import experts
 from radixmill.device.loader.checkpoint import Lying, check_shape, missing
 from radixmill.device.loader.fingerprint import fingerprint
+from radixmill.device.loader.fp8 import KIND as FP8
+from radixmill.device.loader.fp8 import fp8_scheme, scale_of, without_scales
+from radixmill.device.loader.fp8 import matrix as fp8_matrix
 from radixmill.device.loader.grouped import Scheme, layer_names, scheme
 from radixmill.device.quant import as_blocks, widen
 from radixmill.store import ModelFiles, eos_ids
@@ -32,14 +35,18 @@ class FolderCheckpoint:
         self.root = files.root
         self.config = folder_config(files.root)
         self._tensors = SafetensorsFolder(files.root)
-        self._layers = layer_names(self._tensors.where)
+        self._layers = layer_names(
+            without_scales({name: self._tensors.info(name).dtype for name in self._tensors.where})
+        )
         self._spelt = experts.presented_names(self._layers)  # presented → as the files have it
         self._cuts = experts.cuts(self._tensors, self._spelt)
         self.names = frozenset(self._spelt) - experts.stacked_tensors(self._spelt) | self._cuts.keys()
+        self._fp8 = fp8_scheme(self.root, self.config)
         self._scheme = self._take_scheme()
         self.eos_ids = eos_ids(files)
         weights = files.sha256 or fingerprint((f.path, f.head()) for f in self._tensors.files)
-        self.fingerprint = f"{weights}-{self._scheme}" if self._scheme else weights
+        how = self._scheme or self._fp8
+        self.fingerprint = f"{weights}-{how}" if how else weights
 
     def stored(self, name: str, shape: tuple[int, int] | None = None) -> Stored:
         if name in self._cuts:
@@ -49,6 +56,8 @@ class FolderCheckpoint:
         name = self._spelt.get(name, name)
         if name in self._layers and not self.has(name):
             return self._blocks(name, shape)
+        if self.has(name) and self._tensors.info(name).dtype == FP8:
+            return self._scaled(name, shape)
         kind, data = self._read(name)
         check_shape(self.root, name, data.shape, shape, 2)
         return Stored(kind, (data.shape[0], data.shape[1]), data)
@@ -90,7 +99,7 @@ class FolderCheckpoint:
     def _take_scheme(self) -> Scheme | None:
         """Of the layers that are packed; the model's configuration goes on without it."""
         packed = sorted(self._layers - self._tensors.where.keys())
-        if experts.of_mxfp4(self.config):
+        if experts.of_mxfp4(self.config) or self._fp8:
             del self.config["quantization_config"]  # the tensors themselves say which are packed
             return None
         found = scheme(self.root, self.config, bool(packed))
@@ -105,6 +114,21 @@ class FolderCheckpoint:
         layer = self._scheme.layer(self, name.removesuffix(".weight"))
         check_shape(self.root, name, layer.codes.shape, shape, 2)
         return as_blocks(layer)
+
+    def _scaled(self, name: str, shape: tuple[int, int] | None) -> Stored:
+        """A matrix of 8-bit floats."""
+        if (scale := scale_of(name, self.has)) is None or self._fp8 is None:
+            lacks = "no scales beside it" if scale is None else "no quantization_config in config.json that says how"
+            raise BadModel(f"{self.root}: tensor {name} is of type {FP8}, with {lacks}")
+        codes = self._tensors.data(name)
+        check_shape(self.root, name, codes.shape, shape, 2)
+        return fp8_matrix(self.root, name, codes, self._scales(scale), self._fp8)
+
+    def _scales(self, name: str) -> NDArray[Any]:
+        """Scales of 8-bit floats, which may be powers of two, stored as exponents."""
+        if self._tensors.info(name).dtype == "F8_E8M0":
+            return np.ldexp(np.float32(1), self._tensors.data(name).astype(np.int32) - 127)
+        return self.floats(name)
 
     def _read(self, name: str) -> tuple[str, NDArray[Any]]:
         if not self.has(name):

@@ -44,6 +44,8 @@ class GGUFCheckpoint:
 
     def vector(self, name: str, size: int | None = None) -> NDArray[np.float32]:
         kind, found, data = self._read(name)
+        if len(found) == 2 and found[0] == 1:  # some files have a matrix of one row
+            found = found[1:]
         check_shape(self.path, name, found, None if size is None else (size,), 1)
         values = widen(Stored(kind, (1, found[0]), data.reshape(1, -1))).data.reshape(-1)
         return self._halves(name, values)

@@ -71,7 +71,7 @@ def scheme(root: Path, config: Mapping[str, Any], packed: bool) -> Scheme | None
         raise BadModel(f"{root}: quantization_config is {found!r}, not a dictionary")
     method = found.get("quant_method")
     if method not in ("awq", "gptq"):
-        raise BadModel(f"{root}: quant_method {method!r} is not supported", "awq and gptq are")
+        raise BadModel(f"{root}: quant_method {method!r} is not supported", "awq, gptq, fp8 and mxfp4 are")
     bits = found.get("bits", found.get("w_bit", 4))
     allowed = (4,) if method == "awq" else BITS
     if type(bits) is not int or bits not in allowed:

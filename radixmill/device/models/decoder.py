@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from radixmill.core.errors import BadModel
 from radixmill.device.kernels.contract import Activation, Array, AttentionParams, KVShape, Weight
@@ -80,6 +80,11 @@ class DecoderConfig:
             sinks=self.sinks,
         )
 
+    def settled(self, positions: int) -> Self:
+        """The same, with what depends on the longest sequence there may be decided."""
+        local = self.local_rope.settled(positions) if self.local_rope else None
+        return replace(self, rope=self.rope.settled(positions), local_rope=local)
+
     def lacks(self, layer: int) -> Collection[str]:
         """Roles of the family's that this layer has not."""
         return ()
@@ -115,6 +120,7 @@ class Names:
     embed: str = "embed_tokens"
     norm: str = "norm"
     head: str = "lm_head"
+    heads: Mapping[str, str] = field(default_factory=dict)  # by root, where the head has another name
     inert: tuple[str, ...] = (r"rotary_emb\.inv_freq$",)  # patterns of tensors that a forward pass doesn't need
     # Role → roles that some checkpoints have in its place.
     instead: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
@@ -131,6 +137,9 @@ class Names:
     def root(self, names: Collection[str]) -> str:
         """The root that this checkpoint uses."""
         return next((root for root in self.roots if f"{root}{self.embed}.weight" in names), self.roots[0])
+
+    def head_under(self, root: str) -> str:
+        return self.heads.get(root, self.head)
 
     def part(self, config: DecoderConfig, root: str, layer: int, role: str) -> Part:
         many = [config.expand(stem) for stem in self.block[role]]
@@ -164,7 +173,9 @@ class Names:
         """The tensors that a forward pass needs. `root`: None: the family's first."""
         root = self.roots[0] if root is None else root
         parts = [self.part(config, root, i, role) for i in range(config.layers) for role in self.roles(config, i)]
-        parts += [Part((f"{root}{self.embed}", f"{root}{self.norm}", *([] if config.tied else [self.head])))]
+        parts += [
+            Part((f"{root}{self.embed}", f"{root}{self.norm}", *([] if config.tied else [self.head_under(root)])))
+        ]
         biases = [f"{stem}.bias" for part in parts if part.bias for stem in part.stems]
         return {*biases, *(name for part in parts for name in part.names)}
 
@@ -218,12 +229,12 @@ class Decoder:
         family, root = replace(family, weights=weights), weights.root(names)
         if ignored := weights.check(config, names, build.adds_nothing):
             build.note(f"not loaded: {_some(list(ignored), 2)}")
-        self.ops, self.config = build.ops, config
+        self.ops, self.config = build.ops, config.settled(build.positions)
         table = _matrix(build, f"{root}{weights.embed}", config)
         self.embed = Embedding(build.ops, table, config.embed_scale)
         self.blocks = [self._block(build, family, root, layer) for layer in range(config.layers)]
-        self.norm = _norm(build, Part((f"{root}{weights.norm}",)), config)
-        head = table if config.tied else _matrix(build, weights.head, config)
+        self.norm = norm(build, Part((f"{root}{weights.norm}",)), config)
+        head = table if config.tied else _matrix(build, weights.head_under(root), config)
         self.head = Head(build.ops, head, config.logit_softcap, config.logit_scale)
         # Of packed weights that a step of one token reads: of an embedding that is not the head too, a row alone; of
         # experts, those that are chosen.
@@ -246,7 +257,8 @@ class Decoder:
         return self.head(self.norm(self.ops.gather(x, batch.wanted)))
 
 
-def _norm(build: Build, part: Part, config: DecoderConfig) -> Norm | LayerNorm:
+def norm(build: Build, part: Part, config: DecoderConfig) -> Norm | LayerNorm:
+    """Of a token's whole row, as the configuration has it."""
     if config.layer_norms:
         return LayerNorm(build, part, config.hidden, config.eps)
     return Norm(build, part, config.hidden, config.eps, plus_one=config.norms_plus_one)

@@ -44,7 +44,7 @@ class Config(SparseConfig):
             expert_inner=inner,
             dense=_dense(keys, sizes["layers"]),
             biased_choice=True,
-            shared_inner=inner * keys.get("moe_num_shared_experts", 2),
+            shared_inner=inner * keys.natural("moe_num_shared_experts", 2),
         )
         keys.done(allow_unknown)
         return config
@@ -52,14 +52,10 @@ class Config(SparseConfig):
 
 def _dense(keys: Keys, layers: int) -> frozenset[int]:
     """All but each `moe_layer_interval`-th from `moe_layer_start_index` to `moe_layer_end_index` (−1: the last)."""
-    step, first, last = (
-        keys.get(f"moe_layer_{which}", default)
-        for which, default in (("interval", 1), ("start_index", 1), ("end_index", -1))
-    )
-    if any(type(number) is not int for number in (step, first, last)) or step < 1:
-        raise BadModel(
-            f"{keys.where}: moe_layer_interval, _start_index and _end_index are {step!r}, {first!r}, {last!r}"
-        )
+    step, first = keys.count("moe_layer_interval", 1), keys.natural("moe_layer_start_index", 1)
+    last = keys.get("moe_layer_end_index", -1)
+    if type(last) is not int:
+        raise BadModel(f"{keys.where}: moe_layer_end_index is {last!r}, not the number of a layer")
     last = layers - 1 if last == -1 else last
     return frozenset(i for i in range(layers) if (i + 1) % step or not first <= i <= last)
 

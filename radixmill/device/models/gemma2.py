@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any, Self
 
 from radixmill.device.kernels.contract import Array
-from radixmill.device.layers import MLP, Attention, Build, ForwardBatch, Norm, Parts
+from radixmill.device.layers import MLP, Attention, Build, ForwardBatch, Parts
 from radixmill.device.models import llama
-from radixmill.device.models.decoder import DecoderConfig, Family
+from radixmill.device.models.decoder import DecoderConfig, Family, norm
 from radixmill.device.models.keys import Keys, dimensions, layer_windows, rope, stretched
 
 ARCHITECTURES = ("Gemma2ForCausalLM",)
@@ -56,13 +56,12 @@ WEIGHTS = replace(
 
 
 class Block:
-    def __init__(self, build: Build, config: Config, part: Parts, layer: int) -> None:
-        def norm(role: str) -> Norm:
-            return Norm(build, part(role), config.hidden, config.eps, plus_one=True)
-
+    def __init__(self, build: Build, config: DecoderConfig, part: Parts, layer: int) -> None:
         self.ops = build.ops
-        self.attention_norm, self.after_attention_norm = norm("attention_norm"), norm("after_attention_norm")
-        self.mlp_norm, self.after_mlp_norm = norm("mlp_norm"), norm("after_mlp_norm")
+        self.attention_norm = norm(build, part("attention_norm"), config)
+        self.after_attention_norm = norm(build, part("after_attention_norm"), config)
+        self.mlp_norm = norm(build, part("mlp_norm"), config)
+        self.after_mlp_norm = norm(build, part("after_mlp_norm"), config)
         self.attention = Attention(build, part, config.attention(layer))
         self.mlp = MLP(build, part, config.hidden, config.inner, config.activation)
 

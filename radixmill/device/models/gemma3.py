@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Self
 
-from radixmill.core.errors import BadModel
 from radixmill.device.kernels.contract import Array
-from radixmill.device.layers import MLP, Attention, Build, ForwardBatch, Norm, Parts, RopeSpec
+from radixmill.device.layers import MLP, Attention, Build, ForwardBatch, Norm, Parts
 from radixmill.device.models import gemma2
 from radixmill.device.models.decoder import DecoderConfig, Family
-from radixmill.device.models.keys import Keys, dimensions, layer_windows, rope_spec, stretched
+from radixmill.device.models.keys import dimensions, layer_windows, stretched, text_keys, two_ropes
 
 ARCHITECTURES = ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration")
 
+VISION = ("boi_token_index", "eoi_token_index", "image_token_index", "mm_tokens_per_image")
 # What a text_config may leave out.
 DEFAULTS = {
     "vocab_size": 262_208,
@@ -35,10 +35,11 @@ DEFAULTS = {
 class Config(DecoderConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = _text_keys(hf, allow_unknown)
+        keys = text_keys(hf, allow_unknown, *VISION)
         sizes = dimensions(keys, **DEFAULTS)
         positions = keys.count("max_position_embeddings", 131_072)
-        turn, local = _ropes(keys, positions)
+        theta, local_theta = keys.number("rope_theta", 1_000_000.0), keys.number("rope_local_base_freq", 10_000.0)
+        turn, local = two_ropes(keys, positions, theta, local_theta)
         pattern = keys.count("sliding_window_pattern", keys.count("_sliding_window_pattern", 6))
         kinds = ("sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(sizes["layers"]))
         biased = ("q", "k", "v", "out") if keys.flag("attention_bias", False) else ()
@@ -87,28 +88,3 @@ class Block:
 
 
 FAMILY = Family(Config, WEIGHTS, Block)
-
-
-def _text_keys(hf: Mapping[str, Any], allow_unknown: bool) -> Keys:
-    """The text model's keys; a vision model has them under text_config."""
-    outer = Keys(hf)
-    text = outer.get("text_config")
-    if text is None:
-        return outer
-    if not isinstance(text, Mapping):
-        raise BadModel(f"config.json: text_config is {text!r}, not a dictionary")
-    outer.inert("vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index", "image_token_index")
-    outer.expect("tie_word_embeddings", text.get("tie_word_embeddings", True))
-    outer.done(allow_unknown)
-    return Keys(text, "config.json, text_config")
-
-
-def _ropes(keys: Keys, positions: int) -> tuple[RopeSpec, RopeSpec]:
-    """(full layers', windowed layers'): one dictionary each in rope_parameters, or the older flat keys."""
-    theta = keys.number("rope_theta", 1_000_000.0)
-    local = keys.number("rope_local_base_freq", 10_000.0)
-    both, old = keys.get("rope_parameters", {}), keys.get("rope_scaling", {})
-    if unknown := sorted(set(both) - {"full_attention", "sliding_attention"}):
-        raise BadModel(f"{keys.where}: rope_parameters has {', '.join(unknown)} where it should name kinds of layers")
-    full = {**(both.get("full_attention") or {}), **old}
-    return rope_spec(full, theta, positions), rope_spec(both.get("sliding_attention") or {}, local, positions)

@@ -12,8 +12,8 @@ from typing import Any, Self
 from radixmill.device.kernels.contract import Routing
 from radixmill.device.models import sparse
 from radixmill.device.models.decoder import Family
-from radixmill.device.models.keys import Keys, dimensions, stretched
-from radixmill.device.models.sparse import HEAD_NORMS, SparseConfig, bottom_layers, checked, partial_rope
+from radixmill.device.models.keys import Keys, dimensions, partial_rope, stretched
+from radixmill.device.models.sparse import HEAD_NORMS, SparseConfig, bottom_layers, checked
 
 ARCHITECTURES = ("Glm4MoeForCausalLM",)
 
@@ -46,12 +46,12 @@ class Config(SparseConfig):
             windows=(None,) * sizes["layers"],
             scale=sizes["head_dim"] ** -0.5,
             biased=frozenset({"q", "k", "v"} if keys.flag("attention_bias", False) else ()),
-            spare_layers=keys.get("num_nextn_predict_layers", 1),
+            spare_layers=keys.natural("num_nextn_predict_layers", 1),
             routing=checked(keys, routing),
             expert_inner=inner,
             dense=bottom_layers(keys, sizes["layers"], 1),
             biased_choice=True,
-            shared_inner=inner * keys.get("n_shared_experts", 1),
+            shared_inner=inner * keys.natural("n_shared_experts", 1),
             head_norms=keys.flag("use_qk_norm", False),
         )
         keys.done(allow_unknown)

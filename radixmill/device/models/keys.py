@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from radixmill.core.errors import BadModel
 from radixmill.device.kernels.contract import Activation
-from radixmill.device.layers.rope import Linear, Llama3, RopeSpec, Scaling, Yarn, yarn_magnitude
+from radixmill.device.layers.rope import Divided, Linear, Llama3, LongRope, RopeSpec, Scaling, Yarn, yarn_magnitude
 
 # Keys that change nothing in a forward pass: training, bookkeeping, defaults of generation, hints for other programs.
 INERT = frozenset(
@@ -64,6 +65,13 @@ class Keys:
             raise BadModel(f"{self.where} has no {key}")
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             raise BadModel(f"{self.where}: {key} is {value!r}, not a positive integer")
+        return value
+
+    def natural(self, key: str, default: int) -> int:
+        """An integer, zero or above."""
+        value = self.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise BadModel(f"{self.where}: {key} is {value!r}, not an integer from 0 on")
         return value
 
     def number(self, key: str, default: float) -> float:
@@ -124,18 +132,58 @@ class Keys:
             )
 
 
-def rope(keys: Keys, positions: int, default_theta: float = 10_000.0) -> RopeSpec:
+def text_keys(hf: Mapping[str, Any], allow_unknown: bool, *vision: str) -> Keys:
+    """The text model's keys; a vision model has them under text_config. `vision`: the outer keys that are about images."""
+    outer = Keys(hf)
+    text = outer.get("text_config")
+    if text is None:
+        return outer
+    if not isinstance(text, Mapping):
+        raise BadModel(f"config.json: text_config is {text!r}, not a dictionary")
+    outer.inert("vision_config", *vision)
+    tied = {key: hf[key] for key in ("tie_word_embeddings",) if outer.get(key) is not None}
+    outer.done(allow_unknown)
+    return Keys({**text, **tied}, "config.json, text_config")
+
+
+def rope(keys: Keys, positions: int, default_theta: float = 10_000.0, *inert: str) -> RopeSpec:
     """The one rope of all layers: `rope_theta` and `rope_scaling`, or both in `rope_parameters`."""
     theta = keys.number("rope_theta", default_theta)
     new, old = keys.get("rope_parameters", {}), keys.get("rope_scaling", {})
-    return rope_spec(old or new, theta, positions)
+    return rope_spec(old or new, theta, positions, *inert)
 
 
-def rope_spec(parameters: Mapping[str, Any], theta: float, positions: int) -> RopeSpec:
-    """One rope dictionary, old or new style. `positions`: what the config calls max_position_embeddings."""
+def partial_rope(
+    keys: Keys, positions: int, head_dim: int, factor: float = 1.0, default_theta: float = 10_000.0
+) -> tuple[RopeSpec, int | None]:
+    """The one rope of all layers, and how many of a head's numbers turn: None: all. `factor`: the family's share of them,
+    where the file gives none."""
+    parameters = keys.get("rope_parameters", {})
+    inside = parameters.get("partial_rotary_factor") if isinstance(parameters, Mapping) else None
+    turned = int(head_dim * keys.number("partial_rotary_factor", factor if inside is None else inside))
+    if turned % 2 or not 0 < turned <= head_dim:
+        raise BadModel(f"{keys.where}: partial_rotary_factor turns {turned} of a head's {head_dim} numbers")
+    spec = rope(keys, positions, default_theta, "partial_rotary_factor")
+    return spec, None if turned == head_dim else turned
+
+
+def two_ropes(keys: Keys, positions: int, theta: float, local_theta: float) -> tuple[RopeSpec, RopeSpec]:
+    """(full layers', windowed layers'): one dictionary each in rope_parameters, or the older flat keys, where a scaling is
+    for full layers alone."""
+    both, old = keys.get("rope_parameters", {}), keys.get("rope_scaling", {})
+    if unknown := sorted(set(both) - {"full_attention", "sliding_attention"}):
+        raise BadModel(f"{keys.where}: rope_parameters has {', '.join(unknown)} where it should name kinds of layers")
+    full = {**(both.get("full_attention") or {}), **old}
+    return rope_spec(full, theta, positions), rope_spec(both.get("sliding_attention") or {}, local_theta, positions)
+
+
+def rope_spec(parameters: Mapping[str, Any], theta: float, positions: int, *inert: str) -> RopeSpec:
+    """One rope dictionary, old or new style. `positions`: what the config calls max_position_embeddings; `inert`: keys that
+    somebody else has read."""
     if not isinstance(parameters, Mapping):
         raise BadModel(f"config.json: rope parameters are {parameters!r}, not a dictionary")
     keys = Keys(parameters, "config.json, rope parameters")
+    keys.inert(*inert)
     theta = keys.number("rope_theta", theta)
     old_name = keys.get("type", "default")
     kind = keys.get("rope_type", old_name)
@@ -186,13 +234,33 @@ def _yarn(keys: Keys, positions: int) -> Scaling:
     )
 
 
+def _longrope(keys: Keys, positions: int) -> LongRope:
+    original = keys.count("original_max_position_embeddings", positions)
+    factor = keys.number("factor", positions / original)
+    usual = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    usual = keys.number("attention_factor", usual)
+    short, long = (
+        Divided(_factors(keys, f"{which}_factor"), keys.number(f"{which}_mscale", usual)) for which in ("short", "long")
+    )
+    return LongRope(short, long, original)
+
+
+def _factors(keys: Keys, key: str) -> tuple[float, ...]:
+    values = keys.get(key)
+    if not isinstance(values, list) or not all(isinstance(v, int | float) and v > 0 for v in values):
+        raise BadModel(f"{keys.where}: {key} is {values!r}, not a list of positive numbers")
+    return tuple(float(value) for value in values)
+
+
 def _factor(keys: Keys) -> float:
     if keys.get("factor") is None:
         raise BadModel("rope parameters have no factor")
     return keys.number("factor", 1.0)
 
 
-_SCALINGS = {"default": _default, "linear": _linear, "llama3": _llama3, "yarn": _yarn}
+_SCALINGS = {
+    "default": _default, "linear": _linear, "llama3": _llama3, "longrope": _longrope, "su": _longrope, "yarn": _yarn,
+}  # fmt: skip
 
 
 def dimensions(keys: Keys, **default: Any) -> dict[str, Any]:
@@ -228,6 +296,12 @@ def layer_windows(keys: Keys, layers: int, window: int | None, default: Iterable
     if len(kinds) != layers:
         raise BadModel(f"{keys.where}: layer_types has {len(kinds)} entries for {layers} layers")
     return tuple(names[kind] for kind in kinds)
+
+
+def llama_biases(keys: Keys) -> frozenset[str]:
+    """Roles with a bias, as the Llama family and those near to it say it."""
+    attention = {"q", "k", "v", "out"} if keys.flag("attention_bias", False) else set()
+    return frozenset(attention | ({"gate_up", "down"} if keys.flag("mlp_bias", False) else set()))
 
 
 def upper_windows(keys: Keys, layers: int) -> tuple[int | None, ...]:

@@ -9,8 +9,8 @@ from typing import Any, Self
 from radixmill.device.kernels.contract import Routing
 from radixmill.device.models import sparse
 from radixmill.device.models.decoder import Family
-from radixmill.device.models.keys import Keys, dimensions, stretched
-from radixmill.device.models.sparse import HEAD_NORMS, SparseConfig, checked, count_of_experts, partial_rope
+from radixmill.device.models.keys import Keys, dimensions, partial_rope, stretched
+from radixmill.device.models.sparse import HEAD_NORMS, SparseConfig, checked, count_of_experts
 
 ARCHITECTURES = ("MiniMaxM2ForCausalLM",)
 
@@ -34,7 +34,11 @@ class Config(SparseConfig):
         keys.expect("shared_intermediate_size", 0)
         keys.expect("use_qk_norm", True)
         keys.expect("use_routing_bias", True)
-        keys.inert(*sparse.TRAINING, "use_mtp", "num_mtp_modules", "mtp_transformer_layers")
+        keys.expect("sliding_window", None)
+        for layer in ("full_attention", "linear_attention", "mlp"):
+            keys.expect(f"layernorm_{layer}_beta", 1)
+        keys.inert(*sparse.TRAINING, "mlp_intermediate_size", "shared_moe_mode")  # of layers that there are none of
+        keys.inert("use_mtp", "num_mtp_modules", "mtp_transformer_layers")
         config = cls(
             **sizes,
             context=stretched(turn, positions),

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from radixmill.core.errors import BadModel
 from radixmill.device.kernels.contract import Array, Routing
-from radixmill.device.layers import MLP, Attention, Build, ForwardBatch, MoEShape, Norm, Parts, RopeSpec, SparseMoE
+from radixmill.device.layers import MLP, Attention, Build, ForwardBatch, MoEShape, Norm, Parts, SparseMoE
 from radixmill.device.models import llama
 from radixmill.device.models.decoder import DecoderConfig
-from radixmill.device.models.keys import Keys, rope_spec
+from radixmill.device.models.keys import Keys
 
 DENSE = ("gate_up", "down")
 SPARSE = (
@@ -133,10 +132,7 @@ def count_of_experts(keys: Keys, default: int) -> int:
 
 def bottom_layers(keys: Keys, layers: int, default: int) -> frozenset[int]:
     """The first `first_k_dense_replace` layers."""
-    first = keys.get("first_k_dense_replace", default)
-    if type(first) is not int or first < 0:
-        raise BadModel(f"{keys.where}: first_k_dense_replace is {first!r}, not a number of layers")
-    return frozenset(range(min(first, layers)))
+    return frozenset(range(min(keys.natural("first_k_dense_replace", default), layers)))
 
 
 def stepped_layers(keys: Keys, layers: int) -> frozenset[int]:
@@ -145,21 +141,3 @@ def stepped_layers(keys: Keys, layers: int) -> frozenset[int]:
     if not isinstance(listed, list) or not all(type(i) is int for i in listed):
         raise BadModel(f"{keys.where}: mlp_only_layers is {listed!r}, not a list of layers")
     return frozenset(i for i in range(layers) if i in listed or (i + 1) % step)
-
-
-def partial_rope(
-    keys: Keys, positions: int, head_dim: int, share: float, theta: float = 10_000.0
-) -> tuple[RopeSpec, int | None]:
-    """The rope, and how many of a head's numbers turn: `partial_rotary_factor` of them, at the top level or among the
-    rope's parameters, else `share`; None: all."""
-    theta = keys.number("rope_theta", theta)
-    new, old = keys.get("rope_parameters", {}), keys.get("rope_scaling", {})
-    parameters: Any = old or new
-    share = keys.number("partial_rotary_factor", share)
-    if isinstance(parameters, dict):
-        share = Keys(parameters).number("partial_rotary_factor", share)
-        parameters = {key: value for key, value in parameters.items() if key != "partial_rotary_factor"}
-    turned = int(head_dim * share)
-    if turned % 2 or not 0 < turned <= head_dim:
-        raise BadModel(f"{keys.where}: partial_rotary_factor {share} turns {turned} numbers of a head of {head_dim}")
-    return rope_spec(parameters, theta, positions), None if turned == head_dim else turned

@@ -54,19 +54,77 @@ class PagePool:
         assert self.free + sum(count > 0 for count in counted) == self.total
 
 
-class Pools:
-    """One pool per KV group, used in step, and the pages that wait for a plan to be committed before they are free."""
+class WindowPool(PagePool):
+    """The pages of a group whose queries look back no further than a window. Leases and tree nodes each have references of
+    their own, so the tree may let go of any page at any time.
 
-    def __init__(self, totals: Sequence[int]) -> None:
-        self.groups = tuple(PagePool(total) for total in totals)
+    kept    references of each page that are the tree's
+    idle    pages that only the tree refers to: to be had by making it let go of them
+    """
+
+    __slots__ = ("idle", "kept", "page_size", "window")
+
+    def __init__(self, total: int, window: int, page_size: int) -> None:
+        """`window`: positions a query looks back, itself included."""
+        super().__init__(total)
+        self.window = window
+        self.page_size = page_size
+        self.kept = [0] * total
+        self.idle = 0
+
+    def first(self, upto: int) -> int:
+        """Index of the first page that queries at position `upto`, or behind it, may read; never beyond the one it is in."""
+        return max(upto + 1 - self.window, 0) // self.page_size
+
+    def share(self, page: int) -> None:
+        self.idle -= self._is_idle(page)
+        super().share(page)
+
+    def drop(self, page: int) -> None:
+        super().drop(page)
+        self.idle += self._is_idle(page)
+
+    def keep(self, page: int) -> None:
+        """One more node of the tree refers to it, besides a lease or another node."""
+        super().share(page)
+        self.kept[page] += 1
+
+    def forgo(self, page: int) -> None:
+        """A node refers to it no more."""
+        self.idle -= self._is_idle(page)
+        self.kept[page] -= 1
+        super().drop(page)
+        self.idle += self._is_idle(page)
+
+    def _is_idle(self, page: int) -> bool:
+        return self.refs[page] == self.kept[page] > 0
+
+    def check_kept(self, kept: Iterable[int]) -> None:
+        """`kept` names each page once per node."""
+        counted = [0] * self.total
+        for page in kept:
+            counted[page] += 1
+        assert counted == self.kept
+        assert self.idle == sum(map(self._is_idle, range(self.total)))
+
+
+class Pools:
+    """One pool per KV group, and the pages that wait for a plan to be committed before they are free."""
+
+    def __init__(self, totals: Sequence[int], windows: Sequence[int] = (), page_size: int = 1) -> None:
+        """`totals`: of the group that forgets nothing, then of each that has a window."""
+        self.full = PagePool(totals[0])
+        sizes = zip(totals[1:], windows, strict=True)
+        self.windows = tuple(WindowPool(total, window, page_size) for total, window in sizes)
+        self.groups = (self.full, *self.windows)
         self.newest = -1  # the last plan made, or being made
         self.committed = -1
         self._retired: list[tuple[int, int, int]] = []  # (plan, group, page)
 
     @property
     def free(self) -> int:
-        """Pages that every group could give."""
-        return min(pool.free for pool in self.groups)
+        """Of the group that forgets nothing."""
+        return self.full.free
 
     @property
     def retired(self) -> int:

@@ -12,6 +12,8 @@ A node covers positions [start, end) of its root path. Its pages cover page indi
 
 So the page of index i on a root path is that of the deepest node on it that covers i. Siblings never share a page.
 
+Groups with a window have pages of the same indices, or HOLEs: the tree may let go of any of them (see `tails`).
+
 A lock on a node keeps it and, since only leaves are evicted, all above it. NOTE: an unlocked node with one child and an
 end inside a page always has that child's first page as its last (`_merge_tail`): a chain of turns of one conversation
 costs no page more than its tokens fill.
@@ -26,38 +28,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from radixmill.engine.cache.node import WIDTH, Node, Pages
 from radixmill.engine.cache.pages import Pools
-
-WIDTH = 8  # bytes of a key
-Pages = tuple["array[int]", ...]  # per KV group
-
-
-class Node:
-    """Positions [start, end) of a root path. Equal only to itself."""
-
-    __slots__ = ("children", "end", "held", "keys", "locks", "namespace", "pages", "parent", "shares", "start", "used")
-
-    def __init__(self, parent: Node | None, keys: bytes, pages: Pages, namespace: Hashable = None) -> None:
-        self.parent = parent
-        self.keys = keys  # int64, native order
-        self.pages = pages
-        self.namespace = namespace  # of a root
-        self.start: int = parent.end if parent else 0
-        self.end: int = self.start + len(keys) // WIDTH
-        self.children: dict[bytes, Node] = {}  # by first key
-        self.shares = False  # first page is the parent's last
-        self.locks = 0  # holders of exactly this node
-        self.held = 0  # locks, and children that are held
-        self.used = 0  # tick of the last lock or unlock
-
-    @property
-    def fresh(self) -> int:
-        """Pages, in each group, that this node is the uppermost to reference."""
-        return len(self.pages[0]) - self.shares
-
-    @property
-    def evictable(self) -> bool:
-        return not self.held and not self.children and self.parent is not None
+from radixmill.engine.cache.tails import Tails
 
 
 class Match(NamedTuple):
@@ -68,7 +41,7 @@ class Match(NamedTuple):
 
 
 class RadixTree:
-    """Prefixes by (namespace, keys). `evictable` counts the pages, in each group, that evicting leaves would free."""
+    """Prefixes by (namespace, keys). `evictable` counts the pages, in the first group, that evicting leaves would free."""
 
     def __init__(self, pools: Pools, page_size: int) -> None:
         self.pools = pools
@@ -79,6 +52,7 @@ class RadixTree:
         self._tick = 0
         self._heap: list[tuple[int, int, Node]] = []  # leaves by last use; stale entries stay until popped or swept
         self._serial = 0
+        self.tails = Tails(pools, page_size) if pools.windows else None
 
     def root(self, namespace: Hashable) -> Node:
         """The empty prefix of a namespace; goes away again when nobody holds it and nothing is below it."""
@@ -101,34 +75,42 @@ class RadixTree:
             node, at = child, at + len(child.keys)
         return Match(node, node.end)
 
-    def path_pages(self, node: Node, below: Node | None = None) -> Pages:
-        """The pages of [0, node.end), or from page index below.end // P on: of each index, the deepest node's."""
+    def path_pages(self, node: Node, below: Node | None = None) -> array[int]:
+        """In the first group the pages of [0, node.end), or from page index below.end // P on: of each index, the deepest
+        node's."""
         path = []
         while node is not below and node.parent is not None:
             path.append(node)
             node = node.parent
         first = below.end // self.page_size if below else 0
-        ids = tuple(array("i") for _ in self.pools.groups)
+        ids = array("i")
         for step in reversed(path):
-            for mine, theirs in zip(ids, step.pages, strict=True):
-                del mine[step.start // self.page_size - first :]
-                mine.extend(theirs)
+            del ids[step.start // self.page_size - first :]
+            ids.extend(step.pages[0])
         return ids
 
     # --- grow
 
     def descend(self, node: Node, keys: bytes) -> Node:
         """Like `match`, but the tree is cut so that the match ends with the node returned."""
-        found, tokens = self.match(node, keys)
-        return self._split(found, tokens) if tokens < found.end else found
+        return self.cut(*self.match(node, keys))
+
+    def cut(self, node: Node, tokens: int) -> Node:
+        """The node on the path to `node` that ends with so many tokens, cut there if none does."""
+        while tokens <= node.start and node.parent is not None:
+            node = node.parent
+        return self._split(node, tokens) if tokens < node.end else node
 
     def extend(self, node: Node, keys: bytes, pages: Pages) -> Node:
-        """A new leaf below `node`, which takes over the caller's reference to each page. Lock it before anything else."""
+        """A new leaf below `node`, which takes over the caller's reference to each page of the first group, and has its own
+        to those of the others. Lock it before anything else."""
         child = Node(node, keys, pages)
         assert keys[:WIDTH] not in node.children
         node.children[keys[:WIDTH]] = child
         self.nodes += 1
         self.evictable += child.fresh
+        if self.tails:
+            self.tails.grown(child)
         self._merge_tail(node)
         return child
 
@@ -145,8 +127,9 @@ class RadixTree:
         node.parent, node.start, node.keys, node.shares = upper, at, node.keys[cut:], at % size != 0
         node.pages = tuple(ids[since:] for ids in node.pages)
         if node.shares:
-            for pool, ids in zip(self.pools.groups, node.pages, strict=True):
-                pool.share(ids[0])
+            self.pools.full.share(node.pages[0][0])
+        if self.tails:
+            self.tails.split(upper, node)
         self.nodes += 1
         return upper
 
@@ -189,11 +172,13 @@ class RadixTree:
         (child,) = node.children.values()
         if child.shares:
             return
-        for group, (mine, theirs) in enumerate(zip(node.pages, child.pages, strict=True)):
-            old, mine[-1] = mine[-1], theirs[0]
-            self.pools.groups[group].share(theirs[0])
-            # A plan that is still running may read the old page, if any sequence that went through here still lives.
-            self.pools.retire(group, old, self.pools.newest if node.held else self.pools.committed)
+        mine, theirs = node.pages[0], child.pages[0]
+        old, mine[-1] = mine[-1], theirs[0]
+        self.pools.full.share(theirs[0])
+        # A plan that is still running may read the old page, if any sequence that went through here still lives.
+        self.pools.retire(0, old, self.pools.newest if node.held else self.pools.committed)
+        if self.tails:
+            self.tails.merged(node, child)
         child.shares = True
         leaves_parent = node.shares and len(node.pages[0]) == 1
         if not node.held and not leaves_parent:
@@ -224,9 +209,11 @@ class RadixTree:
         leaf.parent = None
         self.nodes -= 1
         self.evictable -= leaf.fresh
-        for pool, ids in zip(self.pools.groups, leaf.pages, strict=True):
-            for page in ids:
-                pool.drop(page)
+        for page in leaf.pages[0]:
+            self.pools.full.drop(page)
+        if self.tails:
+            self.tails.removed(leaf, parent)
+            self.tails.sweep(self.nodes)
         self._offer(parent)
         self._merge_tail(parent)
 
@@ -265,6 +252,8 @@ class RadixTree:
         for node in nodes:
             self._check_node(node)
             assert not node.evictable or id(node) in offered
+        if self.tails:
+            self.tails.check(nodes)
         for root in self.roots.values():
             assert root.children or root.held
             assert root.held == root.locks + sum(child.held > 0 for child in root.children.values())
@@ -274,9 +263,9 @@ class RadixTree:
         assert parent is not None and node.start == parent.end < node.end == node.start + len(node.keys) // WIDTH
         assert parent.children[node.keys[:WIDTH]] is node
         assert node.held == node.locks + sum(child.held > 0 for child in node.children.values())
-        for mine, theirs in zip(node.pages, parent.pages, strict=True):
-            assert len(mine) == -(-node.end // size) - node.start // size
-            assert node.shares == (node.start % size != 0 and mine[0] == theirs[-1])
+        mine, theirs = node.pages[0], parent.pages[0]
+        assert len(mine) == -(-node.end // size) - node.start // size
+        assert node.shares == (node.start % size != 0 and mine[0] == theirs[-1])
         if len(node.children) == 1 and not node.locks and node.end % size:
             assert next(iter(node.children.values())).shares
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import deque
 from statistics import median
 
-FLOOR = 16  # tokens that even the slowest machine computes in a step, besides one for each decoding row
+from radixmill.core.config import SMALL_STEP
+
+FLOOR = SMALL_STEP  # tokens that even the slowest machine computes in a step, besides one for each decoding row
 MEMORY = 5  # steps; the median of their costs shrugs off two outliers
 
 

@@ -66,12 +66,14 @@ class Room:
         return True
 
     def grow(self, lease: Lease, upto: int) -> bool:
-        """`lease.grow`, and if that fails once more with an empty cache.
+        """`lease.grow`, and if that fails for want of pages that forget nothing, once more with an empty cache.
 
         Forgetting branches that have no page of their own lets held prefixes merge their ragged tails, which the count
         of evictable pages does not foresee; and what is left of the cache is worth less than a running sequence's KV.
         """
-        return lease.grow(upto) or (self._cache.flush() > 0 and lease.grow(upto))
+        if lease.grow(upto):
+            return True
+        return lease.need(upto) > self._cache.available and self._cache.flush() > 0 and lease.grow(upto)
 
     def must_wait(self, seq: Sequence) -> None:
         """There is no page for it: the others that run go first. Were there none, it would wait for ever."""

@@ -54,7 +54,8 @@ class Scheduler:
     ) -> None:
         """`keep`: pages that prefixes which no sequence holds may fill; None: all. `grammars`: None: no constraints."""
         self.spec = spec
-        self.cache = Cache([group.pages for group in spec.kv_groups], spec.page_size, reuse=prefix_cache, keep=keep)
+        totals, windows = [group.pages for group in spec.kv_groups], [g.window for g in spec.kv_groups if g.window]
+        self.cache = Cache(totals, spec.page_size, windows=windows, reuse=prefix_cache, keep=keep)
         self.accounts = Accounts()
         self.queue = make_queue(options.schedule_policy, self.accounts, partial(matched, self.cache), spec.context)
         self.running = Running(min(options.max_running_requests, spec.slots), self.accounts)
@@ -231,7 +232,8 @@ class Scheduler:
             "step_budget": self.budget.tokens,
             "pages_free": self.cache.pools.free,
             "pages_evictable": self.cache.tree.evictable,
-            "pages_total": min(group.pages for group in self.spec.kv_groups),
+            "pages_total": self.cache.pools.full.total,
+            **_windows(self.cache),
             "tree_nodes": self.cache.tree.nodes,
             **vars(self.counters),
         }
@@ -265,7 +267,7 @@ class Scheduler:
         if upto != seq.goal:
             upto -= upto % self.spec.page_size
         if upto > lease.shared:
-            lease.adopt(seq.tokens, upto)
+            lease.adopt(seq.tokens, upto, rests=upto == seq.goal)
 
     # --- ends
 
@@ -356,6 +358,14 @@ class Scheduler:
         if seq.prompt_len > self.spec.context:
             return f"the prompt has {seq.prompt_len} tokens; the context holds {self.spec.context}"
         return "" if seq.prompt_len else "the prompt has no tokens"
+
+
+def _windows(cache: Cache) -> dict[str, int]:
+    """Pages of the groups with a window: all, free, and held by prefixes that would let go of them."""
+    pools = cache.pools.windows
+    names = ("window_pages_total", "window_pages_free", "window_pages_evictable")
+    counts = (sum(pool.total for pool in pools), sum(pool.free for pool in pools), sum(pool.idle for pool in pools))
+    return dict(zip(names, counts, strict=True)) if pools else {}
 
 
 def _guesser(options: ScheduleOptions) -> Guesser | None:

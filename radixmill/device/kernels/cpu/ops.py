@@ -33,7 +33,6 @@ from radixmill.device.kernels.contract import (
 from radixmill.device.kernels.cpu.record import ACTIVATIONS, Recorder, capture
 from radixmill.device.kernels.cpu.rows import CpuRows
 from radixmill.device.kernels.exp_table import INVERSE, TABLE, WIDTH
-from radixmill.device.kernels.reference import ReferenceOps
 
 try:
     from radixmill.device.kernels.cpu import _native

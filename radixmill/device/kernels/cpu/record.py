@@ -132,9 +132,7 @@ class Recorder:
             self.program.qkv(registers, kv, heads.heads, *turn, q_norm, k_norm, eps, ragged.number),
         )
 
-    def latents(
-        self, q: Value, latent: Value, heads: LatentHeads, positions: Any, kv: Array, ragged: Group
-    ) -> Value:
+    def latents(self, q: Value, latent: Value, heads: LatentHeads, positions: Any, kv: Array, ragged: Group) -> Value:
         norm, eps = heads.norm
         turn = (heads.cos, heads.sin, heads.cos.shape[1])
         registers = self._register(q), self._register(latent)

@@ -106,7 +106,56 @@ def glm4moe(keys: Metadata) -> Words:
         "attention_bias": keys.has("blk.0.attn_q.bias"),
         "use_qk_norm": keys.has("blk.0.attn_q_norm.weight"),
         "partial_rotary_factor": share,
-        "num_nextn_predict_layers": 0,  # they are left out
+        "num_nextn_predict_layers": keys.whole("nextn_predict_layers", 0, least=0),
+    }
+
+
+def dots1(keys: Metadata) -> Words:
+    fixed(keys, "expert_gating_func", SIGMOID)
+    return {
+        **pre_norm(keys),
+        **chosen(keys),
+        "architectures": ["Dots1ForCausalLM"],
+        "model_type": "dots1",
+        "hidden_act": "silu",
+        "attention_bias": keys.has("blk.0.attn_q.bias"),
+        "sliding_window": None,
+    }
+
+
+def ernie4_5_moe(keys: Metadata) -> Words:
+    keys.inert(
+        "expert_shared_feed_forward_length"
+    )  # the converters' guess; the tensors are as wide as their count says
+    return {
+        **pre_norm(keys),
+        "architectures": ["Ernie4_5_MoeForCausalLM"],
+        "model_type": "ernie4_5_moe",
+        "hidden_act": "silu",
+        "moe_num_experts": keys.whole("expert_count"),
+        "moe_k": keys.whole("expert_used_count"),
+        "moe_intermediate_size": expert_inner(keys),
+        "moe_num_shared_experts": keys.whole("expert_shared_count", 0, least=0),
+        "moe_layer_interval": keys.whole("interleave_moe_layer_step", 1),
+        "moe_layer_start_index": keys.whole("leading_dense_block_count", 0, least=0),
+        "moe_layer_end_index": -1,
+    }
+
+
+def minimax_m2(keys: Metadata) -> Words:
+    heads, share = part_heads(keys)
+    fixed(keys, "expert_gating_func", SIGMOID)
+    return {
+        **sizes(keys),
+        **heads,
+        **rms_norms(keys),
+        **rope(keys),
+        **experts(keys, "num_local_experts"),
+        "architectures": ["MiniMaxM2ForCausalLM"],
+        "model_type": "minimax_m2",
+        "hidden_act": "silu",
+        "intermediate_size": expert_inner(keys),
+        "rotary_dim": round(share * heads["head_dim"]),
     }
 
 
@@ -131,8 +180,9 @@ def deepseek2(keys: Metadata) -> Words:
         # The file keeps mscale_all_dim alone; mscale is its equal in all published models.
         found["rope_scaling"] = {**found["rope_scaling"], "mscale": scale, "mscale_all_dim": scale}
     if sigmoid:
+        ahead = {"num_nextn_predict_layers": keys.whole("nextn_predict_layers", 0, least=0)}
         found |= {"architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3"}
-        return {**found, "scoring_func": "sigmoid", "topk_method": "noaux_tc", "num_nextn_predict_layers": 0}
+        return {**found, "scoring_func": "sigmoid", "topk_method": "noaux_tc", **ahead}
     limited = "group_limited_greedy" if found["n_group"] > 1 else "greedy"
     found |= {"architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2"}
     return {**found, "scoring_func": "softmax", "topk_method": limited}
@@ -187,8 +237,11 @@ QWEN2MOE: Names = {
     "ffn_down_shexp": "mlp.shared_expert.down_proj",
     "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
 }
+ERNIE4_5_MOE: Names = {**EXPERTS, **_SHARED, "exp_probs_b.bias": "mlp.moe_statics.e_score_correction_bias"}
+MINIMAX_M2: Names = {**EXPERTS, "exp_probs_b.bias": "mlp.e_score_correction_bias"}
 GRANITEMOE: Names = {
     **EXPERTS,
+    "ffn_gate_inp": "mlp.router.layer",
     "ffn_gate_shexp": "shared_mlp.gate_proj",
     "ffn_up_shexp": "shared_mlp.up_proj",
     "ffn_down_shexp": "shared_mlp.down_proj",
@@ -199,7 +252,8 @@ GPT_OSS: Names = {
     "attn_sinks.weight": "self_attn.sinks",
     "post_attention_norm": "post_attention_layernorm",
 }
-GLM4MOE: Names = {**EXPERTS, **_SHARED, "post_attention_norm": "post_attention_layernorm"}
+DOTS1: Names = {**EXPERTS, **_SHARED}
+GLM4MOE: Names = {**DOTS1, "post_attention_norm": "post_attention_layernorm"}
 DEEPSEEK2: Names = {
     **EXPERTS,
     **_SHARED,

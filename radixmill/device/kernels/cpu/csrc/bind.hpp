@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <deque>
+#include <limits>
 #include <optional>
 #include <stdexcept>
 
@@ -53,6 +54,11 @@ class Array {
  private:
   Py_buffer view_;
 };
+
+// How many positions a table of `half` rotated pairs has; one of none serves any.
+inline int table_limit(const Array<float>& table, int half) {
+  return half == 0 ? std::numeric_limits<int>::max() : table.rows(size_t(half));
+}
 
 // An array that may be None.
 template <class T>

@@ -56,7 +56,7 @@ Register record_qkv(OwnedProgram& self, std::vector<Register> parts, nb::object 
   const int64_t queries = int64_t(heads) * kv->dim, keys = int64_t(kv->groups) * kv->dim,
                 values = int64_t(kv->groups) * kv->value_dim, all = queries + keys + values;
   const float* cosines = self.floats(cos, kAny);
-  const int limit = Array<float>(cos).rows(size_t(half));
+  const int limit = table_limit(Array<float>(cos), half);
   const bool apart = parts.size() == 3;
   const QkvJob job{nullptr, nullptr, nullptr, apart ? queries : all, apart ? keys : all, apart ? values : all, heads,
                    nullptr, cosines, self.floats(sin, size_t(limit) * half), limit, half,

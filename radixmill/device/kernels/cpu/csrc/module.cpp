@@ -101,7 +101,7 @@ void heads(Engine& engine, nb::handle x, const OwnedStacks& w, nb::handle y) {
 void rope(Engine& engine, nb::handle x, int heads, int dim, nb::handle positions, nb::handle cos, nb::handle sin,
           int half) {
   Array<float> in(x, kAny, true), c(cos), s(sin, c.size());
-  const int t = in.rows(size_t(heads) * dim), limit = c.rows(size_t(half));
+  const int t = in.rows(size_t(heads) * dim), limit = table_limit(c, half);
   Array<int32_t> at(positions, size_t(t));
   const Call call(engine);
   engine.rope(in.data(), t, heads, dim, at.data(), c.data(), s.data(), limit, half);
@@ -119,7 +119,7 @@ void qkv(Engine& engine, const OwnedPages& kv, nb::handle q, nb::handle k, nb::h
   Maybe<float> in_k(k, t * keys), in_v(v, t * values), norm_q(q_norm, kv.dim), norm_k(k_norm, kv.dim);
   Array<int32_t> at(positions, t);
   QkvJob job{in.data(),      in_k.data(), in_v.data(),    int64_t(queries), int64_t(keys), int64_t(values),
-             heads,          at.data(),   cosines.data(), sines.data(),     cosines.rows(size_t(half)), half,
+             heads,          at.data(),   cosines.data(), sines.data(),     table_limit(cosines, half), half,
              norm_q.data(),  norm_k.data(), eps};
   if (stacked) {
     job.k = job.q + queries, job.v = job.k + keys;

@@ -1,0 +1,157 @@
+"""Window groups, case by case: what a lease holds, what a hit needs, what the tree lets go of first."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from radixmill.engine.cache import Lease
+from tests.engine.drive import Drive
+from tests.engine.fakes import alone, lone_pages, spec, submit
+from tests.engine.test_cache import Steps
+
+WINDOW = 6
+
+
+def held(lease: Lease, group: int = 1) -> list[int]:
+    """Page indices of a window group that the lease may read."""
+    return list(range(lease.firsts[group - 1], len(lease.pages[group])))
+
+
+def press(steps: Steps) -> None:
+    """Have the tree let go of all pages of the window that no mark needs."""
+    tails, (pool,) = steps.cache.tree.tails, steps.cache.pools.windows
+    assert tails
+    while tails._queue and tails.strip(pool):
+        pass
+    steps.cache.check()
+
+
+def test_a_window_at_32k_holds_its_tokens_to_the_page() -> None:
+    """And the tree what is left: all, while nobody needs it."""
+    steps, upto = Steps(pages=600, size=64, windows={128: 20}), 0
+    keys = list(range(1 << 15))
+    lease = steps.open(keys)
+    while upto < 1 << 15:
+        upto += 512
+        assert lease.grow(upto)
+        assert len(held(lease)) <= 128 // 64 + 1 + 512 // 64
+        steps.compute(lease, keys, upto, adopt=upto)
+        assert held(lease) == [upto // 64 - 2, upto // 64 - 1]
+    assert len(lease.pages[0]) == 512
+    for upto in range((1 << 15) + 1, (1 << 15) + 200):
+        keys.append(upto)
+        steps.compute(lease, keys, upto, adopt=upto // 64 * 64 if upto % 64 == 0 else None)
+        assert len(held(lease)) <= 3
+    lease.drop()
+    steps.cache.check()
+    steps.cache.flush()
+    assert all(pool.free == pool.total for pool in steps.cache.pools.groups)
+
+
+def test_a_hit_where_the_tail_was_kept() -> None:
+    steps = Steps(pages=40, windows={WINDOW: 40})
+    steps.life(range(30))
+    press(steps)
+    lease = steps.open([*range(30), 1, 2, 3])
+    assert lease.shared == 30 and held(lease) == [6, 7]  # the tail (24, 30) of page size 4
+    assert list(lease.pages[1][:6]) == [0] * 6
+    copies = steps.compute(lease, [], 31)
+    assert [copy.group for copy in copies] == [0, 1] and all(copy.tokens == 2 for copy in copies)
+
+
+def test_where_the_tail_is_gone_one_goes_on_from_an_earlier_point_and_fills_the_holes() -> None:
+    steps = Steps(pages=40, windows={WINDOW: 40})
+    steps.life(range(30))
+    press(steps)
+    branch = [*range(20), *range(100, 112)]
+    assert steps.found(branch) == 0, "the tree knows 20 tokens, and nowhere among them the keys of the window"
+    steps.life(branch)
+    press(steps)
+    assert steps.found([*branch[:20], 7, 7]) == 20, "it was filled, and a point where branches part keeps its tail"
+    assert steps.found(range(30)) == 30
+
+
+def test_nothing_is_let_go_of_before_it_is_needed() -> None:
+    steps = Steps(pages=40, windows={WINDOW: 40})
+    steps.life(range(30))
+    assert [steps.found(range(n)) for n in range(31)] == list(range(31))
+
+
+def test_what_no_mark_needs_goes_first_then_the_mark_that_was_not_used_for_longest() -> None:
+    steps = Steps(pages=100, windows={WINDOW: 20})
+    first, second, third = range(30), range(100, 130), range(200, 230)
+    steps.life(first)
+    steps.life(second)
+    assert steps.found(range(15)) == 15
+    steps.life(third)  # 24 pages for 20
+    assert steps.found(range(15)) == 0 and steps.found(first) == 30, "the inside of the first has gone, not its end"
+    for at in range(1000, 1600, 100):
+        steps.life(range(at, at + 30))
+    assert steps.found(first) == 0 and steps.found(range(1500, 1530)) == 30
+
+
+def test_a_page_that_a_lease_reads_outlives_the_trees() -> None:
+    steps = Steps(pages=40, windows={WINDOW: 9})
+    keys = list(range(10))
+    lease = steps.open(keys)
+    steps.compute(lease, keys, 10, adopt=10)
+    mine = list(lease.pages[1])
+    other = steps.open([99] * 30)
+    assert other.grow(24) and not set(other.pages[1]) & set(mine[1:]), "(4, 10) is still to be read"
+    assert not other.grow(32), "no page of the lease's is to be had"
+    steps.cache.check()
+
+
+def test_a_page_waits_for_the_plan_that_may_read_it() -> None:
+    steps = Steps(pages=40, windows={4: 40})
+    (pool,), keys = steps.cache.pools.windows, list(range(40))
+    steps.cache.reuse = False
+    lease = steps.open(keys)
+    steps.compute(lease, keys, 8, fly=True)
+    assert pool.free == 38 and steps.cache.deferred, "page 0 has slid out, but the plan may read it"
+    steps.cache.commit(0)
+    assert pool.free == 39
+
+
+def test_a_windows_pool_that_is_full_refuses_and_changes_nothing() -> None:
+    steps = Steps(pages=40, windows={WINDOW: 4})
+    steps.life(range(8))
+    lease = steps.open([7] * 30)
+    assert not lease.grow(20) and steps.found(range(8)) == 8
+    assert lease.grow(16) and steps.found(range(8)) == 0
+    steps.cache.check()
+
+
+def play(window: int, size: int, *, pages: int = 40, spare: int = 0, tight: bool = True, **options: object) -> Drive:
+    """Prompts with much in common, forks and all, in a pool of a window that is as small as may be."""
+    least = lone_pages(window, size, 16, 4) + spare
+    model = spec(pages, size, slots=4, windows=(window,), window_pages=least if tight else pages)
+    drive, dice = Drive(model, step_tokens=16, **options), Random(window * size)  # type: ignore[arg-type]
+    story = [dice.randrange(11) for _ in range(model.context)]
+    wanted = {}
+    for turn in range(6):
+        prompt = [*story[: dice.randrange(1, model.context - 12)], turn]
+        ids = (10 * turn, 10 * turn + 1)
+        drive.submit(submit(prompt, *ids, seed=turn, max_tokens=8))
+        wanted |= {id: alone(prompt, turn + n, 8) for n, id in enumerate(ids)}
+        for _ in range(dice.randrange(12)):
+            drive.step()
+    drive.run()
+    assert all(drive.tokens["front", id] == said for id, said in wanted.items())
+    return drive
+
+
+@pytest.mark.parametrize("size", [1, 4, 64])
+@pytest.mark.parametrize("window", [1, 2, 3, 4, 5, 9, 63, 64, 65, 100])
+@pytest.mark.parametrize("overlap", [False, True])
+def test_windows_and_pages_of_any_size(size: int, window: int, overlap: bool) -> None:
+    pages = {1: 120, 4: 40, 64: 5}[size]
+    play(window, size, pages=pages, overlap=overlap, speculation="off" if overlap else "ngram")
+    play(window, size, pages=pages, overlap=overlap, prefix_cache=False)
+
+
+def test_same_answers_with_room_for_more_hits() -> None:
+    tight, roomy = (play(9, 4, tight=tight).scheduler.counters for tight in (True, False))
+    assert tight.reused_tokens < roomy.reused_tokens and tight.computed_tokens > roomy.computed_tokens > 0
