@@ -36,6 +36,7 @@ from radixmill.device.models import (
     qwen3_moe,
     relatives,
     smollm3,
+    youtu,
 )
 from radixmill.device.models.decoder import Decoder, DecoderConfig, Family
 from radixmill.device.models.outline import outline
@@ -46,7 +47,7 @@ __all__ = ["FAMILIES", "MODULES", "Decoder", "DecoderConfig", "Family", "family"
 MODULES = (
     llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3, phi3, olmo2, granite, smollm3, cohere, glm, glm4, exaone4, relatives,
     mixtral, qwen2_moe, qwen3_moe, glm4_moe, gpt_oss, olmoe, granite_moe, ernie4_5_moe, dots1, minimax_m2,
-    deepseek_v2, deepseek_v3, glm4_moe_lite,
+    deepseek_v2, deepseek_v3, glm4_moe_lite, youtu,
 )  # fmt: skip
 FAMILIES: Mapping[str, Family] = {name: module.FAMILY for module in MODULES for name in module.ARCHITECTURES}
 
