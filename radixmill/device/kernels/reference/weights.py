@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gguf
 import numpy as np
+from numpy.typing import NDArray
 
 from radixmill.device.kernels.contract import Stored
 from radixmill.device.kernels.reference.tiles import Floats
@@ -11,10 +12,11 @@ from radixmill.device.kernels.reference.tiles import Floats
 FORMATS = {
     "F32": "f32", "F16": "f16", "BF16": "bf16", "Q4_0": "w4", "Q4_1": "w4", "Q5_0": "w5", "Q5_1": "w5", "Q8_0": "w8",
     "Q2_K": "w2k", "Q3_K": "w3k", "Q4_K": "w4k", "Q5_K": "w5k", "Q6_K": "w6k",
-    "IQ4_NL": "w4n", "IQ4_XS": "w4nk", "MXFP4": "w4f",
+    "IQ4_NL": "w4n", "IQ4_XS": "w4nk", "MXFP4": "w4f", "F8B128": "f8",
 }  # fmt: skip
-FLOAT_FORMATS = frozenset({"f32", "f16", "bf16"})  # the others see int8 activations in `fast` mode
+FLOAT_FORMATS = frozenset({"f32", "f16", "bf16", "f8"})  # the others see int8 activations in `fast` mode
 GROUP = 32  # values that share a scale
+F8_BLOCK = 128  # values of an F8B128 row that share a scale, which lies before them
 
 
 def widen(stored: Stored) -> Floats:
@@ -23,12 +25,34 @@ def widen(stored: Stored) -> Floats:
         values = np.ascontiguousarray(stored.data, dtype=np.float32)
     elif stored.kind == "BF16":
         values = (stored.data.astype(np.uint32) << 16).view(np.float32)
+    elif stored.kind == "F8B128":
+        values = f8_values(stored.data)
     else:
         kind = gguf.GGMLQuantizationType[stored.kind]
         values = np.ascontiguousarray(gguf.quants.dequantize(stored.data, kind), dtype=np.float32)
     if values.shape != stored.shape:
         raise ValueError(f"{stored.kind} data holds {values.shape}, not {stored.shape}")
     return values.copy() if np.may_share_memory(values, stored.data) else values
+
+
+def f8_values(data: NDArray[np.uint8]) -> Floats:
+    """Rows of F8B128, [N, blocks · 132] → [N, blocks · 128]: float32(code) · scale, rounded once."""
+    blocks = np.ascontiguousarray(data).reshape(len(data), -1, 4 + F8_BLOCK)
+    scales = blocks[..., :4].copy().view(np.float32)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        return (E4M3[blocks[..., 4:]] * scales).reshape(len(data), -1)
+
+
+def _e4m3() -> Floats:
+    """The value of each code of E4M3FN (OCP 8-bit Floating Point Specification, 2023): no infinities, all ones is NaN."""
+    codes = np.arange(256)
+    exponent, mantissa = codes >> 3 & 15, codes & 7
+    size = np.where(exponent, np.ldexp(8 + mantissa, exponent - 10), np.ldexp(mantissa, -9))
+    size[(codes & 127) == 127] = np.nan
+    return np.where(codes < 128, size, -size).astype(np.float32)
+
+
+E4M3 = _e4m3()
 
 
 def as_int8(x: Floats) -> Floats:
