@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gguf
 import numpy as np
-from numpy.typing import NDArray
 
 from radixmill.device.kernels.contract import Stored
+from radixmill.device.kernels.e4m3 import f8_values
 from radixmill.device.kernels.reference.tiles import Floats
 
 FORMATS = {
@@ -16,7 +16,6 @@ FORMATS = {
 }  # fmt: skip
 FLOAT_FORMATS = frozenset({"f32", "f16", "bf16", "f8"})  # the others see int8 activations in `fast` mode
 GROUP = 32  # values that share a scale
-F8_BLOCK = 128  # values of an F8B128 row that share a scale, which lies before them
 
 
 def widen(stored: Stored) -> Floats:
@@ -33,26 +32,6 @@ def widen(stored: Stored) -> Floats:
     if values.shape != stored.shape:
         raise ValueError(f"{stored.kind} data holds {values.shape}, not {stored.shape}")
     return values.copy() if np.may_share_memory(values, stored.data) else values
-
-
-def f8_values(data: NDArray[np.uint8]) -> Floats:
-    """Rows of F8B128, [N, blocks · 132] → [N, blocks · 128]: float32(code) · scale, rounded once."""
-    blocks = np.ascontiguousarray(data).reshape(len(data), -1, 4 + F8_BLOCK)
-    scales = blocks[..., :4].copy().view(np.float32)
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        return (E4M3[blocks[..., 4:]] * scales).reshape(len(data), -1)
-
-
-def _e4m3() -> Floats:
-    """The value of each code of E4M3FN (OCP 8-bit Floating Point Specification, 2023): no infinities, all ones is NaN."""
-    codes = np.arange(256)
-    exponent, mantissa = codes >> 3 & 15, codes & 7
-    size = np.where(exponent, np.ldexp(8 + mantissa, exponent - 10), np.ldexp(mantissa, -9))
-    size[(codes & 127) == 127] = np.nan
-    return np.where(codes < 128, size, -size).astype(np.float32)
-
-
-E4M3 = _e4m3()
 
 
 def as_int8(x: Floats) -> Floats:
