@@ -36,7 +36,7 @@ def executor(request: pytest.FixtureRequest, tmp_path: Path) -> LocalExecutor:
     config = Config(
         model=ModelOptions(load_format="dummy"),
         compute=ComputeOptions(threads=1),
-        cache=CacheOptions(page_size=PAGE, max_total_tokens=400 * PAGE),
+        cache=CacheOptions(page_size=PAGE, max_total_tokens=9000 * PAGE),
         schedule=ScheduleOptions(max_running_requests=SLOTS, step_tokens=STEP),
     )
     return open_executor(config, ModelFiles(request.param, tmp_path), Hardware(1, 1 << 30, detect().isa))
