@@ -5,6 +5,7 @@
 # make timing  whether one key can tell by the time what another has sent
 # make conformance   thousands of requests from OpenAI's schema
 # make fuzz    random texts over every family of dialects
+# make resident   how much memory a mixture takes from files of four bits
 # make tool-calls   a hundred random tools, called by real models
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ MODEL  ?= smollm2-135m-instruct
 PORT   ?= 30000
 NATIVE := $(wildcard radixmill/device/kernels/cpu/csrc/*) CMakeLists.txt pyproject.toml
 
-.PHONY: serve test lint fast bench chaos soak timing conformance fuzz fuzz-http tool-calls clean install
+.PHONY: serve test lint fast bench chaos soak timing conformance fuzz fuzz-http tool-calls resident clean install
 
 serve: $(VENV)/.installed
 	@$(BIN)/radixmill serve $(MODEL) --port $(PORT)
@@ -66,6 +67,9 @@ conformance: $(VENV)/.tested
 
 tool-calls: $(VENV)/.tested
 	$(BIN)/python -m tests.e2e.tool_calls --families $(ARGS)
+
+resident: $(VENV)/.tested
+	$(BIN)/python -m tests.device.resident $(ARGS)
 
 fuzz: $(VENV)/.tested
 	$(BIN)/python -m tests.front.fuzz $(ARGS)

@@ -53,6 +53,7 @@ TOP = {
     "cli",
     "compat",
     "doctor",
+    "families",
     "talk",
     "utils",
 } | {

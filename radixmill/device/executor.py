@@ -23,7 +23,7 @@ from radixmill.device.kernels.contract import KVShape, KVType, Mode, Ops, kv_of_
 from radixmill.device.layers import Build
 from radixmill.device.loader import Checkpoint, DummyCheckpoint, open_checkpoint
 from radixmill.device.models import Decoder, DecoderConfig, family, outline
-from radixmill.device.room import check_room, weight_bytes
+from radixmill.device.room import check_room, give_back, weight_bytes
 from radixmill.device.runner import PagedKV, Runner
 from radixmill.device.sampling import VERSION as SAMPLER
 from radixmill.device.sampling import Sampler
@@ -147,6 +147,7 @@ def open_executor(
         with phases("pack weights"):
             build = Build(ops, checkpoint, resolved.context, BITS[config.compute.quantization])
             model = Decoder(build, kind, model_config, checkpoint.names)
+            give_back()
         with phases("allocate KV cache"):
             kv = _allocate(model, resolved, hardware.free_bytes - build.nbytes)
         processed = config.compute.logprobs_mode == "processed"

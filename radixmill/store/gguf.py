@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from radixmill.core.errors import BadModel
-from radixmill.store.mapped import mapped, shown
+from radixmill.store.mapped import Lent, mapped, shown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -113,6 +113,7 @@ class GGUFFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._map: mmap.mmap | None = mapped(self.path)
+        self._lent = Lent()
         self.size = len(self._map)
         header = _Header(self.path, self._map)
         self.metadata, self.tensors, self.data_start = header.read()
@@ -128,11 +129,12 @@ class GGUFFile:
 
     def data(self, name: str) -> NDArray[Any]:
         """A view of the mapped tensor: numbers in their own dtype and shape (BF16 as uint16), block types as uint8
-        [..., bytes per row]. The map stays until the last view is gone."""
+        [..., bytes per row]. The map stays until the last view is gone; the memory of those before is given back."""
         import numpy as np  # only who reads weights pays for it
 
         info = self.tensors[name]
         assert self._map is not None, "the file has been closed"
+        self._lent.lend(self._map, info.offset, info.nbytes)
         dtype = np.dtype(_DTYPES.get(info.kind, "u1"))
         flat = np.frombuffer(self._map, dtype, info.nbytes // dtype.itemsize, info.offset)
         return flat.reshape(info.shape if info.kind in _DTYPES else (*info.shape[:-1], -1))
@@ -144,6 +146,7 @@ class GGUFFile:
 
     def close(self) -> None:
         """Let go of the map; views that are still alive keep it."""
+        self._lent.end()
         self._map = None
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from radixmill.core.errors import BadModel
-from radixmill.store.mapped import mapped, shown
+from radixmill.store.mapped import Lent, mapped, shown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,9 +60,11 @@ class TensorAt:
 class SafetensorsFile:
     """One mapped file. Raises BadModel where it is missing, damaged or cut short."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, lent: Lent | None = None) -> None:
+        """`lent`: of all files that are read together."""
         self.path = Path(path)
         self._map: mmap.mmap | None = mapped(self.path)
+        self._lent = lent or Lent()
         self.size = len(self._map)
         header = self._header()
         self.metadata: dict[str, str] = header.pop("__metadata__", None) or {}
@@ -70,11 +72,13 @@ class SafetensorsFile:
         self._check_layout()
 
     def data(self, name: str) -> NDArray[Any]:
-        """A view of the mapped tensor in its shape; BF16 as uint16, 8-bit floats as uint8. Views keep the map alive."""
+        """A view of the mapped tensor in its shape; BF16 as uint16, 8-bit floats as uint8. Views keep the map alive; the
+        memory of those before is given back."""
         import numpy as np  # only who reads weights pays for it
 
         info = self.tensors[name]
         assert self._map is not None, "the file has been closed"
+        self._lent.lend(self._map, info.offset, info.nbytes)
         dtype = np.dtype(DTYPES[info.dtype][1])
         return np.frombuffer(self._map, dtype, prod(info.shape), info.offset).reshape(info.shape)
 
@@ -85,6 +89,7 @@ class SafetensorsFile:
 
     def close(self) -> None:
         """Let go of the map; views that are still alive keep it."""
+        self._lent.end()
         self._map = None
 
     def _header(self) -> dict[str, Any]:
@@ -140,13 +145,15 @@ class SafetensorsFile:
 class SafetensorsFolder:
     """All safetensors of a model folder, as one set of tensors: `model.safetensors`, or what its index names.
 
-    `files` in the order of their names, `where`: tensor → its file. Raises BadModel for a missing part, a tensor that its
+    Asking for a tensor gives back the memory of those before, in whichever file. `files` in the order of their names,
+    `where`: tensor → its file. Raises BadModel for a missing part, a tensor that its
     file does not have, or one that stands in two files.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.files = [SafetensorsFile(path) for path in weight_parts(self.folder)]
+        lent = Lent()
+        self.files = [SafetensorsFile(path, lent) for path in weight_parts(self.folder)]
         self.where: dict[str, SafetensorsFile] = {}
         for file in self.files:
             for name in file.tensors:

@@ -22,8 +22,18 @@ ENDS = frozenset(
         "<|endoftext|>",
         "<|end_of_text|>",
         "<|END_OF_TURN_TOKEN|>",
+        "<|end|>",  # Phi
+        "<|return|>",  # gpt-oss
+        "<|call|>",
+        "[EOS]",  # Kimi K2
+        "[EOT]",
+        "[e~[",  # MiniMax
+        "[|endofturn|]",  # EXAONE
+        "<｜end▁of▁sentence｜>",  # DeepSeek
     }
 )
+# In gpt-oss's vocabulary this ends a message, and more of the same turn may follow.
+_WITHIN, _HARMONY = "<|end|>", "<|return|>"
 _CONTROL = 3  # tokenizer.ggml.token_type
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 _GGUF_SAMPLING = {
@@ -104,7 +114,9 @@ def _gguf_ends(gguf: GGUFFile) -> set[int]:
     if not isinstance(tokens, list):
         return found
     if hasattr(types, "nonzero") and len(types) == len(tokens):
-        found |= {i for i in (types == _CONTROL).nonzero()[0].tolist() if tokens[i] in ENDS}
+        ends = {i for i in (types == _CONTROL).nonzero()[0].tolist() if tokens[i] in ENDS}
+        harmony = any(tokens[i] == _HARMONY for i in ends)
+        found |= {i for i in ends if not (harmony and tokens[i] == _WITHIN)}
     return {i for i in found if i < len(tokens)}
 
 

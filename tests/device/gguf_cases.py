@@ -49,6 +49,8 @@ def _case(architecture: str, *more: dict[str, Any], **own: Any) -> dict[str, Any
     numbers = dict(SMALL)
     for part in (*more, own):
         numbers |= part
+    if "layer_norm_eps" in numbers:
+        del numbers["rms_norm_eps"]
     return {"architectures": [f"{architecture}ForCausalLM"], **numbers}
 
 
@@ -76,6 +78,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "full_attention": _YARN, "sliding_attention": {"rope_type": "default", "rope_theta": 50000.0},
     }),
     "granite": _case("Granite", _GRANITE),
+    "seed-oss": _case("SeedOss", _HEADS, attention_bias=True, attention_out_bias=False, mlp_bias=False),
+    "ernie4_5": _case("Ernie4_5", _HEADS, use_bias=False),
+    "exaone4": _case("Exaone4", num_hidden_layers=5, head_dim=16, sliding_window=6, sliding_window_pattern=4),
+    "exaone4-whole": _case("Exaone4", head_dim=16, sliding_window=None, layer_types=["full_attention"] * 3),
     "smollm3": _case("SmolLM3", _TIED, num_hidden_layers=5),
     "command-r": _case("Cohere", _COHERE),
     "command-r-norms": _case("Cohere", _COHERE, use_qk_norm=True),
@@ -91,14 +97,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "gpt-oss": _case("GptOss", _HEADS, _LOCAL, num_hidden_layers=4, sliding_window=6, intermediate_size=64,
         rope_parameters={**_YARN, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False},
     ),
-    "olmoe": _case("Olmoe", num_experts=6, num_experts_per_tok=2, norm_topk_prob=False),
+    "olmoe": _case("Olmoe", num_key_value_heads=4, num_experts=6, num_experts_per_tok=2, norm_topk_prob=False),
     "granitemoe": _case("GraniteMoe", _GRANITE, _LOCAL),
-    "granitemoe-shared": _case("GraniteMoeShared", _GRANITE, _LOCAL, shared_intermediate_size=64),
-    "dots1": _case("Dots1", _HEADS, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=32,
+    "dots1": _case("Dots1", _HEADS, num_key_value_heads=4, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=32,
         first_k_dense_replace=1, n_shared_experts=2, n_group=4, topk_group=2, routed_scaling_factor=1.5,
         norm_topk_prob=True, scoring_func="sigmoid", sliding_window=None,
     ),
-    "ernie4_5-moe": _case("Ernie4_5_Moe", moe_num_experts=6, moe_k=2, moe_intermediate_size=32, use_bias=False,
+    "ernie4_5-moe": _case("Ernie4_5_Moe", intermediate_size=128, moe_num_experts=6, moe_k=2, moe_intermediate_size=32, use_bias=False,
         moe_num_shared_experts=2, moe_layer_start_index=1, moe_layer_interval=1, moe_layer_end_index=-1,
     ),
     "minimax-m2": _case("MiniMaxM2", _LOCAL, _HEADS, scoring_func="sigmoid", rotary_dim=16,

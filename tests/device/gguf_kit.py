@@ -13,12 +13,11 @@ from typing import Any
 import gguf
 import numpy as np
 
-from radixmill.device.models import FAMILIES
-from tests.device import gguf_cases
+from tests.device.gguf_cases import CONFIGS
 from tests.device.gguf_kit_keys import metadata
 from tests.device.model_kit import dummy, shapes
 
-CONFIGS = {name: config for name, config in gguf_cases.CONFIGS.items() if config["architectures"][0] in FAMILIES}
+__all__ = ["ARCHES", "CONFIGS", "is_mixture", "is_vector", "weights", "write_gguf"]
 
 ARCHES = {
     "Cohere": gguf.MODEL_ARCH.COMMAND_R,
@@ -26,6 +25,8 @@ ARCHES = {
     "DeepseekV2": gguf.MODEL_ARCH.DEEPSEEK2,
     "DeepseekV3": gguf.MODEL_ARCH.DEEPSEEK2,
     "Dots1": gguf.MODEL_ARCH.DOTS1,
+    "Ernie4_5": gguf.MODEL_ARCH.ERNIE4_5,
+    "Exaone4": gguf.MODEL_ARCH.EXAONE4,
     "Ernie4_5_Moe": gguf.MODEL_ARCH.ERNIE4_5_MOE,
     "Gemma": gguf.MODEL_ARCH.GEMMA,
     "Gemma2": gguf.MODEL_ARCH.GEMMA2,
@@ -35,7 +36,6 @@ ARCHES = {
     "GptOss": gguf.MODEL_ARCH.GPT_OSS,
     "Granite": gguf.MODEL_ARCH.GRANITE,
     "GraniteMoe": gguf.MODEL_ARCH.GRANITE_MOE,
-    "GraniteMoeShared": gguf.MODEL_ARCH.GRANITE_MOE,
     "Llama": gguf.MODEL_ARCH.LLAMA,
     "MiniMaxM2": gguf.MODEL_ARCH.MINIMAXM2,
     "Mixtral": gguf.MODEL_ARCH.LLAMA,
@@ -47,10 +47,11 @@ ARCHES = {
     "Qwen2Moe": gguf.MODEL_ARCH.QWEN2MOE,
     "Qwen3": gguf.MODEL_ARCH.QWEN3,
     "Qwen3Moe": gguf.MODEL_ARCH.QWEN3MOE,
+    "SeedOss": gguf.MODEL_ARCH.SEED_OSS,
     "SmolLM3": gguf.MODEL_ARCH.SMOLLM3,
 }
 # Whose converters bring rows of queries and keys that turn together side by side.
-INTERLEAVED = ("Llama", "Mixtral", "Granite", "GraniteMoe", "GraniteMoeShared", "SmolLM3")
+INTERLEAVED = ("Llama", "Mixtral", "Granite", "GraniteMoe", "SmolLM3")
 _ALWAYS_FLOAT = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "_norm.weight")
 _OTHER_NAMES = (
     ("e_score_correction_bias", "e_score_correction.bias"),

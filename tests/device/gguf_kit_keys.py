@@ -70,12 +70,7 @@ def _granite(config: Config, found: Keys) -> Keys:
         "residual_scale": config["residual_multiplier"],
         "logit_scale": config["logits_scaling"],
     }
-    shared = config.get("shared_intermediate_size")
-    return {
-        **_llama(config, found),
-        **scales,
-        **({"expert_shared_feed_forward_length": shared} if shared else {}),
-    }
+    return {**_llama(config, found), **scales}
 
 
 def _gemma(config: Config, found: Keys) -> Keys:
@@ -103,6 +98,11 @@ def _olmo3(config: Config, found: Keys) -> Keys:
     windowed = [(i + 1) % 4 != 0 for i in range(config["num_hidden_layers"])]
     pattern = {"attention.sliding_window_pattern": windowed}
     return {**found, "attention.sliding_window": config["sliding_window"], **pattern}
+
+
+def _exaone4(config: Config, found: Keys) -> Keys:
+    found = {**found, "vocab_size": config["vocab_size"]}
+    return _olmo3(config, found) if config["sliding_window"] else found
 
 
 def _cohere(config: Config, found: Keys) -> Keys:
@@ -195,6 +195,7 @@ _OWN: Mapping[str, Callable[[Config, Keys], Keys]] = {
     "DeepseekV3": _deepseek,
     "Dots1": _dots1,
     "Ernie4_5_Moe": _ernie,
+    "Exaone4": _exaone4,
     "Gemma": _gemma,
     "Gemma2": _gemma,
     "Gemma3": _gemma,
@@ -203,7 +204,6 @@ _OWN: Mapping[str, Callable[[Config, Keys], Keys]] = {
     "GptOss": _gpt_oss,
     "Granite": _granite,
     "GraniteMoe": _granite,
-    "GraniteMoeShared": _granite,
     "Llama": _llama,
     "MiniMaxM2": _minimax,
     "Mixtral": _llama,

@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from tests.device.model_kit import dummy
+from tests.device.model_kit import dummy, shapes
 
-LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
+LAYERS = (
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head",
+    "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj",
+)  # fmt: skip
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "vocab_size": 64, "hidden_size": 128, "intermediate_size": 256,
     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
@@ -108,17 +111,17 @@ def model(
     config: Mapping[str, Any] = {},
     **how: Any,
 ) -> Packed:
-    """A tiny Llama whose layers but `keep` are packed; `how`: what layer() takes."""
+    """A tiny model, a Llama if `config` doesn't say otherwise, whose layers but `keep` are packed; `how`: what layer() takes."""
     sizes = {"bits": how.get("bits", 4), "group_size": how.get("group", 128)}
     packed = Packed({"quant_method": method, **sizes, **quantization}, {**CONFIG, **config})
     source = dummy(packed.config, seed=3)
-    for i, name in enumerate(sorted(source.names)):
+    for i, (name, shape) in enumerate(sorted(shapes(packed.config).items())):
         stem = name.removesuffix(".weight")
         if stem.split(".")[-1] not in LAYERS or stem.split(".")[-1] in keep:
-            values = source.vector(name) if name.endswith("norm.weight") else source.stored(name).data
+            values = source.vector(name) if len(shape) == 1 else source.stored(name).data
             packed.files[name] = packed.meant[name] = values
             continue
-        made = layer(*source.stored(name).shape, seed=i, **how)
+        made = layer(*shape, seed=i, **how)
         v2 = quantization.get("checkpoint_format") == "gptq_v2"
         parts = awq(made) if method == "awq" else gptq(made, 1 - v2)
         packed.files |= {f"{stem}.{part}": values for part, values in parts.items()}

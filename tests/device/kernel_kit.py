@@ -28,7 +28,8 @@ HEADERS = {
     "IQ4_NL": (0,), "IQ4_XS": (0,), "MXFP4": (),
 }  # fmt: skip
 QUANTISED = tuple(HEADERS)
-KINDS = ("F32", "F16", "BF16", *QUANTISED)
+F8_BLOCK = 128  # values of F8B128 under one scale
+KINDS = ("F32", "F16", "BF16", "F8B128", *QUANTISED)
 
 Floats = NDArray[np.float32]
 
@@ -53,12 +54,13 @@ def normal(*shape: int, seed: int = 0) -> Floats:
 
 def whole(kind: str, k: int) -> int:
     """k, or the next whole number of the kind's blocks."""
-    block, _ = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    block = F8_BLOCK if kind == "F8B128" else gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0]
     return -(-k // block) * block
 
 
 def stored(kind: str, n: int, k: int, seed: int = 0) -> Stored:
-    """A matrix of `kind`. Quantised ones have random block bytes, so every code occurs; scales and minima are finite."""
+    """A matrix of `kind`. Quantised ones have random block bytes, so every code occurs; scales and minima are finite.
+    So are the codes of F8B128."""
     values = normal(n, k, seed=seed)
     match kind:
         case "F32":
@@ -67,6 +69,11 @@ def stored(kind: str, n: int, k: int, seed: int = 0) -> Stored:
             return Stored(kind, (n, k), values.astype(np.float16))
         case "BF16":
             return Stored(kind, (n, k), (values.view(np.uint32) >> 16).astype(np.uint16))
+        case "F8B128":
+            codes = rng(seed).integers(0, 127, (n, k // F8_BLOCK, F8_BLOCK), dtype=np.uint8) | np.signbit(
+                values
+            ).reshape(n, -1, F8_BLOCK).astype(np.uint8) << np.uint8(7)
+            return f8(normal(n, k // F8_BLOCK, seed=seed + 1), codes)
     block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
     blocks = rng(seed).integers(0, 256, (n, k // block, size), dtype=np.uint8)
     for i, at in enumerate(HEADERS[kind]):
@@ -77,8 +84,27 @@ def stored(kind: str, n: int, k: int, seed: int = 0) -> Stored:
     return Stored(kind, (n, k), blocks.reshape(n, -1))
 
 
+def f8(scales: Floats, codes: NDArray[np.uint8]) -> Stored:
+    """F8B128 of scales [N, blocks] and codes [N, blocks, 128]."""
+    n, blocks, size = codes.shape
+    data = np.concatenate([scales[..., None].view(np.uint8), codes], axis=-1)
+    return Stored("F8B128", (n, blocks * size), data.reshape(n, -1))
+
+
+def e4m3(code: int) -> float:
+    """By the words of the specification: sign, four bits of exponent less 7, three of mantissa."""
+    sign, exponent, mantissa = -1.0 if code & 128 else 1.0, code >> 3 & 15, code & 7
+    if exponent == 15 and mantissa == 7:
+        return float("nan")
+    return sign * (mantissa / 8 * 2.0**-6 if exponent == 0 else (1 + mantissa / 8) * 2.0 ** (exponent - 7))
+
+
 def values_of(matrix: Stored) -> Floats:
     """What the matrix holds, by the gguf package or NumPy's own conversion."""
+    if matrix.kind == "F8B128":
+        blocks = matrix.data.reshape(matrix.shape[0], -1, 4 + F8_BLOCK)
+        codes = np.array([e4m3(code) for code in range(256)], np.float32)[blocks[..., 4:]]
+        return (codes * blocks[..., :4].copy().view(np.float32)).reshape(matrix.shape)
     if matrix.kind in ("F32", "F16"):
         return matrix.data.astype(np.float32)
     if matrix.kind == "BF16":
@@ -123,6 +149,13 @@ class Rows:
     pages: list[NDArray[np.int32]]
     page_size: int
     total_pages: int
+    latent: bool = False  # a value is the beginning of its key
+
+    @staticmethod
+    def latents(lengths: list[int], page_size: int, heads: int, dim: int, value_dim: int, seed: int = 0) -> Rows:
+        """One key head, and values of `value_dim`."""
+        rows = Rows.make(lengths, page_size, heads, 1, dim, seed)
+        return replace(rows, v=[np.ascontiguousarray(k[..., :value_dim]) for k in rows.k], latent=True)
 
     @staticmethod
     def make(lengths: list[int], page_size: int, heads: int, groups: int, dim: int, seed: int = 0) -> Rows:
@@ -141,7 +174,8 @@ class Rows:
 
     def fresh(self, ops: Ops) -> Any:
         """Pages full of what must not be read: NaN, or random codes with scales of NaN."""
-        kv = ops.kv_alloc(self.total_pages, self.page_size, KVShape(*self.k[0].shape[1:], self.k[0].shape[2]))
+        shape = KVShape(*self.k[0].shape[1:], self.v[0].shape[2], self.latent)
+        kv = ops.kv_alloc(self.total_pages, self.page_size, shape)
         for array in arrays(kv):
             array[...] = rng(1).integers(-128, 128, array.shape) if array.dtype == np.int8 else np.nan
         return kv
@@ -175,6 +209,9 @@ class Rows:
         if kv == "f16":
             half = lambda rows: [x.astype(np.float16).astype(np.float32) for x in rows]  # noqa: E731
             return replace(self, k=half(self.k), v=half(self.v))
+        if self.latent:
+            keys = [_coded(x) for x in self.k]
+            return replace(self, k=keys, v=[x[..., : self.v[0].shape[-1]] for x in keys])
         block = self.k[0].shape[-1] & -self.k[0].shape[-1]
         keys = [rotated(_coded(rotated(x, block)), block) / block for x in self.k]
         return replace(self, k=keys, v=[_coded(x) for x in self.v])

@@ -17,7 +17,7 @@ from radixmill.core.config import CacheOptions, ComputeOptions, Config, Hardware
 from radixmill.core.plan import StepPlan
 from radixmill.device.executor import LocalExecutor, open_executor
 from radixmill.device.kernels import native_isa, open_backend
-from radixmill.device.kernels.contract import AttentionParams, Ops
+from radixmill.device.kernels.contract import AttentionParams, Experts, Ops
 from radixmill.device.runner import Runner
 from radixmill.observe.pulse import EnginePulse
 from radixmill.observe.watch import Watch
@@ -91,7 +91,7 @@ def test_a_step_longer_than_the_patience_is_no_stall(tmp_path: Path, pulse: Engi
     assert looks[-1]
 
 
-LONG_OPS = ["product", "product of codes", "attention", "attention of one query"]
+LONG_OPS = ["product", "product of codes", "attention", "attention of one query", "experts", "heads"]
 
 
 def long_op(ops: Ops, which: str) -> Callable[[], Any]:
@@ -103,6 +103,14 @@ def long_op(ops: Ops, which: str) -> Callable[[], Any]:
         rows, params = Rows.make([length], 16, 8, 1, 64), AttentionParams(64**-0.5)
         kv, ragged, q = rows.fresh(ops), rows.batch([(0, first, length)]), rows.q[0][first:]
         return lambda: ops.attention(q, kv, ragged, params)
+    if which == "experts":
+        up, down = (tuple(ops.pack(stored("Q8_0", n, 256, seed)) for seed in range(3)) for n in (512, 256))
+        mixture = ops.mixture(Experts(up, down, "silu"))
+        routes = np.tile(np.float32([0, 2, 0.5, 0.5]), (512, 1))
+        return lambda: ops.experts(normal(512, 256), routes, mixture)
+    if which == "heads":
+        heads = ops.per_head([ops.pack(stored("Q8_0", 256, 128, seed)) for seed in range(4)])
+        return lambda: ops.linear_heads(normal(512, 4, 128), heads)
     x, matrix = normal(1024, 512), ops.pack(stored("Q8_0" if "codes" in which else "F32", 512, 512))
     return lambda: ops.linear(x, matrix)
 

@@ -11,11 +11,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 
+from radixmill.device.loader.gguf_families import FAMILIES
 from radixmill.store import GGUFFile
-from tests.device.gguf_kit import CONFIGS, weights, write_gguf
+from tests.device.gguf_kit import ARCHES, CONFIGS, weights, write_gguf
 
 FACTS = Path(__file__).parent / "data" / "gguf_facts.json"
 
@@ -51,3 +53,8 @@ def _plain(value: Any) -> Any:
 def test_the_kit_writes_what_the_converters_write(name: str, tmp_path: Path) -> None:
     config = CONFIGS[name]
     assert facts(write_gguf(tmp_path / "m.gguf", config, weights(config))) == json.loads(FACTS.read_text())[name]
+
+
+def test_every_architecture_of_the_table_has_a_case() -> None:
+    cased = {gguf.MODEL_ARCH_NAMES[ARCHES[c["architectures"][0].removesuffix("ForCausalLM")]] for c in CONFIGS.values()}
+    assert cased | {"mistral3"} == set(FAMILIES)  # that one is llama's under another name

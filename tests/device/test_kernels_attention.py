@@ -34,6 +34,9 @@ CASES = {  # page size, H, G, D, window, softcap, sinks
     "odd": (5, 6, 2, 20, 7, 30.0, True),
     "page of one": (1, 2, 1, 8, 3, None, False),
     "page of many": (300, 7, 1, 16, None, None, False),
+    "window within a page": (16, 4, 2, 32, 5, None, True),
+    "window of a page": (16, 4, 4, 32, 16, None, True),
+    "window of many pages": (4, 6, 1, 32, 41, None, True),
 }
 KEPT: list[tuple[Mode, KVType]] = [("fast", "f16"), ("exact", "f32"), ("fast", "int8")]
 
@@ -111,6 +114,39 @@ def test_sinks_take_what_they_are_due(ops: Ops) -> None:
     assert close(outs[2][0] * 2, outs[0][0], 1e-6)  # scores are 0 like the sink: one key, so half
     assert close(outs[2][9] * 11 / 10, outs[0][9], 1e-6)
     assert np.abs(outs[3]).max() < 1e-30
+
+
+@pytest.mark.parametrize("name", ["sinks", "window within a page", "window of a page", "window of many pages"])
+def test_sinks_far_from_the_scores(ops: Ops, name: str) -> None:
+    """Below all of them they change nothing, above all they take all; beside them their share."""
+    rows, params = case(name, [70])
+    count = rows.q[0].shape[1]
+    alone = rows.step(ops, rows.fresh(ops), [(0, 0, 70)], replace(params, sinks=None))[0]
+    far = np.resize(np.array([-1e4, -95, 95, 1e4, 3, -3], np.float32), count)
+    params = replace(params, sinks=far)
+    [out] = rows.step(ops, rows.fresh(ops), [(0, 0, 70)], params)
+    assert close(out, rows.rounded(ops.kv_type).oracle(0, params), 3e-6)
+    for head in range(count):
+        if far[head] < -90:
+            assert same_bits(out[:, head].copy(), alone[:, head].copy())
+        if far[head] > 90:
+            assert np.isfinite(out[:, head]).all() and np.abs(out[:, head]).max() < 1e-30
+
+
+@pytest.mark.parametrize("latent", [False, True], ids=["plain", "latent"])
+@pytest.mark.parametrize("page, window", [(16, 5), (16, 16), (4, 41), (300, 290), (8, 300)])
+def test_pages_that_slid_out_are_not_read(ops: Ops, page: int, window: int, latent: bool) -> None:
+    """Their ids may be any: here all are 0, a page of what must not be read."""
+    length = 700
+    made = Rows.latents([length], page, 6, 32, 24) if latent else Rows.make([length], page, 6, 2, 32)
+    rows = replace(made, pages=[made.pages[0] + 1], total_pages=made.total_pages + 1)
+    params, kv = AttentionParams(0.2, window, None, normal(6, seed=5)), rows.fresh(ops)
+    [whole] = rows.step(ops, kv, [(0, 0, length)], params)
+    for at, to in ((length - 1, length), (length - 40, length), (window, window + 1), (333, 390)):
+        rows.pages[0] = made.pages[0] + 1
+        rows.pages[0][: max(at - window + 1, 0) // page] = 0
+        [again] = rows.step(ops, kv, [(0, at, to)], params)
+        assert same_bits(again, whole[at:to])
 
 
 def test_pages_may_lie_anywhere(ops: Ops) -> None:

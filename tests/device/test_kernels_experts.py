@@ -101,6 +101,17 @@ def test_sizes_that_fill_no_vector(ops: Ops, sizes: tuple[int, int, int]) -> Non
         assert same_bits(ops.experts(x, ways, ops.mixture(of)), one_by_one(ops, x, ways, of)), kinds
 
 
+@pytest.mark.skipif(not isas(), reason="the compiled kernels are not installed")
+def test_more_tokens_than_go_through_at_once() -> None:
+    """What lies between the products is so wide that a step is cut."""
+    ops = backend(f"cpu/{isas()[0]}", "fast")
+    of = experts(ops, 9, ("F32",), (1, 1, 65_536))
+    x, ways, mixture = normal(150, 1), routes(150, 9, 8), ops.mixture(of)
+    got = ops.experts(x, ways, mixture)
+    for at in (0, 63, 64, 127, 128, 149):
+        assert same_bits(ops.experts(x[at : at + 1], ways[at : at + 1], mixture), got[at : at + 1]), at
+
+
 def test_experts_against_float64() -> None:
     """From the contract's words, over the values the matrices hold."""
     for which in BACKENDS:

@@ -19,6 +19,7 @@ from tests.device.kernel_kit import (
     QUANTISED,
     backend,
     close,
+    f8,
     normal,
     same_bits,
     seen,
@@ -40,7 +41,7 @@ def native(request: pytest.FixtureRequest) -> str:
 
 
 def shapes(kind: str) -> list[tuple[int, int]]:
-    if kind not in QUANTISED:
+    if whole(kind, 1) == 1:
         return [(1, 1), (7, 5), (64, 130), (77, 257)]
     return [(n, whole(kind, k)) for n, k in ((1, 32), (13, 96), (64, 160), (75, 576))]
 
@@ -97,7 +98,29 @@ def test_embed_is_exact(ops: Ops, kind: str) -> None:
     assert np.array_equal(ops.embed(ids, weight, 3.7), values_of(matrix)[ids] * np.float32(3.7))
 
 
-@pytest.mark.parametrize("kind", ("F16", "BF16", *QUANTISED))
+def test_every_code_of_eight_bit_floats(ops: Ops) -> None:
+    """Alone in its row, with scales of all sizes: each value rounds once, subnormal codes and not-a-numbers included."""
+    codes = np.arange(256, dtype=np.uint8).reshape(1, 2, 128)
+    codes = np.concatenate([codes, codes[:, ::-1]])
+    for scales in ([1, 1], [0.3, -7e-4], [1e-38, 3e-43], [3.3e38, 2.5e37], [0, np.inf], [np.nan, 1]):
+        matrix = f8(np.array([scales, scales], np.float32), codes)
+        with np.errstate(all="ignore"):
+            wanted = values_of(matrix)
+        weight = ops.pack(matrix)
+        assert weight.format == "f8" and np.array_equal(ops.embed(np.arange(2), weight), wanted, equal_nan=True)
+        with np.errstate(all="ignore"):
+            assert np.isnan(ops.linear(np.ones((1, 256), np.float32), weight)).all()
+    clean = np.where(codes & 127 == 127, 0, codes).astype(np.uint8)
+    matrix = f8(np.array([[0.3, 1e-38], [-2, 3e4]], np.float32), clean)
+    assert np.array_equal(ops.linear(np.eye(256, dtype=np.float32), ops.pack(matrix)).T, values_of(matrix))
+
+
+def test_eight_bit_floats_cost_their_bytes(ops: Ops) -> None:
+    weight = ops.pack(stored("F8B128", 64, 512))
+    assert ops.name == "reference" or weight.nbytes == 64 * 4 * 132
+
+
+@pytest.mark.parametrize("kind", ("F16", "BF16", "F8B128", *QUANTISED))
 def test_exact_mode_is_f32_on_the_dequantised_weights(native: str, kind: str) -> None:
     ops = backend(native, "exact")
     k = whole(kind, 576)

@@ -21,7 +21,7 @@ from tests.device.kernel_kit import BACKENDS, backend
 from tests.device.model_kit import ArrayCheckpoint, Driver, build, shapes
 
 CONFIG: dict[str, Any] = {
-    "architectures": ["DeepseekV3ForCausalLM"], "vocab_size": 64, "hidden_size": 256, "intermediate_size": 384,
+    "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "vocab_size": 64, "hidden_size": 256, "intermediate_size": 384,
     "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 64, "q_lora_rank": 128,
     "kv_lora_rank": 128, "qk_nope_head_dim": 64, "qk_rope_head_dim": 16, "v_head_dim": 64, "n_routed_experts": 4,
     "n_shared_experts": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 128, "first_k_dense_replace": 1,

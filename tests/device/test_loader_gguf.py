@@ -9,14 +9,14 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from radixmill.core.errors import BadModel
 from radixmill.device.loader import open_checkpoint
-from radixmill.device.loader.gguf_config import gguf_config
+from radixmill.device.loader.gguf_config import gguf_config, gguf_family
 from radixmill.device.loader.gguf_families import FAMILIES, shortest
-from radixmill.device.loader.gguf_places import half_order, hf_names
+from radixmill.device.loader.gguf_places import half_order, hf_names, places
 from radixmill.device.loader.llama3 import divisors
 from radixmill.device.models import family
 from radixmill.device.quant import widen
@@ -330,16 +330,22 @@ _ODD = st.one_of(
 _ODD_ARRAYS = st.lists(st.integers(-1, 9), max_size=4).map(lambda v: np.array(v, np.int32))
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.mark.parametrize(
+    "name", ["llama", "deepseek2-lite", "phi3-long", "olmo3", "gpt-oss", "ernie4_5-moe", "minimax-m2"]
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_metadata_of_any_type_is_a_bad_model_or_a_model(whole: Path, scratch: Path, data: st.DataObject) -> None:
-    scratch.write_bytes(whole.read_bytes())
-    file = GGUFFile(scratch)
+def test_metadata_of_any_type_is_a_bad_model_or_a_model(name: str, tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "m.gguf"
+    if not path.exists():
+        keys = {"tokenizer.ggml.eos_token_id": 0, "general.sampling.temp": 0.5}
+        write_gguf(path, CONFIGS[name], weights(CONFIGS[name]), keys=keys)
+    file = GGUFFile(path)
     key = data.draw(st.sampled_from(sorted(file.metadata)))
     file.metadata[key] = data.draw(_ODD | _ODD_ARRAYS)
-    files = ModelFiles("m", scratch)
+    files = ModelFiles("m", path)
     try:
-        gguf_config(file)
+        places(file, gguf_family(file).names, gguf_config(file))
         eos_ids(files, file)
         generation_defaults(files, file)
     except BadModel as error:

@@ -56,6 +56,37 @@ def test_a_model_is_the_one_its_files_mean(method: str, group: int, tmp_path: Pa
     np.testing.assert_array_equal(found, meant)
 
 
+MIXTURES: dict[str, dict[str, Any]] = {
+    "DeepseekV3": {
+        "q_lora_rank": 64, "kv_lora_rank": 64, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16, "v_head_dim": 32,
+        "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1,
+        "moe_intermediate_size": 64, "num_key_value_heads": 4,
+    },
+    "Qwen3Moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64},
+    "Mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 64},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ("awq", "gptq"))
+@pytest.mark.parametrize("name", MIXTURES)
+def test_experts_are_packed_one_by_one(name: str, method: str, tmp_path: Path, ops: Ops) -> None:
+    """As they are in the files, Mixtral's under names of its own; what no block is kept in would be said."""
+    packed = model(method, group=32, config={"architectures": [f"{name}ForCausalLM"], **MIXTURES[name]})
+    assert sum(".mlp.experts." in tensor for tensor in packed.meant) in (12, 24)
+    if name == "Mixtral":
+        packed.files = {_mixtral(tensor): values for tensor, values in packed.files.items()}
+    found, meant = pair(packed, tmp_path, ops)
+    assert np.isfinite(meant).all() and meant.std() > 1e-3
+    np.testing.assert_array_equal(found, meant)
+    assert opened(tmp_path).stored("model.layers.1.mlp.experts.3.up_proj.weight", (64, 128)).kind == "Q5_0"
+
+
+def _mixtral(name: str) -> str:
+    for ours, theirs in (("mlp.", "block_sparse_moe."), ("gate_proj", "w1"), ("up_proj", "w3"), ("down_proj", "w2")):
+        name = name.replace(ours, theirs)
+    return name
+
+
 @pytest.mark.parametrize("bits", (2, 3, 4, 8))
 def test_symmetric_gptq_of_any_width(bits: int, tmp_path: Path, ops: Ops) -> None:
     found, meant = pair(model("gptq", bits=bits, middle=True), tmp_path, ops)

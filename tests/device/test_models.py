@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,27 +14,16 @@ from radixmill.device.kernels.contract import KVShape, Routing, Stored
 from radixmill.device.kernels.reference import ReferenceOps
 from radixmill.device.layers import Build, Norm, Part, RopeSpec
 from radixmill.device.layers.rope import Linear, Llama3, Yarn, tables
-from radixmill.device.models import FAMILIES, Decoder, DecoderConfig, family
+from radixmill.device.models import FAMILIES, Decoder, family
 from tests.data import ROOT
 from tests.device import tiny_models
 from tests.device.model_kit import ArrayCheckpoint, Driver, build, dummy
+from tests.device.published import CONFIGS, published, read
 
-# config.json as these models publish it: sizes, and the keys one stumbles over.
-CONFIGS = {
-    path.stem: json.loads(path.read_text()) for path in sorted((Path(__file__).parent / "configs").glob("*.json"))
-}
 TINY = {
     "architectures": ["LlamaForCausalLM"], "vocab_size": 31, "hidden_size": 16, "intermediate_size": 24,
     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
 }  # fmt: skip
-
-
-def read(hf: dict[str, Any], **flags: Any) -> DecoderConfig:
-    return family(hf).config.from_hf(hf, **flags)
-
-
-def published(name: str) -> DecoderConfig:
-    return read(CONFIGS[name])
 
 
 def tiny(**more: Any) -> ArrayCheckpoint:
@@ -133,7 +120,7 @@ def test_yarn_stretches_the_context() -> None:
         ({"architectures": ["Glm4MoeForCausalLM"], "n_group": 4, "topk_group": 5}, "of which 5 are chosen"),
         ({"architectures": ["Glm4MoeForCausalLM"], "n_routed_experts": 8, "n_group": 8}, "in 8 groups"),
         ({"architectures": ["Glm4MoeForCausalLM"], "first_k_dense_replace": -1}, "first_k_dense_replace"),
-        ({"architectures": ["Glm4MoeForCausalLM"], "head_dim": 4, "partial_rotary_factor": 0.25}, "turns 1 numbers"),
+        ({"architectures": ["Glm4MoeForCausalLM"], "head_dim": 4, "partial_rotary_factor": 0.25}, "turns 1 of a head's 4 numbers"),
         ({"architectures": ["Qwen3MoeForCausalLM"], "mlp_only_layers": 2}, "mlp_only_layers"),
         ({"architectures": ["GptOssForCausalLM"], "swiglu_limit": 9.0}, "swiglu_limit"),
         ({"architectures": ["OlmoeForCausalLM"], "clip_qkv": 8.0}, "clip_qkv"),

@@ -44,6 +44,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "Glm4MoeLite",
         {**SIZES, "n_group": 2, "topk_group": 1, "mlp_layer_types": ["sparse", "dense", "sparse"], "v_head_dim": 16},
     ),
+    "youtu": (
+        "Youtu",
+        {key: SIZES[key] for key in SIZES if "expert" not in key and key not in ("moe_intermediate_size", "first_k_dense_replace")},
+    ),
 }  # fmt: skip
 
 case, ops = oracle_kit.cases(CASES), oracle_kit.every_backend()

@@ -66,19 +66,23 @@ EXPERTS: Mapping[str, Tiny] = {
         "num_local_experts": 6, "num_experts_per_tok": 3, "rotary_dim": 8,
     }),
 }  # fmt: skip
+HEADS = {
+    "num_key_value_heads": None, "head_dim": None, "q_lora_rank": 32, "kv_lora_rank": 64, "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 16, "v_head_dim": 32,
+}  # fmt: skip
 MLA = {
-    "num_key_value_heads": None, "head_dim": None, "kv_lora_rank": 64, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16,
-    "v_head_dim": 32, "n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 3, "moe_intermediate_size": 32,
+    **HEADS, "n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 3, "moe_intermediate_size": 32,
     "first_k_dense_replace": 1, "n_group": 4, "topk_group": 2,
 }  # fmt: skip
 LATENT: Mapping[str, Tiny] = {
     "deepseek-v2": (
         "Q8_0",
         "DeepseekV2ForCausalLM",
-        {**MLA, "q_lora_rank": 32, "topk_method": "group_limited_greedy", "routed_scaling_factor": 2.0},
+        {**MLA, "topk_method": "group_limited_greedy", "routed_scaling_factor": 2.0},
     ),
-    "deepseek-v3": ("Q4_1", "DeepseekV3ForCausalLM", {**MLA, "q_lora_rank": 32}),
-    "glm-lite": ("F16", "Glm4MoeLiteForCausalLM", {**MLA, "q_lora_rank": 32, "n_group": 1, "topk_group": 1}),
+    "deepseek-v3": ("Q4_1", "DeepseekV3ForCausalLM", {**MLA}),
+    "youtu": ("Q4_0", "YoutuForCausalLM", {**HEADS, "num_key_value_heads": 4}),
+    "glm-lite": ("F16", "Glm4MoeLiteForCausalLM", {**MLA, "n_group": 1, "topk_group": 1}),
 }
 
 MODELS = {**DENSE, **EXPERTS, **LATENT}

@@ -74,6 +74,18 @@ def test_ends_of_a_gguf(tmp_path: Path) -> None:
     assert eos_ids(files) == eos_ids(files, GGUFFile(files.root)) == (0, 2, 4, 5)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "ends"),
+    [
+        (["<|endoftext|>", "<|end|>", "<|user|>"], (0, 1)),  # Phi
+        (["<|endoftext|>", "<|return|>", "<|end|>", "<|call|>", "<|start|>"], (0, 1, 3)),  # gpt-oss
+        (["[BOS]", "[EOS]", "<|im_end|>", "[EOT]", "<|im_user|>"], (1, 2, 3)),  # Kimi K2
+    ],
+)
+def test_ends_of_families_that_have_several(tokens: list[str], ends: tuple[int, ...], tmp_path: Path) -> None:
+    assert eos_ids(gguf_file(tmp_path, tokens, set(range(len(tokens))))) == ends
+
+
 def test_ids_outside_the_vocabulary_are_dropped(tmp_path: Path) -> None:
     assert eos_ids(gguf_file(tmp_path, ["a", "b"], set(), tokenizer__ggml__eos_token_id=77)) == ()
 

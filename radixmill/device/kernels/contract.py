@@ -55,7 +55,8 @@ class Stored:
     """A matrix as its file stores it, row-major: N rows (outputs) of K values.
 
     `kind`: "F32", "F16", "BF16" (`data` is float32 / float16 / uint16, [N, K]), or a GGML block type such as "Q4_1",
-    "Q8_0", "Q6_K" (`data` is uint8, [N, bytes per row]). `data` may be a view of a memory map; pack() copies what it keeps.
+    "Q8_0", "Q6_K" (`data` is uint8, [N, bytes per row]), or "F8B128" (uint8, [N, K/128 · 132]: for each 128 values of a
+    row a float32 scale, then their codes of E4M3FN; a value is float32(code) · scale, rounded once). `data` may be a view of a memory map; pack() copies what it keeps.
 
     Where columns that share a scale do not lie together, `data` holds them in another order: its column j is column
     order[j] of the matrix.
@@ -72,7 +73,7 @@ class Stored:
 class Weight:
     """A matrix in a backend's compute format. Only the backend that packed it looks inside `parts`."""
 
-    format: str  # "f32", "f16", "bf16", "w4", "w8", …; of several matrices joined, "w5+w8"
+    format: str  # "f32", "f16", "bf16", "f8", "w4", "w8", …; of several matrices joined, "w5+w8"
     shape: tuple[int, int]  # [N, K]
     parts: tuple[Any, ...]  # one per matrix joined
     nbytes: int
@@ -298,7 +299,7 @@ class Ops(Protocol):
         """x [T, K] · weightᵀ → [T, N], the sum over K in one fixed order.
 
         In `fast` mode, formats with quantised codes see x as int8: per group of 32 values, scale = max|x| / 127 and
-        codes round half to even. In `exact` mode, and for f32 and f16 always, x is float32 and so is the sum. bf16
+        codes round half to even. In `exact` mode, and for f32, f16 and f8 always, x is float32 and so is the sum. bf16
         weights in `fast` mode may see x rounded to bf16, where the instruction set multiplies pairs of them.
         A matrix that was stored with an `order` sees columns(x, order), and its groups and its sum are in that order.
         """

@@ -15,8 +15,9 @@ def gguf_config(file: GGUFFile) -> dict[str, Any]:
     Raises BadModel for an architecture that is not in the table, and where a needed key is missing or is not what it
     should be.
     """
-    keys = Metadata(file)
-    config = gguf_family(file).words(keys)
+    keys, family = Metadata(file), gguf_family(file)
+    config = family.words(keys)
+    assert config["architectures"][0].removesuffix("ForCausalLM") in family.models, family.models
     return {**config, **keys.rest()}
 
 

@@ -36,19 +36,20 @@ from radixmill.device.models import (
     qwen3_moe,
     relatives,
     smollm3,
+    youtu,
 )
 from radixmill.device.models.decoder import Decoder, DecoderConfig, Family
 from radixmill.device.models.outline import outline
 
-__all__ = ["FAMILIES", "Decoder", "DecoderConfig", "Family", "family", "outline"]
+__all__ = ["FAMILIES", "MODULES", "Decoder", "DecoderConfig", "Family", "family", "outline"]
 
-# Dense, then with experts, then with latents.
-_MODULES = (
+# The model files: dense, then with experts, then with latents.
+MODULES = (
     llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3, phi3, olmo2, granite, smollm3, cohere, glm, glm4, exaone4, relatives,
     mixtral, qwen2_moe, qwen3_moe, glm4_moe, gpt_oss, olmoe, granite_moe, ernie4_5_moe, dots1, minimax_m2,
-    deepseek_v2, deepseek_v3, glm4_moe_lite,
+    deepseek_v2, deepseek_v3, glm4_moe_lite, youtu,
 )  # fmt: skip
-FAMILIES: Mapping[str, Family] = {name: module.FAMILY for module in _MODULES for name in module.ARCHITECTURES}
+FAMILIES: Mapping[str, Family] = {name: module.FAMILY for module in MODULES for name in module.ARCHITECTURES}
 
 
 def family(hf: Mapping[str, Any]) -> Family:

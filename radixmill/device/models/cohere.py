@@ -25,7 +25,6 @@ class Config(DecoderConfig):
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
         keys = Keys(hf)
         second = COHERE2 in keys.get("architectures", ())
-        keys.expect("rms_norm_eps")
         sizes = {
             **dimensions(keys, tie_word_embeddings=True),
             "eps": keys.number("layer_norm_eps", 1e-5),

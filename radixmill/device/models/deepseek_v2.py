@@ -62,9 +62,10 @@ class Config(LatentConfig):
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
         keys = Keys(hf)
         routing = _softmax(keys)
-        numbers = latent_numbers(keys, q_lora_rank=1536, n_shared_experts=2, max_position_embeddings=2048)
+        numbers = latent_numbers(keys, q_lora_rank=1536, max_position_embeddings=2048)
         config = cls(
             **numbers,
+            **expert_sizes(keys, 2),
             dense=leading_dense(keys, numbers["layers"], 0),
             routing=routing,
             interleaved=True,
@@ -76,7 +77,8 @@ class Config(LatentConfig):
 def latent_numbers(keys: Keys, **default: Any) -> dict[str, Any]:
     """The fields that all of this kin spell alike. `default`: by config.json's names, where they may lack."""
     nope, turned = keys.count("qk_nope_head_dim", 128), keys.count("qk_rope_head_dim", 64)
-    sizes = dimensions(keys, head_dim=turned, **{k: default[k] for k in ("rms_norm_eps",) if k in default})
+    own = {key: default[key] for key in ("rms_norm_eps", "tie_word_embeddings") if key in default}
+    sizes = dimensions(keys, head_dim=turned, **own)
     keys.expect("num_key_value_heads", sizes["heads"])
     keys.expect("head_dim", turned, nope + turned)
     keys.expect("qk_head_dim", nope + turned)
@@ -85,8 +87,7 @@ def latent_numbers(keys: Keys, **default: Any) -> dict[str, Any]:
         raise BadModel(f"{keys.where}: qk_rope_head_dim is {turned}; rotary embedding needs an even one")
     positions = keys.count("max_position_embeddings", default["max_position_embeddings"])
     turn = rope(keys, positions)
-    rank, inner = keys.count("kv_lora_rank", 512), keys.count("moe_intermediate_size")
-    q_rank = keys.nullable_count("q_lora_rank", default["q_lora_rank"])
+    rank, q_rank = keys.count("kv_lora_rank", 512), keys.nullable_count("q_lora_rank", default["q_lora_rank"])
     return {
         **sizes,
         "kv_heads": 1,
@@ -102,9 +103,14 @@ def latent_numbers(keys: Keys, **default: Any) -> dict[str, Any]:
         "value_dim": keys.count("v_head_dim", 128),
         "rank": rank,
         "q_rank": q_rank or 0,
-        "expert_inner": inner,
-        "shared_inner": inner * _shared(keys, default["n_shared_experts"]),
     }
+
+
+def expert_sizes(keys: Keys, shared: int) -> dict[str, Any]:
+    """Of each expert, and of the block that every token goes through: so many experts' (null: no such block)."""
+    inner, found = keys.count("moe_intermediate_size"), keys.nullable("n_shared_experts", shared)
+    count = 0 if found in (0, None) else keys.count("n_shared_experts", shared)
+    return {"expert_inner": inner, "shared_inner": inner * count}
 
 
 def leading_dense(keys: Keys, layers: int, default: int) -> frozenset[int]:
@@ -132,12 +138,6 @@ def _softmax(keys: Keys) -> Routing:
         top_groups=(top_groups or 1) if limited else 1,
     )
     return checked(keys, routing)
-
-
-def _shared(keys: Keys, default: int) -> int:
-    """How many experts' sizes the block has that every token goes through; 0 or null: there is none."""
-    found = keys.nullable("n_shared_experts", default)
-    return 0 if found in (0, None) else keys.count("n_shared_experts", default)
 
 
 def _sharpening(keys: Keys) -> float:

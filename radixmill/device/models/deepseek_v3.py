@@ -12,7 +12,7 @@ from typing import Any, Self
 from radixmill.device.kernels.contract import Routing
 from radixmill.device.models import deepseek_v2
 from radixmill.device.models.decoder import Family
-from radixmill.device.models.deepseek_v2 import LatentConfig, latent_numbers, leading_dense
+from radixmill.device.models.deepseek_v2 import LatentConfig, expert_sizes, latent_numbers, leading_dense
 from radixmill.device.models.keys import Keys
 from radixmill.device.models.sparse import checked
 
@@ -24,9 +24,10 @@ class Config(LatentConfig):
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
         keys = Keys(hf)
         keys.expect("mlp_bias", False)
-        numbers = latent_numbers(keys, q_lora_rank=1536, n_shared_experts=1, max_position_embeddings=4096)
+        numbers = latent_numbers(keys, q_lora_rank=1536, max_position_embeddings=4096)
         config = cls(
             **numbers,
+            **expert_sizes(keys, 1),
             dense=leading_dense(keys, numbers["layers"], 3),
             routing=sigmoid(keys, experts=256, top=8, scaling=2.5, groups=8, top_groups=4),
             biased_choice=True,

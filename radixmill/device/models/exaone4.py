@@ -44,7 +44,7 @@ def _pattern(keys: Keys, layers: int, window: int | None) -> list[str]:
         return ["full_attention"] * layers
     if isinstance(letters, int) and letters > 0:
         letters = "L" * (letters - 1) + "G"
-    if not isinstance(letters, str) or not letters or set(letters) > {"L", "G"}:
+    if not isinstance(letters, str) or not letters or not set(letters) <= {"L", "G"}:
         raise BadModel(f"{keys.where}: sliding_window_pattern is {letters!r}, neither a number nor letters L and G")
     return ["sliding_attention" if letters[i % len(letters)] == "L" else "full_attention" for i in range(layers)]
 

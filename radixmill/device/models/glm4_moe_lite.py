@@ -8,7 +8,7 @@ from typing import Any, Self
 from radixmill.core.errors import BadModel
 from radixmill.device.models import deepseek_v2
 from radixmill.device.models.decoder import Family
-from radixmill.device.models.deepseek_v2 import LatentConfig, latent_numbers, leading_dense
+from radixmill.device.models.deepseek_v2 import LatentConfig, expert_sizes, latent_numbers, leading_dense
 from radixmill.device.models.deepseek_v3 import sigmoid
 from radixmill.device.models.keys import Keys
 
@@ -20,11 +20,10 @@ class Config(LatentConfig):
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
         keys = Keys(hf)
         keys.expect("mlp_bias", False)
-        numbers = latent_numbers(
-            keys, q_lora_rank=768, n_shared_experts=1, max_position_embeddings=202_752, rms_norm_eps=1e-5
-        )
+        numbers = latent_numbers(keys, q_lora_rank=768, max_position_embeddings=202_752, rms_norm_eps=1e-5)
         config = cls(
             **numbers,
+            **expert_sizes(keys, 1),
             dense=_dense(keys, numbers["layers"]),
             routing=sigmoid(keys, experts=64, top=4, scaling=1.8, groups=1, top_groups=1),
             biased_choice=True,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from radixmill.device.quant.f8 import F8_BLOCK, as_f8_blocks, f8_blocks, f8_floats
+from radixmill.device.kernels.e4m3 import F8_BLOCK, f8_floats
+from radixmill.device.quant.f8 import as_f8_blocks
 from radixmill.device.quant.grouped import Grouped, as_blocks
 from radixmill.device.quant.stacking import likeness, stack
 from radixmill.device.quant.widening import widen
@@ -14,7 +15,6 @@ __all__ = [
     "as_blocks",
     "as_f8_blocks",
     "awq_fields",
-    "f8_blocks",
     "f8_floats",
     "fields",
     "likeness",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from radixmill.core.errors import BadModel
 from radixmill.device.kernels.contract import Stored
-from radixmill.device.quant.f8 import f8_blocks
+from radixmill.device.kernels.e4m3 import f8_values
 
 _CHUNK = 1 << 20  # values dequantised at once: the reference makes several temporaries of this size
 
@@ -27,6 +27,8 @@ def _values(stored: Stored) -> NDArray[np.float32]:
         case "BF16":
             wide: NDArray[np.float32] = (stored.data.astype(np.uint32) << 16).view(np.float32)
             return wide
+        case "F8B128":
+            return f8_values(stored.data)
     return _by_chunks(stored)
 
 
@@ -44,7 +46,7 @@ def _blocks(kind: str, data: NDArray[np.uint8]) -> NDArray[np.float32]:
     if kind == "Q1_0":
         return _q1_0(data)
     if kind == "F8B128":
-        return f8_blocks(data)
+        return f8_values(data)
     from gguf import GGMLQuantizationType  # 0.1 s that models with kernels for all their kinds never pay
     from gguf.quants import dequantize
 

@@ -16,7 +16,7 @@ struct StoredKind {
 constexpr StoredKind kStored[] = {
     {"F32", -1, -1},  {"F16", -1, -1},  {"BF16", -1, -1},  {"Q4_0", 0, -1},    {"Q4_1", 0, 2},    {"Q5_0", 0, -1},
     {"Q5_1", 0, 2},   {"Q8_0", 0, -1},  {"Q2_K", 80, 82},  {"Q3_K", 108, -1},  {"Q4_K", 0, 2},    {"Q5_K", 0, 2},
-    {"Q6_K", 208, -1}, {"IQ4_NL", 0, -1}, {"IQ4_XS", 0, -1}, {"MXFP4", -1, -1},
+    {"Q6_K", 208, -1}, {"IQ4_NL", 0, -1}, {"IQ4_XS", 0, -1}, {"MXFP4", -1, -1}, {"F8B128", -1, -1},
 };
 
 enum class Bytes { random, zeros, ones };
@@ -49,8 +49,19 @@ std::vector<uint8_t> float_rows(const Kind& kind, int n, int k, Random& random) 
   return rows;
 }
 
+std::vector<uint8_t> f8_rows(int n, int k, Random& random) {
+  std::vector<uint8_t> rows;
+  for (int block = 0; block < n * k / 128; block++) {
+    const uint32_t scale = float_to_bits(random.uniform());
+    for (int i = 0; i < 4; i++) rows.push_back(uint8_t(scale >> (8 * i)));
+    for (int i = 0; i < 128; i++) rows.push_back(uint8_t(random.bits() % 127 | (random.bits() & 128)));
+  }
+  return rows;
+}
+
 std::vector<uint8_t> random_rows(const StoredKind& stored, int n, int k, Random& random) {
   const Kind& kind = *find_kind(stored.name, k);
+  if (kind.format == Format::f8) return f8_rows(n, k, random);
   if (!is_quantised(kind.format)) return float_rows(kind, n, k, random);
   std::vector<uint8_t> rows(size_t(n) * k / layout(kind.format).block * kind.bytes);
   for (size_t at = 0; at < rows.size(); at += kind.bytes) {
@@ -190,9 +201,9 @@ void check_linear(const Kernels& kernels, Report& report) {
   for (const StoredKind& stored : kStored) {
     const bool quantised = is_quantised(find_kind(stored.name, 256)->format);
     const int block = layout(find_kind(stored.name, 256)->format).block;
-    check_kind(kernels, stored, 75, quantised ? 512 : 257, report);
-    check_kind(kernels, stored, 1, quantised ? block : 5, report);
-    check_kind(kernels, stored, kernels.lanes * 4, quantised ? std::max(block, 160) : 130, report);
+    check_kind(kernels, stored, 75, block > 1 ? 512 : 257, report);
+    check_kind(kernels, stored, 1, block > 1 ? block : 5, report);
+    check_kind(kernels, stored, kernels.lanes * 4, block > 128 ? block : block > 1 ? pad(160, block) : 130, report);
     if (quantised)
       for (Bytes bytes : {Bytes::random, Bytes::zeros, Bytes::ones}) check_integers(kernels, stored, bytes, report);
   }

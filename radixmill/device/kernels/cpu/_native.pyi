@@ -116,6 +116,25 @@ class Engine:
         page_starts: Any,
         /,
     ) -> None: ...
+    def latents(
+        self,
+        kv: Pages,
+        q: Any,
+        latent: Any,
+        up: Stacks,
+        y: Any,
+        positions: Any,
+        cos: Any,
+        sin: Any,
+        half: int,
+        norm: Any,
+        eps: float,
+        query_starts: Any,
+        starts: Any,
+        page_ids: Any,
+        page_starts: Any,
+        /,
+    ) -> None: ...
     def kv_store(
         self, kv: Pages, k: Any, v: Any, query_starts: Any, starts: Any, page_ids: Any, page_starts: Any, /
     ) -> None: ...
@@ -175,6 +194,20 @@ class Program:
         half: int,
         q_norm: Any,
         k_norm: Any,
+        eps: float,
+        group: int,
+        /,
+    ) -> int: ...
+    def latents(
+        self,
+        q: int,
+        latent: int,
+        kv: Pages,
+        up: Stacks,
+        cos: Any,
+        sin: Any,
+        half: int,
+        norm: Any,
         eps: float,
         group: int,
         /,

@@ -33,7 +33,6 @@ from radixmill.device.kernels.contract import (
 from radixmill.device.kernels.cpu.record import ACTIVATIONS, Recorder, capture
 from radixmill.device.kernels.cpu.rows import CpuRows
 from radixmill.device.kernels.exp_table import INVERSE, TABLE, WIDTH
-from radixmill.device.kernels.reference import ReferenceOps
 
 try:
     from radixmill.device.kernels.cpu import _native
@@ -45,7 +44,8 @@ VERSION = "4"
 
 NATIVE = (
     "blocks", "linear", "embed", "rms_norm", "layer_norm", "add", "scale", "softcap", "gated", "dimmed", "route",
-    "experts", "linear_heads", "rope", "qkv", "kv_store", "kv_copy", "attention", "draw", "rank",
+    "experts", "linear_heads", "rope", "qkv", "latents", "kv_store", "kv_copy", "attention", "draw",
+    "rank",
 )  # fmt: skip
 CACHE_LINE = 64  # bytes
 KEPT = {"f16": np.float16, "f32": np.float32, "int8": np.int8}
@@ -175,7 +175,7 @@ class CpuOps:
     def latents(
         self, q: Array, latent: Array, heads: LatentHeads, positions: NDArray[np.int32], kv: Array, ragged: Ragged
     ) -> Array:
-        return ReferenceOps.latents(self, q, latent, heads, positions, kv, ragged)  # type: ignore[arg-type]
+        return self._calls.latents(q, latent, heads, positions, kv, ragged)
 
     def rope(self, x: Array, positions: NDArray[np.int32], cos: Array, sin: Array) -> Array:
         """In place."""
@@ -321,6 +321,17 @@ class Calls:
         q_norm, k_norm, eps = heads.norms or (None, None, 0.0)
         self._engine.qkv(
             kv, q, k, v, y, heads.heads, positions, heads.cos, heads.sin, heads.cos.shape[1], q_norm, k_norm, eps,
+            ragged.query_starts, ragged.starts, ragged.page_ids, ragged.page_starts,
+        )  # fmt: skip
+        return y
+
+    def latents(
+        self, q: Array, latent: Array, heads: LatentHeads, positions: NDArray[np.int32], kv: Array, ragged: Ragged
+    ) -> Array:
+        y = np.empty((len(q), heads.heads, heads.rank + heads.rope), np.float32)
+        norm, eps = heads.norm
+        self._engine.latents(
+            kv, q, latent, heads.up, y, positions, heads.cos, heads.sin, heads.cos.shape[1], norm, eps,
             ragged.query_starts, ragged.starts, ragged.page_ids, ragged.page_starts,
         )  # fmt: skip
         return y

@@ -13,7 +13,7 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
-from radixmill.device.kernels.contract import Array, AttentionParams, Forward, Heads, Ragged, Weight
+from radixmill.device.kernels.contract import Array, AttentionParams, Forward, Heads, LatentHeads, Ragged, Weight
 
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2, "clamped": 3}
 NEW = -1  # a product into a register of its own
@@ -130,6 +130,15 @@ class Recorder:
         return Value(
             heads.heads * heads.dim,
             self.program.qkv(registers, kv, heads.heads, *turn, q_norm, k_norm, eps, ragged.number),
+        )
+
+    def latents(self, q: Value, latent: Value, heads: LatentHeads, positions: Any, kv: Array, ragged: Group) -> Value:
+        norm, eps = heads.norm
+        turn = (heads.cos, heads.sin, heads.cos.shape[1])
+        registers = self._register(q), self._register(latent)
+        return Value(
+            heads.heads * (heads.rank + heads.rope),
+            self.program.latents(*registers, kv, heads.up, *turn, norm, eps, ragged.number),
         )
 
     def attention(self, q: Value, kv: Array, ragged: Group, params: AttentionParams) -> Value:

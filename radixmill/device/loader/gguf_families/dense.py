@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+from radixmill.core.errors import BadModel
 from radixmill.device.loader.gguf_families.common import (
     Words,
     experts,
@@ -71,6 +74,23 @@ def qwen2(keys: Metadata) -> Words:
 def qwen3(keys: Metadata) -> Words:
     found = {**pre_norm(keys), "attention_bias": keys.has("blk.0.attn_q.bias")}
     return {**found, "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_act": "silu"}
+
+
+def seed_oss(keys: Metadata) -> Words:
+    biases = {"attention_bias": keys.has("blk.0.attn_q.bias"), "attention_out_bias": keys.has("blk.0.attn_output.bias")}
+    found = {**pre_norm(keys), **biases, "mlp_bias": keys.has("blk.0.ffn_gate.bias")}
+    return {**found, "architectures": ["SeedOssForCausalLM"], "model_type": "seed_oss", "hidden_act": "silu"}
+
+
+def ernie4_5(keys: Metadata) -> Words:
+    found = {**pre_norm(keys), "use_bias": keys.has("blk.0.attn_q.bias")}
+    return {**found, "architectures": ["Ernie4_5ForCausalLM"], "model_type": "ernie4_5", "hidden_act": "silu"}
+
+
+def exaone4(keys: Metadata) -> Words:
+    window = keys.whole("attention.sliding_window", 0, least=0) or None
+    found = {**pre_norm(keys), "sliding_window": window, "layer_types": layer_types(keys, every=4 if window else 1)}
+    return {**found, "architectures": ["Exaone4ForCausalLM"], "model_type": "exaone4", "hidden_act": "silu"}
 
 
 def olmo2(keys: Metadata) -> Words:
@@ -193,13 +213,27 @@ def phi3(keys: Metadata) -> Words:
     if not keys.has("rope_factors_long.weight"):
         fixed(keys, "rope.scaling.attn_factor", 1.0)
         return {**found, **rope(keys)}
+    return {**found, "rope_scaling": _long_rope(keys, original)}
+
+
+def _long_rope(keys: Metadata, original: int) -> Words:
     fixed(keys, "rope.scaling.type", "longrope")
-    scaling: Words = {"rope_type": "longrope"}
+    scaling: Words = {"rope_type": "longrope", "original_max_position_embeddings": original}
     for name in ("short", "long"):
-        scaling[f"{name}_factor"] = [shortest(v) for v in keys.file.data(f"rope_factors_{name}.weight").reshape(-1)]
+        if not keys.has(f"rope_factors_{name}.weight"):
+            raise BadModel(f"{keys.file.path} has no tensor rope_factors_{name}.weight")
+        values = keys.file.data(f"rope_factors_{name}.weight").reshape(-1)
+        scaling[f"{name}_factor"] = [shortest(value) for value in values]
     if keys.get("rope.scaling.attn_factor") is not None:
-        scaling["attention_factor"] = keys.real("rope.scaling.attn_factor")
-    return {**found, "rope_scaling": scaling}
+        factor = keys.real("rope.scaling.attn_factor")
+        if factor != shortest(_usual(keys.whole("context_length") / original, original)):
+            scaling["attention_factor"] = factor
+    return scaling
+
+
+def _usual(longer: float, original: int) -> float:
+    """What the converters write, rounded to float32: the magnitude that follows from the lengths of contexts."""
+    return math.sqrt(1 + math.log(longer) / math.log(original)) if longer > 1 < original else 1.0
 
 
 AFTER: Names = {"post_attention_norm": "post_attention_layernorm", "post_ffw_norm": "post_feedforward_layernorm"}
@@ -207,6 +241,7 @@ AFTER: Names = {"post_attention_norm": "post_attention_layernorm", "post_ffw_nor
 # the one before the feed-forward half elsewhere.
 GEMMA: Names = {**DENSE, **AFTER, "ffn_norm": "pre_feedforward_layernorm"}
 OLMO2: Names = {**DENSE, **AFTER}
+SEED_OSS: Names = {**DENSE, "post_attention_norm": "post_attention_layernorm"}
 GLM4: Names = {
     **DENSE,
     "ffn_up": "mlp.gate_up_proj",

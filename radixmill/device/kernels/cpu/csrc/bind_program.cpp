@@ -64,6 +64,18 @@ Register record_qkv(OwnedProgram& self, std::vector<Register> parts, nb::object 
   return self.program.qkv(parts, kv, job, group);
 }
 
+Register record_latents(OwnedProgram& self, Register q, Register latent, nb::object pages, nb::object stacks,
+                        nb::object cos, nb::object sin, int half, nb::object norm, float eps, int group) {
+  const Pages* kv = self.pages(pages);
+  self.kept.push_back(stacks);
+  const Stacks* up = nb::cast<const OwnedStacks*>(stacks);
+  const float* cosines = self.floats(cos, kAny);
+  const int limit = Array<float>(cos).rows(size_t(half));
+  const LatentJob job{nullptr, nullptr, up, kv->dim - up->n(), nullptr, cosines, self.floats(sin, size_t(limit) * half),
+                      limit, half, self.floats(norm, size_t(up->n())), eps};
+  return self.program.latents(q, latent, kv, job, group);
+}
+
 // ragged: per KV group its four arrays, flat.
 void run_program(OwnedProgram& self, nb::handle ids, nb::handle positions, nb::handle wanted, const nb::sequence& ragged,
                  nb::handle out) {
@@ -124,6 +136,7 @@ void bind_program(nb::module_& m) {
       })
       .def("qkv", record_qkv, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), none, none, nb::arg(),
            nb::arg())
+      .def("latents", record_latents)
       .def("attention", [](OwnedProgram& self, Register q, nb::object kv, int heads, int group, float scale, int window,
                            float cap, nb::object sinks) {
         const Scores scores{scale, window, cap, self.floats(sinks, size_t(heads))};

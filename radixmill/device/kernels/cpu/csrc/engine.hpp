@@ -45,6 +45,20 @@ struct QkvJob {
   float eps;
 };
 
+// What becomes of a layer's queries and latents; see LatentHeads and Ops.latents in contract.py.
+struct LatentJob {
+  const float *q, *latent;  // [t, H · (nope + rope)], [t, rank + rope]
+  const Stacks* up;         // [H] of [rank, nope]
+  int rope;
+  const int32_t* positions;
+  const float *cos, *sin;  // [limit, half]
+  int limit, half;
+  const float* norm;  // [rank]
+  float eps;
+
+  int64_t query() const { return up->k() + rope; }  // of one head
+};
+
 // What a layer makes of its queries; see AttentionParams in contract.py.
 struct Scores {
   float scale;
@@ -60,6 +74,9 @@ struct Source {
   float eps = 0;
   Activation activation = Activation::silu;  // gated: x has 2K columns
 };
+
+// Throws std::invalid_argument or std::out_of_range for a batch that leaves its pages.
+void check(const Pages& kv, const Ragged& ragged);
 
 class Engine {
  public:
@@ -93,6 +110,8 @@ class Engine {
   void rope(float* x, int t, int heads, int dim, const int32_t* positions, const float* cos, const float* sin,
             int limit, int half);
   void qkv(const Pages& kv, const QkvJob& job, const Ragged& ragged, float* y);
+  // y [t, H, rank + rope]
+  void latents(const Pages& kv, const LatentJob& job, const Ragged& ragged, float* y);
   void kv_store(const Pages& kv, const float* k, const float* v, const Ragged& ragged);
   void kv_copy(const Pages& kv, int src, int dst, int tokens);
   void attention(const Pages& kv, const float* q, float* y, int heads, const Ragged& ragged, const Scores& scores);

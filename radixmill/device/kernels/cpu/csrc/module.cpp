@@ -131,6 +131,22 @@ void qkv(Engine& engine, const OwnedPages& kv, nb::handle q, nb::handle k, nb::h
   engine.qkv(kv, job, ragged.view(), out.data());
 }
 
+void latents(Engine& engine, const OwnedPages& kv, nb::handle q, nb::handle latent, const OwnedStacks& up, nb::handle y,
+             nb::handle positions, nb::handle cos, nb::handle sin, int half, nb::handle norm, float eps, nb::handle a,
+             nb::handle b, nb::handle c, nb::handle d) {
+  const RaggedArrays ragged(a, b, c, d);
+  const size_t t = ragged.tokens(), heads = size_t(up.count());
+  const int rope = kv.dim - up.n();
+  if (rope < 0) throw std::invalid_argument("latents: pages of another shape");
+  Array<float> in(q, t * heads * (up.k() + rope)), kept(latent, t * kv.dim), out(y, t * heads * kv.dim, true),
+      cosines(cos), sines(sin, cosines.size()), weight(norm, size_t(up.n()));
+  Array<int32_t> at(positions, t);
+  const LatentJob job{in.data(),      kept.data(),   &up, rope, at.data(), cosines.data(), sines.data(),
+                      cosines.rows(size_t(half)), half, weight.data(), eps};
+  const Call call(engine);
+  engine.latents(kv, job, ragged.view(), out.data());
+}
+
 void kv_store(Engine& engine, const OwnedPages& kv, nb::handle k, nb::handle v, nb::handle a, nb::handle b,
               nb::handle c, nb::handle d) {
   const RaggedArrays ragged(a, b, c, d);
@@ -228,6 +244,7 @@ NB_MODULE(_native, m) {
       .def("qkv", qkv, nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg(), nb::arg())
+      .def("latents", latents)
       .def("kv_store", kv_store)
       .def("kv_copy",
            [](Engine& engine, const OwnedPages& kv, int src, int dst, int tokens) {

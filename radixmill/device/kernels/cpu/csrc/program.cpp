@@ -184,6 +184,22 @@ Program::Register Program::qkv(std::vector<Register> parts, const Pages* kv, Qkv
   return y;
 }
 
+Program::Register Program::latents(Register q, Register latent, const Pages* kv, LatentJob job, int group) {
+  const int64_t heads = job.up->count();
+  expect(value(q).rows == Rows::tokens && value(q).width == heads * job.query(), "queries");
+  expect(value(latent).rows == Rows::tokens && value(latent).width == kv->dim, "latents");
+  use(q), use(latent);
+  groups_ = std::max(groups_, group + 1);
+  const Register y = make(Rows::tokens, int(heads) * kv->dim);
+  record(Rows::tokens, [=](const Step& step, const std::vector<float*>& at) {
+    LatentJob now = job;
+    now.positions = step.positions;
+    now.q = at[size_t(q)], now.latent = at[size_t(latent)];
+    engine_.latents(*kv, now, step.ragged[size_t(group)], at[size_t(y)]);
+  });
+  return y;
+}
+
 Program::Register Program::attention(Register q, const Pages* kv, int heads, int group, Scores scores) {
   expect(value(q).rows == Rows::tokens && value(q).width == heads * kv->dim, "queries");
   use(q);

@@ -40,6 +40,7 @@ class Program {
   Register experts(Register x, Register routes, const Mixture* mixture);
   Register heads(Register x, const Stacks* w);
   Register qkv(std::vector<Register> parts, const Pages* kv, QkvJob job, int group);
+  Register latents(Register q, Register latent, const Pages* kv, LatentJob job, int group);
   Register attention(Register q, const Pages* kv, int heads, int group, Scores scores);
   Register gather(Register x);
   void finish(Register out);
