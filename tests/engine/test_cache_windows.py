@@ -102,6 +102,18 @@ def test_the_tail_where_a_sequence_was_stopped_is_kept_and_none_on_its_way(ends:
     assert pool.total - pool.free == 2 + 2, "two tails of six tokens"
 
 
+def test_who_goes_on_does_not_take_along_the_tail_of_one_that_was_stopped_there() -> None:
+    steps, keys = Steps(pages=60, windows={WINDOW: 60}), range(33)
+    stopped, other = steps.open(keys), steps.open(keys)
+    for lease in (stopped, other):
+        steps.compute(lease, keys, 16)
+        lease.adopt(array("q", keys), 16)
+    stopped.drop()
+    steps.compute(other, keys, 32, adopt=32)
+    press(steps)
+    assert steps.found(keys[:16]) == 16
+
+
 def test_nothing_is_let_go_of_before_it_is_needed() -> None:
     steps = Steps(pages=40, windows={WINDOW: 40})
     steps.life(range(30))
