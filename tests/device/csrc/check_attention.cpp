@@ -10,26 +10,29 @@ struct Shape {
   const char* name;
   int page_size, heads, groups, dim, value_dim, length, window;
   float softcap;
+  bool latent = false;  // a value is the beginning of its key
 };
 constexpr Shape kShapes[] = {
     {"one of each", 16, 1, 1, 8, 8, 1, 0, 0},       {"plain", 16, 6, 2, 32, 32, 50, 0, 0},
     {"odd sizes", 5, 3, 3, 20, 12, 23, 0, 0},       {"window", 16, 4, 4, 24, 24, 60, 7, 0},
     {"soft cap", 8, 4, 1, 16, 40, 30, 0, 2},        {"all at once", 12, 7, 1, 36, 68, 45, 19, 5},
-    {"many share", 32, 16, 2, 64, 64, 40, 0, 0},
+    {"many share", 32, 16, 2, 64, 64, 40, 0, 0},    {"latents", 12, 7, 1, 36, 20, 45, 19, 5, true},
+    {"latents of a page", 64, 16, 1, 72, 64, 50, 0, 0, true},
 };
 
 // One row's queries, keys and values, position by position; and the pages that hold the latter two.
 template <class T>
 struct Row {
   Row(const Shape& shape, int lanes, Random& random)
-      : s(shape), stride_p(pad(s.page_size, lanes)), stride_d(pad(s.value_dim, lanes)),
+      : s(shape), stride_p(pad(s.page_size, lanes)), stride_d(pad(s.latent ? s.dim : s.value_dim, lanes)),
         q(random.floats(size_t(s.length) * s.heads * s.dim)), k(random.floats(size_t(s.length) * s.groups * s.dim)),
         v(random.floats(size_t(s.length) * s.groups * s.value_dim)) {
     const int pages = (s.length + s.page_size - 1) / s.page_size;
     for (int i = 0; i < pages; i++) page_ids.push_back(pages - i);  // page 0 is nobody's
     const T nan = sizeof(T) == 4 ? T(std::nanf("")) : T(0x7e00);
-    keys.assign(size_t(pages + 1) * s.groups * s.dim * stride_p, nan);
-    values.assign(size_t(pages + 1) * s.groups * s.page_size * stride_d, nan);
+    const size_t rows = size_t(pages + 1) * s.groups * s.page_size * stride_d;
+    keys.assign(s.latent ? rows : size_t(pages + 1) * s.groups * s.dim * stride_p, nan);
+    values.assign(s.latent ? 0 : rows, nan);
     for (int at = 0; at < s.length; at++) put(at);
   }
 
@@ -37,6 +40,13 @@ struct Row {
     for (int g = 0; g < s.groups; g++) {
       const size_t place = size_t(page_ids[at / s.page_size]) * s.groups + g;
       float *key = &k[(size_t(at) * s.groups + g) * s.dim], *value = &v[(size_t(at) * s.groups + g) * s.value_dim];
+      if (s.latent) {
+        T* row = &keys[(place * s.page_size + at % s.page_size) * stride_d];
+        std::fill(row, row + stride_d, T(0));
+        for (int i = 0; i < s.dim; i++) key[i] = put(key[i], row[i]);
+        std::copy(key, key + s.value_dim, value);
+        continue;
+      }
       for (int i = 0; i < s.dim; i++) key[i] = put(key[i], keys[(place * s.dim + i) * stride_p + at % s.page_size]);
       for (int i = 0; i < s.value_dim; i++)
         value[i] = put(value[i], values[(place * s.page_size + at % s.page_size) * stride_d + i]);
@@ -50,7 +60,7 @@ struct Row {
   Floats run(const Kernels& kernels, int position, int queries) const {
     const AttentionJob job{sizeof(T) == 2 ? KV::f16 : KV::f32, keys.data(), values.data(), nullptr, nullptr, s.groups,
                            s.page_size, s.dim, s.value_dim, s.heads, 1 / std::sqrt(float(s.dim)), s.softcap, s.window,
-                           nullptr, page_ids.data()};
+                           nullptr, page_ids.data(), nullptr, s.latent, s.latent ? s.heads : 0};
     Floats y(size_t(queries) * s.heads * s.value_dim), scratch(kernels.attention_scratch(job, queries), std::nanf(""));
     for (int g = 0; g < s.groups; g++)
       kernels.attention(job, {&q[size_t(position) * s.heads * s.dim], y.data(), queries, position, g}, scratch.data());

@@ -49,7 +49,7 @@ FAMILIES: Mapping[str, GGUFFamily] = {
     ),
     "llama": GGUFFamily(("Llama", "Mistral", "Mixtral"), dense.llama, EXPERTS, interleaved=True),
     "minimax-m2": GGUFFamily(("MiniMaxM2",), mixtures.minimax_m2, mixtures.MINIMAX_M2),
-    "mistral3": GGUFFamily(("Mistral3",), dense.llama, DENSE, interleaved=True),
+    "mistral3": GGUFFamily(("Llama", "Mistral"), dense.llama, DENSE, interleaved=True),
     "olmo2": GGUFFamily(("Olmo2", "Olmo3"), dense.olmo2, dense.OLMO2),
     "olmoe": GGUFFamily(("Olmoe",), mixtures.olmoe, EXPERTS),
     "phi3": GGUFFamily(("Phi3",), dense.phi3, dense.PHI3),

@@ -102,6 +102,7 @@ struct Softmax {
   }
 };
 
+constexpr int kLatentsAhead = 16;
 constexpr int kColumns = 64;  // of latents as values, 16 KiB a page
 
 // The sizes that follow from a job.
@@ -263,6 +264,20 @@ class Visitor {
     visit_tiles(PageView<float, coded>{keys_, values_, size_.stride_d, key_scales, value_scales, begin}, first, last, s);
   }
 
+  // Memory serves a page late otherwise, while the few latents at hand keep the processor busy.
+  template <class B>
+  void ask_for_latents(int key, int begin) const {
+    const int size = job_.page_size;
+    for (int i = key; i < key + kKeyStrip; i++) {
+      if (begin + i >= block_.position + block_.queries) return;
+      const int group = block_.slice * size_.rep / (job_.heads / job_.groups);
+      const size_t place = size_t(job_.page_ids[(begin + i) / size]) * job_.groups + group;
+      const size_t row = (place * size + size_t(i % size)) * size_.stride_q;
+      for (int d = 0; d < size_.stride_q; d += 64 / int(sizeof(B)))
+        __builtin_prefetch((const B*)job_.keys + row + d);
+    }
+  }
+
   template <class B>
   static const float* as_floats(const B* from, float* spare, int n) {
     if constexpr (std::is_same_v<B, float>) return from;
@@ -276,6 +291,7 @@ class Visitor {
     const int rep = size_.rep, begin = page.begin, size = job_.page_size, pitch = page.pitch;
     const int from = low(first, begin) & -kKeyStrip, to = high(last - 1, begin, size);
     for (int key = from; key < to; key += kKeyStrip) {
+      ask_for_latents<B>(key + kLatentsAhead, begin);
       const float* strip[kKeyStrip];
       for (int i = 0; i < kKeyStrip; i++)
         strip[i] = as_floats(page.keys + size_t(key + i < size ? key + i : size - 1) * pitch, keys_ + i * pitch, pitch);
