@@ -241,6 +241,20 @@ def test_a_tensor_of_another_shape_is_named() -> None:
         build(checkpoint, ReferenceOps("exact"))
 
 
+@pytest.mark.parametrize(
+    "name", [name for name, (_, _, more) in tiny_models.MODELS.items() if "sliding_window" in more]
+)
+def test_a_window_that_is_never_full_is_none(name: str) -> None:
+    """A rope of windowed layers stays theirs, and layers that do not turn stay so."""
+    hf = {**tiny_models.config(name), "sliding_window": 24}
+    ids = [[(7 * i + 3) % 64 for i in range(24)]]
+    gone, there = (build(dummy(hf), ReferenceOps("exact"), positions) for positions in (24, 25))
+    assert set(gone.config.windows) == {None} and 24 in there.config.windows
+    (got,), (want,) = Driver(gone).run(ids, [[24]]), Driver(there).run(ids, [[24]])
+    assert np.array_equal(got, want)
+    assert gone.config.settled(24) == gone.config
+
+
 def test_a_tied_model_packs_its_table_once() -> None:
     model = build(tiny(tie_word_embeddings=True), ReferenceOps("exact"))
     assert model.head.weight is model.embed.weight
