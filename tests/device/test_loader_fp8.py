@@ -250,7 +250,7 @@ def test_how_scales_are_read_is_part_of_the_fingerprint(tmp_path: Path) -> None:
         ({**DEEPSEEK, "weight_block_size": [0, 128]}, r"weight_block_size is \[0, 128\]"),
         ({**DEEPSEEK, "weight_block_size": [64, 128]}, r"q_a_proj.weight of shape \[128, 256\] has scales of shape \[1, 2\]"),
         ({**DEEPSEEK, "weight_block_size": None}, r"has scales of shape \[1, 2\]"),
-        ({**compressed("channel"), "format": "pack-quantized"}, "of format 'pack-quantized' are not supported"),
+        ({**compressed("channel"), "format": "int-quantized"}, "of format 'int-quantized' are not supported"),
         (compressed("group"), "'strategy': 'group'"),
         (compressed("channel", num_bits=4), "'num_bits': 4"),
         ({**compressed("channel"), "config_groups": {}}, "in 0 ways"),

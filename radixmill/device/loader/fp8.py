@@ -26,6 +26,7 @@ from radixmill.device.quant import F8_BLOCK, as_f8_blocks, f8_floats
 
 KIND = "F8_E4M3"
 NAN_E8M0 = 255  # among scales that are stored as exponents alone
+PACKED_INTEGERS = "pack-quantized"  # of compressed-tensors; see grouped.py
 _WEIGHT = ".weight"
 _SCALES = (".weight_scale_inv", ".weight_scale")
 _OF_INPUTS = (".input_scale", ".activation_scale", ".input_scale_ub")
@@ -48,7 +49,7 @@ def fp8_scheme(root: Path, config: Mapping[str, Any]) -> Fp8 | None:
             return Fp8(_pair(root, "weight_block_size", found.get("weight_block_size")))
         case "fbgemm_fp8":
             return Fp8(None)
-        case "compressed-tensors":
+        case "compressed-tensors" if found.get("format") != PACKED_INTEGERS:
             return _compressed(root, found)
     return None
 
@@ -97,7 +98,10 @@ def _per_row(
 
 def _compressed(root: Path, found: Mapping[str, Any]) -> Fp8:
     if (form := found.get("format")) != "float-quantized":
-        raise BadModel(f"{root}: compressed-tensors of format {form!r} are not supported", "float-quantized are")
+        raise BadModel(
+            f"{root}: compressed-tensors of format {form!r} are not supported",
+            f"float-quantized and {PACKED_INTEGERS} are",
+        )
     groups: Any = found.get("config_groups")
     weights = [group.get("weights") for group in groups.values()] if isinstance(groups, Mapping) else []
     blocks = {_structure(root, of) for of in weights}
