@@ -375,6 +375,7 @@ def with_model(config: Config, model: str) -> Config:
 # A lone sequence may need two pages more than its tokens fill: the copy of a partly matched page, and its own prompt's
 # ragged tail, which the tree adopts.
 SPARE_PAGES = 2
+USUAL = 1024  # tokens of a sequence, where memory is divided between layers with and without a window
 SMALL_STEP = 16  # tokens that a step may have, besides one for each decoding row, whatever --step-tokens says
 
 
@@ -473,14 +474,15 @@ def _sizes(pages: int, config: Config, model: ModelFacts) -> tuple[int, ...]:
 def _window_pages(window: int, pages: int, config: Config) -> int:
     """Pages of a group with a window, beside so many that forget nothing.
 
-    As many as all that can run at once hold, and an eighth for the tails of prefixes. Where that is more than half of the
-    others, what one sequence needs and half of the others: while sequences are about twice as long as the window, both
-    kinds are used up at once. Never more than of the others, and never fewer than one sequence needs.
+    As many as all that can run at once hold, and an eighth for the tails of prefixes. Where that is too much: what one
+    sequence needs, and so many more that sequences of USUAL tokens use up both kinds at once, but at most half of the
+    others. Never more than of the others, and never fewer than one sequence needs.
     """
     size, slots = config.cache.page_size, config.schedule.max_running_requests
     step = -(-max(config.schedule.step_tokens, slots + SMALL_STEP) // size)
     tail = -(-window // size) + SPARE_PAGES
-    return min(pages, tail + 2 * step + pages // 2, slots * tail + 2 * step + pages // 8)
+    usual = min(pages * tail * size // USUAL, pages // 2)
+    return min(pages, tail + 2 * step + usual, slots * tail + 2 * step + pages // 8)
 
 
 def _bytes(sizes: tuple[int, ...], model: ModelFacts) -> int:

@@ -80,6 +80,13 @@ def test_a_window_leaves_more_of_the_same_bytes_for_what_forgets_nothing() -> No
     assert resolve(resolved.config, LAPTOP, WINDOWED).config == resolved.config
 
 
+def test_a_short_window_leaves_yet_more() -> None:
+    short = replace(WINDOWED, kv_groups=(GroupFacts(24576), GroupFacts(24576, 128)))
+    full, window = resolve(Config(), LAPTOP, short).pages
+    assert window == 128 // 64 + SPARE_PAGES + 2 * 8 + full // 4
+    assert full > 1.5 * (1 << 30) // 49152 // 64
+
+
 def test_with_room_enough_a_window_has_what_all_that_run_can_hold() -> None:
     config = Config(cache=CacheOptions(max_total_tokens=1 << 20))
     full, window = resolve(config, LAPTOP, WINDOWED).pages
@@ -99,7 +106,7 @@ def test_a_window_never_has_fewer_pages_than_one_sequence_needs_nor_more_than_ar
 def test_a_model_of_windows_alone_has_context_as_its_windows_allow() -> None:
     model = replace(WINDOWED, kv_groups=(GroupFacts(0), GroupFacts(22528, 128)))
     full, window = resolve(Config(cache=CacheOptions(kv_cache_bytes=256 << 20)), LAPTOP, model).pages
-    assert window * 22528 * 64 <= 256 << 20 and full > 1.7 * window
+    assert window * 22528 * 64 <= 256 << 20 and full > 2 * window
 
 
 def test_little_memory_lowers_the_context_and_says_why() -> None:

@@ -17,7 +17,7 @@ from tests.device.gguf_cases import CONFIGS
 from tests.device.gguf_kit_keys import metadata
 from tests.device.model_kit import dummy, shapes
 
-__all__ = ["ARCHES", "CONFIGS", "is_mixture", "is_vector", "weights", "write_gguf"]
+__all__ = ["ARCHES", "CONFIGS", "changed", "is_mixture", "is_vector", "weights", "write_gguf"]
 
 ARCHES = {
     "Cohere": gguf.MODEL_ARCH.COMMAND_R,
@@ -82,15 +82,16 @@ def write_gguf(
     quant: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
     keys: Mapping[str, Any] = {},
 ) -> Path:
-    """`keys`: more metadata, by full name. Matrices become `quant` where their rows fit its blocks, or are its bytes."""
+    """`keys`: more metadata, by full name; None: left out. Names that begin as GGUF's are taken as they are. Matrices become `quant` where their rows fit its blocks, or are its bytes."""
     family = config["architectures"][0].removesuffix("ForCausalLM")
     arch = ARCHES[family]
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
     for key, value in {**metadata(family, gguf.MODEL_ARCH_NAMES[arch], config), **keys}.items():
-        _add(writer, key, value)
+        if value is not None:
+            _add(writer, key, value)
     names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
     for name, values in {**_converted(tensors, family, config), **_factors(config)}.items():
-        gguf_name = name if name.startswith("rope_f") else names.get_name(name, (".weight", ".bias"))
+        gguf_name = name if name.startswith(("rope_f", "blk.")) else names.get_name(name, (".weight", ".bias"))
         assert gguf_name is not None, name
         kind, data = gguf.GGMLQuantizationType.F32, values
         if data.dtype == np.uint8:
@@ -134,7 +135,7 @@ def _converted(tensors: Mapping[str, np.ndarray], family: str, config: Mapping[s
             continue
         for ours, theirs in _OTHER_NAMES:
             name = name.replace(ours, theirs)
-        found[f"{name}.weight" if name.endswith("sinks") else name] = _changed(name, values, family, config)
+        found[f"{name}.weight" if name.endswith("sinks") else name] = changed(name, values, family, config)
     return found
 
 
@@ -157,7 +158,7 @@ def _halves(name: str, values: np.ndarray, config: Mapping[str, Any]) -> dict[st
     return {name.replace("kv_b", "k_b"): keys, name.replace("kv_b", "v_b"): np.ascontiguousarray(heads[:, nope:])}
 
 
-def _changed(name: str, values: np.ndarray, family: str, config: Mapping[str, Any]) -> np.ndarray:
+def changed(name: str, values: np.ndarray, family: str, config: Mapping[str, Any]) -> np.ndarray:
     """The order of rows in llama's queries and keys, one added to Gemma's norms."""
     if family.startswith("Gemma") and name.endswith("norm.weight"):
         return values + np.float32(1)

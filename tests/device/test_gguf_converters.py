@@ -6,11 +6,13 @@ Needs RADIXMILL_LLAMA_CPP; and RADIXMILL_LLAMA_LIB for the text. See llama_cpp_k
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from radixmill.device.kernels import native_isa, open_backend
 from radixmill.device.kernels.contract import Ops
@@ -163,6 +165,34 @@ def test_text_is_that_of_llama_cpp(name: str, made: Made, ops: Ops, llama: Any) 
         (logits,) = driver.run([ids], [[len(ids)]])
         ids.append(int(logits[-1].argmax()))
     assert ids[LENGTH:] == theirs
+
+
+def test_mxfp4_experts_are_the_same_blocks_in_both_formats(made: Made, tmp_path: Path) -> None:
+    """gpt-oss as it is published: the converters bring its nibbles into GGML's order, and so do we."""
+    packed, file = _packed(made.folder("gpt-oss"), tmp_path / "tiny"), tmp_path / "m.gguf"
+    llama_cpp_kit.convert("f32", {packed: file})
+    folder, gguf_file = (open_checkpoint(ModelFiles("m", path)) for path in (packed, file))
+    assert folder.names == gguf_file.names
+    experts = [name for name in folder.names if ".experts." in name and name.endswith(".weight")]
+    assert len(experts) == 4 * 6 * 3
+    for name in experts:
+        one, two = folder.stored(name), gguf_file.stored(name)
+        assert one.kind == two.kind == "MXFP4"
+        np.testing.assert_array_equal(one.data, two.data)
+
+
+def _packed(source: Path, folder: Path) -> Path:
+    """A copy whose experts are random blocks."""
+    shutil.copytree(source, folder)
+    draw, tensors = np.random.default_rng(3), load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if name.endswith((".gate_up_proj", ".down_proj"))]:
+        experts, inputs, outputs = tensors.pop(name).shape
+        tensors[f"{name}_blocks"] = draw.integers(0, 256, (experts, outputs, inputs // 32, 16), np.uint8)
+        tensors[f"{name}_scales"] = draw.integers(120, 130, (experts, outputs, inputs // 32), np.uint8)
+    save_file(tensors, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "mxfp4"}}))
+    return folder
 
 
 def test_the_vocabulary_that_the_converters_write_is_read(made: Made) -> None:

@@ -324,13 +324,13 @@ def test_wrong_batches_are_refused(which: str) -> None:
         ops.kv_copy(kv, 0, rows.total_pages, 1)
 
 
-@pytest.mark.parametrize("normed", [False, True], ids=["plain", "normed"])
+@pytest.mark.parametrize("kind", ["plain", "normed", "unturned"])
 @pytest.mark.parametrize("name", CASES)
-def test_qkv_is_norm_then_rope_then_store(ops: Ops, name: str, normed: bool) -> None:
+def test_qkv_is_norm_then_rope_then_store(ops: Ops, name: str, kind: str) -> None:
     """Bit for bit, stacked or in three parts, whatever the step is made of."""
     rows, _ = case(name, [37, 1, 70])
     _, heads, groups, dim, *_ = CASES[name]
-    half = dim // 4 if normed else dim // 2
+    normed, half = kind == "normed", {"plain": dim // 2, "normed": dim // 4, "unturned": 0}[kind]
     angles = normal(80, half, seed=7)
     norms = (ops.array(normal(dim, seed=8)), ops.array(normal(dim, seed=9)), 1e-5) if normed else None
     shape = Heads(heads, groups, dim, ops.array(np.cos(angles)), ops.array(np.sin(angles)), norms)

@@ -115,7 +115,7 @@ def test_arithmetic_is_ieee(ops: Ops) -> None:
     assert same_bits(ops.gather(x, np.array([5, 5, 0], np.int32)), x[[5, 5, 0]])
 
 
-@pytest.mark.parametrize(("heads", "dim", "rotated"), [(3, 64, 64), (2, 20, 18), (1, 16, 6), (9, 64, 32)])
+@pytest.mark.parametrize(("heads", "dim", "rotated"), [(3, 64, 64), (2, 20, 18), (1, 16, 6), (9, 64, 32), (2, 16, 0)])
 def test_rope(ops: Ops, heads: int, dim: int, rotated: int) -> None:
     half = rotated // 2
     angles = np.outer(np.arange(50), 100.0 ** -(np.arange(half) / half))

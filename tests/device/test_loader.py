@@ -163,3 +163,10 @@ def test_what_random_weights_refuse() -> None:
     assert made.stored("x", (3, 5)).shape == (3, 5)
     with pytest.raises(BadModel, match="needs"):
         made.stored("model.embed_tokens.weight", (3, 5))
+
+
+def test_random_weights_do_not_ask_how_the_files_are_packed(tmp_path: Path) -> None:
+    config = {"architectures": ["GptOssForCausalLM"], "quantization_config": {"quant_method": "mxfp4"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = open_checkpoint(ModelFiles("m", tmp_path), load_format="dummy")
+    assert found.config == {"architectures": ["GptOssForCausalLM"]}

@@ -21,7 +21,7 @@ from radixmill.device.loader.llama3 import divisors
 from radixmill.device.models import family
 from radixmill.device.quant import widen
 from radixmill.store import GGUFFile, ModelFiles, eos_ids, generation_defaults
-from tests.device.gguf_kit import CONFIGS, is_mixture, is_vector, weights, write_gguf
+from tests.device.gguf_kit import CONFIGS, weights, write_gguf
 
 ROPE = {"rope_type": "default", "rope_theta": 500000.0}
 Q = gguf.GGMLQuantizationType
@@ -34,59 +34,6 @@ def meaning(config: Mapping[str, Any]) -> Any:
 
 def opened(path: Path) -> Any:
     return open_checkpoint(ModelFiles("m", path))
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_the_configuration_means_the_same(name: str, tmp_path: Path) -> None:
-    config = CONFIGS[name]
-    found = opened(write_gguf(tmp_path / "m.gguf", config, weights(config)))
-    assert found.config["architectures"] == config["architectures"]
-    assert meaning(found.config) == meaning(config)
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_names_and_values_are_those_written(name: str, tmp_path: Path) -> None:
-    config, written = CONFIGS[name], weights(CONFIGS[name])
-    found = opened(write_gguf(tmp_path / "m.gguf", config, written))
-    wanted = apart(written, config)
-    assert found.names == set(wanted)
-    assert found.norms_include_one == name.startswith("gemma")
-    for tensor, values in wanted.items():
-        if is_vector(values):
-            one = np.float32(found.norms_include_one and tensor.endswith("norm.weight"))
-            np.testing.assert_array_equal(found.vector(tensor, len(values)), values + one)
-        else:
-            np.testing.assert_array_equal(found.stored(tensor, values.shape).data, values)
-
-
-def apart(written: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """A latent's projection lies in the file as one matrix of each head for its keys, and one for its values."""
-    found = dict(written)
-    for name in [name for name in found if name.endswith(".kv_b_proj.weight")]:
-        heads = found.pop(name).reshape(config["num_attention_heads"], -1, config["kv_lora_rank"])
-        for h, head in enumerate(heads):
-            stem = name.removesuffix("weight")
-            found[f"{stem}k.{h}.weight"] = head[: config["qk_nope_head_dim"]].T
-            found[f"{stem}v.{h}.weight"] = head[config["qk_nope_head_dim"] :]
-    return found
-
-
-@pytest.mark.parametrize("name", [name for name in CONFIGS if is_mixture(name)])
-@pytest.mark.parametrize("quant", [Q.Q8_0, Q.MXFP4], ids=lambda q: q.name)
-def test_experts_stay_packed(quant: gguf.GGMLQuantizationType, name: str, tmp_path: Path) -> None:
-    """Each is a view of its part of the stack: nothing is copied before it is packed for the machine."""
-    config, written = CONFIGS[name], weights(CONFIGS[name])
-    path = write_gguf(tmp_path / "m.gguf", config, written, quant)
-    found = opened(path)
-    experts = [n for n in found.names if ".experts." in n and n.endswith(".weight")]
-    assert len(experts) >= 12
-    for n in experts:
-        stored = found.stored(n, written[n].shape)
-        assert stored.kind == quant.name and not stored.data.flags.owndata
-        rounded = gguf.quants.dequantize(gguf.quants.quantize(written[n], quant), quant)
-        np.testing.assert_array_equal(widen(stored).data, rounded)
-    lying = sum(tensor.nbytes for tensor in found.lying())
-    assert lying == sum(info.nbytes for info in GGUFFile(path).tensors.values())
 
 
 @pytest.mark.parametrize("quant", [Q.Q8_0, Q.Q4_1, Q.Q5_0, Q.F16, Q.BF16], ids=lambda q: q.name)

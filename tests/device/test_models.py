@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from radixmill.device.layers.rope import Linear, Llama3, Yarn, tables
 from radixmill.device.models import FAMILIES, Decoder, family
 from tests.data import ROOT
 from tests.device import tiny_models
-from tests.device.model_kit import ArrayCheckpoint, Driver, build, dummy
+from tests.device.model_kit import ArrayCheckpoint, Driver, build, dummy, shapes
 from tests.device.published import CONFIGS, published, read
 
 TINY = {
@@ -290,6 +291,14 @@ def test_what_the_latent_configs_say() -> None:
     assert v3.latent(0).turn == RopeSpec(10_000.0, Yarn(40.0, 4096, 32.0, 1.0, attention_factor=1.0))
     assert (v3.spare_layers, kimi.spare_layers) == (1, 0)
     assert published("GLM-4.7-Flash").dense == {0}
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [("DeepSeek-V2", 235.7), ("DeepSeek-V2-Lite", 15.7), ("DeepSeek-V3", 671.0), ("Moonlight-16B-A3B", 16.0)],
+)
+def test_latent_models_have_as_many_weights_as_their_papers_say(name: str, billions: float) -> None:
+    assert sum(prod(shape) for shape in shapes(CONFIGS[name]).values()) / 1e9 == pytest.approx(billions, abs=0.05)
 
 
 @pytest.mark.parametrize(

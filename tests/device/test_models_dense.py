@@ -10,7 +10,7 @@ import pytest
 
 from radixmill.core.errors import BadModel
 from radixmill.device.kernels.reference import ReferenceOps
-from radixmill.device.layers import RopeSpec
+from radixmill.device.layers import Growth, RopeSpec
 from radixmill.device.layers.rope import Divided, Llama3, LongRope, Yarn, tables
 from tests.device import tiny_models
 from tests.device.model_kit import build, dummy
@@ -93,6 +93,18 @@ def test_what_they_may_not_say(name: str, more: dict[str, Any], words: str) -> N
 def test_a_vision_model_may_say_outside_that_it_is_tied() -> None:
     hf = CONFIGS["Mistral-Small-3.1-24B-Instruct-2503"]
     assert read({**hf, "tie_word_embeddings": True}).tied
+
+
+def test_queries_grow_in_the_third_ministral_alone() -> None:
+    third = read({**CONFIGS["Mistral-Small-3.1-24B-Instruct-2503"], "text_config": {
+        "model_type": "ministral3", "hidden_size": 3072, "intermediate_size": 9216, "num_attention_heads": 32,
+        "num_hidden_layers": 26, "vocab_size": 131_072,
+    }})  # fmt: skip
+    assert (third.growth, third.head_dim, third.context) == (Growth(0.1, 16_384), 128, 262_144)
+    assert third.rope == RopeSpec(1e6, Yarn(16.0, 16_384, attention_factor=1.0))
+    assert published("Mistral-7B-v0.1").growth is None
+    with pytest.raises(BadModel, match="llama_4_scaling_beta"):
+        read({**CONFIGS["Mistral-7B-v0.1"], "rope_parameters": {"llama_4_scaling_beta": 0.1}})
 
 
 def test_letters_tell_where_windows_are() -> None:

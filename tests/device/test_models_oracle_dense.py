@@ -21,6 +21,14 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 6}
 ROPE = {"rope_type": "default", "rope_theta": 1e3}
 LONG = {**ROPE, "rope_type": "longrope", "short_factor": [1.0, 1.1, 1.3, 1.4], "long_factor": [1.5, 2.0, 5.0, 9.0]}
+GROWING = {
+    **YARN,
+    "original_max_position_embeddings": 8,
+    "rope_theta": 1e4,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.3,
+}
 GRANITE = {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "attention_multiplier": 0.2, "logits_scaling": 5.0}
 GEMMA3_ROPES = {
     "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
@@ -60,6 +68,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma-bias-untied": ("Gemma", {"head_dim": 8, "attention_bias": True, "tie_word_embeddings": False, "num_key_value_heads": 1}),
     "ministral": ("Ministral", {"head_dim": 8, "sliding_window": 6, "layer_types": ["full_attention", "sliding_attention", "sliding_attention"]}),
     "ministral-whole": ("Ministral", {"head_dim": 8, "sliding_window": 6, "tie_word_embeddings": True}),
+    "ministral3": ("Ministral3", {"head_dim": 8, "rope_parameters": GROWING}),
+    "ministral3-vision": ("Mistral3", {"model_type": "ministral3", "head_dim": 10, "rope_parameters": {**GROWING, "llama_4_scaling_beta": 0.7}}),
     "mistral-vision": ("Mistral3", {"head_dim": 10, "rope_parameters": {"rope_type": "default", "rope_theta": 1e3}, "sliding_window": None}),
     "mistral-vision-tied": ("Mistral3", {"sliding_window": 5, "tie_word_embeddings": True}),
     "phi3": ("Phi3", {"sliding_window": 7}),

@@ -19,13 +19,14 @@ from radixmill.device.worker import detect
 from radixmill.engine.schedule import Scheduler
 from radixmill.store import ModelFiles
 from tests.device.gguf_kit import CONFIGS
+from tests.device.tiny_models import config
 from tests.engine.fakes import lone_pages
 
 PAGE, SLOTS, STEP = 4, 4, 16
-MODELS: dict[str, dict[str, Any]] = {
+MODELS: dict[str, dict[str, Any]] = {  # mistral: no layer that forgets nothing; gpt-oss: sinks
     "gemma3": CONFIGS["gemma3"],
-    "gemma2": {**CONFIGS["gemma2"], "sliding_window": 7},
     "mistral": {**CONFIGS["llama"], "architectures": ["MistralForCausalLM"], "sliding_window": 5},
+    **{name: {**config(name), "max_position_embeddings": 128} for name in ("gpt-oss", "olmo3")},
 }
 Said = dict[int, list[tuple[int, TokenLogprob]]]
 
@@ -33,19 +34,19 @@ Said = dict[int, list[tuple[int, TokenLogprob]]]
 @pytest.fixture(params=MODELS)
 def executor(request: pytest.FixtureRequest, tmp_path: Path) -> LocalExecutor:
     (tmp_path / "config.json").write_text(json.dumps(MODELS[request.param]))
-    config = Config(
+    settings = Config(
         model=ModelOptions(load_format="dummy"),
         compute=ComputeOptions(threads=1),
-        cache=CacheOptions(page_size=PAGE, max_total_tokens=400 * PAGE),
+        cache=CacheOptions(page_size=PAGE, max_total_tokens=9000 * PAGE),
         schedule=ScheduleOptions(max_running_requests=SLOTS, step_tokens=STEP),
     )
-    return open_executor(config, ModelFiles(request.param, tmp_path), Hardware(1, 1 << 30, detect().isa))
+    return open_executor(settings, ModelFiles(request.param, tmp_path), Hardware(1, 1 << 30, detect().isa))
 
 
 def requests() -> list[Submit]:
     """Long prompts, forks of them, and what begins like others."""
     dice = Random(3)
-    story, out = [dice.randrange(90) for _ in range(100)], []
+    story, out = [dice.randrange(60) for _ in range(100)], []
     for turn in range(7):
         prompt = (*story[: dice.choice([20, 45, 70, 99])], turn)
         sampling = SamplingParams(max_tokens=12, temperature=0.8, logprobs=1)
@@ -87,5 +88,5 @@ def test_same_bits_whatever_the_pools_hold(executor: LocalExecutor) -> None:
     tight, fewer = serve(executor, 130, least)
     pressed, preempted = serve(executor, 40, least)
     assert roomy == tight == pressed == expected
-    assert alone.reused_tokens == 0 < fewer.reused_tokens < hits.reused_tokens
+    assert alone.reused_tokens == 0 < fewer.reused_tokens and hits.computed_tokens < fewer.computed_tokens
     assert preempted.preemptions > 0

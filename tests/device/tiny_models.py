@@ -13,6 +13,9 @@ SIZES = {
 }  # fmt: skip
 
 LONG = {"type": "longrope", "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.0, 2.0, 3.0, 4.0]}
+GROWING = {
+    "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 8, "llama_4_scaling_beta": 0.3,
+}  # fmt: skip
 WINDOW_THEN_FULL = ["sliding_attention", "full_attention"]
 
 Tiny = tuple[str, str, Mapping[str, Any]]  # kind, architecture, what differs from SIZES
@@ -20,6 +23,7 @@ Tiny = tuple[str, str, Mapping[str, Any]]  # kind, architecture, what differs fr
 DENSE: Mapping[str, Tiny] = {
     "llama": ("Q4_1", "LlamaForCausalLM", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
     "mistral": ("Q8_0", "MistralForCausalLM", {"sliding_window": 5}),
+    "ministral3": ("Q4_0", "Ministral3ForCausalLM", {"rope_parameters": GROWING}),
     "qwen2": ("F16", "Qwen2ForCausalLM", {}),
     "qwen3": ("Q4_0", "Qwen3ForCausalLM", {}),
     "gemma2": ("F32", "Gemma2ForCausalLM", {"sliding_window": 6, "attn_logit_softcapping": 2.0}),

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -239,10 +239,10 @@ TINY = {
 }
 
 
-def tiny_model(folder: Path) -> Path:
-    """A folder with a small Llama's config and a byte tokenizer; its weights are `--load-format dummy`."""
+def tiny_model(folder: Path, config: Mapping[str, Any] = TINY) -> Path:
+    """A folder with a small model's config (a Llama's) and a byte tokenizer; its weights are `--load-format dummy`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(TINY))
+    (folder / "config.json").write_text(json.dumps(config))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

@@ -79,11 +79,14 @@ def chain(page_size: int) -> str:
     return f"match of 1k tokens in a chain of {cache.tree.nodes} nodes: {micros(lambda: cache.peek('', keys)):.1f} us"
 
 
-def steps(rows_of: Sequence[int] = (1, 16, 64, 256), context: int = 2048, times: int = 290) -> Table:
+def steps(
+    rows_of: Sequence[int] = (1, 16, 64, 256), context: int = 2048, times: int = 290, windows: tuple[int, ...] = ()
+) -> Table:
     """Microseconds of a decode step by its rows: making the plan, taking the result, encoding what the front is told."""
     table: Table = {name: [] for name in ("rows", "schedule", "commit", "encode", "a row")}
     for rows in rows_of:
-        model = spec(pages=rows * (context // 64 + 2), page_size=64, slots=rows, context=context)
+        pages = rows * (context // 64 + 2)
+        model = spec(pages, page_size=64, slots=rows, context=context, windows=windows)
         scheduler = Scheduler(model, ScheduleOptions(max_running_requests=rows, step_tokens=1 << 20))
         for row in range(rows):
             scheduler.submit("front", submit([row] * 1000, row, max_tokens=times + 10))
@@ -101,6 +104,30 @@ def steps(rows_of: Sequence[int] = (1, 16, 64, 256), context: int = 2048, times:
             taken.append((made - began, done - planned, time.perf_counter() - done))
         each = [statistics.median(column) * 1e6 for column in zip(*taken[1:], strict=True)]
         _add(table, rows, *each, sum(each) / rows)
+    return table
+
+
+def held(lengths: Sequence[int] = (1024, 8192, 32768), window: int = 128, chunk: int = 512) -> Table:
+    """What a window costs, by the sequence's length: pages that its lease holds of either kind; microseconds of a match
+    whose tail is there, and of one whose tail is gone."""
+    table: Table = {name: [] for name in ("tokens", "full", "window", "match", "no tail")}
+    for length in lengths:
+        pages = length // 64 + 2
+        cache, keys, upto = Cache([pages, pages], 64, windows=[window]), array("q", range(length + 1)), 0
+        lease = cache.open("", keys)
+        while upto < length:
+            upto = min(upto + chunk, length)
+            assert lease.grow(upto)
+            lease.write(upto, -1)
+            lease.adopt(keys, upto)
+        full, mine = len(lease.pages[0]), len(lease.holds(1))
+        lease.drop()
+        match = micros(lambda cache=cache, keys=keys: cache.peek("", keys))
+        assert cache.tree.tails
+        while cache.pools.windows[0].idle > 4:
+            cache.tree.tails.strip(cache.pools.windows[0])
+        gone = micros(lambda cache=cache, keys=keys[:-100]: cache.peek("", keys))
+        _add(table, length, full, mine, match, gone)
     return table
 
 
@@ -135,5 +162,7 @@ if __name__ == "__main__":
     show("tree: microseconds", trees)
     print(chain(16))
     show("a decode step: microseconds", rows)
+    show("a decode step, with a window of 128: microseconds", steps(windows=(128,)))
+    show("a sequence with a window of 128: pages, microseconds", held())
     if len(sys.argv) > 1:
         draw(sys.argv[1], trees, rows)

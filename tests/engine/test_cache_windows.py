@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from random import Random
 
 import pytest
@@ -21,10 +22,10 @@ def held(lease: Lease, group: int = 1) -> list[int]:
 
 def press(steps: Steps) -> None:
     """Have the tree let go of all pages of the window that no mark needs."""
-    tails, (pool,) = steps.cache.tree.tails, steps.cache.pools.windows
+    tails = steps.cache.tree.tails
     assert tails
-    while tails._queue and tails.strip(pool):
-        pass
+    while tails._queue:
+        tails._trim(tails._queue.popleft())
     steps.cache.check()
 
 
@@ -71,6 +72,46 @@ def test_where_the_tail_is_gone_one_goes_on_from_an_earlier_point_and_fills_the_
     press(steps)
     assert steps.found([*branch[:20], 7, 7]) == 20, "it was filled, and a point where branches part keeps its tail"
     assert steps.found(range(30)) == 30
+
+
+def test_a_point_inside_a_page_where_branches_part_gets_its_tail_back() -> None:
+    steps = Steps(pages=60, windows={WINDOW: 60})
+    stem, (pool,) = range(18), steps.cache.pools.windows
+    for branch in (100, 200):
+        steps.life([*stem, *range(branch, branch + 9)])
+    while pool.idle:
+        assert steps.cache.tree.tails and steps.cache.tree.tails.strip(pool)
+    assert steps.life([*stem, *range(300, 309)]) == 0
+    press(steps)
+    assert steps.found([*stem, 7, 7]) == 18
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_the_tail_where_a_sequence_was_stopped_is_kept_and_none_on_its_way(ends: bool) -> None:
+    steps, keys = Steps(pages=60, windows={WINDOW: 60}), range(40)
+    lease = steps.open(keys)
+    for upto in range(8, 41, 8):
+        steps.compute(lease, keys, upto, adopt=upto)
+    press(steps)
+    assert steps.found(keys) == 40 and steps.found(range(32)) == 0, "while it runs"
+    lease.close(array("q", keys), 40) if ends else lease.drop()
+    steps.life(range(500, 520))
+    press(steps)
+    assert steps.found(keys) == 40 and steps.found(range(32)) == 0
+    (pool,) = steps.cache.pools.windows
+    assert pool.total - pool.free == 2 + 2, "two tails of six tokens"
+
+
+def test_who_goes_on_does_not_take_along_the_tail_of_one_that_was_stopped_there() -> None:
+    steps, keys = Steps(pages=60, windows={WINDOW: 60}), range(33)
+    stopped, other = steps.open(keys), steps.open(keys)
+    for lease in (stopped, other):
+        steps.compute(lease, keys, 16)
+        lease.adopt(array("q", keys), 16)
+    stopped.drop()
+    steps.compute(other, keys, 32, adopt=32)
+    press(steps)
+    assert steps.found(keys[:16]) == 16
 
 
 def test_nothing_is_let_go_of_before_it_is_needed() -> None:

@@ -164,7 +164,7 @@ def test_the_walks_go_where_it_hurts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loads above preempt, evict, reuse, share and guess, and lose pages of windows; otherwise they would prove
     little."""
     seen: Counter[str] = Counter()
-    for name in ("_longest", "strip", "exchange", "_unmark"):
+    for name in ("_hole", "strip", "exchange", "_unmark"):
         monkeypatch.setattr(Tails, name, _counted(getattr(Tails, name), name, seen))
     totals = {"preemptions": 0, "reused_tokens": 0, "computed_tokens": 0, "drafted": 0, "accepted": 0}
     lonely = 0

@@ -6,6 +6,7 @@ The vocabulary has a token for every two neighbouring bytes of the texts, so tha
 from __future__ import annotations
 
 import ctypes
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ APART = frozenset({"deepseek-llm"})
 
 def _merges() -> list[str]:
     data = [text.encode() for text in TEXTS]
-    pairs = dict.fromkeys((a, b) for text in data for a, b in zip(text, text[1:], strict=False))
+    pairs = dict.fromkeys((a, b) for text in data for a, b in pairwise(text))
     return [f"{ALPHABET[a]} {ALPHABET[b]}" for a, b in pairs]
 
 

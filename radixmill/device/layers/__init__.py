@@ -11,7 +11,7 @@ from radixmill.device.layers.mla import MLA, LatentShape
 from radixmill.device.layers.mlp import MLP
 from radixmill.device.layers.moe import MoEShape, SparseMoE
 from radixmill.device.layers.norm import LayerNorm, Norm
-from radixmill.device.layers.rope import Rope, RopeSpec
+from radixmill.device.layers.rope import Growth, Rope, RopeSpec
 
 __all__ = [
     "MLA",
@@ -21,6 +21,7 @@ __all__ = [
     "Build",
     "Embedding",
     "ForwardBatch",
+    "Growth",
     "Head",
     "LatentShape",
     "LayerNorm",

@@ -10,7 +10,7 @@ from radixmill.device.layers.batch import ForwardBatch
 from radixmill.device.layers.build import Build, Order, Parts
 from radixmill.device.layers.linear import Linear, projections
 from radixmill.device.layers.norm import Norm
-from radixmill.device.layers.rope import Rope, RopeSpec, turned_rows
+from radixmill.device.layers.rope import Grown, Growth, Rope, RopeSpec, turned_rows
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class AttentionShape:
     turned: int | None = None  # of a head's numbers the first so many turn; None: all
     interleaved: bool = False  # neighbours turn together, in the order of the checkpoint's rows
     sinks: bool = False  # each query head has one (role sinks)
+    growth: Growth | None = None  # of queries
 
     def order(self, heads: int) -> Order | None:
         """The rows of so many heads, with those that turn together brought to the halves of what turns. None: as they are."""
@@ -59,6 +60,9 @@ class Attention:
         turn = Rope(build, shape.rope, turned if shape.rope else 0)
         weights = (norms[0].weight, norms[1].weight, norms[0].eps) if norms else None
         self.heads = Heads(shape.heads, shape.kv_heads, shape.dim, turn.cos, turn.sin, weights)
+        self.grown = None
+        if shape.growth is not None and build.positions > shape.growth.original:
+            self.grown = Grown(build, shape.growth, shape.dim)
         self.params = shape.params
         if shape.sinks:
             self.params = replace(shape.params, sinks=build.vector(part("sinks"), shape.heads))
@@ -70,6 +74,8 @@ class Attention:
             parts = (self.wide_norms[0](parts[0]), self.wide_norms[1](parts[1]), parts[2])
         kv = batch.kv[shape.layer]
         q = self.ops.qkv(parts, self.heads, batch.positions, kv, ragged)  # [T, H, D]
+        if self.grown is not None:
+            q = self.grown(q, batch.positions)
         y = self.ops.attention(q, kv, ragged, self.params)
         return self.out(y.reshape(-1, shape.heads * shape.dim))
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixmill.core.errors import BadModel
+from radixmill.device.kernels.contract import Array
 from radixmill.device.layers.build import Build, Order
 
 Frequencies = NDArray[np.float64]  # [D / 2]
@@ -136,6 +137,33 @@ class RopeSpec:
     def within(self, positions: int) -> Scaling | None:
         """The scaling for sequences of at most so many positions."""
         return self.scaling.within(positions) if isinstance(self.scaling, LongRope) else self.scaling
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Queries grow by 1 + beta · ln(1 + ⌊position / original⌋), as Llama 4's do beyond what the model was pretrained on."""
+
+    beta: float
+    original: int
+
+    def factors(self, positions: int) -> NDArray[np.float64]:
+        """[positions]"""
+        return 1 + self.beta * np.log1p(np.arange(positions) // self.original)
+
+
+class Grown:
+    """q [T, H, D] → the same shape: a turn by no angle, with its magnitude. May reuse q's memory."""
+
+    def __init__(self, build: Build, growth: Growth, dim: int) -> None:
+        def make() -> tuple[Array, Array]:
+            table = np.repeat(growth.factors(build.positions)[:, None], dim // 2, axis=1)
+            return build.ops.array(table), build.ops.array(np.zeros_like(table))
+
+        self.ops = build.ops
+        self.cos, self.sin = build.shared((growth, dim), make)
+
+    def __call__(self, q: Array, positions: NDArray[np.int32]) -> Array:
+        return self.ops.rope(q, positions, self.cos, self.sin)
 
 
 class Rope:

@@ -26,6 +26,8 @@ def open_checkpoint(files: ModelFiles, *, load_format: str = "auto", seed: int =
 def _dummy(files: ModelFiles, seed: int) -> Checkpoint:
     """Without tensors: their shapes follow from the architecture."""
     if not files.is_gguf:
-        return DummyCheckpoint(folder_config(files.root), {}, seed, eos_ids(files))
+        config = folder_config(files.root)
+        config.pop("quantization_config", None)  # how the files are packed, which nobody reads
+        return DummyCheckpoint(config, {}, seed, eos_ids(files))
     file = GGUFFile(files.root)
     return DummyCheckpoint(gguf_config(file), {}, seed, eos_ids(files, file))

@@ -14,6 +14,7 @@ from radixmill.device.layers import (
     Build,
     Embedding,
     ForwardBatch,
+    Growth,
     Head,
     LayerNorm,
     Norm,
@@ -55,6 +56,7 @@ class DecoderConfig:
     scale: float  # of attention scores
     softcap: float | None = None  # of attention scores
     sinks: bool = False  # each query head has one
+    growth: Growth | None = None  # of queries, by their position
     logit_softcap: float | None = None
     logit_scale: float = 1.0
     embed_scale: float = 1.0
@@ -78,6 +80,7 @@ class DecoderConfig:
             turned=self.turned,
             interleaved=self.interleaved,
             sinks=self.sinks,
+            growth=self.growth,
         )
 
     def settled(self, positions: int) -> Self:

@@ -110,6 +110,8 @@ class RadixTree:
         self.nodes += 1
         self.evictable += child.fresh
         if self.tails:
+            if len(node.children) > 1:
+                self._touch(node)
             self.tails.grown(child)
         self._merge_tail(node)
         return child

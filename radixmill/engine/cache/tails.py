@@ -49,10 +49,21 @@ class Tails:
     # --- look
 
     def usable(self, node: Node, tokens: int) -> int:
-        """Of `tokens` matched, the deepest node being `node`, how many a sequence can go on behind."""
-        if all(self._has_tail(node, tokens, group, pool) for group, pool in self._groups):
-            return tokens
-        return self._longest(node, tokens)
+        """Of `tokens` matched, the deepest node being `node`, how many a sequence can go on behind: of all ends of pages and
+        nodes on the path the last whose tail is there."""
+        size, hole = self.page_size, tokens  # page index: no tail from behind it is whole
+        while node.parent is not None:
+            stop, start = min(node.end, tokens), node.start // size
+            last = -1 if self._bare(node) else min(-(-stop // size) - 1, hole)
+            for index in range(last, start - 1, -1):
+                if index <= hole:
+                    upto = min(stop, (index + 1) * size)
+                    found = self._hole(node, upto)
+                    if found is None:
+                        return upto
+                    hole = found
+            hole, node = min(hole, start) if last < 0 else hole, node.parent
+        return 0
 
     def tail(self, node: Node, group: int, first: int) -> array[int]:
         """Pages of the path to `node` from index `first` on."""
@@ -60,8 +71,18 @@ class Tails:
         ids.reverse()
         return ids
 
-    def _has_tail(self, node: Node, upto: int, group: int, pool: WindowPool) -> bool:
-        return all(page != HOLE for _, page in self._backwards(node, upto, group, pool.first(upto)))
+    def _hole(self, node: Node, upto: int) -> int | None:
+        """Index of a page that is lacking in the tail of `upto`."""
+        for group, pool in self._groups:
+            for index, page in self._backwards(node, upto, group, pool.first(upto)):
+                if page == HOLE:
+                    return index
+        return None
+
+    def _bare(self, node: Node) -> bool:
+        """Whether no tail that ends in the node is whole, at a glance."""
+        lists = (node.pages[group] for group, pool in self._groups if pool.window > 1)
+        return any(ids.count(HOLE) == len(ids) for ids in lists)
 
     def _backwards(self, node: Node, upto: int, group: int, first: int) -> Iterator[tuple[int, int]]:
         """(index, page) of the path to `node`, from the page before `upto` back to `first`: of each, the deepest node's."""
@@ -74,28 +95,15 @@ class Tails:
                 start = node.start // size
             yield index, node.pages[group][index - start]
 
-    def _longest(self, node: Node, tokens: int) -> int:
-        """Of all ends of pages and nodes on the path below `tokens`, the last whose tail is there."""
-        size, best, at = self.page_size, 0, 0
-        before = holes = [-1] * len(self._groups)  # index of the last hole below page index `at`, and up to it
-        for step in _path(node):
-            stop, start = min(step.end, tokens), step.start // size
-            for index in range(start, -(-stop // size)):
-                if index > at:
-                    at, before = index, holes
-                pages = (step.pages[group][index - start] for group, _ in self._groups)
-                holes = [at if page == HOLE else hole for hole, page in zip(before, pages, strict=True)]
-                upto = min(stop, (index + 1) * size)
-                if all(hole < pool.first(upto) for hole, (_, pool) in zip(holes, self._groups, strict=True)):
-                    best = upto
-        return best
-
     # --- what the tree tells
 
     def grown(self, child: Node) -> None:
-        """A new leaf: the tree refers to its pages, and to its first one instead of a hole before it."""
+        """A new leaf: the tree refers to its pages, and to its first one instead of a hole before it. Where it is not the
+        only child, branches part."""
         parent, inside = child.parent, child.start % self.page_size
         assert parent is not None
+        if len(parent.children) > 1:
+            self.mark(parent)
         for group, pool in self._groups:
             ids = child.pages[group]
             for page in ids:
@@ -263,12 +271,3 @@ class Tails:
                 tail = len(ids) if mark is None else max(pool.first(mark) - node.start // self.page_size, 0)
                 assert len(ids) == len(node.pages[0])
                 assert node.queued or all(page == HOLE for page in ids[:tail])
-
-
-def _path(node: Node) -> list[Node]:
-    """From below the root to `node`."""
-    path = []
-    while node.parent is not None:
-        path.append(node)
-        node = node.parent
-    return path[::-1]

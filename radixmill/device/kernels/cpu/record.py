@@ -50,6 +50,7 @@ class Value:
     width: int
     register: int | None = None
     late: Late | None = None
+    dim: int = 0  # of each head, where these are heads
 
     def reshape(self, *_: int) -> Value:
         """Rows stay rows; a register knows the width alone."""
@@ -127,10 +128,13 @@ class Recorder:
         q_norm, k_norm, eps = heads.norms or (None, None, 0.0)
         registers = [self._register(part) for part in parts]
         turn = (heads.cos, heads.sin, heads.cos.shape[1])
-        return Value(
-            heads.heads * heads.dim,
-            self.program.qkv(registers, kv, heads.heads, *turn, q_norm, k_norm, eps, ragged.number),
-        )
+        register = self.program.qkv(registers, kv, heads.heads, *turn, q_norm, k_norm, eps, ragged.number)
+        return Value(heads.heads * heads.dim, register, dim=heads.dim)
+
+    def rope(self, x: Value, positions: Any, cos: Array, sin: Array) -> Value:
+        """In place, of heads."""
+        self.program.rope(self._register(x), x.width // x.dim, cos, sin, cos.shape[1])
+        return x
 
     def latents(self, q: Value, latent: Value, heads: LatentHeads, positions: Any, kv: Array, ragged: Group) -> Value:
         norm, eps = heads.norm

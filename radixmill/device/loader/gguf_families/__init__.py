@@ -32,7 +32,7 @@ class GGUFFamily:
 FAMILIES: Mapping[str, GGUFFamily] = {
     "command-r": GGUFFamily(("Cohere",), dense.cohere, DENSE),
     "cohere2": GGUFFamily(("Cohere2",), dense.cohere2, DENSE),
-    "deepseek2": GGUFFamily(("DeepseekV2", "DeepseekV3"), mixtures.deepseek2, mixtures.DEEPSEEK2),
+    "deepseek2": GGUFFamily(("DeepseekV2", "DeepseekV3", "Glm4MoeLite"), mixtures.deepseek2, mixtures.DEEPSEEK2),
     "dots1": GGUFFamily(("Dots1",), mixtures.dots1, mixtures.DOTS1),
     "ernie4_5": GGUFFamily(("Ernie4_5",), dense.ernie4_5, DENSE),
     "ernie4_5-moe": GGUFFamily(("Ernie4_5_Moe",), mixtures.ernie4_5_moe, mixtures.ERNIE4_5_MOE),
@@ -49,7 +49,7 @@ FAMILIES: Mapping[str, GGUFFamily] = {
     ),
     "llama": GGUFFamily(("Llama", "Mistral", "Mixtral"), dense.llama, EXPERTS, interleaved=True),
     "minimax-m2": GGUFFamily(("MiniMaxM2",), mixtures.minimax_m2, mixtures.MINIMAX_M2),
-    "mistral3": GGUFFamily(("Mistral3",), dense.llama, DENSE, interleaved=True),
+    "mistral3": GGUFFamily(("Llama", "Mistral"), dense.llama, DENSE, interleaved=True),
     "olmo2": GGUFFamily(("Olmo2", "Olmo3"), dense.olmo2, dense.OLMO2),
     "olmoe": GGUFFamily(("Olmoe",), mixtures.olmoe, EXPERTS),
     "phi3": GGUFFamily(("Phi3",), dense.phi3, dense.PHI3),

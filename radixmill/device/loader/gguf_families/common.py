@@ -158,6 +158,12 @@ def dense_layers(keys: Metadata) -> list[int]:
     return [i for i in range(layers(keys)) if not keys.has(f"blk.{i}.ffn_gate_inp.weight")] if _tensors(keys) else []
 
 
+def leading_dense(keys: Metadata) -> int:
+    """How many layers come before the first with a router; some files' keys don't say."""
+    count, dense = keys.whole("leading_dense_block_count", 0, least=0), dense_layers(keys)
+    return len(dense) if dense == list(range(len(dense))) and _tensors(keys) else count
+
+
 def fixed(keys: Metadata, key: str, *values: Any) -> None:
     """A key that may be there as long as it says one of `values`; another is left to be refused by name."""
     if keys.get(key) not in (None, *values):

@@ -14,6 +14,7 @@ from radixmill.device.loader.gguf_families.common import (
     experts,
     fixed,
     layer_types,
+    leading_dense,
     part_heads,
     rms_norms,
     rope,
@@ -218,7 +219,7 @@ def chosen(keys: Metadata) -> Words:
         "topk_group": keys.whole("expert_group_used_count", 1),
         "n_shared_experts": keys.whole("expert_shared_count", 0, least=0),
         "moe_intermediate_size": expert_inner(keys),
-        "first_k_dense_replace": keys.whole("leading_dense_block_count", 0, least=0),
+        "first_k_dense_replace": leading_dense(keys),
         "routed_scaling_factor": keys.real("expert_weights_scale", 1.0),
         "norm_topk_prob": keys.flag("expert_weights_norm", False),
     }

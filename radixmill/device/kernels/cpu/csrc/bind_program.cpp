@@ -122,6 +122,10 @@ void bind_program(nb::module_& m) {
       .def("gated", [](OwnedProgram& self, Register x, int activation) {
         return self.program.gated(x, Activation(activation));
       })
+      .def("rope", [](OwnedProgram& self, Register x, int heads, nb::object cos, nb::object sin, int half) {
+        const int limit = table_limit(Array<float>(cos), half);
+        self.program.rope(x, heads, self.floats(cos, kAny), self.floats(sin, size_t(limit) * half), limit, half);
+      })
       .def("dimmed", [](OwnedProgram& self, Register x, Register gate) { self.program.dimmed(x, gate); })
       .def("route", [](OwnedProgram& self, Register logits, const Routing& routing, nb::object bias) {
         return self.program.route(logits, self.floats(bias, size_t(routing.experts)), routing);

@@ -119,6 +119,15 @@ Program::Register Program::gated(Register x, Activation activation) {
   return y;
 }
 
+void Program::rope(Register x, int heads, const float* cos, const float* sin, int limit, int half) {
+  use(x);
+  const Value in = value(x);
+  expect(in.rows == Rows::tokens && in.width % heads == 0, "heads of tokens");
+  record(in.rows, [=](const Step& step, const std::vector<float*>& at) {
+    engine_.rope(at[size_t(x)], step.tokens, heads, in.width / heads, step.positions, cos, sin, limit, half);
+  });
+}
+
 void Program::dimmed(Register x, Register gate) {
   expect(value(gate).width == 1 && value(gate).rows == value(x).rows, "a gate");
   use(x), use(gate);

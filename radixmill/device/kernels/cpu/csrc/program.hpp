@@ -33,6 +33,7 @@ class Program {
   Register layer_norm(Register x, const float* weight, int groups, int k, float eps);
   void add(Register x, Register y);  // x += y
   void dimmed(Register x, Register gate);  // in place
+  void rope(Register x, int heads, const float* cos, const float* sin, int limit, int half);  // in place
   Register scale(Register x, float by);
   Register softcap(Register x, float cap);
   Register gated(Register x, Activation activation);
