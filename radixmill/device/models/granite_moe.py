@@ -1,4 +1,5 @@
-"""Granite 3 mixtures of experts (IBM, 2024): Granite's four multipliers around the Mixtral block."""
+"""Granite 3 mixtures of experts (IBM, 2024): Granite's four multipliers around the Mixtral block, some with a block beside the
+experts that every token goes through."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from radixmill.device.models.decoder import Family
 from radixmill.device.models.keys import Keys, dimensions, rope, stretched
 from radixmill.device.models.sparse import SparseConfig, checked, count_of_experts
 
-ARCHITECTURES = ("GraniteMoeForCausalLM",)
+ARCHITECTURES = ("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,7 @@ class Config(SparseConfig):
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys)
         positions = keys.count("max_position_embeddings", 2048)
         turn = rope(keys, positions)
@@ -48,12 +49,22 @@ class Config(SparseConfig):
             biased=frozenset(biased),
             routing=checked(keys, routing),
             expert_inner=sizes["inner"],
+            shared_inner=keys.natural("shared_intermediate_size", 0),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 
-WEIGHTS = replace(sparse.WEIGHTS, block={**sparse.WEIGHTS.block, "router": ("mlp.router.layer",)})
+WEIGHTS = replace(
+    sparse.WEIGHTS,
+    block={
+        **sparse.WEIGHTS.block,
+        "router": ("mlp.router.layer",),
+        "shared_gate_up": ("shared_mlp.input_linear",),
+        "shared_down": ("shared_mlp.output_linear",),
+    },
+    instead={"shared_gate_up": {"shared_gate_up": ("shared_mlp.gate_proj", "shared_mlp.up_proj")}},
+)
 
 
 class Block(sparse.Block):
