@@ -111,4 +111,4 @@ def test_same_bits_whatever_the_pools_hold(executor: LocalExecutor) -> None:
     if windows:
         tight, fewer = serve(executor, requests(), ROOMY, least)
         assert tight == expected
-        assert 0 < fewer.reused_tokens and hits.computed_tokens < fewer.computed_tokens
+        assert fewer.reused_tokens > 0 and hits.computed_tokens < fewer.computed_tokens
