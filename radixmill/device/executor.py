@@ -139,6 +139,7 @@ def open_executor(
         if isinstance(checkpoint, DummyCheckpoint):
             checkpoint = checkpoint.shaped(outline(kind, model_config))
         resolved = _resolve(config, hardware, model_config)
+        model_config = model_config.settled(resolved.context)
         ops = _open_backend(resolved.config)
         ops.beats = None if beats is None else np.frombuffer(beats, np.uint64)
         if beside:
@@ -233,8 +234,19 @@ def numerics_id(
 
 
 def _resolve(config: Config, hardware: Hardware, model: DecoderConfig) -> Resolved:
+    """For the groups that the model has once it is settled for the context that comes out.
+
+    A window that this context never fills goes, and its layers join those without. That takes no context away: such a
+    window had room for a sequence of the whole context.
+    """
     kv = _kv_type(config)
-    return resolve(config, hardware, ModelFacts(model.context, _groups(model, lambda shape: shape.nbytes(kv)), kv))
+    while True:
+        groups = _groups(model, lambda shape: shape.nbytes(kv))
+        resolved = resolve(config, hardware, ModelFacts(model.context, groups, kv))
+        settled = model.settled(resolved.context)
+        if settled.groups == model.groups:
+            return resolved
+        model = settled
 
 
 def _groups(model: DecoderConfig, nbytes: Callable[[KVShape], int]) -> tuple[GroupFacts, ...]:

@@ -132,6 +132,26 @@ def test_every_number_of_eight_bits() -> None:
     assert found.max(initial=0, where=~np.isnan(found)) == 448
 
 
+KV_SCALES = (
+    "self_attn.k_scale", "self_attn.attn.q_scale", "self_attn.k_proj.k_scale", "self_attn.v_proj.v_scale", "self_attn.v_proj.output_scale",
+)  # fmt: skip
+
+
+def test_scales_for_cached_values_are_left_alone(tmp_path: Path) -> None:
+    quantization = {**compressed("channel"), "kv_cache_scheme": {"num_bits": 8, "type": "float"}}
+    files = Files(1, 0, "weight_scale")
+    plain = opened(files.write(tmp_path / "plain", compressed("channel")))
+    for name in KV_SCALES:
+        files.replaced(f"model.layers.0.{name}", "F32", np.full(1, 7, np.float32))
+    found, ops = opened(files.write(tmp_path / "scaled", quantization)), backend("reference", "exact")
+    kind = family(found.config)
+    builder = Build(ops, found, 64)
+    Decoder(builder, kind, kind.config.from_hf(found.config), found.names)
+    assert any("and 3 more" in note for note in builder.notes)
+    assert any("cached as --kv-cache-dtype says" in note for note in builder.notes)
+    np.testing.assert_array_equal(logits(found, ops), logits(plain, ops))
+
+
 WAYS = {
     "deepseek": (DEEPSEEK, (128, 128, "weight_scale_inv")),
     "whole": ({**DEEPSEEK, "weight_block_size": None}, (0, 0, "weight_scale_inv", lambda s: s.reshape(()))),
@@ -287,7 +307,6 @@ def test_how_scales_are_read_is_part_of_the_fingerprint(tmp_path: Path) -> None:
         ({**compressed("channel"), "format": "pack-quantized"}, "of format 'pack-quantized' are not supported"),
         (compressed("group"), "'strategy': 'group'"),
         (compressed("channel", num_bits=4), "'num_bits': 4"),
-        ({**compressed("channel"), "kv_cache_scheme": {"num_bits": 8}}, "kv_cache_scheme"),
         ({**compressed("channel"), "config_groups": {}}, "in 0 ways"),
     ],
 )  # fmt: skip

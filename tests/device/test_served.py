@@ -32,7 +32,7 @@ Said = dict[int, list[tuple[int, TokenLogprob]]]
 @pytest.fixture(params=SERVED, ids="-".join)
 def executor(request: pytest.FixtureRequest, tmp_path: Path) -> LocalExecutor:
     name, kv = request.param
-    (tmp_path / "config.json").write_text(json.dumps(longer(tiny_models.config(name))))
+    (tmp_path / "config.json").write_text(json.dumps(tiny_models.config(name, max_position_embeddings=128)))
     settings = Config(
         model=ModelOptions(load_format="dummy"),
         compute=ComputeOptions(threads=1),
@@ -40,12 +40,6 @@ def executor(request: pytest.FixtureRequest, tmp_path: Path) -> LocalExecutor:
         schedule=ScheduleOptions(max_running_requests=SLOTS, step_tokens=STEP),
     )
     return open_executor(settings, ModelFiles(name, tmp_path), Hardware(1, 1 << 30, detect().isa))
-
-
-def longer(config: dict[str, Any]) -> dict[str, Any]:
-    """The tiny model, with room for these requests."""
-    text = config.get("text_config")
-    return {**config, "max_position_embeddings": 128} if text is None else {**config, "text_config": longer(text)}
 
 
 def requests() -> list[Submit]:

@@ -97,10 +97,10 @@ LATENT: Mapping[str, Tiny] = {
 MODELS = {**DENSE, **EXPERTS, **LATENT}
 
 
-def config(name: str) -> dict[str, Any]:
+def config(name: str, **more: Any) -> dict[str, Any]:
     """config.json of a tiny model; one of text and images has most of it under text_config. A key of None is absent."""
-    _, architecture, more = MODELS[name]
-    numbers = {k: v for k, v in {**SIZES, **more}.items() if v is not None}
+    _, architecture, own = MODELS[name]
+    numbers = {k: v for k, v in {**SIZES, **own, **more}.items() if v is not None}
     if architecture.endswith("ForConditionalGeneration"):
         numbers = {"text_config": numbers, "vision_config": {}}
     return {"architectures": [architecture], **numbers}

@@ -6,7 +6,8 @@
     x.weight_scale_inv []                 of the whole matrix, quant_method fp8 without weight_block_size
     x.weight_scale [N, 1], [1], or as above       quant_method compressed-tensors, format float-quantized; fbgemm_fp8
 
-Scales of what the matrix is multiplied with, which some files have too, are left alone: activations keep more bits here.
+Scales of what the matrix is multiplied with, which some files have too, are left alone: activations keep more bits here. So
+are scales for cached keys and values (kv_cache_scheme): these are kept as --kv-cache-dtype says.
 """
 
 from __future__ import annotations
@@ -103,8 +104,6 @@ def _compressed(root: Path, found: Mapping[str, Any]) -> Fp8:
         raise BadModel(
             f"{root}: config_groups of compressed-tensors scale matrices in {len(blocks)} ways; one is supported"
         )
-    if found.get("kv_cache_scheme") is not None:
-        raise BadModel(f"{root}: kv_cache_scheme of compressed-tensors is not supported; only null is")
     return Fp8(blocks.pop())
 
 

@@ -23,7 +23,7 @@ class Config(DecoderConfig):
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         second = COHERE2 in keys.get("architectures", ())
         sizes = {
             **dimensions(keys, tie_word_embeddings=True),
@@ -47,7 +47,7 @@ class Config(DecoderConfig):
             head_norms=not second and keys.flag("use_qk_norm", False),
             biased=frozenset(biased),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
     def lacks(self, layer: int) -> Collection[str]:

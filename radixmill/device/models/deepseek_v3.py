@@ -22,7 +22,7 @@ ARCHITECTURES = ("DeepseekV3ForCausalLM",)
 class Config(LatentConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         keys.expect("mlp_bias", False)
         numbers = latent_numbers(keys, q_lora_rank=1536, max_position_embeddings=4096)
         config = cls(
@@ -32,9 +32,9 @@ class Config(LatentConfig):
             routing=sigmoid(keys, experts=256, top=8, scaling=2.5, groups=8, top_groups=4),
             biased_choice=True,
             interleaved=keys.flag("rope_interleave", True),
-            spare_layers=keys.get("num_nextn_predict_layers", 1),
+            spare_layers=keys.natural("num_nextn_predict_layers", 1),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

@@ -17,7 +17,7 @@ ARCHITECTURES = ("Dots1ForCausalLM",)
 class Config(SparseConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys)
         positions = keys.count("max_position_embeddings", 2048)
         turn = rope(keys, positions)
@@ -50,7 +50,7 @@ class Config(SparseConfig):
             biased_choice=True,
             shared_inner=inner * keys.count("n_shared_experts"),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

@@ -19,7 +19,7 @@ ARCHITECTURES = ("Ernie4_5_MoeForCausalLM",)
 class Config(SparseConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys, num_key_value_heads=4, rms_norm_eps=1e-5, tie_word_embeddings=True)
         positions = keys.count("max_position_embeddings", 131_072)
         turn = rope(keys, positions, 500_000.0)
@@ -46,7 +46,7 @@ class Config(SparseConfig):
             biased_choice=True,
             shared_inner=inner * keys.natural("moe_num_shared_experts", 2),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

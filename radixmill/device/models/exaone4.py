@@ -18,7 +18,7 @@ ARCHITECTURES = ("Exaone4ForCausalLM",)
 class Config(DecoderConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys, num_key_value_heads=32, rms_norm_eps=1e-5)
         positions = keys.count("max_position_embeddings", 2048)
         turn = rope(keys, positions)
@@ -33,7 +33,7 @@ class Config(DecoderConfig):
             unturned=frozenset(i for i, one in enumerate(windows) if window is not None and one is None),
             scale=sizes["head_dim"] ** -0.5,
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

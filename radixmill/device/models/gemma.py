@@ -15,7 +15,7 @@ ARCHITECTURES = ("GemmaForCausalLM",)
 class Config(DecoderConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys, num_key_value_heads=16, head_dim=256, tie_word_embeddings=True)
         positions = keys.count("max_position_embeddings", 8192)
         turn = rope(keys, positions)
@@ -34,7 +34,7 @@ class Config(DecoderConfig):
             norms_plus_one=True,
             biased=frozenset(biased),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

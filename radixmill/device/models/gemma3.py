@@ -58,7 +58,7 @@ class Config(DecoderConfig):
             norms_plus_one=True,
             biased=frozenset(biased),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

@@ -17,7 +17,7 @@ ARCHITECTURES = ("GlmForCausalLM",)
 class Config(DecoderConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys, num_key_value_heads=2, head_dim=128, rms_norm_eps=1.5625e-7)
         positions = keys.count("max_position_embeddings", 131_072)
         turn, turned = partial_rope(keys, positions, sizes["head_dim"], 0.5)
@@ -33,7 +33,7 @@ class Config(DecoderConfig):
             scale=sizes["head_dim"] ** -0.5,
             biased=frozenset(biased),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

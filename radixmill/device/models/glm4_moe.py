@@ -21,7 +21,7 @@ ARCHITECTURES = ("Glm4MoeForCausalLM",)
 class Config(SparseConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys, num_key_value_heads=8, rms_norm_eps=1e-5)
         positions = keys.count("max_position_embeddings", 131_072)
         turn, turned = partial_rope(keys, positions, sizes["head_dim"], 0.5)
@@ -54,7 +54,7 @@ class Config(SparseConfig):
             shared_inner=inner * keys.natural("n_shared_experts", 1),
             head_norms=keys.flag("use_qk_norm", False),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

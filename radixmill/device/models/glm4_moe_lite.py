@@ -13,14 +13,18 @@ from radixmill.device.models.deepseek_v3 import sigmoid
 from radixmill.device.models.keys import Keys
 
 ARCHITECTURES = ("Glm4MoeLiteForCausalLM",)
+# What a file may leave out.
+DEFAULTS = {
+    "q_lora_rank": 768, "qk_nope_head_dim": 192, "v_head_dim": 256, "max_position_embeddings": 202_752, "rms_norm_eps": 1e-5,
+}  # fmt: skip
 
 
 class Config(LatentConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         keys.expect("mlp_bias", False)
-        numbers = latent_numbers(keys, q_lora_rank=768, max_position_embeddings=202_752, rms_norm_eps=1e-5)
+        numbers = latent_numbers(keys, **DEFAULTS)
         config = cls(
             **numbers,
             **expert_sizes(keys, 1),
@@ -28,9 +32,9 @@ class Config(LatentConfig):
             routing=sigmoid(keys, experts=64, top=4, scaling=1.8, groups=1, top_groups=1),
             biased_choice=True,
             interleaved=keys.flag("rope_interleave", True),
-            spare_layers=keys.get("num_nextn_predict_layers", 1),
+            spare_layers=keys.natural("num_nextn_predict_layers", 1),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

@@ -19,12 +19,12 @@ YARN = {"rope_type": "yarn", "factor": 32.0, "truncate": False, "original_max_po
 class Config(SparseConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys, num_key_value_heads=8, head_dim=64, rms_norm_eps=1e-5)
         positions = keys.count("max_position_embeddings", 131_072)
         turn = rope(keys, positions, 150_000.0)
         if not (keys.get("rope_scaling") or keys.get("rope_parameters")):
-            turn = rope_spec(YARN, turn.theta, positions)
+            turn = rope_spec(keys, YARN, turn.theta, positions)
         top = keys.count("num_experts_per_tok", 4)
         # The softmax of the chosen experts' logits is that of all, divided by their sum.
         routing = Routing(experts=count_of_experts(keys, 128), top=top, score="softmax", renormalise=True)
@@ -47,7 +47,7 @@ class Config(SparseConfig):
             routing=checked(keys, routing),
             expert_inner=sizes["inner"],
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

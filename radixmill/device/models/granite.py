@@ -22,7 +22,7 @@ class Config(DecoderConfig):
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys)
         positions = keys.count("max_position_embeddings", 2048)
         turn = rope(keys, positions)
@@ -38,7 +38,7 @@ class Config(DecoderConfig):
             logit_scale=1 / keys.number("logits_scaling", 1.0),
             biased=llama_biases(keys),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

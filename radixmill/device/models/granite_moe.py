@@ -22,7 +22,7 @@ class Config(SparseConfig):
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys)
         positions = keys.count("max_position_embeddings", 2048)
         turn = rope(keys, positions)
@@ -49,7 +49,7 @@ class Config(SparseConfig):
             routing=checked(keys, routing),
             expert_inner=sizes["inner"],
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

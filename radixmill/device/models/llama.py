@@ -17,7 +17,7 @@ ARCHITECTURES = ("LlamaForCausalLM",)
 class Config(DecoderConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys)
         positions = keys.count("max_position_embeddings", 2048)
         turn = rope(keys, positions)
@@ -31,7 +31,7 @@ class Config(DecoderConfig):
             scale=sizes["head_dim"] ** -0.5,
             biased=llama_biases(keys),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

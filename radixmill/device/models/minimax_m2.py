@@ -18,7 +18,7 @@ ARCHITECTURES = ("MiniMaxM2ForCausalLM",)
 class Config(SparseConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys, num_key_value_heads=8, head_dim=128)
         positions, dim = keys.count("max_position_embeddings", 196_608), sizes["head_dim"]
         turn, turned = partial_rope(keys, positions, dim, keys.count("rotary_dim", dim) / dim, 5e6)
@@ -51,7 +51,7 @@ class Config(SparseConfig):
             expert_inner=sizes["inner"],
             biased_choice=True,
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

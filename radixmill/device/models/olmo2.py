@@ -21,7 +21,7 @@ ARCHITECTURES = ("Olmo2ForCausalLM", OLMO3)
 class Config(DecoderConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys, rms_norm_eps=1e-5)
         positions = keys.count("max_position_embeddings", 2048)
         windows: tuple[int | None, ...] = (None,) * sizes["layers"]
@@ -44,7 +44,7 @@ class Config(DecoderConfig):
             scale=sizes["head_dim"] ** -0.5,
             biased=frozenset(biased),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

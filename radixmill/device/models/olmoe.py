@@ -18,7 +18,7 @@ ARCHITECTURES = ("OlmoeForCausalLM",)
 class Config(SparseConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys, rms_norm_eps=1e-5)
         positions = keys.count("max_position_embeddings", 4096)
         turn = rope(keys, positions)
@@ -42,7 +42,7 @@ class Config(SparseConfig):
             routing=checked(keys, routing),
             expert_inner=sizes["inner"],
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

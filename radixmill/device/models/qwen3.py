@@ -18,7 +18,7 @@ ARCHITECTURES = ("Qwen3ForCausalLM",)
 class Config(DecoderConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys, head_dim=128)
         positions = keys.count("max_position_embeddings", 32_768)
         turn = rope(keys, positions)
@@ -32,7 +32,7 @@ class Config(DecoderConfig):
             scale=sizes["head_dim"] ** -0.5,
             biased=frozenset(biased),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

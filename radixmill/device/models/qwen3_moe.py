@@ -18,7 +18,7 @@ ARCHITECTURES = ("Qwen3MoeForCausalLM",)
 class Config(SparseConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys, num_key_value_heads=4)
         positions = keys.count("max_position_embeddings", 32_768)
         turn = rope(keys, positions)
@@ -32,6 +32,9 @@ class Config(SparseConfig):
         if not keys.flag("use_sliding_window", False):
             window = None
         keys.inert(*sparse.TRAINING, "max_window_layers")  # a window is of all layers
+        keys.expect("qkv_bias", False)
+        keys.expect("use_qk_norm", True)
+        keys.expect("shared_expert_intermediate_size", 0)
         biased = ("q", "k", "v", "out") if keys.flag("attention_bias", False) else ()
         config = cls(
             **sizes,
@@ -45,7 +48,7 @@ class Config(SparseConfig):
             expert_inner=keys.count("moe_intermediate_size", 768),
             dense=stepped_layers(keys, sizes["layers"]),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

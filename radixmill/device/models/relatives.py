@@ -56,7 +56,7 @@ ARCHITECTURES = tuple(RELATIVES)
 class Config(DecoderConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         (name,) = set(keys.get("architectures", ())) & set(RELATIVES)
         kin = RELATIVES[name]
         sizes = dimensions(keys, **kin.sizes)
@@ -72,7 +72,7 @@ class Config(DecoderConfig):
             scale=sizes["head_dim"] ** -0.5,
             biased=kin.biases(keys),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 
