@@ -165,6 +165,32 @@ def test_a_windows_pool_that_is_full_refuses_and_changes_nothing() -> None:
     steps.cache.check()
 
 
+def test_a_newcomer_fits_if_every_group_has_the_pages_that_it_will_hold() -> None:
+    steps = Steps(pages=100, windows={400: 10, WINDOW: 10})
+    one, other = steps.open(range(20)), steps.open(range(100, 200))
+    steps.compute(one, [], 20)
+    fits = steps.cache.fits
+    assert fits(other, 20) and not fits(other, 21), "the longer window has 5 pages left of 10"
+    assert fits(other, 16, [(one, 20)]) and not fits(other, 17, [(one, 20)]), "one more for who runs"
+    assert fits(other, 12, [(one, 24)]) and not fits(other, 13, [(one, 24)]), "and its prefill"
+    short = Steps(pages=100, windows={WINDOW: 4})
+    assert short.cache.fits(short.open(range(300)), 300), "it never holds more than its window"
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_window_with_fewer_pages_admits_no_more_than_it_can_hold(overlap: bool) -> None:
+    """Whichever group is the scarce one, about as many are preempted."""
+    preempted = []
+    for pages, windows in ((100, ()), (400, (400,))):
+        model = spec(pages, slots=16, context=390, windows=windows, window_pages=100)
+        drive = Drive(model, overlap=overlap, check=False, step_tokens=64)
+        for id in range(24):
+            drive.submit(submit([id, *range(7)], id, seed=id, max_tokens=100))
+        drive.run()
+        preempted.append(drive.scheduler.counters.preemptions)
+    assert 0 < preempted[1] < 1.2 * preempted[0], preempted
+
+
 def play(window: int, size: int, *, pages: int = 40, spare: int = 0, tight: bool = True, **options: object) -> Drive:
     """Prompts with much in common, forks and all, in a pool of a window that is as small as may be."""
     least = lone_pages(window, size, 16, 4) + spare

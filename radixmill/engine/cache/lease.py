@@ -68,6 +68,16 @@ class Cache:
         """Whether pages will come free as soon as plans already made are committed."""
         return self.pools.retired > 0 or bool(self._unlocks)
 
+    def fits(self, lease: Lease, upto: int, others: Sequence[tuple[Lease, int]] = ()) -> bool:
+        """Whether pages can be had, in every group, for positions below `upto` of a lease and for the others', each below
+        its own, and for a page more of each of the others."""
+        need = lease.need(upto) + sum(1 + max(other.need(until), 0) for other, until in others)
+        return need <= self.available and all(
+            lease.lasting(group, upto) + sum(1 + other.lasting(group, until) for other, until in others)
+            <= pool.free + pool.idle
+            for group, pool in enumerate(self.pools.windows, 1)
+        )
+
     def peek(self, namespace: Hashable, keys: array[int]) -> int:
         """How many tokens `open` would find. Changes nothing, not even the order of eviction."""
         root = self.tree.roots.get(namespace)
@@ -196,6 +206,11 @@ class Lease:
     def need(self, upto: int) -> int:
         """Pages to take before [filled, upto) can be written."""
         return -(-upto // self.cache.page_size) - len(self.pages[0]) + self._ragged
+
+    def lasting(self, group: int, upto: int) -> int:
+        """Pages of a group with a window that we will hold, as soon as [filled, upto) is written, beyond those held now."""
+        will = -(-upto // self.cache.page_size) - self.cache.pools.windows[group - 1].first(upto)
+        return max(will - len(self.pages[group]) + self.firsts[group - 1], 0)
 
     def grow(self, upto: int) -> bool:
         """Make [filled, upto) writable, evicting if need be; on False nothing has changed."""
