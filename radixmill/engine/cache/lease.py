@@ -116,6 +116,11 @@ class Cache:
         """Whether the groups with windows have so many pages, or the tree can let go of them."""
         return all(pool.free + pool.idle >= count for pool in self.pools.windows)
 
+    def spares(self, count: int) -> bool:
+        """Whether `take` would give so many pages without letting go of any."""
+        free = count <= self.pools.free and self.tree.evictable <= self.keep
+        return free and all(count <= pool.free and pool.idle <= keep for pool, keep in self._keeps)
+
     def _make_windows(self, count: int) -> None:
         """Have `count` pages free in each group with a window, which can be."""
         assert self.tree.tails
@@ -237,9 +242,7 @@ class Lease:
 
     def spare(self, upto: int) -> bool:
         """Make [filled, upto) writable if free pages are enough, so that nobody loses anything by it."""
-        cache = self.cache
-        free = self.need(upto) <= cache.pools.free and cache.tree.evictable <= cache.keep
-        return upto <= self.room or (free and self.grow(upto))
+        return upto <= self.room or (self.cache.spares(self.need(upto)) and self.grow(upto))
 
     def settle(self, upto: int) -> None:
         """A plan wrote beyond `filled` on trial, and [filled, upto) is good: keep that, give back pages beyond it.
