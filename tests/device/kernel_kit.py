@@ -174,7 +174,8 @@ class Rows:
 
     def fresh(self, ops: Ops) -> Any:
         """Pages full of what must not be read: NaN, or random codes with scales of NaN."""
-        shape = KVShape(*self.k[0].shape[1:], self.v[0].shape[2], self.latent)
+        groups, dim = self.k[0].shape[1:]
+        shape = KVShape(groups, dim, self.v[0].shape[2], self.latent)
         kv = ops.kv_alloc(self.total_pages, self.page_size, shape)
         for array in arrays(kv):
             array[...] = rng(1).integers(-128, 128, array.shape) if array.dtype == np.int8 else np.nan

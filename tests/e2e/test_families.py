@@ -57,8 +57,8 @@ def test_killed_engines_change_no_byte(server: Server) -> None:
 
 def test_a_conversation_goes_on_from_what_is_cached(server: Server) -> None:
     first = asyncio.run(stream(server.url, body(5, 90)))
-    text = body(5, 90)["prompt"] + first["text"][0]
-    again = body(9, 40, prompt=text)
+    prompt = server.post("/tokenize", prompt=body(5, 90)["prompt"]).json()["tokens"]
+    again = body(9, 40, prompt=prompt + first["tokens"][0])
     found = asyncio.run(stream(server.url, again))
     cached = found["usage"]["prompt_tokens_details"]["cached_tokens"]
     assert cached >= found["usage"]["prompt_tokens"] - 2 * WINDOW
