@@ -32,6 +32,7 @@ SPOKEN: Mapping[str, tuple[type[Dialect], ...]] = {
     "Glm4MoeForCausalLM": (speak.Glm45, speak.Glm47),
     "GptOssForCausalLM": (speak.GptOss,),
     "GraniteMoeForCausalLM": (speak.Granite,),
+    "GraniteMoeSharedForCausalLM": (speak.Granite,),
     "MiniMaxM2ForCausalLM": (speak.MiniMaxM2,),
     "DeepseekV3ForCausalLM": (speak.DeepSeekR1, speak.DeepSeekV31, speak.KimiK2),
     "Glm4MoeLiteForCausalLM": (speak.Glm47,),

@@ -273,8 +273,9 @@ def test_scales_in_other_types(tmp_path: Path) -> None:
     for kind, stored, meant in (
         ("BF16", bits, (bits.astype(np.uint32) << 16).view(np.float32)),
         ("F8_E8M0", exponents, np.float32([[2.0**-7, 2.0**-6]])),
+        ("F8_E8M0", np.array([[0, 255]], np.uint8), np.float32([[2.0**-127, np.nan]])),
     ):
-        checkpoint = opened(files.replaced(name, kind, stored).write(tmp_path / kind, DEEPSEEK))
+        checkpoint = opened(files.replaced(name, kind, stored).write(tmp_path, DEEPSEEK))
         wide = np.repeat(np.repeat(meant, 128, axis=0), 128, axis=1)
         np.testing.assert_array_equal(widen(checkpoint.stored(f"{Q}.weight")).data, numbers * wide)
 

@@ -64,6 +64,7 @@ EXPERTS: Mapping[str, Tiny] = {
     "granite-moe": ("Q4_0", "GraniteMoeForCausalLM", {
         "num_local_experts": 4, "residual_multiplier": 0.3, "attention_multiplier": 0.2, "logits_scaling": 3.0,
     }),
+    "granite-moe-shared": ("Q8_0", "GraniteMoeSharedForCausalLM", {"num_local_experts": 4, "shared_intermediate_size": 32}),
     "ernie4-5-moe": ("Q4_1", "Ernie4_5_MoeForCausalLM", {
         "moe_num_experts": 6, "moe_k": 3, "moe_intermediate_size": 32,
     }),

@@ -25,6 +25,7 @@ from radixmill.device.kernels.contract import Stored
 from radixmill.device.quant import F8_BLOCK, as_f8_blocks, f8_floats
 
 KIND = "F8_E4M3"
+NAN_E8M0 = 255  # among scales that are stored as exponents alone
 _WEIGHT = ".weight"
 _SCALES = (".weight_scale_inv", ".weight_scale")
 _OF_INPUTS = (".input_scale", ".activation_scale", ".input_scale_ub")

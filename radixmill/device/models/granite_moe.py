@@ -1,4 +1,5 @@
-"""Granite 3 mixtures of experts (IBM, 2024): Granite's four multipliers around the Mixtral block."""
+"""Granite 3 mixtures of experts (IBM, 2024): Granite's four multipliers around the Mixtral block, some with a block beside the
+experts that every token goes through."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from radixmill.device.models.decoder import Family
 from radixmill.device.models.keys import Keys, attention_biases, dimensions, rope, stretched
 from radixmill.device.models.sparse import SparseConfig, checked, count_of_experts
 
-ARCHITECTURES = ("GraniteMoeForCausalLM",)
+ARCHITECTURES = ("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +48,22 @@ class Config(SparseConfig):
             biased=attention_biases(keys),
             routing=checked(keys, routing),
             expert_inner=sizes["inner"],
+            shared_inner=keys.natural("shared_intermediate_size", 0),
         )
         keys.done()
         return config
 
 
-WEIGHTS = replace(sparse.WEIGHTS, block={**sparse.WEIGHTS.block, "router": ("mlp.router.layer",)})
+WEIGHTS = replace(
+    sparse.WEIGHTS,
+    block={
+        **sparse.WEIGHTS.block,
+        "router": ("mlp.router.layer",),
+        "shared_gate_up": ("shared_mlp.input_linear",),
+        "shared_down": ("shared_mlp.output_linear",),
+    },
+    instead={"shared_gate_up": {"shared_gate_up": ("shared_mlp.gate_proj", "shared_mlp.up_proj")}},
+)
 
 
 class Block(sparse.Block):
