@@ -1,5 +1,5 @@
-"""Granite 3 mixtures of experts (IBM, 2024): Granite's four multipliers around the Mixtral block, some with a block beside the
-experts that every token goes through."""
+"""Granite 3 mixtures of experts (IBM, Granite 3.0 Language Models, 2024): Granite's four multipliers around the Mixtral block,
+some with a block beside the experts that every token goes through."""
 
 from __future__ import annotations
 
