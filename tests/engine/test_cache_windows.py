@@ -62,6 +62,47 @@ def test_a_hit_where_the_tail_was_kept() -> None:
     assert [copy.group for copy in copies] == [0, 1] and all(copy.tokens == 2 for copy in copies)
 
 
+@pytest.mark.parametrize(("window", "size"), [(6, 4), (9, 4), (8, 1), (128, 64), (1, 4), (2, 4), (2, 1)])
+def test_the_same_prompt_again_is_a_hit_of_all_but_its_last_token(window: int, size: int) -> None:
+    """A hit leaves the last token to compute, so it needs a page more where the window reaches back to a page's end."""
+    for length in range(window + size, window + 3 * size + 3):
+        steps, prompt = Steps(pages=100, size=size, windows={window: 100}), array("q", range(length))
+        steps.life(prompt)
+        press(steps)
+        assert steps.cache.peek("", prompt) == length - 1
+        lease, said = steps.open(prompt), [*prompt, *range(1000, 1003 + window)]
+        steps.compute(lease, said, length)
+        lease.adopt(prompt, length, rests=True)
+        steps.compute(lease, said, len(said))
+        lease.close(array("q", said), len(said))
+        press(steps)
+        assert steps.cache.peek("", prompt) == length - 1, "where a prompt ended and its answer went on"
+
+
+def test_guesses_have_no_prefix_forgotten() -> None:
+    """Of whichever group has too few free pages, or too many that prefixes fill."""
+    steps = Steps(pages=100, windows={WINDOW: 20})
+    for at in (0, 100):
+        steps.life(range(at, at + 30))
+    (pool,), lease = steps.cache.pools.windows, steps.open(range(500, 530))
+    steps.compute(lease, [], 8)
+    spare, idle = pool.free, pool.idle
+    assert steps.cache.pools.free > spare > 0
+    assert lease.spare(8 + 4 * spare) and not lease.spare(lease.room + 1)
+    assert pool.idle == idle and steps.found(range(30)) == 30 and steps.found(range(100, 115)) == 15
+    assert lease.grow(lease.room + 1) and pool.idle < idle
+
+
+def test_guesses_have_nothing_forgotten_that_is_kept_beyond_measure() -> None:
+    steps = Steps(pages=100, windows={WINDOW: 20})
+    steps.life(range(30))
+    lease, (pool,) = steps.open(range(500, 530)), steps.cache.pools.windows
+    steps.cache._keeps = ((pool, pool.idle - 1),)
+    assert not lease.spare(4)
+    steps.cache._keeps = ((pool, pool.idle),)
+    assert lease.spare(4)
+
+
 def test_where_the_tail_is_gone_one_goes_on_from_an_earlier_point_and_fills_the_holes() -> None:
     steps = Steps(pages=40, windows={WINDOW: 40})
     steps.life(range(30))
@@ -163,6 +204,32 @@ def test_a_windows_pool_that_is_full_refuses_and_changes_nothing() -> None:
     assert not lease.grow(20) and steps.found(range(8)) == 8
     assert lease.grow(16) and steps.found(range(8)) == 0
     steps.cache.check()
+
+
+def test_a_newcomer_fits_if_every_group_has_the_pages_that_it_will_hold() -> None:
+    steps = Steps(pages=100, windows={400: 10, WINDOW: 10})
+    one, other = steps.open(range(20)), steps.open(range(100, 200))
+    steps.compute(one, [], 20)
+    fits = steps.cache.fits
+    assert fits(other, 20) and not fits(other, 21), "the longer window has 5 pages left of 10"
+    assert fits(other, 16, [(one, 20)]) and not fits(other, 17, [(one, 20)]), "one more for who runs"
+    assert fits(other, 12, [(one, 24)]) and not fits(other, 13, [(one, 24)]), "and its prefill"
+    short = Steps(pages=100, windows={WINDOW: 4})
+    assert short.cache.fits(short.open(range(300)), 300), "it never holds more than its window"
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_window_with_fewer_pages_admits_no_more_than_it_can_hold(overlap: bool) -> None:
+    """Whichever group is the scarce one, about as many are preempted."""
+    preempted = []
+    for pages, windows in ((100, ()), (400, (400,))):
+        model = spec(pages, slots=16, context=390, windows=windows, window_pages=100)
+        drive = Drive(model, overlap=overlap, check=False, step_tokens=64)
+        for id in range(24):
+            drive.submit(submit([id, *range(7)], id, seed=id, max_tokens=100))
+        drive.run()
+        preempted.append(drive.scheduler.counters.preemptions)
+    assert 0 < preempted[1] < 1.2 * preempted[0], preempted
 
 
 def play(window: int, size: int, *, pages: int = 40, spare: int = 0, tight: bool = True, **options: object) -> Drive:

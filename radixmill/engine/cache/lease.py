@@ -68,6 +68,16 @@ class Cache:
         """Whether pages will come free as soon as plans already made are committed."""
         return self.pools.retired > 0 or bool(self._unlocks)
 
+    def fits(self, lease: Lease, upto: int, others: Sequence[tuple[Lease, int]] = ()) -> bool:
+        """Whether pages can be had, in every group, for positions below `upto` of a lease and for the others', each below
+        its own, and for a page more of each of the others."""
+        need = lease.need(upto) + sum(1 + max(other.need(until), 0) for other, until in others)
+        return need <= self.available and all(
+            lease.lasting(group, upto) + sum(1 + other.lasting(group, until) for other, until in others)
+            <= pool.free + pool.idle
+            for group, pool in enumerate(self.pools.windows, 1)
+        )
+
     def peek(self, namespace: Hashable, keys: array[int]) -> int:
         """How many tokens `open` would find. Changes nothing, not even the order of eviction."""
         root = self.tree.roots.get(namespace)
@@ -105,6 +115,11 @@ class Cache:
     def could(self, count: int) -> bool:
         """Whether the groups with windows have so many pages, or the tree can let go of them."""
         return all(pool.free + pool.idle >= count for pool in self.pools.windows)
+
+    def spares(self, count: int) -> bool:
+        """Whether `take` would give so many pages without letting go of any."""
+        free = count <= self.pools.free and self.tree.evictable <= self.keep
+        return free and all(count <= pool.free and pool.idle <= keep for pool, keep in self._keeps)
 
     def _make_windows(self, count: int) -> None:
         """Have `count` pages free in each group with a window, which can be."""
@@ -197,6 +212,11 @@ class Lease:
         """Pages to take before [filled, upto) can be written."""
         return -(-upto // self.cache.page_size) - len(self.pages[0]) + self._ragged
 
+    def lasting(self, group: int, upto: int) -> int:
+        """Pages of a group with a window that we will hold, as soon as [filled, upto) is written, beyond those held now."""
+        will = -(-upto // self.cache.page_size) - self.cache.pools.windows[group - 1].first(upto)
+        return max(will - len(self.pages[group]) + self.firsts[group - 1], 0)
+
     def grow(self, upto: int) -> bool:
         """Make [filled, upto) writable, evicting if need be; on False nothing has changed."""
         if upto <= self.room:
@@ -222,9 +242,7 @@ class Lease:
 
     def spare(self, upto: int) -> bool:
         """Make [filled, upto) writable if free pages are enough, so that nobody loses anything by it."""
-        cache = self.cache
-        free = self.need(upto) <= cache.pools.free and cache.tree.evictable <= cache.keep
-        return upto <= self.room or (free and self.grow(upto))
+        return upto <= self.room or (self.cache.spares(self.need(upto)) and self.grow(upto))
 
     def settle(self, upto: int) -> None:
         """A plan wrote beyond `filled` on trial, and [filled, upto) is good: keep that, give back pages beyond it.

@@ -11,7 +11,8 @@ A match of m tokens is good for the largest u ≤ m whose tail is there: what fo
 then fill the tree's holes (`exchange`). So a hole costs time and never a wrong key.
 
 Marks are where somebody probably goes on: the ends of prompts and sequences, where a match has ended, where branches part.
-RESTING stays; PASSING is where a running sequence is, and goes on with it.
+RESTING stays; PASSING is where a running sequence is, and goes on with it. A mark at m keeps the tails of m and of m − 1:
+a match never covers a prompt's last token, so m − 1 is where the same prompt goes on.
 
 Nothing is let go before its page is wanted. Then first what is in no mark's tail, in the order it came; then the mark that
 was not used for longest loses its tail, as a whole.
@@ -194,7 +195,7 @@ class Tails:
         start, mark = node.start // self.page_size, self._nearest(node)
         for group, pool in self._groups:
             ids = node.pages[group]
-            for at in range(len(ids) if mark is None else min(len(ids), pool.first(mark) - start)):
+            for at in range(len(ids) if mark is None else min(len(ids), pool.first(mark - 1) - start)):
                 if ids[at] != HOLE:
                     pool.forgo(ids[at])
                     ids[at] = HOLE
@@ -228,7 +229,7 @@ class Tails:
 
     def _expose(self, node: Node, mark: int) -> None:
         """There was a mark, at `node` or below, whose tail is protected no longer."""
-        first = min(pool.first(mark) for pool in self.pools.windows) * self.page_size
+        first = min(pool.first(mark - 1) for pool in self.pools.windows) * self.page_size
         while node.parent is not None and node.end > first:
             self._enqueue(node)
             node = node.parent
@@ -268,6 +269,6 @@ class Tails:
             pool.check_kept(page for node in nodes for page in node.pages[group] if page != HOLE)
             for node in nodes:
                 mark, ids = self._nearest(node), node.pages[group]
-                tail = len(ids) if mark is None else max(pool.first(mark) - node.start // self.page_size, 0)
+                tail = len(ids) if mark is None else max(pool.first(mark - 1) - node.start // self.page_size, 0)
                 assert len(ids) == len(node.pages[0])
                 assert node.queued or all(page == HOLE for page in ids[:tail])

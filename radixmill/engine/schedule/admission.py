@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from radixmill.engine.cache import Lease
 from radixmill.engine.schedule.draft import Draft
 from radixmill.engine.schedule.patience import Patience
 from radixmill.engine.schedule.room import Holdings, Room
@@ -50,7 +51,7 @@ class Admission:
         room for what those that run will need."""
         lease = self._cache.open(seq.namespace, seq.matchable)
         count = self._room.fitting(seq, lease.shared, draft)
-        crowded = crowd and self._running.rows and lease.need(seq.length) + self._promised() > self._cache.available
+        crowded = crowd and self._running.rows and not self._cache.fits(lease, seq.length, self._promised())
         if crowded or not self._room.grow(lease, lease.shared + count):
             lease.drop()
             self._crowded = True
@@ -67,6 +68,6 @@ class Admission:
         self._counters.reused_tokens += lease.shared
         return True
 
-    def _promised(self) -> int:
-        """Pages that running sequences will want soon: the rest of their prefill, and one each."""
-        return sum(1 + max(seq.lease.need(seq.goal), 0) for seq in self._running.rows if seq.lease)
+    def _promised(self) -> list[tuple[Lease, int]]:
+        """Running sequences, and how far they will soon want room: for the rest of their prefill."""
+        return [(seq.lease, seq.goal) for seq in self._running.rows if seq.lease]
