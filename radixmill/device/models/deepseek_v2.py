@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from radixmill.core.errors import BadModel
-from radixmill.device.kernels.contract import Array, AttentionParams, KVShape, Routing
-from radixmill.device.layers import MLA, Build, ForwardBatch, LatentShape, Norm, Parts
+from radixmill.device.kernels.contract import AttentionParams, KVShape, Routing
+from radixmill.device.layers import MLA, Build, LatentShape, Parts
 from radixmill.device.layers.rope import yarn_magnitude
+from radixmill.device.models.blocks import PreNormBlock
 from radixmill.device.models.decoder import Family, Names
 from radixmill.device.models.keys import Keys, dimensions, rope, rope_parameters, stretched
 from radixmill.device.models.sparse import TRAINING, SparseConfig, bottom_layers, checked, feed_forward
@@ -182,17 +183,10 @@ WEIGHTS = Names(
 )
 
 
-class Block:
+class Block(PreNormBlock):
     def __init__(self, build: Build, config: LatentConfig, part: Parts, layer: int) -> None:
-        self.ops = build.ops
-        self.attention_norm = Norm(build, part("attention_norm"), config.hidden, config.eps)
-        self.attention = MLA(build, part, config.latent(layer))
-        self.mlp_norm = Norm(build, part("mlp_norm"), config.hidden, config.eps)
-        self.mlp = feed_forward(build, config, part)
-
-    def forward(self, x: Array, batch: ForwardBatch) -> Array:
-        x = self.ops.add(x, self.attention(self.attention_norm(x), batch))
-        return self.ops.add(x, self.mlp(self.mlp_norm(x)))
+        attention = MLA(build, part, config.latent(layer))
+        super().__init__(build, config, part, attention, feed_forward(build, config, part))
 
 
 FAMILY = Family(Config, WEIGHTS, Block)

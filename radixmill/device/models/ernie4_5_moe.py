@@ -1,4 +1,5 @@
-"""ERNIE 4.5 mixtures of experts (Baidu, 2025): neighbours turn together; softmax scores with a correction for the choice."""
+"""ERNIE 4.5 mixtures of experts (Baidu, ERNIE 4.5 Technical Report, 2025): neighbours turn together; softmax scores with a
+correction for the choice."""
 
 from __future__ import annotations
 

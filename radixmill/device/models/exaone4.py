@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from radixmill.core.errors import BadModel
-from radixmill.device.layers import Attention, Build, Norm, Parts
+from radixmill.device.layers import Attention, Build, Parts
 from radixmill.device.models import olmo2
+from radixmill.device.models.blocks import PostNormBlock, head_norms
 from radixmill.device.models.decoder import DecoderConfig, Family
 from radixmill.device.models.keys import Keys, dimensions, layer_windows, rope, stretched
 
@@ -52,11 +53,10 @@ def _pattern(keys: Keys, layers: int, window: int | None) -> list[str]:
 WEIGHTS = olmo2.WEIGHTS
 
 
-class Block(olmo2.PostNormBlock):
+class Block(PostNormBlock):
     def __init__(self, build: Build, config: Config, part: Parts, layer: int) -> None:
-        q_norm = Norm(build, part("q_norm"), config.head_dim, config.eps)
-        k_norm = Norm(build, part("k_norm"), config.head_dim, config.eps)
-        super().__init__(build, config, part, Attention(build, part, config.attention(layer), (q_norm, k_norm)))
+        attention = Attention(build, part, config.attention(layer), head_norms(build, config, part))
+        super().__init__(build, config, part, attention)
 
 
 FAMILY = Family(Config, WEIGHTS, Block)

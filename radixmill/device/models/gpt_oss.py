@@ -9,7 +9,7 @@ from typing import Any, Self
 from radixmill.device.kernels.contract import Routing
 from radixmill.device.models import sparse
 from radixmill.device.models.decoder import Family
-from radixmill.device.models.keys import Keys, dimensions, layer_windows, rope, rope_spec, stretched
+from radixmill.device.models.keys import Keys, attention_biases, dimensions, layer_windows, rope, rope_spec, stretched
 from radixmill.device.models.sparse import SparseConfig, checked, count_of_experts
 
 ARCHITECTURES = ("GptOssForCausalLM",)
@@ -34,7 +34,6 @@ class Config(SparseConfig):
         keys.expect("swiglu_alpha", 1.702)
         keys.expect("swiglu_limit", 7.0)
         keys.inert(*sparse.TRAINING, "initial_context_length")  # the rope's parameters say it
-        biased = {"q", "k", "v", "out"} if keys.flag("attention_bias", True) else set()
         config = cls(
             **sizes,
             context=stretched(turn, positions),
@@ -43,7 +42,7 @@ class Config(SparseConfig):
             windows=layer_windows(keys, sizes["layers"], keys.nullable_count("sliding_window", 128), pattern),
             scale=sizes["head_dim"] ** -0.5,
             sinks=True,
-            biased=frozenset(biased | {"router", "experts_gate_up", "experts_down"}),
+            biased=attention_biases(keys, True) | {"router", "experts_gate_up", "experts_down"},
             routing=checked(keys, routing),
             expert_inner=sizes["inner"],
         )

@@ -1,5 +1,5 @@
-"""Granite 3 (IBM, 2024): the Llama block, with four multipliers: of embeddings, of what each half adds, of attention scores, of
-logits."""
+"""Granite 3 (IBM, Granite 3.0 Language Models, 2024): the Llama block, with four multipliers: of embeddings, of what each half
+adds, of attention scores, of logits."""
 
 from __future__ import annotations
 

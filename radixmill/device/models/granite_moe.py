@@ -1,5 +1,5 @@
-"""Granite 3 mixtures of experts (IBM, 2024): Granite's four multipliers around the Mixtral block, some with a block beside the
-experts that every token goes through."""
+"""Granite 3 mixtures of experts (IBM, Granite 3.0 Language Models, 2024): Granite's four multipliers around the Mixtral block,
+some with a block beside the experts that every token goes through."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from radixmill.device.kernels.contract import Array, Routing
 from radixmill.device.layers import Build, ForwardBatch, Parts
 from radixmill.device.models import sparse
 from radixmill.device.models.decoder import Family
-from radixmill.device.models.keys import Keys, dimensions, rope, stretched
+from radixmill.device.models.keys import Keys, attention_biases, dimensions, rope, stretched
 from radixmill.device.models.sparse import SparseConfig, checked, count_of_experts
 
 ARCHITECTURES = ("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM")
@@ -35,7 +35,6 @@ class Config(SparseConfig):
             renormalise=True,
         )
         keys.inert(*sparse.TRAINING)
-        biased = ("q", "k", "v", "out") if keys.flag("attention_bias", False) else ()
         config = cls(
             **sizes,
             context=stretched(turn, positions),
@@ -46,7 +45,7 @@ class Config(SparseConfig):
             logit_scale=1 / keys.number("logits_scaling", 1.0),
             embed_scale=keys.number("embedding_multiplier", 1.0),
             residual_scale=keys.number("residual_multiplier", 1.0),
-            biased=frozenset(biased),
+            biased=attention_biases(keys),
             routing=checked(keys, routing),
             expert_inner=sizes["inner"],
             shared_inner=keys.natural("shared_intermediate_size", 0),

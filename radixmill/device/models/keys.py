@@ -313,10 +313,16 @@ def layer_windows(keys: Keys, layers: int, window: int | None, default: Iterable
     return tuple(names[kind] for kind in kinds)
 
 
+def attention_biases(
+    keys: Keys, default: bool = False, roles: Iterable[str] = ("q", "k", "v", "out")
+) -> frozenset[str]:
+    """Those of `roles`, if `attention_bias` says so; `default`: the family's, where the file leaves it out."""
+    return frozenset(roles if keys.flag("attention_bias", default) else ())
+
+
 def llama_biases(keys: Keys) -> frozenset[str]:
     """Roles with a bias, as the Llama family and those near to it say it."""
-    attention = {"q", "k", "v", "out"} if keys.flag("attention_bias", False) else set()
-    return frozenset(attention | ({"gate_up", "down"} if keys.flag("mlp_bias", False) else set()))
+    return attention_biases(keys) | ({"gate_up", "down"} if keys.flag("mlp_bias", False) else set())
 
 
 def upper_windows(keys: Keys, layers: int) -> tuple[int | None, ...]:

@@ -8,9 +8,10 @@ from typing import Any, Self
 
 from radixmill.device.kernels.contract import Routing
 from radixmill.device.models import sparse
+from radixmill.device.models.blocks import HEAD_NORMS
 from radixmill.device.models.decoder import Family
-from radixmill.device.models.keys import Keys, dimensions, rope, stretched
-from radixmill.device.models.sparse import HEAD_NORMS, SparseConfig, checked, count_of_experts
+from radixmill.device.models.keys import Keys, attention_biases, dimensions, rope, stretched
+from radixmill.device.models.sparse import SparseConfig, checked, count_of_experts
 
 ARCHITECTURES = ("OlmoeForCausalLM",)
 
@@ -30,7 +31,6 @@ class Config(SparseConfig):
         )
         keys.expect("clip_qkv", None)
         keys.inert(*sparse.TRAINING)
-        biased = ("q", "k", "v", "out") if keys.flag("attention_bias", False) else ()
         config = cls(
             **sizes,
             context=stretched(turn, positions),
@@ -38,7 +38,7 @@ class Config(SparseConfig):
             rope=turn,
             windows=(None,) * sizes["layers"],
             scale=sizes["head_dim"] ** -0.5,
-            biased=frozenset(biased),
+            biased=attention_biases(keys),
             routing=checked(keys, routing),
             expert_inner=sizes["inner"],
         )

@@ -1,4 +1,7 @@
-"""Seed-OSS, ERNIE 4.5 and Helium: the Llama block under other names, with other numbers where a file leaves them out."""
+"""Seed-OSS, ERNIE 4.5 and Helium: the Llama block under other names, with other numbers where a file leaves them out.
+
+Sources: the cards of ByteDance-Seed/Seed-OSS-36B-Instruct and kyutai/helium-1-2b; Baidu, ERNIE 4.5 Technical Report, 2025.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any, Self
 
 from radixmill.device.models import llama
 from radixmill.device.models.decoder import DecoderConfig, Family
-from radixmill.device.models.keys import Keys, dimensions, llama_biases, rope, stretched
+from radixmill.device.models.keys import Keys, attention_biases, dimensions, llama_biases, rope, stretched
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class Relative:
 def _seed_biases(keys: Keys) -> frozenset[str]:
     keys.inert("residual_dropout")
     inner = {"gate_up", "down"} if keys.flag("mlp_bias", False) else set()
-    inner |= {"q", "k", "v"} if keys.flag("attention_bias", True) else set()
-    return frozenset(inner | ({"out"} if keys.flag("attention_out_bias", False) else set()))
+    inner |= {"out"} if keys.flag("attention_out_bias", False) else set()
+    return attention_biases(keys, True, "qkv") | inner
 
 
 def _ernie_biases(keys: Keys) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""SmolLM3 (Hugging Face, 2025): the Llama block; every fourth layer turns no head."""
+"""SmolLM3 (the card of HuggingFaceTB/SmolLM3-3B): the Llama block; every fourth layer turns no head."""
 
 from __future__ import annotations
 

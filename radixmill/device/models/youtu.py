@@ -1,4 +1,4 @@
-"""Youtu-LLM (Tencent, 2025): the attention of DeepSeek-V3 without its experts."""
+"""Youtu-LLM (Lu et al., 2025, arXiv:2512.24618): the attention of DeepSeek-V3 without its experts."""
 
 from __future__ import annotations
 
