@@ -1,7 +1,7 @@
 """SHA-256 of a model's weights: of the catalogue, else of the files themselves, read once and remembered.
 
-One .gguf file: the file's own. A folder: that of the lines `HASH  NAME` of the files that hold its tensors, in the order of
-their names, which is what `sha256sum *.safetensors | sha256sum` prints.
+One .gguf file: the file's own. A folder, or a GGUF in several parts: that of the lines `HASH  NAME` of the files that hold
+its tensors, in the order of their names, which is what `sha256sum *.safetensors | sha256sum` prints.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 from radixmill.core.spec import FileMark
 from radixmill.store.files import ModelFiles, cache_folder
 from radixmill.store.safetensors import weight_parts
+from radixmill.store.split import present
 
 log = logging.getLogger("radixmill.front")
 
@@ -98,7 +99,7 @@ class WeightDigest:
 
 def marks(files: ModelFiles) -> tuple[FileMark, ...]:
     """Of the files that hold a model's weights, in the order of their names. Raises BadModel, OSError."""
-    return tuple(map(_mark, [files.root] if files.is_gguf else weight_parts(files.root)))
+    return tuple(map(_mark, present(files.root) if files.is_gguf else weight_parts(files.root)))
 
 
 def same_bytes(
@@ -116,12 +117,12 @@ def same_bytes(
 
 
 def _path(files: ModelFiles, mark: FileMark) -> Path:
-    return files.root if files.is_gguf else files.root / mark.name
+    return files.folder / mark.name
 
 
 def _combined(files: ModelFiles, hashes: dict[str, str]) -> str:
     """Of the hashes of all files."""
-    if files.is_gguf:
+    if files.is_gguf and len(hashes) == 1:
         return hashes[files.root.name]
     lines = "".join(f"{found}  {name}\n" for name, found in hashes.items())
     return hashlib.sha256(lines.encode()).hexdigest()

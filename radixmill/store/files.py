@@ -6,13 +6,15 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from radixmill.store.split import present
+
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model on this disk: a Hugging Face folder or one GGUF file."""
+    """A model on this disk: a Hugging Face folder, or a GGUF file with, if it is split, its other parts."""
 
     name: str  # how the API shows it: catalogue name, hub id, folder or file name
-    root: Path  # the folder, or the .gguf file
+    root: Path  # the folder, or the .gguf file, of several parts the first
     sha256: str | None = None  # of the weights file, where a catalogue vouches for it
 
     @property
@@ -43,7 +45,7 @@ def bench_record() -> Path:
 
 
 def file_bytes(path: Path) -> int:
-    """Bytes of a file, or of all files under a folder."""
+    """Bytes of a file and the other parts of a split one, or of all files under a folder."""
     if path.is_file():
-        return path.stat().st_size
+        return sum(part.stat().st_size for part in present(path))
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

@@ -9,6 +9,7 @@ from pathlib import Path
 from radixmill.core.errors import BadModel, CannotStart
 from radixmill.store import catalogue, hub
 from radixmill.store.files import ModelFiles
+from radixmill.store.split import parts, present, whole_name
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ def find(model: str, *, revision: str | None = None, progress: bool = True) -> M
 
     What is on disk wins over names. Raises BadModel when there is no such thing, CannotStart when it cannot be fetched.
     """
-    if model and (path := Path(model).expanduser()).exists():
+    path = Path(model).expanduser()
+    if model and any(part.exists() for part in parts(path)):
         if revision is not None:
             raise CannotStart(f"--revision is for hub ids, and {model} is a local path", "Leave it out")
         return _local(path)
@@ -36,7 +38,7 @@ def find(model: str, *, revision: str | None = None, progress: bool = True) -> M
         return catalogue.pull(model, revision=revision, progress=progress)
     if _may_be_hub(model):
         found = _local(hub.fetch(model, revision=revision, progress=progress))
-        return ModelFiles(model, found.root)
+        return ModelFiles(whole_name(model), found.root)
     raise BadModel(f"no such file or folder, catalogue name or hub id: {model}", _hint(model))
 
 
@@ -52,9 +54,9 @@ def cached() -> list[Cached]:
 
 
 def _local(path: Path) -> ModelFiles:
-    if path.is_file():
+    if any(part.is_file() for part in parts(path)):
         return _file(path)
-    ggufs = sorted(p for p in path.glob("*.gguf") if not p.name.startswith("mmproj"))
+    ggufs = sorted({parts(p)[0] for p in path.glob("*.gguf") if not p.name.startswith("mmproj")})
     has_config = (path / "config.json").is_file()
     if has_config and (not ggufs or any(path.glob("*.safetensors"))):
         return ModelFiles(_name(path), path)
@@ -73,7 +75,7 @@ def _local(path: Path) -> ModelFiles:
 def _file(path: Path) -> ModelFiles:
     if path.suffix != ".gguf":
         raise BadModel(f"{path} is not a .gguf file", "Give a model folder in Hugging Face layout, or a .gguf file")
-    return ModelFiles(path.stem, path)
+    return ModelFiles(Path(whole_name(path.name)).stem, present(path)[0])
 
 
 def _name(folder: Path) -> str:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from radixmill.core.errors import BadModel
 from radixmill.store.mapped import Lent, mapped, shown
+from radixmill.store.split import check_part, check_total, present
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -93,7 +94,7 @@ _BATCH = 8192  # strings decoded at once
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor: `shape` row-major (rows, cols), `offset` from the start of the file, `nbytes` on disk."""
+    """One tensor: `shape` row-major (rows, cols), `offset` from the start of its file, `nbytes` on disk."""
 
     name: str
     kind: str
@@ -103,21 +104,27 @@ class TensorInfo:
 
 
 class GGUFFile:
-    """A mapped GGUF file (version 2 or 3, little-endian, not split).
+    """A mapped GGUF file (version 2 or 3, little-endian), or all files of a model that is split into several.
 
-    `metadata`: strings as str, arrays of strings as list[str], arrays of numbers as NumPy arrays, nested arrays as
-    lists. Bytes that are not UTF-8 become surrogates (`errors="surrogateescape"`), so `.encode` gives them back.
-    Raises BadModel where the file is missing, damaged, cut short, or split.
+    `path`: of the first part, whichever was named; `metadata`: the first part's, where strings are str, arrays of strings
+    list[str], arrays of numbers NumPy arrays, nested arrays lists. Bytes that are not UTF-8 become surrogates
+    (`errors="surrogateescape"`), so `.encode` gives them back. `size`: bytes of all parts.
+    Raises BadModel where a file is missing, damaged or cut short, or where files are not the parts of one model.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._map: mmap.mmap | None = mapped(self.path)
+        paths = present(Path(path))
         self._lent = Lent()
-        self.size = len(self._map)
-        header = _Header(self.path, self._map)
-        self.metadata, self.tensors, self.data_start = header.read()
-        self.version = header.version
+        self._parts = [_Part(each, number, len(paths)) for number, each in enumerate(paths)]
+        first = self._parts[0]
+        self.path, self.metadata = first.path, first.metadata
+        self.version, self.data_start = first.version, first.data_start
+        self.size = sum(part.size for part in self._parts)
+        self._where = self._joined()
+        self.tensors = {name: part.tensors[name] for name, part in self._where.items()}
+        if len(paths) > 1:
+            for part in self._parts:
+                check_total(part.path, len(self.tensors), part.metadata)
 
     @property
     def architecture(self) -> str:
@@ -132,22 +139,48 @@ class GGUFFile:
         [..., bytes per row]. The map stays until the last view is gone; the memory of those before is given back."""
         import numpy as np  # only who reads weights pays for it
 
-        info = self.tensors[name]
-        assert self._map is not None, "the file has been closed"
-        self._lent.lend(self._map, info.offset, info.nbytes)
+        info, whole = self.tensors[name], self._where[name].map
+        assert whole is not None, "the file has been closed"
+        self._lent.lend(whole, info.offset, info.nbytes)
         dtype = np.dtype(_DTYPES.get(info.kind, "u1"))
-        flat = np.frombuffer(self._map, dtype, info.nbytes // dtype.itemsize, info.offset)
+        flat = np.frombuffer(whole, dtype, info.nbytes // dtype.itemsize, info.offset)
         return flat.reshape(info.shape if info.kind in _DTYPES else (*info.shape[:-1], -1))
 
-    def head(self) -> bytes:
-        """All bytes before the tensors' data."""
-        assert self._map is not None, "the file has been closed"
-        return self._map[: self.data_start]
+    def heads(self) -> list[tuple[Path, bytes]]:
+        """Of each part its path, and all bytes before its tensors' data."""
+        return [(part.path, part.head()) for part in self._parts]
 
     def close(self) -> None:
-        """Let go of the map; views that are still alive keep it."""
+        """Let go of the maps; views that are still alive keep them."""
         self._lent.end()
-        self._map = None
+        for part in self._parts:
+            part.map = None
+
+    def _joined(self) -> dict[str, _Part]:
+        """Which part each tensor is in."""
+        where: dict[str, _Part] = {}
+        for part in self._parts:
+            for name in part.tensors:
+                if name in where:
+                    raise BadModel(f"tensor {shown(name)} stands in {where[name].path.name} and in {part.path}")
+                where[name] = part
+        return where
+
+
+class _Part:
+    """One mapped file: part `number` (from 0) of `count`."""
+
+    def __init__(self, path: Path, number: int, count: int) -> None:
+        whole = mapped(path)
+        self.path, self.size = path, len(whole)
+        self.map: mmap.mmap | None = whole
+        header = _Header(path, whole)
+        self.metadata, self.tensors, self.data_start = header.read(number, count)
+        self.version = header.version
+
+    def head(self) -> bytes:
+        assert self.map is not None, "the file has been closed"
+        return self.map[: self.data_start]
 
 
 class _Header:
@@ -156,11 +189,12 @@ class _Header:
     def __init__(self, path: Path, buffer: mmap.mmap) -> None:
         self.path, self.buffer, self.end, self.at, self.version = path, buffer, len(buffer), 0, 0
 
-    def read(self) -> tuple[dict[str, Any], dict[str, TensorInfo], int]:
+    def read(self, number: int, count: int) -> tuple[dict[str, Any], dict[str, TensorInfo], int]:
+        """Of part `number` of `count`: metadata, tensors, where their data starts."""
         with _noting_truncation(self):
             tensors, pairs = self._counts()
             metadata = self._pairs(pairs)
-            self._refuse_split(metadata)
+            check_part(self.path, number, count, metadata)
             infos = [self._info() for _ in range(tensors)]
             start = self._data_start(metadata)
         return metadata, self._placed(infos, start), start
@@ -271,15 +305,6 @@ class _Header:
             placed[info.name] = TensorInfo(info.name, info.kind, info.shape, at, info.nbytes)
             last, floor = info.name, at + info.nbytes
         return placed
-
-    def _refuse_split(self, metadata: dict[str, Any]) -> None:
-        count = metadata.get("split.count", 0)
-        if isinstance(count, int) and count > 1:
-            part = metadata.get("split.no", 0)
-            raise BadModel(
-                f"{self.path} is one part of a model split into {count} files (number {part} from 0)",
-                "Merge them with llama.cpp's `llama-gguf-split --merge` and serve the result",
-            )
 
     def expect(self, count: int, size: int, most: int, what: str) -> None:
         """`count` items of at least `size` bytes each can follow, and are not absurdly many."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from radixmill.core.errors import BadModel, CannotStart
+from radixmill.store.split import lacking, part_names
 
 _PATTERNS = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model"]
 _IGNORED = ["*/*", "consolidated*", "*.bin.index.json"]
@@ -24,21 +25,22 @@ class HubModel(NamedTuple):
 
 
 def is_hub_id(model: str) -> bool:
-    """`owner/name`, or `owner/name/file.gguf` for one file of a repository that has several."""
+    """`owner/name`, or `owner/name/file.gguf` for one model of a repository that has several; any part of a split one."""
     return _ID.fullmatch(model) is not None and not model.startswith((".", "-")) and ".." not in model
 
 
 def fetch(model: str, *, revision: str | None = None, progress: bool = True) -> Path:
-    """The folder (or .gguf file) of hub id `model`, downloaded unless cached.
+    """The folder (or .gguf file, of several parts the first) of hub id `model`, downloaded unless cached.
 
     Raises BadModel when there is no such model or revision, CannotStart when it cannot be had now.
     """
     repo, file = _split(model)
     with _explained(model, revision), _bars(progress):
         if file is not None:
-            return _snapshot(repo, revision, [file]) / file
+            return _parts(repo, revision, file)
         folder = _snapshot(repo, revision, _PATTERNS)
-        if any(folder.glob("*.safetensors")) or any(folder.glob("*.gguf")):
+        ggufs = list(folder.glob("*.gguf"))
+        if any(folder.glob("*.safetensors")) or (ggufs and not any(map(lacking, ggufs))):
             return folder
         return _only_gguf(repo, revision, folder)
 
@@ -72,20 +74,25 @@ def _snapshot(repo: str, revision: str | None, patterns: list[str]) -> Path:
     return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=ignored))
 
 
+def _parts(repo: str, revision: str | None, file: str) -> Path:
+    """One GGUF file and, if it is split, all others that belong to it; the first of them."""
+    names = part_names(file)
+    return _snapshot(repo, revision, names) / names[0]
+
+
 def _only_gguf(repo: str, revision: str | None, folder: Path) -> Path:
-    """A repository without safetensors: its one GGUF file, or an error that lists them."""
+    """A repository without safetensors: its one GGUF file, or an error that lists them. Parts of one model are one."""
     from huggingface_hub import list_repo_files  # 0.3 s that only hub ids pay
 
-    names = sorted(
-        n for n in list_repo_files(repo, revision=revision) if n.endswith(".gguf") and "mmproj" not in n.lower()
-    )
+    ggufs = [n for n in list_repo_files(repo, revision=revision) if n.endswith(".gguf") and "mmproj" not in n.lower()]
+    names = sorted({part_names(name)[0] for name in ggufs})
     if not names:
         if (folder / "config.json").exists():
             return folder  # enough for random weights; the loader says what is missing for others
         raise BadModel(f"hub id {repo} has neither safetensors nor GGUF weights", "Other formats are not read")
     if len(names) > 1:
         raise BadModel(f"hub id {repo} has {len(names)} GGUF files: {', '.join(names)}", f"Name one: {repo}/{names[0]}")
-    return _snapshot(repo, revision, names) / names[0]
+    return _parts(repo, revision, names[0])
 
 
 @contextmanager

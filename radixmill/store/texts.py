@@ -1,7 +1,7 @@
 """What tells that the files beside a model's weights are still what they were: those that say how it reads, writes and ends.
 
 They are small and read by several processes, each when it starts, so they are known by what stands in them. A GGUF file has
-all that in itself, and is known as weights are: by its size and time.
+all that in itself, of several parts the first, and is known as weights are: by its size and time.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from radixmill.core.config import ModelOptions
 from radixmill.core.errors import ModelChanged
 from radixmill.core.spec import TextMark
 from radixmill.store.files import ModelFiles
+from radixmill.store.split import part_names
 
 # What is read beside any model, and what only where the model is a folder.
 _BESIDE = ("tokenizer_config.json", "chat_template.jinja", "chat_template.json", "generation_config.json")
@@ -52,7 +53,7 @@ def _paths(files: ModelFiles, options: ModelOptions) -> Iterator[Path]:
 
 def _of(root: Path) -> Iterator[Path]:
     folder = root if root.is_dir() else root.parent
-    yield from (folder / name for name in (*_BESIDE, *(_FOLDER if root.is_dir() else (root.name,))))
+    yield from (folder / name for name in (*_BESIDE, *(_FOLDER if root.is_dir() else part_names(root.name)[:1])))
     yield from folder.glob("additional_chat_templates/*.jinja")
 
 

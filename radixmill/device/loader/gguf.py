@@ -35,7 +35,7 @@ class GGUFCheckpoint:
         self.names = frozenset(self._places)
         self._interleaved = _HEADS if family.interleaved else {}
         self.eos_ids = eos_ids(files, self._file)
-        self.fingerprint = files.sha256 or fingerprint([(self.path, self._file.head())])
+        self.fingerprint = files.sha256 or fingerprint(self._file.heads())
 
     def stored(self, name: str, shape: tuple[int, int] | None = None) -> Stored:
         kind, found, data = self._read(name)
