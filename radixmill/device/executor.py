@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_args
@@ -14,12 +14,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from radixmill.core.config import Config, GroupFacts, Hardware, ModelFacts, Resolved, resolve
+from radixmill.core.config import Config, GroupFacts, Hardware, ModelFacts, Resolved, choose_compute, resolve
 from radixmill.core.errors import CannotStart, ModelChanged, NoRoom
 from radixmill.core.plan import Masks, StepPlan, StepResult
 from radixmill.core.spec import FileMark, Identity, KVGroup, ModelSpec
 from radixmill.device.kernels import open_backend
-from radixmill.device.kernels.contract import KVShape, KVType, Mode, Ops, kv_of_mode
+from radixmill.device.kernels.contract import KVType, Mode, Ops, kv_of_mode
 from radixmill.device.layers import Build
 from radixmill.device.loader import Checkpoint, DummyCheckpoint, open_checkpoint
 from radixmill.device.models import Decoder, DecoderConfig, family, outline
@@ -138,8 +138,8 @@ def open_executor(
         model_config = kind.config.from_hf(checkpoint.config, allow_unknown=config.model.allow_unknown_config)
         if isinstance(checkpoint, DummyCheckpoint):
             checkpoint = checkpoint.shaped(outline(kind, model_config))
-        resolved = _resolve(config, hardware, model_config)
-        ops = _open_backend(resolved.config)
+        ops = _open_backend(config, hardware)
+        resolved = _resolve(config, hardware, model_config, ops)
         ops.beats = None if beats is None else np.frombuffer(beats, np.uint64)
         if beside:
             weights = weight_bytes(checkpoint, ops, BITS[config.compute.quantization])
@@ -232,15 +232,15 @@ def numerics_id(
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _resolve(config: Config, hardware: Hardware, model: DecoderConfig) -> Resolved:
-    kv = _kv_type(config)
-    return resolve(config, hardware, ModelFacts(model.context, _groups(model, lambda shape: shape.nbytes(kv)), kv))
+def _resolve(config: Config, hardware: Hardware, model: DecoderConfig, ops: Ops) -> Resolved:
+    facts = ModelFacts(model.context, _groups(model, ops, config.cache.page_size), ops.kv_type)
+    return resolve(config, hardware, facts)
 
 
-def _groups(model: DecoderConfig, nbytes: Callable[[KVShape], int]) -> tuple[GroupFacts, ...]:
-    """`nbytes`: what a layer of such a shape keeps of a token."""
+def _groups(model: DecoderConfig, ops: Ops, page_size: int) -> tuple[GroupFacts, ...]:
     return tuple(
-        GroupFacts(sum(nbytes(model.kv(layer)) for layer in group.layers), group.window) for group in model.groups
+        GroupFacts(sum(ops.kv_bytes_per_token(model.kv(layer), page_size) for layer in group.layers), group.window)
+        for group in model.groups
     )
 
 
@@ -254,8 +254,8 @@ def _kv_type(config: Config) -> KVType:
     return asked or kv_of_mode(_mode(config))
 
 
-def _open_backend(config: Config) -> Ops:
-    compute = config.compute
+def _open_backend(config: Config, hardware: Hardware) -> Ops:
+    compute, _ = choose_compute(config.compute, hardware)
     try:
         return open_backend(compute.backend, _mode(config), compute.threads or 1, compute.isa, _kv_type(config))
     except ValueError as error:
@@ -278,8 +278,9 @@ def _allocate(model: Decoder, resolved: Resolved, room: int) -> PagedKV:
 
 
 def _kv_bytes(ops: Ops, model: DecoderConfig, resolved: Resolved) -> int:
-    groups = zip(_groups(model, ops.kv_bytes_per_token), resolved.pages, strict=True)
-    return sum(group.bytes_per_token * pages for group, pages in groups) * resolved.config.cache.page_size
+    size = resolved.config.cache.page_size
+    groups = zip(_groups(model, ops, size), resolved.pages, strict=True)
+    return sum(group.bytes_per_token * pages for group, pages in groups) * size
 
 
 def _spec(
@@ -292,7 +293,7 @@ def _spec(
     phases: tuple[tuple[str, float], ...],
 ) -> ModelSpec:
     config, ops, chosen = model.config, model.ops, resolved.config
-    facts = zip(config.groups, _groups(config, ops.kv_bytes_per_token), resolved.pages, strict=True)
+    facts = zip(config.groups, _groups(config, ops, chosen.cache.page_size), resolved.pages, strict=True)
     return ModelSpec(
         name=files.name,
         architecture=checkpoint.config["architectures"][0],
