@@ -335,7 +335,7 @@ class Hardware:
 class GroupFacts:
     """Layers whose keys and values live and die together. The first group has no window, and perhaps no bytes."""
 
-    bytes_per_token: int
+    bytes_per_token: int  # as the backend lays them out in pages of the size asked for
     window: int | None = None  # positions a query looks back, itself included; None: all
 
 
@@ -381,8 +381,8 @@ SMALL_STEP = 16  # tokens that a step may have, besides one for each decoding ro
 
 def resolve(config: Config, hardware: Hardware, model: ModelFacts) -> Resolved:
     """Choose what was left open. Pure: the same arguments give the same answer."""
-    reasons: list[str] = []
-    compute, cache = _compute(config.compute, hardware, reasons), config.cache
+    compute, chosen = choose_compute(config.compute, hardware)
+    reasons, cache = list(chosen), config.cache
     sizes, why = _kv_pages(config, hardware, model)
     pages = sizes[0]
     context, context_reason = _context(config, model, (pages - SPARE_PAGES) * cache.page_size, why)
@@ -405,8 +405,9 @@ def resolve(config: Config, hardware: Hardware, model: ModelFacts) -> Resolved:
     )
 
 
-def _compute(compute: ComputeOptions, hardware: Hardware, reasons: list[str]) -> ComputeOptions:
-    """Who computes, on how many threads, with which instruction set."""
+def choose_compute(compute: ComputeOptions, hardware: Hardware) -> tuple[ComputeOptions, tuple[str, ...]]:
+    """Who computes, on how many threads, with which instruction set; and why. `resolve` chooses the same."""
+    reasons = []
     if compute.backend == "auto":
         compute = replace(compute, backend="cpu" if hardware.isa else "reference")
         reasons.append(
@@ -427,7 +428,7 @@ def _compute(compute: ComputeOptions, hardware: Hardware, reasons: list[str]) ->
     if compute.threads is None:
         compute = replace(compute, threads=hardware.cores)
         reasons.append(f"threads {hardware.cores}: the cores this process may use")
-    return compute
+    return compute, tuple(reasons)
 
 
 def _context(config: Config, model: ModelFacts, room: int, why: str) -> tuple[int, str]:

@@ -232,6 +232,21 @@ def test_a_window_with_fewer_pages_admits_no_more_than_it_can_hold(overlap: bool
     assert 0 < preempted[1] < 1.2 * preempted[0], preempted
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("window_pages", [24, 32])
+def test_who_waited_for_part_of_what_another_computes_finds_it(overlap: bool, window_pages: int) -> None:
+    """Though the other goes on at once, in a pool that cannot keep all of it."""
+    dice = Random(2)
+    story, cuts = [dice.randrange(50) for _ in range(200)], (180, 150, 120, 90, 60)
+    model = spec(400, windows=(8,), window_pages=window_pages)
+    drive = Drive(model, step_tokens=16, overlap=overlap)
+    drive.submit(submit(story, 0, max_tokens=2))
+    for id, cut in enumerate(cuts, 1):
+        drive.submit(submit([*story[:cut], 49 - story[cut], 3, 4], id, max_tokens=2))
+    drive.run()
+    assert [drive.cached["front", id] for id in range(1, 6)] == list(cuts)
+
+
 def play(window: int, size: int, *, pages: int = 40, spare: int = 0, tight: bool = True, **options: object) -> Drive:
     """Prompts with much in common, forks and all, in a pool of a window that is as small as may be."""
     least = lone_pages(window, size, 16, 4) + spare

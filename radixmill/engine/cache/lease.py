@@ -312,6 +312,15 @@ class Lease:
         assert upto == self.filled or upto % self.cache.page_size == 0 or not self.cache.reuse
         self._give(keys, upto, RESTING if rests else PASSING)
 
+    def part(self, upto: int) -> bool:
+        """If the tree has [0, upto) of ours, let it know that others will go on behind that; else False."""
+        tree = self.cache.tree
+        if upto > self.shared:
+            return False
+        if tree.tails:
+            tree.tails.mark(tree.cut(self.node, upto))
+        return True
+
     def _give(self, keys: array[int], upto: int, mark: Mark) -> None:
         assert upto <= self.filled
         if upto <= self.shared or not self.cache.reuse:

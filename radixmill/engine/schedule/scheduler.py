@@ -159,6 +159,7 @@ class Scheduler:
         for seq in turns.prompts:
             grant(seq, draft)
         self.admission.admit(draft)
+        self.admission.foresee()
         if self.guesser and draft.rows and not self._flying:
             add_guesses(draft, self.guesser)
         return draft
@@ -268,6 +269,8 @@ class Scheduler:
             upto -= upto % self.spec.page_size
         if upto > lease.shared:
             lease.adopt(seq.tokens, upto, rests=upto == seq.goal)
+            if seq.awaited:
+                seq.awaited = {at for at in seq.awaited if not lease.part(at)}
 
     # --- ends
 
