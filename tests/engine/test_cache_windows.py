@@ -275,6 +275,15 @@ def test_windows_and_pages_of_any_size(size: int, window: int, overlap: bool) ->
     play(window, size, pages=pages, overlap=overlap, prefix_cache=False)
 
 
+def test_each_window_is_told_by_itself() -> None:
+    drive = Drive(spec(40, 4, windows=(6, 9), window_pages=30), speculation="off")
+    drive.submit(submit(range(20), 1, max_tokens=1))
+    drive.run()
+    stats = drive.scheduler.stats()
+    both = [{"window": w, "bytes": 4 * 30, "pages_total": 30, "pages_free": 25, "pages_evictable": 5} for w in (6, 9)]
+    assert stats["kv_windows"] == both
+
+
 def test_same_answers_with_room_for_more_hits() -> None:
     tight, roomy = (play(9, 4, tight=tight).scheduler.counters for tight in (True, False))
     assert tight.reused_tokens < roomy.reused_tokens and tight.computed_tokens > roomy.computed_tokens > 0
