@@ -32,6 +32,7 @@ SPOKEN: Mapping[str, tuple[type[Dialect], ...]] = {
     "Glm4MoeForCausalLM": (speak.Glm45, speak.Glm47),
     "GptOssForCausalLM": (speak.GptOss,),
     "GraniteMoeForCausalLM": (speak.Granite,),
+    "GraniteMoeSharedForCausalLM": (speak.Granite,),
     "MiniMaxM2ForCausalLM": (speak.MiniMaxM2,),
     "DeepseekV3ForCausalLM": (speak.DeepSeekR1, speak.DeepSeekV31, speak.KimiK2),
     "Glm4MoeLiteForCausalLM": (speak.Glm47,),
@@ -50,6 +51,7 @@ Every family is read from
 
 - safetensors of F32, F16 or BF16, one file or many, by index;
 - AWQ (4 bits, `gemm`) and GPTQ ({bits} bits, `gptq` and `gptq_v2`);
+- packed integers of compressed-tensors (`pack-quantized`, {bits} bits);
 - FP8 (E4M3) with scales of blocks, of rows, or of a whole matrix;
 - MXFP4, experts as gpt-oss has them;
 
@@ -68,7 +70,10 @@ NOTES = """## Notes
 **Long ropes.** Phi's LongRoPE has two sets of factors, for sequences within the pretrained length and beyond. `transformers`
 changes over when a sequence grows beyond it, and computes its cache anew. Here the set is chosen once, by the context that the
 server is opened with (`--context-length`): beyond the pretrained length the long one, else the short one, for short prompts
-too. The choice is part of the numerics id. YaRN, and linear and Llama 3 scaling, turn alike at every length anyway.
+too. The choice is part of the numerics id. YaRN, and linear and Llama 3 scaling, turn alike at every length anyway. A dynamic
+rope changes sequences longer than the model was made for alone, and none here is.
+
+**Windows.** A window that no sequence fills, because the context is no longer, is none: its layers keep all, as the others do.
 
 **Vision models** are served as their text half; towers and projectors are left in the file.
 """

@@ -140,6 +140,7 @@ def open_executor(
             checkpoint = checkpoint.shaped(outline(kind, model_config))
         ops = _open_backend(config, hardware)
         resolved = _resolve(config, hardware, model_config, ops)
+        model_config = model_config.settled(resolved.context)
         ops.beats = None if beats is None else np.frombuffer(beats, np.uint64)
         if beside:
             weights = weight_bytes(checkpoint, ops, BITS[config.compute.quantization])
@@ -233,8 +234,18 @@ def numerics_id(
 
 
 def _resolve(config: Config, hardware: Hardware, model: DecoderConfig, ops: Ops) -> Resolved:
-    facts = ModelFacts(model.context, _groups(model, ops, config.cache.page_size), ops.kv_type)
-    return resolve(config, hardware, facts)
+    """For the groups that the model has once it is settled for the context that comes out.
+
+    A window that this context never fills goes, and its layers join those without. That takes no context away: such a
+    window had room for a sequence of the whole context.
+    """
+    while True:
+        groups = _groups(model, ops, config.cache.page_size)
+        resolved = resolve(config, hardware, ModelFacts(model.context, groups, ops.kv_type))
+        settled = model.settled(resolved.context)
+        if settled.groups == model.groups:
+            return resolved
+        model = settled
 
 
 def _groups(model: DecoderConfig, ops: Ops, page_size: int) -> tuple[GroupFacts, ...]:

@@ -1,10 +1,11 @@
 """Decode over latents against decode over the keys and values they stand for, one layer, one token, in turns.
 
-    python -m tests.device.bench_latents [context] [rounds] [isa]
+    python -m tests.device.bench_latents [context] [rounds] [threads] [isa]
 
 Latents: what makes queries of the token's projections and stores its latent, then attention. Expanded: the token's keys
 and values are stored, then attention; the product that makes them is left out, as is the one that makes values of what
-attention over latents gives, which is as large. Medians of milliseconds, and of each round's ratio.
+attention over latents gives, which is as large. Medians of milliseconds, and of each round's ratio; one thread's are of its
+own time, whatever else the machine does.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
-from time import perf_counter
+from time import perf_counter, thread_time
 
 import numpy as np
 
@@ -69,24 +70,26 @@ def expanded_step(cache: Cache, heads: int) -> Step:
     return step
 
 
-def measure(steps: list[Step], rounds: int) -> list[list[float]]:
+def measure(steps: list[Step], rounds: int, clock: Callable[[], float]) -> list[list[float]]:
     """Seconds of each step in each round, the first of which does not count."""
     times: list[list[float]] = [[] for _ in steps]
     for _ in range(rounds + 1):
         for step, mine in zip(steps, times, strict=True):
-            begin = perf_counter()
+            begin = clock()
             step()
-            mine.append(perf_counter() - begin)
+            mine.append(clock() - begin)
     return [mine[1:] for mine in times]
 
 
-def main(context: str = "8192", rounds: str = "25", isa: str = "") -> None:
-    cache = Cache(open_backend("cpu", "fast", 2, isa or isas()[0]), int(context))
+def main(context: str = "8192", rounds: str = "25", threads: str = "2", isa: str = "") -> None:
+    cache = Cache(open_backend("cpu", "fast", int(threads), isa or isas()[0]), int(context))
+    clock = thread_time if threads == "1" else perf_counter
     for name, heads in SHAPES.items():
-        latent, expanded = measure([latent_step(cache, heads), expanded_step(cache, heads)], int(rounds))
+        latent, expanded = measure([latent_step(cache, heads), expanded_step(cache, heads)], int(rounds), clock)
         ratio = median(e / x for x, e in zip(latent, expanded, strict=True))
         print(
-            f"{name}, {context} positions, {cache.ops.isa}: latents {median(latent) * 1e3:.2f} ms (best {min(latent) * 1e3:.2f}), "
+            f"{name}, {context} positions, {cache.ops.isa}: "
+            f"latents {median(latent) * 1e3:.2f} ms (best {min(latent) * 1e3:.2f}), "
             f"expanded {median(expanded) * 1e3:.2f} ms (best {min(expanded) * 1e3:.2f}), {ratio:.1f}×"
         )
 

@@ -30,10 +30,13 @@ _COHERE = {**_TIED, "layer_norm_eps": 1e-4, "logit_scale": 0.25}
 _EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _LOCAL = {"num_local_experts": 6, "num_experts_per_tok": 2}
 _GRANITE = {"embedding_multiplier": 3.0, "attention_multiplier": 0.3, "residual_multiplier": 0.4, "logits_scaling": 2.0}
+_HEADS_OF_LATENTS = {
+    "kv_lora_rank": 32, "q_lora_rank": 32, "qk_nope_head_dim": 32, "qk_rope_head_dim": 8, "v_head_dim": 16,
+}  # fmt: skip
 _DEEPSEEK = {
     "num_key_value_heads": 4, "n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 32,
     "first_k_dense_replace": 1, "n_shared_experts": 2, "n_group": 4, "topk_group": 2, "routed_scaling_factor": 1.7,
-    "kv_lora_rank": 32, "q_lora_rank": 32, "qk_nope_head_dim": 32, "qk_rope_head_dim": 8, "v_head_dim": 16,
+    **_HEADS_OF_LATENTS,
 }  # fmt: skip
 _YARN = {"rope_type": "yarn", "rope_theta": 50000.0, "factor": 4.0, "original_max_position_embeddings": 32}
 
@@ -99,6 +102,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     ),
     "olmoe": _case("Olmoe", num_key_value_heads=4, num_experts=6, num_experts_per_tok=2, norm_topk_prob=False),
     "granitemoe": _case("GraniteMoe", _GRANITE, _LOCAL),
+    "granitemoe-shared": _case("GraniteMoeShared", _GRANITE, _LOCAL, shared_intermediate_size=64),
     "dots1": _case("Dots1", _HEADS, num_key_value_heads=4, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=32,
         first_k_dense_replace=1, n_shared_experts=2, n_group=4, topk_group=2, routed_scaling_factor=1.5,
         norm_topk_prob=True, scoring_func="sigmoid", sliding_window=None,
@@ -116,6 +120,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "deepseek3": _case("DeepseekV3", _DEEPSEEK, scoring_func="sigmoid", norm_topk_prob=True,
         rope_parameters={**_YARN, "mscale": 1.0, "mscale_all_dim": 1.0}, num_nextn_predict_layers=0,
     ),
+    "youtu": _case("Youtu", _HEADS_OF_LATENTS, _TIED, num_key_value_heads=4),
 }  # fmt: skip
 
 

@@ -36,6 +36,7 @@ ARCHES = {
     "GptOss": gguf.MODEL_ARCH.GPT_OSS,
     "Granite": gguf.MODEL_ARCH.GRANITE,
     "GraniteMoe": gguf.MODEL_ARCH.GRANITE_MOE,
+    "GraniteMoeShared": gguf.MODEL_ARCH.GRANITE_MOE,
     "Llama": gguf.MODEL_ARCH.LLAMA,
     "MiniMaxM2": gguf.MODEL_ARCH.MINIMAXM2,
     "Mixtral": gguf.MODEL_ARCH.LLAMA,
@@ -49,9 +50,10 @@ ARCHES = {
     "Qwen3Moe": gguf.MODEL_ARCH.QWEN3MOE,
     "SeedOss": gguf.MODEL_ARCH.SEED_OSS,
     "SmolLM3": gguf.MODEL_ARCH.SMOLLM3,
+    "Youtu": gguf.MODEL_ARCH.DEEPSEEK2,
 }
 # Whose converters bring rows of queries and keys that turn together side by side.
-INTERLEAVED = ("Llama", "Mixtral", "Granite", "GraniteMoe", "SmolLM3")
+INTERLEAVED = ("Llama", "Mixtral", "Granite", "GraniteMoe", "GraniteMoeShared", "SmolLM3")
 _ALWAYS_FLOAT = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "_norm.weight")
 _OTHER_NAMES = (
     ("e_score_correction_bias", "e_score_correction.bias"),
@@ -132,6 +134,12 @@ def _converted(tensors: Mapping[str, np.ndarray], family: str, config: Mapping[s
     for name, values in _stacked(tensors).items():
         if name.endswith("kv_b_proj.weight"):
             found |= _halves(name, values, config)
+            continue
+        if name.endswith("shared_mlp.input_linear.weight"):
+            block, halves = f"blk.{name.split('.')[2]}", np.split(values, 2)
+            found |= {
+                f"{block}.ffn_{part}_shexp.weight": half for part, half in zip(("gate", "up"), halves, strict=True)
+            }
             continue
         for ours, theirs in _OTHER_NAMES:
             name = name.replace(ours, theirs)

@@ -70,7 +70,8 @@ def _granite(config: Config, found: Keys) -> Keys:
         "residual_scale": config["residual_multiplier"],
         "logit_scale": config["logits_scaling"],
     }
-    return {**_llama(config, found), **scales}
+    shared = {"expert_shared_feed_forward_length": n} if (n := config.get("shared_intermediate_size")) else {}
+    return {**_llama(config, found), **scales, **shared}
 
 
 def _gemma(config: Config, found: Keys) -> Keys:
@@ -169,12 +170,21 @@ def _minimax(config: Config, found: Keys) -> Keys:
     return {**found, **own}
 
 
+def _none_chosen(config: Config) -> Keys:
+    return {
+        "expert_feed_forward_length": config["intermediate_size"],
+        "expert_shared_count": 0,
+        "leading_dense_block_count": config["num_hidden_layers"],
+    }
+
+
 def _deepseek(config: Config, found: Keys) -> Keys:
     rank, turned = config["kv_lora_rank"], config["qk_rope_head_dim"]
     log = config["rope_parameters"].get("mscale_all_dim")
+    experts = "n_routed_experts" in config
     return {
         **found,
-        **_chosen(config),
+        **(_chosen(config) if experts else _none_chosen(config)),
         "attention.head_count_kv": 1,
         "vocab_size": config["vocab_size"],
         "attention.kv_lora_rank": rank,
@@ -204,6 +214,7 @@ _OWN: Mapping[str, Callable[[Config, Keys], Keys]] = {
     "GptOss": _gpt_oss,
     "Granite": _granite,
     "GraniteMoe": _granite,
+    "GraniteMoeShared": _granite,
     "Llama": _llama,
     "MiniMaxM2": _minimax,
     "Mixtral": _llama,
@@ -212,4 +223,5 @@ _OWN: Mapping[str, Callable[[Config, Keys], Keys]] = {
     "Qwen2Moe": _qwen_moe,
     "Qwen3Moe": _qwen_moe,
     "SmolLM3": _llama,
+    "Youtu": _deepseek,
 }

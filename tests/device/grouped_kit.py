@@ -1,4 +1,4 @@
-"""AWQ and GPTQ checkpoints written bit by bit from the formats' descriptions, with the values their formulas give."""
+"""AWQ, GPTQ and compressed-tensors checkpoints written bit by bit from the formats' descriptions, with the values their formulas give."""
 
 from __future__ import annotations
 
@@ -69,6 +69,28 @@ def gptq(made: Layer, less: int = 1) -> dict[str, np.ndarray]:
     }
 
 
+def compressed(made: Layer, symmetric: bool, scales: type = np.float32) -> dict[str, np.ndarray]:
+    zeros = {} if symmetric else {"weight_zero_point": _stream_words(made.zeros, made.bits).T.copy()}
+    listed = {} if (np.diff(made.groups) >= 0).all() else {"weight_g_idx": made.groups.astype(np.int32)}
+    return {
+        "weight_packed": _stream_words(made.codes.T, made.bits),
+        "weight_scale": made.scales.T.astype(scales),
+        "weight_shape": np.array(made.codes.T.shape, np.int64),
+        **zeros,
+        **listed,
+    }  # fmt: skip
+
+
+def compressed_config(bits: int, group: int, symmetric: bool, **more: Any) -> dict[str, Any]:
+    """quantization_config."""
+    size = {"strategy": "channel", "group_size": None} if group == -1 else {"strategy": "group", "group_size": group}
+    weights = {"num_bits": bits, "type": "int", "symmetric": symmetric, **size, **more}
+    return {
+        "quant_method": "compressed-tensors", "format": "pack-quantized", "kv_cache_scheme": None, "ignore": ["lm_head"],
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights, "input_activations": None}},
+    }  # fmt: skip
+
+
 def _awq_words(values: np.ndarray) -> np.ndarray:
     words = np.zeros((values.shape[0], values.shape[1] // 8), np.uint32)
     for column in range(values.shape[1]):
@@ -123,7 +145,10 @@ def model(
             continue
         made = layer(*shape, seed=i, **how)
         v2 = quantization.get("checkpoint_format") == "gptq_v2"
-        parts = awq(made) if method == "awq" else gptq(made, 1 - v2)
+        if method == "compressed-tensors":
+            parts = compressed(made, bool(how.get("middle")))
+        else:
+            parts = awq(made) if method == "awq" else gptq(made, 1 - v2)
         packed.files |= {f"{stem}.{part}": values for part, values in parts.items()}
         packed.meant[name] = made.values()
     return packed

@@ -131,6 +131,13 @@ def make(name: str, more: Mapping[str, Any]) -> Any:
     return model.eval().float()
 
 
+def architecture(name: str) -> str:
+    """What the config.json of a case says."""
+    settings = getattr(transformers, f"{name}Config")
+    kind = transformers.AutoModelForImageTextToText if name in VISION else transformers.AutoModelForCausalLM
+    return str(kind._model_mapping[settings].__name__)
+
+
 def load(folder: Path, ops: Ops) -> Any:
     checkpoint = open_checkpoint(ModelFiles(folder.name, folder))
     try:

@@ -206,6 +206,7 @@ def test_mxfp4_is_read_as_transformers_reads_it() -> None:
     (lambda t: _put(t, "down_proj_scales", lambda a: a[:3]), "not blocks of 32"),
     (lambda t: _put(t, "down_proj_scales", lambda a: a[:, :5]), "scales of an expert for"),
     (lambda t: _put(t, "down_proj_scales", lambda a: a.astype(np.float32)), "not blocks of 32"),
+    (lambda t: _put(t, "down_proj_scales", lambda a: np.where(a == a[3, 5, 0], 255, a).astype(np.uint8)), "not numbers"),
     (lambda t: _put(t, "gate_up_proj_blocks", lambda a: a[..., :8]), "not blocks of 32"),
     (lambda t: _put(t, "gate_up_proj_blocks", lambda a: a[..., 0]), "not 4 dimensions"),
     (lambda t: _put(t, "gate_up_proj_bias", lambda a: a[:, :9]), r"shape \[5\]"),

@@ -29,6 +29,10 @@ CONFIG: dict[str, Any] = {
 }  # fmt: skip
 DEEPSEEK = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
 PROMPT = [3, 17, 5, 60, 60, 1, 44, 9, 61, 23, 2]
+EXPERTS: dict[str, Any] = {  # what the files beside DeepSeek's have: experts of one block of rows, and of two
+    "vocab_size": 64, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 64, "num_experts_per_tok": 2,
+}  # fmt: skip
 FLOAT = ("embed_tokens", "lm_head", "norm", "gate.", "e_score")  # what DeepSeek's files leave as it is
 Q = "model.layers.0.self_attn.q_a_proj"
 
@@ -48,7 +52,7 @@ class Files:
         self, high: int, wide: int, part: str, shape: Callable[[np.ndarray], Any] = lambda s: s, **config: Any
     ):
         """Scales are of blocks of `high` rows and `wide` columns (0: all), in `.{part}`, of the shape that `shape` gives."""
-        self.config = {**CONFIG, **config}
+        self.config = config if "architectures" in config else {**CONFIG, **config}
         source = DummyCheckpoint(self.config, shapes(self.config), seed=7)
         self.files: dict[str, tuple[str, np.ndarray]] = {}
         self.meant: dict[str, np.ndarray] = {}
@@ -68,6 +72,10 @@ class Files:
         (path / "config.json").write_text(json.dumps(whole))
         save(path / "model.safetensors", self.files)
         return path
+
+    def renamed(self, names: Callable[[str], str]) -> Files:
+        self.files = {names(name): found for name, found in self.files.items()}
+        return self
 
     def replaced(self, name: str, kind: str, values: np.ndarray) -> Files:
         self.files[name] = kind, values
@@ -124,6 +132,26 @@ def test_every_number_of_eight_bits() -> None:
     assert found.max(initial=0, where=~np.isnan(found)) == 448
 
 
+KV_SCALES = (
+    "self_attn.k_scale", "self_attn.attn.q_scale", "self_attn.k_proj.k_scale", "self_attn.v_proj.v_scale", "self_attn.v_proj.output_scale",
+)  # fmt: skip
+
+
+def test_scales_for_cached_values_are_left_alone(tmp_path: Path) -> None:
+    quantization = {**compressed("channel"), "kv_cache_scheme": {"num_bits": 8, "type": "float"}}
+    files = Files(1, 0, "weight_scale")
+    plain = opened(files.write(tmp_path / "plain", compressed("channel")))
+    for name in KV_SCALES:
+        files.replaced(f"model.layers.0.{name}", "F32", np.full(1, 7, np.float32))
+    found, ops = opened(files.write(tmp_path / "scaled", quantization)), backend("reference", "exact")
+    kind = family(found.config)
+    builder = Build(ops, found, 64)
+    Decoder(builder, kind, kind.config.from_hf(found.config), found.names)
+    assert any("and 3 more" in note for note in builder.notes)
+    assert any("cached as --kv-cache-dtype says" in note for note in builder.notes)
+    np.testing.assert_array_equal(logits(found, ops), logits(plain, ops))
+
+
 WAYS = {
     "deepseek": (DEEPSEEK, (128, 128, "weight_scale_inv")),
     "whole": ({**DEEPSEEK, "weight_block_size": None}, (0, 0, "weight_scale_inv", lambda s: s.reshape(()))),
@@ -144,6 +172,53 @@ def test_a_model_is_the_one_its_files_mean(way: str, tmp_path: Path, ops: Ops) -
         logits(checkpoint, ops)
         for checkpoint in (opened(files.write(tmp_path, quantization)), ArrayCheckpoint(files.config, files.meant))
     )
+    assert np.isfinite(meant).all() and meant.std() > 1e-3
+    assert np.abs(found - meant).max() <= 1e-5 * np.abs(meant).max()
+
+
+def of_minimax(name: str) -> str:
+    for ours, theirs in (("gate_proj", "w1"), ("up_proj", "w3"), ("down_proj", "w2"), ("mlp", "block_sparse_moe")):
+        name = name.replace(f".{ours}.", f".{theirs}.")
+    return name
+
+
+# Architecture, what its configuration adds, how its files are quantised, and two tensors that are in them.
+KIN = {
+    "qwen3-moe": (
+        "Qwen3MoeForCausalLM", {"num_experts": 4, "moe_intermediate_size": 128, "mlp_only_layers": [0]},
+        {**DEEPSEEK, "modules_to_not_convert": ["lm_head", "model.layers.1.mlp.gate"]},
+        ("model.layers.1.mlp.experts.3.down_proj.weight_scale_inv", "model.layers.0.mlp.up_proj.weight_scale_inv"),
+    ),
+    "glm-4.5": (
+        "Glm4MoeForCausalLM", {"n_routed_experts": 4, "moe_intermediate_size": 128, "attention_bias": True, "use_qk_norm": True},
+        {**compressed("channel"), "ignore": ["lm_head", "model.layers.1.mlp.gate"]},
+        ("model.layers.1.self_attn.k_proj.bias", "model.layers.1.mlp.shared_experts.up_proj.weight_scale"),
+    ),
+    "minimax-m2": (
+        "MiniMaxM2ForCausalLM", {"num_local_experts": 4, "rotary_dim": 32},
+        {**DEEPSEEK, "fmt": "float8_e4m3fn", "modules_to_not_convert": ["gate", "e_score_correction_bias", "lm_head"]},
+        ("model.layers.0.block_sparse_moe.experts.3.w2.weight_scale_inv", "model.layers.1.self_attn.q_proj.weight_scale_inv"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KIN)
+def test_other_families_are_the_ones_their_files_mean(name: str, tmp_path: Path, ops: Ops) -> None:
+    architecture, more, quantization, there = KIN[name]
+    config = {"architectures": [architecture], **EXPERTS, **more}
+    files = Files(*WAYS["compressed-channel" if name == "glm-4.5" else "deepseek"][1], **config)
+    if name == "minimax-m2":
+        files.renamed(of_minimax)
+    if name == "glm-4.5":  # a layer after the last
+        files.replaced("model.layers.2.eh_proj.weight", "F8_E4M3", np.ones((128, 256), np.uint8))
+        files.replaced("model.layers.2.eh_proj.weight_scale", "F32", np.ones((128, 1), np.float32))
+    assert set(there) < files.files.keys()
+    assert all(values.any() for key, (_, values) in files.files.items() if key.endswith(".bias"))
+    checkpoint = opened(files.write(tmp_path, quantization))
+    expert = checkpoint.stored("model.layers.1.mlp.experts.2.gate_proj.weight")
+    assert expert.kind == "F8B128" and not expert.note
+    np.testing.assert_array_equal(widen(expert).data, files.meant["model.layers.1.mlp.experts.2.gate_proj.weight"])
+    found, meant = logits(checkpoint, ops), logits(ArrayCheckpoint(files.config, files.meant), ops)
     assert np.isfinite(meant).all() and meant.std() > 1e-3
     assert np.abs(found - meant).max() <= 1e-5 * np.abs(meant).max()
 
@@ -198,8 +273,9 @@ def test_scales_in_other_types(tmp_path: Path) -> None:
     for kind, stored, meant in (
         ("BF16", bits, (bits.astype(np.uint32) << 16).view(np.float32)),
         ("F8_E8M0", exponents, np.float32([[2.0**-7, 2.0**-6]])),
+        ("F8_E8M0", np.array([[0, 255]], np.uint8), np.float32([[2.0**-127, np.nan]])),
     ):
-        checkpoint = opened(files.replaced(name, kind, stored).write(tmp_path / kind, DEEPSEEK))
+        checkpoint = opened(files.replaced(name, kind, stored).write(tmp_path, DEEPSEEK))
         wide = np.repeat(np.repeat(meant, 128, axis=0), 128, axis=1)
         np.testing.assert_array_equal(widen(checkpoint.stored(f"{Q}.weight")).data, numbers * wide)
 
@@ -229,10 +305,9 @@ def test_how_scales_are_read_is_part_of_the_fingerprint(tmp_path: Path) -> None:
         ({**DEEPSEEK, "weight_block_size": [0, 128]}, r"weight_block_size is \[0, 128\]"),
         ({**DEEPSEEK, "weight_block_size": [64, 128]}, r"q_a_proj.weight of shape \[128, 256\] has scales of shape \[1, 2\]"),
         ({**DEEPSEEK, "weight_block_size": None}, r"has scales of shape \[1, 2\]"),
-        ({**compressed("channel"), "format": "pack-quantized"}, "of format 'pack-quantized' are not supported"),
+        ({**compressed("channel"), "format": "int-quantized"}, "of format 'int-quantized' are not supported"),
         (compressed("group"), "'strategy': 'group'"),
         (compressed("channel", num_bits=4), "'num_bits': 4"),
-        ({**compressed("channel"), "kv_cache_scheme": {"num_bits": 8}}, "kv_cache_scheme"),
         ({**compressed("channel"), "config_groups": {}}, "in 0 ways"),
     ],
 )  # fmt: skip

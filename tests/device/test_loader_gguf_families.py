@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from radixmill.device.loader import open_checkpoint
+from radixmill.device.loader.gguf_config import gguf_config
 from radixmill.device.models import family
 from radixmill.device.quant import widen
 from radixmill.store import GGUFFile, ModelFiles
@@ -54,8 +55,12 @@ def test_names_and_values_are_those_written(name: str, tmp_path: Path) -> None:
 
 
 def apart(written: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """A latent's projection lies in the file as one matrix of each head for its keys, and one for its values."""
+    """A latent's projection lies in the file as one matrix of each head for its keys, and one for its values; gates and ups
+    of Granite's shared blocks lie apart."""
     found = dict(written)
+    for name in [name for name in found if name.endswith("shared_mlp.input_linear.weight")]:
+        halves = zip(("gate_proj", "up_proj"), np.split(found.pop(name), 2), strict=True)
+        found |= {name.replace("input_linear", part): half for part, half in halves}
     for name in [name for name in found if name.endswith(".kv_b_proj.weight")]:
         heads = found.pop(name).reshape(config["num_attention_heads"], -1, config["kv_lora_rank"])
         for h, head in enumerate(heads):
@@ -109,6 +114,29 @@ def test_gates_and_ups_of_experts_in_one_tensor(tmp_path: Path) -> None:
         fused = [np.concatenate([written[f"{s}.{part}_proj.weight"] for part in ("gate", "up")]) for s in stems]
         tensors[f"blk.{layer}.ffn_gate_up_exps.weight"] = np.stack(fused)
     same(opened(write_gguf(tmp_path / "m.gguf", config, tensors)), written)
+
+
+def test_experts_one_by_one(tmp_path: Path) -> None:
+    """As the first converters of Mixtral wrote them."""
+    config = CONFIGS["mixtral"]
+    written = weights(config)
+    parts = {"gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down"}
+    pattern = re.compile(r"model\.layers\.(\d+)\.mlp\.experts\.(\d+)\.(\w+)\.weight")
+    old = {pattern.sub(lambda p: f"blk.{p[1]}.{parts[p[3]]}.{p[2]}.weight", name): v for name, v in written.items()}
+    assert "blk.2.ffn_down.5.weight" in old
+    same(opened(write_gguf(tmp_path / "m.gguf", config, old)), written)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "layers", "sigmoid"), [(154_880, 47, True), (154_880, 3, False), (264, 47, False)]
+)
+def test_a_file_of_glm_flash_need_not_say_how_experts_are_weighed(
+    vocabulary: int, layers: int, sigmoid: bool, tmp_path: Path
+) -> None:
+    config = {**CONFIGS["deepseek3"], "num_hidden_layers": layers}
+    keys = {"deepseek2.expert_gating_func": None, "deepseek2.vocab_size": vocabulary}
+    found = gguf_config(GGUFFile(write_gguf(tmp_path / "m.gguf", config, {}, keys=keys)))
+    assert found["architectures"] == ["DeepseekV3ForCausalLM" if sigmoid else "DeepseekV2ForCausalLM"]
 
 
 def test_layers_that_predict_further_ahead_are_left_out(tmp_path: Path) -> None:

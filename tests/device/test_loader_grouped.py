@@ -19,7 +19,7 @@ from radixmill.device.loader import open_checkpoint
 from radixmill.device.models import Decoder, family
 from radixmill.device.quant import Grouped, as_blocks, widen
 from radixmill.store import ModelFiles
-from tests.device.grouped_kit import CONFIG, Layer, Packed, gptq, layer, model
+from tests.device.grouped_kit import CONFIG, Layer, Packed, compressed_config, gptq, layer, model
 from tests.device.kernel_kit import BACKENDS, MODES, backend, normal, same_bits
 from tests.device.model_kit import ArrayCheckpoint, Driver, build
 
@@ -67,11 +67,12 @@ MIXTURES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ("awq", "gptq"))
+@pytest.mark.parametrize("method", ("awq", "gptq", "compressed-tensors"))
 @pytest.mark.parametrize("name", MIXTURES)
 def test_experts_are_packed_one_by_one(name: str, method: str, tmp_path: Path, ops: Ops) -> None:
     """As they are in the files, Mixtral's under names of its own; what no block is kept in would be said."""
-    packed = model(method, group=32, config={"architectures": [f"{name}ForCausalLM"], **MIXTURES[name]})
+    asked = compressed_config(4, 32, False) if method == "compressed-tensors" else {}
+    packed = model(method, asked, group=32, config={"architectures": [f"{name}ForCausalLM"], **MIXTURES[name]})
     assert sum(".mlp.experts." in tensor for tensor in packed.meant) in (12, 24)
     if name == "Mixtral":
         packed.files = {_mixtral(tensor): values for tensor, values in packed.files.items()}
@@ -343,7 +344,10 @@ def test_what_the_zero_points_mean_is_part_of_the_fingerprint(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ({"quant_method": "hqq"}, "quant_method 'hqq' is not supported. awq, gptq, fp8 and mxfp4 are"),
+        (
+            {"quant_method": "hqq"},
+            "quant_method 'hqq' is not supported. awq, gptq, compressed-tensors, fp8 and mxfp4 are",
+        ),
         ("awq", "quantization_config is 'awq', not a dictionary"),
         ({}, "quant_method None is not supported"),
         ({"quant_method": "awq", "bits": 8}, "awq of 8 bits is not supported. 4 bits are"),

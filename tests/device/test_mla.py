@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from radixmill.core.errors import BadModel
+from radixmill.device.kernels import native_isa, open_backend
 from radixmill.device.kernels.contract import Ops, Stored, in_place
 from radixmill.device.layers import Build
 from radixmill.device.layers.mla import _halves
@@ -20,6 +21,7 @@ from radixmill.device.quant import widen
 from tests.device import tiny_models
 from tests.device.kernel_kit import BACKENDS, backend
 from tests.device.model_kit import ArrayCheckpoint, Driver, build, shapes
+from tests.device.published import published
 
 CONFIG = tiny_models.config("deepseek-v3")
 WHOLE = "model.layers.0.self_attn.kv_b_proj.weight"
@@ -150,3 +152,14 @@ def test_one_head_too_few_is_named() -> None:
             kind.config.from_hf(CONFIG),
             halves,
         )
+
+
+@pytest.mark.skipif(not native_isa(), reason="the compiled kernels are not installed")
+@pytest.mark.parametrize("name", ["DeepSeek-V2", "DeepSeek-V2-Lite", "DeepSeek-V3", "Kimi-K2-Instruct"])
+def test_what_a_token_keeps_in_a_layer(name: str) -> None:
+    """One latent and what turns, once, for all heads."""
+    config = published(name)
+    shape = config.kv(config.layers - 1)
+    for kv, nbytes in (("f16", 2 * (512 + 64)), ("f32", 4 * (512 + 64)), ("int8", 512 + 64 + 4)):
+        ops = open_backend("cpu", "fast", 1, native_isa(), kv)  # type: ignore[arg-type]
+        assert shape.nbytes(kv) == nbytes == ops.kv_bytes_per_token(shape, 64)  # type: ignore[arg-type]

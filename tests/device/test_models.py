@@ -93,7 +93,9 @@ def test_yarn_stretches_the_context() -> None:
     ("more", "words"),
     [
         ({"mystery": 1, "enigma": 2}, "enigma, mystery"),
-        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "'dynamic'"),
+        ({"rope_scaling": {"type": "ntk", "factor": 2.0}}, "'ntk'"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0, "alpha": 1000.0}}, "alpha"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 32}}, "original_max"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0, "short_factor": [1]}}, "short_factor"),
         ({"rope_scaling": {"type": "linear"}}, "factor"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": -1}}, "factor"),
@@ -123,6 +125,8 @@ def test_yarn_stretches_the_context() -> None:
         ({"architectures": ["Glm4MoeForCausalLM"], "first_k_dense_replace": -1}, "first_k_dense_replace"),
         ({"architectures": ["Glm4MoeForCausalLM"], "head_dim": 4, "partial_rotary_factor": 0.25}, "turns 1 of a head's 4 numbers"),
         ({"architectures": ["Qwen3MoeForCausalLM"], "mlp_only_layers": 2}, "mlp_only_layers"),
+        ({"architectures": ["Qwen3MoeForCausalLM"], "use_qk_norm": False}, "use_qk_norm"),
+        ({"architectures": ["Qwen3MoeForCausalLM"], "shared_expert_intermediate_size": 8}, "shared_expert_intermediate_size"),
         ({"architectures": ["GptOssForCausalLM"], "swiglu_limit": 9.0}, "swiglu_limit"),
         ({"architectures": ["OlmoeForCausalLM"], "clip_qkv": 8.0}, "clip_qkv"),
         ({"architectures": ["Ernie4_5_MoeForCausalLM"], "moe_layer_interval": 0}, "moe_layer_interval"),
@@ -139,19 +143,60 @@ def test_unknown_keys_can_be_allowed() -> None:
     assert read({**TINY, "mystery": 1}, allow_unknown=True) == read(TINY)
 
 
+ROPES = {
+    "linear": {"rope_type": "linear", "factor": 2.0},
+    "yarn": {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32},
+}
+
+
+@pytest.mark.parametrize("kind", ROPES)
+@pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
+def test_unknown_keys_can_be_allowed_in_a_rope(key: str, kind: str) -> None:
+    known, more = ROPES[kind], {"extrapolation_factor": 1, "mrope_section": [1, 1]}
+    with pytest.raises(BadModel, match="extrapolation_factor, mrope_section"):
+        read({**TINY, key: {**known, **more}})
+    assert read({**TINY, key: {**known, **more}}, allow_unknown=True) == read({**TINY, key: known})
+
+
+def test_unknown_keys_can_be_allowed_in_each_of_two_ropes() -> None:
+    whole = {**CONFIGS["gemma-3-4b-it"], "text_config": {**CONFIGS["gemma-3-4b-it"]["text_config"]}}
+    whole["text_config"]["rope_parameters"] = {"sliding_attention": {"mystery": 1}}
+    with pytest.raises(BadModel, match="text_config, rope parameters has keys that we do not know: mystery"):
+        read(whole)
+    assert read(whole, allow_unknown=True) == published("gemma-3-4b-it")
+
+
+def test_of_two_dictionaries_of_a_rope_one_says_all() -> None:
+    both = {**CONFIGS["DeepSeek-V3"], "rope_parameters": {"rope_type": "default", "rope_theta": 5.0}}
+    assert read(both) == published("DeepSeek-V3")
+    old = {**CONFIGS["DeepSeek-V3"]}
+    new = {**old, "rope_parameters": old["rope_scaling"], "rope_scaling": {"rope_type": "linear", "factor": 2.0}}
+    assert read(new).scale == 192**-0.5 and read(new).rope.scaling == Linear(2.0)
+
+
+def test_a_dynamic_rope_is_plain_as_long_as_the_model_was_made_for() -> None:
+    assert read({**TINY, "rope_scaling": {"type": "dynamic", "factor": 6.0}}) == read(TINY)
+
+
+def test_phi3_calls_its_long_rope_by_other_names() -> None:
+    hf = tiny_models.config("phi3")
+    for name in ("su", "yarn"):
+        assert read({**hf, "rope_scaling": {**hf["rope_scaling"], "type": name}}) == read(hf)
+
+
 def test_an_unknown_architecture_is_told_what_there_is() -> None:
     with pytest.raises(BadModel, match="LlamaForCausalLM"):
         family({"architectures": ["BambooForCausalLM"]})
 
 
-def test_every_family_has_a_tiny_model() -> None:
-    assert set(FAMILIES) == tiny_models.shown()
+def test_every_architecture_has_a_tiny_model() -> None:
+    assert set(FAMILIES) == {architecture for _, architecture, _ in tiny_models.MODELS.values()}
 
 
 @pytest.mark.parametrize("more", [{}, {"tie_word_embeddings": False}, {"attention_bias": True}], ids=str)
 @pytest.mark.parametrize("name", tiny_models.MODELS)
 def test_every_family_wants_the_tensors_that_its_models_have(name: str, more: dict[str, Any]) -> None:
-    hf = {**tiny_models.config(name), **more}
+    hf = tiny_models.config(name, **more)
     try:
         config = read(hf)
     except BadModel:
@@ -194,6 +239,20 @@ def test_a_tensor_of_another_shape_is_named() -> None:
     checkpoint.arrays["model.layers.1.mlp.down_proj.weight"] = np.zeros((16, 23), np.float32)  # type: ignore[index]
     with pytest.raises(BadModel, match=r"model\.layers\.1\.mlp\.down_proj\.weight has shape \[16, 23\]"):
         build(checkpoint, ReferenceOps("exact"))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, (_, _, more) in tiny_models.MODELS.items() if "sliding_window" in more]
+)
+def test_a_window_that_is_never_full_is_none(name: str) -> None:
+    """A rope of windowed layers stays theirs, and layers that do not turn stay so."""
+    hf = tiny_models.config(name, sliding_window=24)
+    ids = [[(7 * i + 3) % 64 for i in range(24)]]
+    gone, there = (build(dummy(hf), ReferenceOps("exact"), positions) for positions in (24, 25))
+    assert set(gone.config.windows) == {None} and 24 in there.config.windows
+    (got,), (want,) = Driver(gone).run(ids, [[24]]), Driver(there).run(ids, [[24]])
+    assert np.array_equal(got, want)
+    assert gone.config.settled(24) == gone.config
 
 
 def test_a_tied_model_packs_its_table_once() -> None:
@@ -291,6 +350,10 @@ def test_what_the_latent_configs_say() -> None:
     assert v3.latent(0).turn == RopeSpec(10_000.0, Yarn(40.0, 4096, 32.0, 1.0, attention_factor=1.0))
     assert (v3.spare_layers, kimi.spare_layers) == (1, 0)
     assert published("GLM-4.7-Flash").dense == {0}
+    bare = {
+        key: value for key, value in CONFIGS["GLM-4.7-Flash"].items() if key not in ("v_head_dim", "qk_nope_head_dim")
+    }
+    assert read(bare) == published("GLM-4.7-Flash")
 
 
 @pytest.mark.parametrize(
@@ -316,6 +379,8 @@ def test_latent_models_have_as_many_weights_as_their_papers_say(name: str, billi
         ("DeepSeek-V3", {"first_k_dense_replace": -1}, "first_k_dense_replace is -1"),
         ("DeepSeek-V3", {"moe_layer_freq": 0}, "moe_layer_freq is 0"),
         ("DeepSeek-V3", {"mlp_bias": True}, "mlp_bias"),
+        ("DeepSeek-V3", {"num_nextn_predict_layers": -1}, "num_nextn_predict_layers"),
+        ("GLM-4.7-Flash", {"num_nextn_predict_layers": "1"}, "num_nextn_predict_layers"),
         ("GLM-4.7-Flash", {"mlp_layer_types": ["dense"]}, "mlp_layer_types"),
     ],
 )

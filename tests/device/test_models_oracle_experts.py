@@ -45,6 +45,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "olmoe-renormalised": ("Olmoe", {"num_experts": 6, "num_experts_per_tok": 3, "norm_topk_prob": True, "attention_bias": True, "tie_word_embeddings": True}),
     "granite-moe": ("GraniteMoe", {"num_local_experts": 5, **GRANITE}),
     "granite-moe-tied": ("GraniteMoe", {"num_local_experts": 5, **GRANITE, "attention_bias": True, "tie_word_embeddings": True}),
+    "granite-moe-shared": ("GraniteMoeShared", {"num_local_experts": 5, **GRANITE, "shared_intermediate_size": 24}),
+    "granite-moe-none-shared": ("GraniteMoeShared", {"num_local_experts": 5, **GRANITE, "tie_word_embeddings": True}),
     "ernie4-5-moe": ("Ernie4_5_Moe", ERNIE),
     "ernie4-5-moe-steps": ("Ernie4_5_Moe", {**ERNIE, "moe_layer_interval": 2, "moe_layer_start_index": 0, "num_hidden_layers": 4, "moe_layer_end_index": 2, "moe_num_shared_experts": 0, "tie_word_embeddings": False}),
     "dots1": ("Dots1", {**GLM, "n_shared_experts": 2, "first_k_dense_replace": 1, "norm_topk_prob": True, "routed_scaling_factor": 2.5}),

@@ -26,6 +26,7 @@ SIZES = {
 DIRECT = {"q_lora_rank": None}
 GROUPS = {"n_group": 4, "topk_group": 2}
 YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 16, "rope_theta": 1e3}
+STEP = {**YARN, "original_max_position_embeddings": 32, "rope_theta": 1e2, "beta_fast": 1.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0}  # fmt: skip
 V2 = {**SIZES, **GROUPS, "topk_method": "group_limited_greedy", "routed_scaling_factor": 2.5}
 V3 = {**SIZES, **GROUPS, "routed_scaling_factor": 1.7}
 
@@ -40,6 +41,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "v3-yarn": ("DeepseekV3", {**V3, "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.6}}),
     "v3-direct-biased": ("DeepseekV3", {**V3, **DIRECT, "attention_bias": True, "tie_word_embeddings": True}),
     "v3-one-group": ("DeepseekV3", {**V3, "n_group": 1, "topk_group": 1, "routed_scaling_factor": 2.827}),
+    "kimi": ("DeepseekV3", {**V3, "n_group": 1, "topk_group": 1, "rope_parameters": STEP}),  # two pairs keep, two stretch
+    "kimi-no-ramp": ("DeepseekV3", {**V3, "n_group": 1, "topk_group": 1, "rope_parameters": {**STEP, "truncate": False}}),
     "glm-lite": (
         "Glm4MoeLite",
         {**SIZES, "n_group": 2, "topk_group": 1, "mlp_layer_types": ["sparse", "dense", "sparse"], "v_head_dim": 16},
@@ -59,6 +62,26 @@ def test_logits_equal_transformers_and_cuts_change_no_bit(case: Case, ops: Ops) 
 
 def test_company_changes_no_bit(case: Case, ops: Ops) -> None:
     oracle_kit.check_company(case, ops)
+
+
+def test_v2_divides_the_chosen_weights_by_their_sum(tmp_path: Path, ops: Ops) -> None:
+    """Where norm_topk_prob says so, as DeepSeek's own code does it. transformers does not look at that key; told to divide,
+    it gives our logits."""
+    model = oracle_kit.make("DeepseekV2", {**V2, "norm_topk_prob": True, "routed_scaling_factor": 1.0})
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["norm_topk_prob"] is True
+    (ours,) = Driver(oracle_kit.load(tmp_path, ops)).run([[1, 2, 3]], [[3]])
+
+    def divided(_gate: Any, _inputs: Any, out: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+        scores, weights, chosen = out
+        return scores, weights / weights.sum(-1, keepdim=True), chosen
+
+    with torch.no_grad():
+        plain = model(torch.tensor([[1, 2, 3]])).logits[0].numpy()
+        for block in model.model.layers[1:]:
+            block.mlp.gate.register_forward_hook(divided)
+        theirs = model(torch.tensor([[1, 2, 3]])).logits[0].numpy()
+    assert oracle_kit.error(ours, theirs) <= 1e-4 < 1e-2 < oracle_kit.error(ours, plain)
 
 
 def test_layers_after_the_last_lie_unused(tmp_path: Path, ops: Ops) -> None:

@@ -1,11 +1,9 @@
-"""A tiny model of every family, with a kind that its matrices are packed in: no family is done without one here."""
+"""A tiny model of every architecture, with a kind that its matrices are packed in: none is done without one here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-
-from radixmill.device.models import FAMILIES
 
 SIZES = {
     "vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -40,7 +38,14 @@ DENSE: Mapping[str, Tiny] = {
     "glm4": ("Q8_0", "Glm4ForCausalLM", {}),
     "exaone4": ("Q4_0", "Exaone4ForCausalLM", {"sliding_window": 6, "sliding_window_pattern": 2}),
     "ernie4.5": ("Q5_1", "Ernie4_5ForCausalLM", {"use_bias": True}),
-}
+    "seed-oss": ("Q4_1", "SeedOssForCausalLM", {"attention_out_bias": True, "mlp_bias": True}),
+    "helium": ("Q8_0", "HeliumForCausalLM", {"attention_bias": True}),
+    "ministral": ("Q5_0", "MinistralForCausalLM", {"sliding_window": 6, "layer_types": WINDOW_THEN_FULL}),
+    "mistral-vision": ("Q4_0", "Mistral3ForConditionalGeneration", {"sliding_window": 7}),
+    "gemma3-vision": (
+        "Q8_0", "Gemma3ForConditionalGeneration", {"sliding_window": 6, "sliding_window_pattern": 2, "final_logit_softcapping": 2.0},
+    ),
+}  # fmt: skip
 EXPERTS: Mapping[str, Tiny] = {
     "mixtral": ("Q4_0", "MixtralForCausalLM", {"num_local_experts": 4, "sliding_window": 6}),
     "qwen2-moe": ("Q8_0", "Qwen2MoeForCausalLM", {
@@ -59,6 +64,7 @@ EXPERTS: Mapping[str, Tiny] = {
     "granite-moe": ("Q4_0", "GraniteMoeForCausalLM", {
         "num_local_experts": 4, "residual_multiplier": 0.3, "attention_multiplier": 0.2, "logits_scaling": 3.0,
     }),
+    "granite-moe-shared": ("Q8_0", "GraniteMoeSharedForCausalLM", {"num_local_experts": 4, "shared_intermediate_size": 32}),
     "ernie4-5-moe": ("Q4_1", "Ernie4_5_MoeForCausalLM", {
         "moe_num_experts": 6, "moe_k": 3, "moe_intermediate_size": 32,
     }),
@@ -92,17 +98,14 @@ LATENT: Mapping[str, Tiny] = {
 MODELS = {**DENSE, **EXPERTS, **LATENT}
 
 
-def config(name: str) -> dict[str, Any]:
-    """config.json of a tiny model. A key of None is absent."""
-    _, architecture, more = MODELS[name]
-    return {k: v for k, v in {**SIZES, "architectures": [architecture], **more}.items() if v is not None}
+def config(name: str, **more: Any) -> dict[str, Any]:
+    """config.json of a tiny model; one of text and images has most of it under text_config. A key of None is absent."""
+    _, architecture, own = MODELS[name]
+    numbers = {k: v for k, v in {**SIZES, **own, **more}.items() if v is not None}
+    if architecture.endswith("ForConditionalGeneration"):
+        numbers = {"text_config": numbers, "vision_config": {}}
+    return {"architectures": [architecture], **numbers}
 
 
 def kind(name: str) -> str:
     return MODELS[name][0]
-
-
-def shown() -> set[str]:
-    """Architectures that have a tiny model, or share all they are with one that has."""
-    files = {id(FAMILIES[architecture]) for _, architecture, _ in MODELS.values()}
-    return {architecture for architecture, family in FAMILIES.items() if id(family) in files}

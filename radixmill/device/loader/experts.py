@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from radixmill.core.errors import BadModel
 from radixmill.device.kernels.contract import Stored
+from radixmill.device.loader.fp8 import NAN_E8M0
 from radixmill.store.safetensors import TensorAt
 
 _RENAMED = (
@@ -146,6 +147,8 @@ def _mxfp4(files: Files, cut: Cut) -> Stored:
     one = scales[cut.expert][cut.rows]
     if one.shape != blocks.shape[:2]:
         raise BadModel(f"{cut.scales} has {list(one.shape)} scales of an expert for {list(blocks.shape[:2])} blocks")
+    if (one == NAN_E8M0).any():
+        raise BadModel(f"{cut.scales} has scales of expert {cut.expert} that are not numbers")
     rows, count = one.shape
     packed = np.empty((rows, count, 1 + _BLOCK // 2), np.uint8)
     packed[..., 0] = one

@@ -15,7 +15,7 @@ from radixmill.device.loader import experts
 from radixmill.device.loader.checkpoint import Lying, check_shape, missing
 from radixmill.device.loader.fingerprint import fingerprint
 from radixmill.device.loader.fp8 import KIND as FP8
-from radixmill.device.loader.fp8 import fp8_scheme, scale_of, without_scales
+from radixmill.device.loader.fp8 import NAN_E8M0, fp8_scheme, scale_of, without_scales
 from radixmill.device.loader.fp8 import matrix as fp8_matrix
 from radixmill.device.loader.grouped import Scheme, layer_names, scheme
 from radixmill.device.quant import as_blocks, widen
@@ -125,9 +125,12 @@ class FolderCheckpoint:
         return fp8_matrix(self.root, name, codes, self._scales(scale), self._fp8)
 
     def _scales(self, name: str) -> NDArray[Any]:
-        """Scales of 8-bit floats, which may be powers of two, stored as exponents."""
+        """Scales of 8-bit floats, which may be powers of two, stored as exponents (255: not a number)."""
         if self._tensors.info(name).dtype == "F8_E8M0":
-            return np.ldexp(np.float32(1), self._tensors.data(name).astype(np.int32) - 127)
+            powers = self._tensors.data(name)
+            none = powers == NAN_E8M0
+            values = np.ldexp(np.float32(1), np.where(none, 0, powers.astype(np.int32) - 127))
+            return np.where(none, np.float32(np.nan), values)
         return self.floats(name)
 
     def _read(self, name: str) -> tuple[str, NDArray[Any]]:

@@ -6,7 +6,8 @@
     x.weight_scale_inv []                 of the whole matrix, quant_method fp8 without weight_block_size
     x.weight_scale [N, 1], [1], or as above       quant_method compressed-tensors, format float-quantized; fbgemm_fp8
 
-Scales of what the matrix is multiplied with, which some files have too, are left alone: activations keep more bits here.
+Scales of what the matrix is multiplied with, which some files have too, are left alone: activations keep more bits here. So
+are scales for cached keys and values (kv_cache_scheme): these are kept as --kv-cache-dtype says.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from radixmill.device.kernels.contract import Stored
 from radixmill.device.quant import F8_BLOCK, as_f8_blocks, f8_floats
 
 KIND = "F8_E4M3"
+NAN_E8M0 = 255  # among scales that are stored as exponents alone
+PACKED_INTEGERS = "pack-quantized"  # of compressed-tensors; see grouped.py
 _WEIGHT = ".weight"
 _SCALES = (".weight_scale_inv", ".weight_scale")
 _OF_INPUTS = (".input_scale", ".activation_scale", ".input_scale_ub")
@@ -46,7 +49,7 @@ def fp8_scheme(root: Path, config: Mapping[str, Any]) -> Fp8 | None:
             return Fp8(_pair(root, "weight_block_size", found.get("weight_block_size")))
         case "fbgemm_fp8":
             return Fp8(None)
-        case "compressed-tensors":
+        case "compressed-tensors" if found.get("format") != PACKED_INTEGERS:
             return _compressed(root, found)
     return None
 
@@ -95,7 +98,10 @@ def _per_row(
 
 def _compressed(root: Path, found: Mapping[str, Any]) -> Fp8:
     if (form := found.get("format")) != "float-quantized":
-        raise BadModel(f"{root}: compressed-tensors of format {form!r} are not supported", "float-quantized are")
+        raise BadModel(
+            f"{root}: compressed-tensors of format {form!r} are not supported",
+            f"float-quantized and {PACKED_INTEGERS} are",
+        )
     groups: Any = found.get("config_groups")
     weights = [group.get("weights") for group in groups.values()] if isinstance(groups, Mapping) else []
     blocks = {_structure(root, of) for of in weights}
@@ -103,8 +109,6 @@ def _compressed(root: Path, found: Mapping[str, Any]) -> Fp8:
         raise BadModel(
             f"{root}: config_groups of compressed-tensors scale matrices in {len(blocks)} ways; one is supported"
         )
-    if found.get("kv_cache_scheme") is not None:
-        raise BadModel(f"{root}: kv_cache_scheme of compressed-tensors is not supported; only null is")
     return Fp8(blocks.pop())
 
 

@@ -17,6 +17,7 @@ from radixmill.store import GGUFFile
 
 _ROOTS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _PART = re.compile(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)")
+_EXPERT = re.compile(r"(blk\.\d+\.ffn_(?:gate|up|down))\.(\d+)\.(weight|bias)")  # of older files, one by one
 _IN_BLOCK = re.compile(r"blk\.(\d+)\.")
 # Frequencies that are derived from the configuration, or that the family has turned into it.
 _DERIVED = re.compile(r"(blk\.\d+\.)?(rope_freqs|rope_factors_long|rope_factors_short|attn_rot_embd)\.weight")
@@ -63,6 +64,8 @@ def places(file: GGUFFile, names: Names, config: Mapping[str, Any]) -> dict[str,
 
 def hf_names(name: str, names: Names) -> tuple[str, ...]:
     """Hugging Face's names of what a GGUF tensor holds; one without any stays as it is."""
+    if one := _EXPERT.fullmatch(name):
+        return tuple(n.replace("{e}", one[2]) for n in hf_names(f"{one[1]}_exps.{one[3]}", names))
     if (found := _PART.fullmatch(name)) is None:
         return (name,)
     block, stem, kind = found.groups()

@@ -1,5 +1,5 @@
-"""Cohere Command R and Aya (Cohere, 2024): layer norms without a bias, attention and feed-forward side by side on one norm,
-neighbours turn together. Command R7B and Command A turn heads in windowed layers only; the others see everything."""
+"""Cohere Command R and Aya (Cohere, 2025, arXiv:2504.00698): layer norms without a bias, attention and feed-forward side by
+side on one norm, neighbours turn together. Command R7B and Command A turn heads in windowed layers only; the others see everything."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any, Self
 from radixmill.device.kernels.contract import Array
 from radixmill.device.layers import MLP, Attention, Build, ForwardBatch, LayerNorm, Parts
 from radixmill.device.models import llama
+from radixmill.device.models.blocks import HEAD_NORMS
 from radixmill.device.models.decoder import DecoderConfig, Family, norm
-from radixmill.device.models.keys import Keys, dimensions, layer_windows, rope, stretched
+from radixmill.device.models.keys import Keys, attention_biases, dimensions, layer_windows, rope, stretched
 
 COHERE2 = "Cohere2ForCausalLM"
 ARCHITECTURES = ("CohereForCausalLM", COHERE2)
@@ -23,7 +24,7 @@ class Config(DecoderConfig):
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         second = COHERE2 in keys.get("architectures", ())
         sizes = {
             **dimensions(keys, tie_word_embeddings=True),
@@ -32,7 +33,6 @@ class Config(DecoderConfig):
         positions = keys.count("max_position_embeddings", 8192)
         turn = rope(keys, positions, 10_000.0 if second else 500_000.0)
         windows = _windows(keys, sizes["layers"]) if second else (None,) * sizes["layers"]
-        biased = ("q", "k", "v", "out") if keys.flag("attention_bias", False) else ()
         config = cls(
             **sizes,
             context=keys.count("model_max_length", stretched(turn, positions)),
@@ -45,9 +45,9 @@ class Config(DecoderConfig):
             logit_scale=keys.number("logit_scale", 0.0625),
             layer_norms=True,
             head_norms=not second and keys.flag("use_qk_norm", False),
-            biased=frozenset(biased),
+            biased=attention_biases(keys),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
     def lacks(self, layer: int) -> Collection[str]:
@@ -77,8 +77,7 @@ WEIGHTS = replace(
     block={
         **{role: stems for role, stems in llama.WEIGHTS.block.items() if role not in ("attention_norm", "mlp_norm")},
         "norm": ("input_layernorm",),
-        "q_norm": ("self_attn.q_norm",),
-        "k_norm": ("self_attn.k_norm",),
+        **HEAD_NORMS,
     },
 )
 

@@ -23,6 +23,9 @@ from radixmill.device.layers import (
     RopeSpec,
 )
 
+# Scales for a cache of 8-bit floats, as files of such weights have them beside attention or its projections.
+KV_SCALES = r"((attn|attention|_proj)\.(q|k|v|kv|prob)_scale|[kv]_proj\.output_scale)$"
+
 
 @dataclass(frozen=True)
 class LayerGroup:
@@ -49,6 +52,7 @@ class DecoderConfig:
     activation: Activation
     rope: RopeSpec
     local_rope: RopeSpec | None = None  # of layers with a window, where they have their own
+    local: frozenset[int] = frozenset()  # layers that turn by it, though their window has gone
     unturned: frozenset[int] = frozenset()  # layers without a rope
     turned: int | None = None  # of a head's numbers the first so many turn; None: all
     interleaved: bool = False  # neighbours turn together, in the order of the checkpoint's rows
@@ -67,7 +71,7 @@ class DecoderConfig:
 
     def attention(self, layer: int) -> AttentionShape:
         window = self.windows[layer]
-        rope = self.local_rope if self.local_rope and window is not None else self.rope
+        rope = self.local_rope if self.local_rope and self._is_local(layer) else self.rope
         return AttentionShape(
             hidden=self.hidden,
             heads=self.heads,
@@ -84,9 +88,18 @@ class DecoderConfig:
         )
 
     def settled(self, positions: int) -> Self:
-        """The same, with what depends on the longest sequence there may be decided."""
-        local = self.local_rope.settled(positions) if self.local_rope else None
-        return replace(self, rope=self.rope.settled(positions), local_rope=local)
+        """The same, with what depends on the longest sequence there may be decided: ropes, and whether windows are
+        ever full. Those that are not have gone."""
+        return replace(
+            self,
+            rope=self.rope.settled(positions),
+            local_rope=self.local_rope.settled(positions) if self.local_rope else None,
+            local=frozenset(i for i in range(self.layers) if self.local_rope and self._is_local(i)),
+            windows=tuple(w if w is not None and w < positions else None for w in self.windows),
+        )
+
+    def _is_local(self, layer: int) -> bool:
+        return layer in self.local or self.windows[layer] is not None
 
     def lacks(self, layer: int) -> Collection[str]:
         """Roles of the family's that this layer has not."""
@@ -124,7 +137,10 @@ class Names:
     norm: str = "norm"
     head: str = "lm_head"
     heads: Mapping[str, str] = field(default_factory=dict)  # by root, where the head has another name
-    inert: tuple[str, ...] = (r"rotary_emb\.inv_freq$",)  # patterns of tensors that a forward pass doesn't need
+    inert: tuple[str, ...] = (
+        r"rotary_emb\.inv_freq$",
+        KV_SCALES,
+    )  # patterns of tensors that a forward pass doesn't need
     # Role → roles that some checkpoints have in its place.
     instead: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
 
@@ -232,6 +248,10 @@ class Decoder:
         family, root = replace(family, weights=weights), weights.root(names)
         if ignored := weights.check(config, names, build.adds_nothing):
             build.note(f"not loaded: {_some(list(ignored), 2)}")
+        if any(re.search(KV_SCALES, name) for name in ignored):
+            build.note(
+                "keys and values are cached as --kv-cache-dtype says, without the scales that the files have for them"
+            )
         self.ops, self.config = build.ops, config.settled(build.positions)
         table = _matrix(build, f"{root}{weights.embed}", config)
         self.embed = Embedding(build.ops, table, config.embed_scale)

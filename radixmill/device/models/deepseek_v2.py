@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from radixmill.core.errors import BadModel
-from radixmill.device.kernels.contract import Array, AttentionParams, KVShape, Routing
-from radixmill.device.layers import MLA, Build, ForwardBatch, LatentShape, Norm, Parts
+from radixmill.device.kernels.contract import AttentionParams, KVShape, Routing
+from radixmill.device.layers import MLA, Build, LatentShape, Parts
 from radixmill.device.layers.rope import yarn_magnitude
+from radixmill.device.models.blocks import PreNormBlock
 from radixmill.device.models.decoder import Family, Names
-from radixmill.device.models.keys import Keys, dimensions, rope, stretched
+from radixmill.device.models.keys import Keys, dimensions, rope, rope_parameters, stretched
 from radixmill.device.models.sparse import TRAINING, SparseConfig, bottom_layers, checked, feed_forward
 
 ARCHITECTURES = ("DeepseekV2ForCausalLM",)
@@ -60,7 +61,7 @@ class LatentConfig(SparseConfig):
 class Config(LatentConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         routing = _softmax(keys)
         numbers = latent_numbers(keys, q_lora_rank=1536, max_position_embeddings=2048)
         config = cls(
@@ -70,13 +71,16 @@ class Config(LatentConfig):
             routing=routing,
             interleaved=True,
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 
 def latent_numbers(keys: Keys, **default: Any) -> dict[str, Any]:
     """The fields that all of this kin spell alike. `default`: by config.json's names, where they may lack."""
-    nope, turned = keys.count("qk_nope_head_dim", 128), keys.count("qk_rope_head_dim", 64)
+    nope, turned = (
+        keys.count("qk_nope_head_dim", default.get("qk_nope_head_dim", 128)),
+        keys.count("qk_rope_head_dim", 64),
+    )
     own = {key: default[key] for key in ("rms_norm_eps", "tie_word_embeddings") if key in default}
     sizes = dimensions(keys, head_dim=turned, **own)
     keys.expect("num_key_value_heads", sizes["heads"])
@@ -100,7 +104,7 @@ def latent_numbers(keys: Keys, **default: Any) -> dict[str, Any]:
         "biased": _biased(keys),
         "nope": nope,
         "rope_dim": turned,
-        "value_dim": keys.count("v_head_dim", 128),
+        "value_dim": keys.count("v_head_dim", default.get("v_head_dim", 128)),
         "rank": rank,
         "q_rank": q_rank or 0,
     }
@@ -142,7 +146,7 @@ def _softmax(keys: Keys) -> Routing:
 
 def _sharpening(keys: Keys) -> float:
     """What YaRN's `mscale_all_dim` multiplies scores by: the square of its magnitude."""
-    found = keys.get("rope_parameters") or keys.get("rope_scaling") or {}
+    found = rope_parameters(keys)
     all_dim = found.get("mscale_all_dim")
     return yarn_magnitude(found.get("factor", 1.0), all_dim) ** 2 if all_dim else 1.0
 
@@ -179,17 +183,10 @@ WEIGHTS = Names(
 )
 
 
-class Block:
+class Block(PreNormBlock):
     def __init__(self, build: Build, config: LatentConfig, part: Parts, layer: int) -> None:
-        self.ops = build.ops
-        self.attention_norm = Norm(build, part("attention_norm"), config.hidden, config.eps)
-        self.attention = MLA(build, part, config.latent(layer))
-        self.mlp_norm = Norm(build, part("mlp_norm"), config.hidden, config.eps)
-        self.mlp = feed_forward(build, config, part)
-
-    def forward(self, x: Array, batch: ForwardBatch) -> Array:
-        x = self.ops.add(x, self.attention(self.attention_norm(x), batch))
-        return self.ops.add(x, self.mlp(self.mlp_norm(x)))
+        attention = MLA(build, part, config.latent(layer))
+        super().__init__(build, config, part, attention, feed_forward(build, config, part))
 
 
 FAMILY = Family(Config, WEIGHTS, Block)

@@ -14,7 +14,7 @@ from radixmill.device.models import deepseek_v2
 from radixmill.device.models.decoder import Family
 from radixmill.device.models.deepseek_v2 import LatentConfig, expert_sizes, latent_numbers, leading_dense
 from radixmill.device.models.keys import Keys
-from radixmill.device.models.sparse import checked
+from radixmill.device.models.sparse import sigmoid
 
 ARCHITECTURES = ("DeepseekV3ForCausalLM",)
 
@@ -22,37 +22,27 @@ ARCHITECTURES = ("DeepseekV3ForCausalLM",)
 class Config(LatentConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         keys.expect("mlp_bias", False)
         numbers = latent_numbers(keys, q_lora_rank=1536, max_position_embeddings=4096)
         config = cls(
             **numbers,
             **expert_sizes(keys, 1),
             dense=leading_dense(keys, numbers["layers"], 3),
-            routing=sigmoid(keys, experts=256, top=8, scaling=2.5, groups=8, top_groups=4),
+            routing=routing(keys, experts=256, top=8, scaling=2.5, groups=8, top_groups=4),
             biased_choice=True,
             interleaved=keys.flag("rope_interleave", True),
-            spare_layers=keys.get("num_nextn_predict_layers", 1),
+            spare_layers=keys.natural("num_nextn_predict_layers", 1),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 
-def sigmoid(keys: Keys, *, experts: int, top: int, scaling: float, groups: int, top_groups: int) -> Routing:
-    """The numbers are the family's own, where the configuration leaves them out."""
+def routing(keys: Keys, **default: Any) -> Routing:
+    """`default`: see sparse.sigmoid."""
     keys.expect("scoring_func", "sigmoid")
     keys.expect("topk_method", "noaux_tc")
-    routing = Routing(
-        experts=keys.count("n_routed_experts", experts),
-        top=keys.count("num_experts_per_tok", top),
-        score="sigmoid",
-        renormalise=keys.flag("norm_topk_prob", True),
-        scaling=keys.number("routed_scaling_factor", scaling),
-        groups=keys.count("n_group", groups),
-        top_groups=keys.count("topk_group", top_groups),
-        group_score="top2",
-    )
-    return checked(keys, routing)
+    return sigmoid(keys, **default)
 
 
 WEIGHTS = deepseek_v2.WEIGHTS

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from radixmill.device.kernels.contract import Routing
 from radixmill.device.models import glm4_moe, sparse
 from radixmill.device.models.decoder import Family
-from radixmill.device.models.keys import Keys, dimensions, layer_windows, rope, stretched
-from radixmill.device.models.sparse import SparseConfig, bottom_layers, checked
+from radixmill.device.models.keys import Keys, attention_biases, dimensions, layer_windows, rope, stretched
+from radixmill.device.models.sparse import SparseConfig, bottom_layers, sigmoid
 
 ARCHITECTURES = ("Dots1ForCausalLM",)
 
@@ -17,25 +16,14 @@ ARCHITECTURES = ("Dots1ForCausalLM",)
 class Config(SparseConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys)
         positions = keys.count("max_position_embeddings", 2048)
         turn = rope(keys, positions)
-        routing = Routing(
-            experts=keys.count("n_routed_experts"),
-            top=keys.count("num_experts_per_tok"),
-            score="sigmoid",
-            renormalise=keys.flag("norm_topk_prob", False),
-            scaling=keys.number("routed_scaling_factor", 1.0),
-            groups=keys.count("n_group", 1),
-            top_groups=keys.count("topk_group", 1),
-            group_score="top2",
-        )
         inner = keys.count("moe_intermediate_size", 1408)
         keys.expect("scoring_func", "noaux_tc", "sigmoid")
         keys.expect("moe_layer_freq", 1)
         keys.inert(*sparse.TRAINING)
-        biased = ("q", "k", "v", "out") if keys.flag("attention_bias", False) else ()
         config = cls(
             **sizes,
             context=stretched(turn, positions),
@@ -43,14 +31,14 @@ class Config(SparseConfig):
             rope=turn,
             windows=_windows(keys, sizes["layers"]),
             scale=sizes["head_dim"] ** -0.5,
-            biased=frozenset(biased),
-            routing=checked(keys, routing),
+            biased=attention_biases(keys),
+            routing=sigmoid(keys, renormalise=False),
             expert_inner=inner,
             dense=bottom_layers(keys, sizes["layers"], 0),
             biased_choice=True,
             shared_inner=inner * keys.count("n_shared_experts"),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

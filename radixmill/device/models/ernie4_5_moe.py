@@ -1,4 +1,5 @@
-"""ERNIE 4.5 mixtures of experts (Baidu, 2025): neighbours turn together; softmax scores with a correction for the choice."""
+"""ERNIE 4.5 mixtures of experts (Baidu, ERNIE 4.5 Technical Report, 2025): neighbours turn together; softmax scores with a
+correction for the choice."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ ARCHITECTURES = ("Ernie4_5_MoeForCausalLM",)
 class Config(SparseConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys, num_key_value_heads=4, rms_norm_eps=1e-5, tie_word_embeddings=True)
         positions = keys.count("max_position_embeddings", 131_072)
         turn = rope(keys, positions, 500_000.0)
@@ -46,7 +47,7 @@ class Config(SparseConfig):
             biased_choice=True,
             shared_inner=inner * keys.natural("moe_num_shared_experts", 2),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from radixmill.core.errors import BadModel
-from radixmill.device.layers import Attention, Build, Norm, Parts
+from radixmill.device.layers import Attention, Build, Parts
 from radixmill.device.models import olmo2
+from radixmill.device.models.blocks import PostNormBlock, head_norms
 from radixmill.device.models.decoder import DecoderConfig, Family
 from radixmill.device.models.keys import Keys, dimensions, layer_windows, rope, stretched
 
@@ -18,7 +19,7 @@ ARCHITECTURES = ("Exaone4ForCausalLM",)
 class Config(DecoderConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys, num_key_value_heads=32, rms_norm_eps=1e-5)
         positions = keys.count("max_position_embeddings", 2048)
         turn = rope(keys, positions)
@@ -33,7 +34,7 @@ class Config(DecoderConfig):
             unturned=frozenset(i for i, one in enumerate(windows) if window is not None and one is None),
             scale=sizes["head_dim"] ** -0.5,
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 
@@ -52,11 +53,10 @@ def _pattern(keys: Keys, layers: int, window: int | None) -> list[str]:
 WEIGHTS = olmo2.WEIGHTS
 
 
-class Block(olmo2.PostNormBlock):
+class Block(PostNormBlock):
     def __init__(self, build: Build, config: Config, part: Parts, layer: int) -> None:
-        q_norm = Norm(build, part("q_norm"), config.head_dim, config.eps)
-        k_norm = Norm(build, part("k_norm"), config.head_dim, config.eps)
-        super().__init__(build, config, part, Attention(build, part, config.attention(layer), (q_norm, k_norm)))
+        attention = Attention(build, part, config.attention(layer), head_norms(build, config, part))
+        super().__init__(build, config, part, attention)
 
 
 FAMILY = Family(Config, WEIGHTS, Block)

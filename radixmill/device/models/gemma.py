@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from radixmill.device.models import llama
 from radixmill.device.models.decoder import DecoderConfig, Family
-from radixmill.device.models.keys import Keys, dimensions, rope, stretched
+from radixmill.device.models.keys import Keys, attention_biases, dimensions, rope, stretched
 
 ARCHITECTURES = ("GemmaForCausalLM",)
 
@@ -15,11 +15,10 @@ ARCHITECTURES = ("GemmaForCausalLM",)
 class Config(DecoderConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys, num_key_value_heads=16, head_dim=256, tie_word_embeddings=True)
         positions = keys.count("max_position_embeddings", 8192)
         turn = rope(keys, positions)
-        biased = ("q", "k", "v", "out") if keys.flag("attention_bias", False) else ()
         keys.expect("use_bidirectional_attention", False)
         keys.expect("hidden_activation", "gelu_pytorch_tanh")
         keys.expect("hidden_act", "gelu", "gelu_pytorch_tanh")  # the first files say gelu, and mean the other
@@ -32,9 +31,9 @@ class Config(DecoderConfig):
             scale=sizes["head_dim"] ** -0.5,
             embed_scale=sizes["hidden"] ** 0.5,
             norms_plus_one=True,
-            biased=frozenset(biased),
+            biased=attention_biases(keys),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

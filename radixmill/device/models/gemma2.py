@@ -9,8 +9,9 @@ from typing import Any, Self
 from radixmill.device.kernels.contract import Array
 from radixmill.device.layers import MLP, Attention, Build, ForwardBatch, Parts
 from radixmill.device.models import llama
+from radixmill.device.models.blocks import head_norms
 from radixmill.device.models.decoder import DecoderConfig, Family, norm
-from radixmill.device.models.keys import Keys, dimensions, layer_windows, rope, stretched
+from radixmill.device.models.keys import Keys, attention_biases, dimensions, layer_windows, rope, stretched
 
 ARCHITECTURES = ("Gemma2ForCausalLM",)
 
@@ -18,13 +19,12 @@ ARCHITECTURES = ("Gemma2ForCausalLM",)
 class Config(DecoderConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys, num_key_value_heads=4, head_dim=256, tie_word_embeddings=True)
         positions = keys.count("max_position_embeddings", 8192)
         turn = rope(keys, positions)
         window = keys.count("sliding_window", keys.count("sliding_window_size", 4096))
         pattern = ("full_attention" if i % 2 else "sliding_attention" for i in range(sizes["layers"]))
-        biased = ("q", "k", "v", "out") if keys.flag("attention_bias", False) else ()
         keys.expect("use_bidirectional_attention", False)
         keys.inert("hidden_act")  # hidden_activation is what counts
         config = cls(
@@ -38,9 +38,9 @@ class Config(DecoderConfig):
             logit_softcap=keys.nullable_number("final_logit_softcapping", 30.0),
             embed_scale=sizes["hidden"] ** 0.5,
             norms_plus_one=True,
-            biased=frozenset(biased),
+            biased=attention_biases(keys),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 
@@ -62,7 +62,7 @@ class Block:
         self.after_attention_norm = norm(build, part("after_attention_norm"), config)
         self.mlp_norm = norm(build, part("mlp_norm"), config)
         self.after_mlp_norm = norm(build, part("after_mlp_norm"), config)
-        self.attention = Attention(build, part, config.attention(layer))
+        self.attention = Attention(build, part, config.attention(layer), head_norms(build, config, part))
         self.mlp = MLP(build, part, config.hidden, config.inner, config.activation)
 
     def forward(self, x: Array, batch: ForwardBatch) -> Array:

@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Self
 
-from radixmill.device.kernels.contract import Array
-from radixmill.device.layers import MLP, Attention, Build, ForwardBatch, Norm, Parts
 from radixmill.device.models import gemma2
+from radixmill.device.models.blocks import HEAD_NORMS
 from radixmill.device.models.decoder import DecoderConfig, Family
-from radixmill.device.models.keys import dimensions, layer_windows, stretched, text_keys, two_ropes
+from radixmill.device.models.keys import attention_biases, dimensions, layer_windows, stretched, text_keys, two_ropes
 
 ARCHITECTURES = ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration")
 
@@ -42,7 +41,6 @@ class Config(DecoderConfig):
         turn, local = two_ropes(keys, positions, theta, local_theta)
         pattern = keys.count("sliding_window_pattern", keys.count("_sliding_window_pattern", 6))
         kinds = ("sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(sizes["layers"]))
-        biased = ("q", "k", "v", "out") if keys.flag("attention_bias", False) else ()
         keys.expect("use_bidirectional_attention", False)
         keys.expect("attn_logit_softcapping")
         config = cls(
@@ -56,35 +54,17 @@ class Config(DecoderConfig):
             logit_softcap=keys.nullable_number("final_logit_softcapping", None),
             embed_scale=sizes["hidden"] ** 0.5,
             norms_plus_one=True,
-            biased=frozenset(biased),
+            biased=attention_biases(keys),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 
 WEIGHTS = replace(
     gemma2.WEIGHTS,
-    block={**gemma2.WEIGHTS.block, "q_norm": ("self_attn.q_norm",), "k_norm": ("self_attn.k_norm",)},
+    block={**gemma2.WEIGHTS.block, **HEAD_NORMS},
     roots=("model.", "language_model.model.", "model.language_model."),
     inert=(*gemma2.WEIGHTS.inert, r"^(model\.)?(vision_tower|multi_modal_projector)\."),
 )
-
-
-class Block:
-    def __init__(self, build: Build, config: Config, part: Parts, layer: int) -> None:
-        def norm(role: str, size: int = config.hidden) -> Norm:
-            return Norm(build, part(role), size, config.eps, plus_one=True)
-
-        self.ops = build.ops
-        self.attention_norm, self.after_attention_norm = norm("attention_norm"), norm("after_attention_norm")
-        self.mlp_norm, self.after_mlp_norm = norm("mlp_norm"), norm("after_mlp_norm")
-        heads = norm("q_norm", config.head_dim), norm("k_norm", config.head_dim)
-        self.attention = Attention(build, part, config.attention(layer), heads)
-        self.mlp = MLP(build, part, config.hidden, config.inner, config.activation)
-
-    def forward(self, x: Array, batch: ForwardBatch) -> Array:
-        x = self.ops.add(x, self.after_attention_norm(self.attention(self.attention_norm(x), batch)))
-        return self.ops.add(x, self.after_mlp_norm(self.mlp(self.mlp_norm(x))))
-
-
+Block = gemma2.Block
 FAMILY = Family(Config, WEIGHTS, Block)

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from radixmill.device.models import llama
 from radixmill.device.models.decoder import DecoderConfig, Family
-from radixmill.device.models.keys import Keys, dimensions, partial_rope, stretched
+from radixmill.device.models.keys import Keys, attention_biases, dimensions, partial_rope, stretched
 
 ARCHITECTURES = ("GlmForCausalLM",)
 
@@ -17,11 +17,10 @@ ARCHITECTURES = ("GlmForCausalLM",)
 class Config(DecoderConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys, num_key_value_heads=2, head_dim=128, rms_norm_eps=1.5625e-7)
         positions = keys.count("max_position_embeddings", 131_072)
         turn, turned = partial_rope(keys, positions, sizes["head_dim"], 0.5)
-        biased = ("q", "k", "v") if keys.flag("attention_bias", True) else ()
         config = cls(
             **sizes,
             context=stretched(turn, positions),
@@ -31,9 +30,9 @@ class Config(DecoderConfig):
             interleaved=True,
             windows=(None,) * sizes["layers"],
             scale=sizes["head_dim"] ** -0.5,
-            biased=frozenset(biased),
+            biased=attention_biases(keys, True, "qkv"),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

@@ -1,4 +1,5 @@
-"""GLM-4 and GLM-Z1 of 2025, 9B and 32B: GLM-4's block with a second norm after each half, as Gemma 2 has them."""
+"""GLM-4 and GLM-Z1 of 2025, 9B and 32B (the card of zai-org/GLM-4-32B-0414): GLM-4's block with a second norm after each half,
+as Gemma 2 has them."""
 
 from __future__ import annotations
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Self
 
-from radixmill.device.kernels.contract import Routing
 from radixmill.device.models import sparse
+from radixmill.device.models.blocks import HEAD_NORMS
 from radixmill.device.models.decoder import Family
-from radixmill.device.models.keys import Keys, dimensions, partial_rope, stretched
-from radixmill.device.models.sparse import HEAD_NORMS, SparseConfig, bottom_layers, checked
+from radixmill.device.models.keys import Keys, attention_biases, dimensions, partial_rope, stretched
+from radixmill.device.models.sparse import SparseConfig, bottom_layers, sigmoid
 
 ARCHITECTURES = ("Glm4MoeForCausalLM",)
 
@@ -21,20 +21,10 @@ ARCHITECTURES = ("Glm4MoeForCausalLM",)
 class Config(SparseConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys, num_key_value_heads=8, rms_norm_eps=1e-5)
         positions = keys.count("max_position_embeddings", 131_072)
         turn, turned = partial_rope(keys, positions, sizes["head_dim"], 0.5)
-        routing = Routing(
-            experts=keys.count("n_routed_experts", 128),
-            top=keys.count("num_experts_per_tok", 8),
-            score="sigmoid",
-            renormalise=keys.flag("norm_topk_prob", True),
-            scaling=keys.number("routed_scaling_factor", 1.0),
-            groups=keys.count("n_group", 1),
-            top_groups=keys.count("topk_group", 1),
-            group_score="top2",
-        )
         inner = keys.count("moe_intermediate_size", 1408)
         keys.inert(*sparse.TRAINING)
         config = cls(
@@ -45,16 +35,16 @@ class Config(SparseConfig):
             turned=turned,
             windows=(None,) * sizes["layers"],
             scale=sizes["head_dim"] ** -0.5,
-            biased=frozenset({"q", "k", "v"} if keys.flag("attention_bias", False) else ()),
+            biased=attention_biases(keys, roles="qkv"),
             spare_layers=keys.natural("num_nextn_predict_layers", 1),
-            routing=checked(keys, routing),
+            routing=sigmoid(keys, experts=128, top=8),
             expert_inner=inner,
             dense=bottom_layers(keys, sizes["layers"], 1),
             biased_choice=True,
             shared_inner=inner * keys.natural("n_shared_experts", 1),
             head_norms=keys.flag("use_qk_norm", False),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

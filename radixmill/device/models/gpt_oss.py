@@ -9,7 +9,7 @@ from typing import Any, Self
 from radixmill.device.kernels.contract import Routing
 from radixmill.device.models import sparse
 from radixmill.device.models.decoder import Family
-from radixmill.device.models.keys import Keys, dimensions, layer_windows, rope, rope_spec, stretched
+from radixmill.device.models.keys import Keys, attention_biases, dimensions, layer_windows, rope, rope_spec, stretched
 from radixmill.device.models.sparse import SparseConfig, checked, count_of_experts
 
 ARCHITECTURES = ("GptOssForCausalLM",)
@@ -19,12 +19,12 @@ YARN = {"rope_type": "yarn", "factor": 32.0, "truncate": False, "original_max_po
 class Config(SparseConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys, num_key_value_heads=8, head_dim=64, rms_norm_eps=1e-5)
         positions = keys.count("max_position_embeddings", 131_072)
         turn = rope(keys, positions, 150_000.0)
         if not (keys.get("rope_scaling") or keys.get("rope_parameters")):
-            turn = rope_spec(YARN, turn.theta, positions)
+            turn = rope_spec(keys, YARN, turn.theta, positions)
         top = keys.count("num_experts_per_tok", 4)
         # The softmax of the chosen experts' logits is that of all, divided by their sum.
         routing = Routing(experts=count_of_experts(keys, 128), top=top, score="softmax", renormalise=True)
@@ -34,7 +34,6 @@ class Config(SparseConfig):
         keys.expect("swiglu_alpha", 1.702)
         keys.expect("swiglu_limit", 7.0)
         keys.inert(*sparse.TRAINING, "initial_context_length")  # the rope's parameters say it
-        biased = {"q", "k", "v", "out"} if keys.flag("attention_bias", True) else set()
         config = cls(
             **sizes,
             context=stretched(turn, positions),
@@ -43,11 +42,11 @@ class Config(SparseConfig):
             windows=layer_windows(keys, sizes["layers"], keys.nullable_count("sliding_window", 128), pattern),
             scale=sizes["head_dim"] ** -0.5,
             sinks=True,
-            biased=frozenset(biased | {"router", "experts_gate_up", "experts_down"}),
+            biased=attention_biases(keys, True) | {"router", "experts_gate_up", "experts_down"},
             routing=checked(keys, routing),
             expert_inner=sizes["inner"],
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

@@ -1,5 +1,5 @@
-"""Granite 3 (IBM, 2024): the Llama block, with four multipliers: of embeddings, of what each half adds, of attention scores, of
-logits."""
+"""Granite 3 (IBM, Granite 3.0 Language Models, 2024): the Llama block, with four multipliers: of embeddings, of what each half
+adds, of attention scores, of logits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Config(DecoderConfig):
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys)
         positions = keys.count("max_position_embeddings", 2048)
         turn = rope(keys, positions)
@@ -38,7 +38,7 @@ class Config(DecoderConfig):
             logit_scale=1 / keys.number("logits_scaling", 1.0),
             biased=llama_biases(keys),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

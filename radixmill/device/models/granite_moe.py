@@ -1,4 +1,5 @@
-"""Granite 3 mixtures of experts (IBM, 2024): Granite's four multipliers around the Mixtral block."""
+"""Granite 3 mixtures of experts (IBM, Granite 3.0 Language Models, 2024): Granite's four multipliers around the Mixtral block,
+some with a block beside the experts that every token goes through."""
 
 from __future__ import annotations
 
@@ -10,10 +11,10 @@ from radixmill.device.kernels.contract import Array, Routing
 from radixmill.device.layers import Build, ForwardBatch, Parts
 from radixmill.device.models import sparse
 from radixmill.device.models.decoder import Family
-from radixmill.device.models.keys import Keys, dimensions, rope, stretched
+from radixmill.device.models.keys import Keys, attention_biases, dimensions, rope, stretched
 from radixmill.device.models.sparse import SparseConfig, checked, count_of_experts
 
-ARCHITECTURES = ("GraniteMoeForCausalLM",)
+ARCHITECTURES = ("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,7 @@ class Config(SparseConfig):
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys)
         positions = keys.count("max_position_embeddings", 2048)
         turn = rope(keys, positions)
@@ -34,7 +35,6 @@ class Config(SparseConfig):
             renormalise=True,
         )
         keys.inert(*sparse.TRAINING)
-        biased = ("q", "k", "v", "out") if keys.flag("attention_bias", False) else ()
         config = cls(
             **sizes,
             context=stretched(turn, positions),
@@ -45,15 +45,25 @@ class Config(SparseConfig):
             logit_scale=1 / keys.number("logits_scaling", 1.0),
             embed_scale=keys.number("embedding_multiplier", 1.0),
             residual_scale=keys.number("residual_multiplier", 1.0),
-            biased=frozenset(biased),
+            biased=attention_biases(keys),
             routing=checked(keys, routing),
             expert_inner=sizes["inner"],
+            shared_inner=keys.natural("shared_intermediate_size", 0),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 
-WEIGHTS = replace(sparse.WEIGHTS, block={**sparse.WEIGHTS.block, "router": ("mlp.router.layer",)})
+WEIGHTS = replace(
+    sparse.WEIGHTS,
+    block={
+        **sparse.WEIGHTS.block,
+        "router": ("mlp.router.layer",),
+        "shared_gate_up": ("shared_mlp.input_linear",),
+        "shared_down": ("shared_mlp.output_linear",),
+    },
+    instead={"shared_gate_up": {"shared_gate_up": ("shared_mlp.gate_proj", "shared_mlp.up_proj")}},
+)
 
 
 class Block(sparse.Block):

@@ -48,8 +48,8 @@ ACTIVATIONS: Mapping[str, Activation] = {
 class Keys:
     """One configuration dictionary, and which of its keys were asked for. `done` refuses the rest."""
 
-    def __init__(self, values: Mapping[str, Any], where: str = "config.json") -> None:
-        self.values, self.where = values, where
+    def __init__(self, values: Mapping[str, Any], where: str = "config.json", *, allow_unknown: bool = False) -> None:
+        self.values, self.where, self.allow_unknown = values, where, allow_unknown
         self.known = set(INERT)
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -119,13 +119,13 @@ class Keys:
         """This family's keys that change nothing in a forward pass."""
         self.known.update(keys)
 
-    def done(self, allow_unknown: bool = False) -> None:
-        """Raises BadModel that names every key nobody asked for, unless those are allowed."""
+    def done(self) -> None:
+        """Raises BadModel that names every key nobody asked for, unless such are allowed."""
         for key, value in EXPECTED.items():
             if key not in self.known:
                 self.expect(key, value)
         unknown = sorted(set(self.values) - self.known)
-        if unknown and not allow_unknown:
+        if unknown and not self.allow_unknown:
             raise BadModel(
                 f"{self.where} has keys that we do not know: {', '.join(unknown)}",
                 "They may change the results; --allow-unknown-config loads it anyway",
@@ -134,7 +134,7 @@ class Keys:
 
 def text_keys(hf: Mapping[str, Any], allow_unknown: bool, *vision: str) -> Keys:
     """The text model's keys; a vision model has them under text_config. `vision`: the outer keys that are about images."""
-    outer = Keys(hf)
+    outer = Keys(hf, allow_unknown=allow_unknown)
     text = outer.get("text_config")
     if text is None:
         return outer
@@ -142,15 +142,24 @@ def text_keys(hf: Mapping[str, Any], allow_unknown: bool, *vision: str) -> Keys:
         raise BadModel(f"config.json: text_config is {text!r}, not a dictionary")
     outer.inert("vision_config", *vision)
     tied = {key: hf[key] for key in ("tie_word_embeddings",) if outer.get(key) is not None}
-    outer.done(allow_unknown)
-    return Keys({**text, **tied}, "config.json, text_config")
+    outer.done()
+    return Keys({**text, **tied}, "config.json, text_config", allow_unknown=allow_unknown)
 
 
 def rope(keys: Keys, positions: int, default_theta: float = 10_000.0, *inert: str) -> RopeSpec:
     """The one rope of all layers: `rope_theta` and `rope_scaling`, or both in `rope_parameters`."""
     theta = keys.number("rope_theta", default_theta)
+    return rope_spec(keys, rope_parameters(keys), theta, positions, *inert)
+
+
+def rope_parameters(keys: Keys) -> Mapping[str, Any]:
+    """The one rope's dictionary: `rope_scaling`, which older files have, before `rope_parameters`, as transformers reads
+    them."""
     new, old = keys.get("rope_parameters", {}), keys.get("rope_scaling", {})
-    return rope_spec(old or new, theta, positions, *inert)
+    found = old or new
+    if not isinstance(found, Mapping):
+        raise BadModel(f"{keys.where}: rope parameters are {found!r}, not a dictionary")
+    return found
 
 
 def partial_rope(
@@ -158,8 +167,7 @@ def partial_rope(
 ) -> tuple[RopeSpec, int | None]:
     """The one rope of all layers, and how many of a head's numbers turn: None: all. `factor`: the family's share of them,
     where the file gives none."""
-    parameters = keys.get("rope_parameters", {})
-    inside = parameters.get("partial_rotary_factor") if isinstance(parameters, Mapping) else None
+    inside = rope_parameters(keys).get("partial_rotary_factor")
     turned = int(head_dim * keys.number("partial_rotary_factor", factor if inside is None else inside))
     if turned % 2 or not 0 < turned <= head_dim:
         raise BadModel(f"{keys.where}: partial_rotary_factor turns {turned} of a head's {head_dim} numbers")
@@ -174,15 +182,16 @@ def two_ropes(keys: Keys, positions: int, theta: float, local_theta: float) -> t
     if unknown := sorted(set(both) - {"full_attention", "sliding_attention"}):
         raise BadModel(f"{keys.where}: rope_parameters has {', '.join(unknown)} where it should name kinds of layers")
     full = {**(both.get("full_attention") or {}), **old}
-    return rope_spec(full, theta, positions), rope_spec(both.get("sliding_attention") or {}, local_theta, positions)
+    local = both.get("sliding_attention") or {}
+    return rope_spec(keys, full, theta, positions), rope_spec(keys, local, local_theta, positions)
 
 
-def rope_spec(parameters: Mapping[str, Any], theta: float, positions: int, *inert: str) -> RopeSpec:
-    """One rope dictionary, old or new style. `positions`: what the config calls max_position_embeddings; `inert`: keys that
-    somebody else has read."""
+def rope_spec(outer: Keys, parameters: Mapping[str, Any], theta: float, positions: int, *inert: str) -> RopeSpec:
+    """One rope dictionary of those in `outer`, old or new style. `positions`: what the config calls
+    max_position_embeddings; `inert`: keys that somebody else has read."""
     if not isinstance(parameters, Mapping):
-        raise BadModel(f"config.json: rope parameters are {parameters!r}, not a dictionary")
-    keys = Keys(parameters, "config.json, rope parameters")
+        raise BadModel(f"{outer.where}: rope parameters are {parameters!r}, not a dictionary")
+    keys = Keys(parameters, f"{outer.where}, rope parameters", allow_unknown=outer.allow_unknown)
     keys.inert(*inert)
     theta = keys.number("rope_theta", theta)
     old_name = keys.get("type", "default")
@@ -203,6 +212,12 @@ def stretched(rope: RopeSpec, positions: int) -> int:
 
 def _default(keys: Keys, positions: int) -> None:
     keys.inert("factor", "original_max_position_embeddings")
+
+
+def _dynamic(keys: Keys, positions: int) -> None:
+    """Turns grow slower in sequences longer than `positions` alone, and none is opened with more."""
+    keys.expect("original_max_position_embeddings", positions)
+    _factor(keys)
 
 
 def _linear(keys: Keys, positions: int) -> Scaling:
@@ -259,7 +274,7 @@ def _factor(keys: Keys) -> float:
 
 
 _SCALINGS = {
-    "default": _default, "linear": _linear, "llama3": _llama3, "longrope": _longrope, "su": _longrope, "yarn": _yarn,
+    "default": _default, "dynamic": _dynamic, "linear": _linear, "llama3": _llama3, "longrope": _longrope, "su": _longrope, "yarn": _yarn,
 }  # fmt: skip
 
 
@@ -298,10 +313,16 @@ def layer_windows(keys: Keys, layers: int, window: int | None, default: Iterable
     return tuple(names[kind] for kind in kinds)
 
 
+def attention_biases(
+    keys: Keys, default: bool = False, roles: Iterable[str] = ("q", "k", "v", "out")
+) -> frozenset[str]:
+    """Those of `roles`, if `attention_bias` says so; `default`: the family's, where the file leaves it out."""
+    return frozenset(roles if keys.flag("attention_bias", default) else ())
+
+
 def llama_biases(keys: Keys) -> frozenset[str]:
     """Roles with a bias, as the Llama family and those near to it say it."""
-    attention = {"q", "k", "v", "out"} if keys.flag("attention_bias", False) else set()
-    return frozenset(attention | ({"gate_up", "down"} if keys.flag("mlp_bias", False) else set()))
+    return attention_biases(keys) | ({"gate_up", "down"} if keys.flag("mlp_bias", False) else set())
 
 
 def upper_windows(keys: Keys, layers: int) -> tuple[int | None, ...]:

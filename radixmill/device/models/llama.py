@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from radixmill.device.kernels.contract import Array
-from radixmill.device.layers import MLP, Attention, Build, ForwardBatch, Parts
-from radixmill.device.models.decoder import DecoderConfig, Family, Names, norm
+from radixmill.device.layers import MLP, Attention, Build, Parts
+from radixmill.device.models.blocks import PreNormBlock, head_norms
+from radixmill.device.models.decoder import DecoderConfig, Family, Names
 from radixmill.device.models.keys import Keys, dimensions, llama_biases, rope, stretched
 
 ARCHITECTURES = ("LlamaForCausalLM",)
@@ -17,7 +17,7 @@ ARCHITECTURES = ("LlamaForCausalLM",)
 class Config(DecoderConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys)
         positions = keys.count("max_position_embeddings", 2048)
         turn = rope(keys, positions)
@@ -31,7 +31,7 @@ class Config(DecoderConfig):
             scale=sizes["head_dim"] ** -0.5,
             biased=llama_biases(keys),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 
@@ -49,17 +49,13 @@ WEIGHTS = Names(
 )
 
 
-class Block:
-    def __init__(self, build: Build, config: DecoderConfig, part: Parts, layer: int) -> None:
-        self.ops = build.ops
-        self.attention_norm = norm(build, part("attention_norm"), config)
-        self.attention = Attention(build, part, config.attention(layer))
-        self.mlp_norm = norm(build, part("mlp_norm"), config)
-        self.mlp = MLP(build, part, config.hidden, config.inner, config.activation)
+class Block(PreNormBlock):
+    """With a norm on each query and key head where a family's table has these."""
 
-    def forward(self, x: Array, batch: ForwardBatch) -> Array:
-        x = self.ops.add(x, self.attention(self.attention_norm(x), batch))
-        return self.ops.add(x, self.mlp(self.mlp_norm(x)))
+    def __init__(self, build: Build, config: DecoderConfig, part: Parts, layer: int) -> None:
+        attention = Attention(build, part, config.attention(layer), head_norms(build, config, part))
+        mlp = MLP(build, part, config.hidden, config.inner, config.activation)
+        super().__init__(build, config, part, attention, mlp)
 
 
 FAMILY = Family(Config, WEIGHTS, Block)

@@ -1,4 +1,5 @@
-"""MiniMax-M2 (MiniMax, 2025): norms over all heads as one, part of a head turns, experts chosen by biased sigmoids."""
+"""MiniMax-M2 (the card of MiniMaxAI/MiniMax-M2): norms over all heads as one, part of a head turns, experts chosen by
+biased sigmoids."""
 
 from __future__ import annotations
 
@@ -8,9 +9,10 @@ from typing import Any, Self
 
 from radixmill.device.kernels.contract import Routing
 from radixmill.device.models import sparse
+from radixmill.device.models.blocks import HEAD_NORMS
 from radixmill.device.models.decoder import Family
 from radixmill.device.models.keys import Keys, dimensions, partial_rope, stretched
-from radixmill.device.models.sparse import HEAD_NORMS, SparseConfig, checked, count_of_experts
+from radixmill.device.models.sparse import SparseConfig, checked, count_of_experts
 
 ARCHITECTURES = ("MiniMaxM2ForCausalLM",)
 
@@ -18,7 +20,7 @@ ARCHITECTURES = ("MiniMaxM2ForCausalLM",)
 class Config(SparseConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys, num_key_value_heads=8, head_dim=128)
         positions, dim = keys.count("max_position_embeddings", 196_608), sizes["head_dim"]
         turn, turned = partial_rope(keys, positions, dim, keys.count("rotary_dim", dim) / dim, 5e6)
@@ -51,7 +53,7 @@ class Config(SparseConfig):
             expert_inner=sizes["inner"],
             biased_choice=True,
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

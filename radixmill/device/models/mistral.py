@@ -13,7 +13,7 @@ from typing import Any, Self
 from radixmill.device.layers import Growth
 from radixmill.device.models import llama
 from radixmill.device.models.decoder import DecoderConfig, Family
-from radixmill.device.models.keys import Keys, dimensions, layer_windows, rope, stretched, text_keys
+from radixmill.device.models.keys import Keys, dimensions, layer_windows, rope, rope_parameters, stretched, text_keys
 
 MINISTRAL3 = "Ministral3ForCausalLM"
 ARCHITECTURES = ("MistralForCausalLM", "MinistralForCausalLM", MINISTRAL3, "Mistral3ForConditionalGeneration")
@@ -39,7 +39,7 @@ class Config(DecoderConfig):
         keys = text_keys(hf, allow_unknown, *VISION)
         third = MINISTRAL3 in keys.get("architectures", ()) or keys.get("model_type") == "ministral3"
         if third:
-            keys = Keys({**THIRD, **keys.values}, keys.where)
+            keys = Keys({**THIRD, **keys.values}, keys.where, allow_unknown=allow_unknown)
         sizes = dimensions(keys, num_key_value_heads=8)
         positions = keys.count("max_position_embeddings", 131_072)
         turn = rope(keys, positions, 10_000.0, *(("llama_4_scaling_beta", "max_position_embeddings") if third else ()))
@@ -52,13 +52,13 @@ class Config(DecoderConfig):
             windows=_windows(keys, sizes["layers"]),
             scale=sizes["head_dim"] ** -0.5,
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 
 def _growth(keys: Keys) -> Growth | None:
     """It stands among the rope's parameters."""
-    parameters = Keys(keys.get("rope_scaling") or keys.get("rope_parameters", {}), f"{keys.where}, rope parameters")
+    parameters = Keys(rope_parameters(keys), f"{keys.where}, rope parameters")
     if parameters.get("llama_4_scaling_beta") is None:
         return None
     return Growth(parameters.number("llama_4_scaling_beta", 0.1), parameters.count("original_max_position_embeddings"))

@@ -17,7 +17,7 @@ ARCHITECTURES = ("MixtralForCausalLM",)
 class Config(SparseConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys, num_key_value_heads=8, rms_norm_eps=1e-5)
         positions = keys.count("max_position_embeddings", 131_072)
         turn = rope(keys, positions, 1e6)
@@ -38,7 +38,7 @@ class Config(SparseConfig):
             routing=checked(keys, routing),
             expert_inner=sizes["inner"],
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

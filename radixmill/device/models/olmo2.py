@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Self
 
-from radixmill.device.kernels.contract import Array
-from radixmill.device.layers import MLP, Attention, Build, ForwardBatch, Norm, Parts
+from radixmill.device.layers import Attention, Build, Parts
 from radixmill.device.models import llama
+from radixmill.device.models.blocks import HEAD_NORMS, PostNormBlock, wide_norms
 from radixmill.device.models.decoder import DecoderConfig, Family
-from radixmill.device.models.keys import Keys, dimensions, layer_windows, rope, stretched, two_ropes
+from radixmill.device.models.keys import Keys, attention_biases, dimensions, layer_windows, rope, stretched, two_ropes
 
 OLMO3 = "Olmo3ForCausalLM"
 ARCHITECTURES = ("Olmo2ForCausalLM", OLMO3)
@@ -21,7 +21,7 @@ ARCHITECTURES = ("Olmo2ForCausalLM", OLMO3)
 class Config(DecoderConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys, rms_norm_eps=1e-5)
         positions = keys.count("max_position_embeddings", 2048)
         windows: tuple[int | None, ...] = (None,) * sizes["layers"]
@@ -32,7 +32,6 @@ class Config(DecoderConfig):
             windows = layer_windows(keys, sizes["layers"], keys.nullable_count("sliding_window", 4096), pattern)
         else:
             turn = local = rope(keys, positions)
-        biased = ("q", "k", "v", "out") if keys.flag("attention_bias", False) else ()
         keys.expect("clip_qkv")
         config = cls(
             **sizes,
@@ -42,9 +41,9 @@ class Config(DecoderConfig):
             local_rope=local,
             windows=windows,
             scale=sizes["head_dim"] ** -0.5,
-            biased=frozenset(biased),
+            biased=attention_biases(keys),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 
@@ -52,33 +51,16 @@ WEIGHTS = replace(
     llama.WEIGHTS,
     block={
         **{role: stems for role, stems in llama.WEIGHTS.block.items() if role not in ("attention_norm", "mlp_norm")},
-        "q_norm": ("self_attn.q_norm",),
-        "k_norm": ("self_attn.k_norm",),
+        **HEAD_NORMS,
         "after_attention_norm": ("post_attention_layernorm",),
         "after_mlp_norm": ("post_feedforward_layernorm",),
     },
 )
 
 
-class PostNormBlock:
-    """x + norm(attention(x)), then x + norm(feed-forward(x))."""
-
-    def __init__(self, build: Build, config: DecoderConfig, part: Parts, attention: Attention) -> None:
-        self.ops, self.attention = build.ops, attention
-        self.after_attention_norm = Norm(build, part("after_attention_norm"), config.hidden, config.eps)
-        self.after_mlp_norm = Norm(build, part("after_mlp_norm"), config.hidden, config.eps)
-        self.mlp = MLP(build, part, config.hidden, config.inner, config.activation)
-
-    def forward(self, x: Array, batch: ForwardBatch) -> Array:
-        x = self.ops.add(x, self.after_attention_norm(self.attention(x, batch)))
-        return self.ops.add(x, self.after_mlp_norm(self.mlp(x)))
-
-
 class Block(PostNormBlock):
     def __init__(self, build: Build, config: Config, part: Parts, layer: int) -> None:
-        q_norm = Norm(build, part("q_norm"), config.heads * config.head_dim, config.eps)
-        k_norm = Norm(build, part("k_norm"), config.kv_heads * config.head_dim, config.eps)
-        attention = Attention(build, part, config.attention(layer), wide_norms=(q_norm, k_norm))
+        attention = Attention(build, part, config.attention(layer), wide_norms=wide_norms(build, config, part))
         super().__init__(build, config, part, attention)
 
 

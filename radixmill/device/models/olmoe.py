@@ -8,9 +8,10 @@ from typing import Any, Self
 
 from radixmill.device.kernels.contract import Routing
 from radixmill.device.models import sparse
+from radixmill.device.models.blocks import HEAD_NORMS
 from radixmill.device.models.decoder import Family
-from radixmill.device.models.keys import Keys, dimensions, rope, stretched
-from radixmill.device.models.sparse import HEAD_NORMS, SparseConfig, checked, count_of_experts
+from radixmill.device.models.keys import Keys, attention_biases, dimensions, rope, stretched
+from radixmill.device.models.sparse import SparseConfig, checked, count_of_experts
 
 ARCHITECTURES = ("OlmoeForCausalLM",)
 
@@ -18,7 +19,7 @@ ARCHITECTURES = ("OlmoeForCausalLM",)
 class Config(SparseConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys, rms_norm_eps=1e-5)
         positions = keys.count("max_position_embeddings", 4096)
         turn = rope(keys, positions)
@@ -30,7 +31,6 @@ class Config(SparseConfig):
         )
         keys.expect("clip_qkv", None)
         keys.inert(*sparse.TRAINING)
-        biased = ("q", "k", "v", "out") if keys.flag("attention_bias", False) else ()
         config = cls(
             **sizes,
             context=stretched(turn, positions),
@@ -38,11 +38,11 @@ class Config(SparseConfig):
             rope=turn,
             windows=(None,) * sizes["layers"],
             scale=sizes["head_dim"] ** -0.5,
-            biased=frozenset(biased),
+            biased=attention_biases(keys),
             routing=checked(keys, routing),
             expert_inner=sizes["inner"],
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

@@ -17,7 +17,7 @@ ARCHITECTURES = ("Phi3ForCausalLM",)
 class Config(DecoderConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(_with_original(hf))
+        keys = Keys(_with_original(hf), allow_unknown=allow_unknown)
         sizes = dimensions(keys, rms_norm_eps=1e-5)
         positions = keys.count("max_position_embeddings", 4096)
         turn, turned = partial_rope(keys, positions, sizes["head_dim"])
@@ -37,7 +37,7 @@ class Config(DecoderConfig):
             windows=(window,) * sizes["layers"],
             scale=sizes["head_dim"] ** -0.5,
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 
@@ -57,9 +57,11 @@ FAMILY = Family(Config, WEIGHTS, Block)
 
 
 def _with_original(hf: Mapping[str, Any]) -> dict[str, Any]:
-    """The pretrained length stands outside the rope's dictionary."""
+    """The pretrained length stands outside the rope's dictionary, and older files call its kind "yarn" or "su"."""
     original = {"original_max_position_embeddings": hf.get("original_max_position_embeddings", 4096)}
-    ropes = {
-        key: {**original, **hf[key]} for key in ("rope_scaling", "rope_parameters") if isinstance(hf.get(key), Mapping)
-    }
-    return {**hf, **ropes}
+    ropes = {key: hf[key] for key in ("rope_scaling", "rope_parameters") if isinstance(hf.get(key), Mapping)}
+    return {**hf, **{key: {**original, **found, **_kind(found)} for key, found in ropes.items()}}
+
+
+def _kind(found: Mapping[str, Any]) -> dict[str, str]:
+    return {"rope_type": "longrope"} if found.get("rope_type", found.get("type")) in ("su", "yarn") else {}

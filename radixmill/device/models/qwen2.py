@@ -15,7 +15,7 @@ ARCHITECTURES = ("Qwen2ForCausalLM",)
 class Config(DecoderConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys)
         positions = keys.count("max_position_embeddings", 32_768)
         turn = rope(keys, positions)
@@ -29,7 +29,7 @@ class Config(DecoderConfig):
             scale=sizes["head_dim"] ** -0.5,
             biased=frozenset({"q", "k", "v"}),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

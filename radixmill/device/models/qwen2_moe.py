@@ -18,7 +18,7 @@ ARCHITECTURES = ("Qwen2MoeForCausalLM",)
 class Config(SparseConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys, num_key_value_heads=16)
         positions = keys.count("max_position_embeddings", 32_768)
         turn = rope(keys, positions)
@@ -44,7 +44,7 @@ class Config(SparseConfig):
             shared_inner=keys.count("shared_expert_intermediate_size", 5632),
             shared_gate=True,
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

@@ -8,9 +8,10 @@ from typing import Any, Self
 
 from radixmill.device.kernels.contract import Routing
 from radixmill.device.models import sparse
+from radixmill.device.models.blocks import HEAD_NORMS
 from radixmill.device.models.decoder import Family
-from radixmill.device.models.keys import Keys, dimensions, rope, stretched
-from radixmill.device.models.sparse import HEAD_NORMS, SparseConfig, checked, count_of_experts, stepped_layers
+from radixmill.device.models.keys import Keys, attention_biases, dimensions, rope, stretched
+from radixmill.device.models.sparse import SparseConfig, checked, count_of_experts, stepped_layers
 
 ARCHITECTURES = ("Qwen3MoeForCausalLM",)
 
@@ -18,7 +19,7 @@ ARCHITECTURES = ("Qwen3MoeForCausalLM",)
 class Config(SparseConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys, num_key_value_heads=4)
         positions = keys.count("max_position_embeddings", 32_768)
         turn = rope(keys, positions)
@@ -32,7 +33,9 @@ class Config(SparseConfig):
         if not keys.flag("use_sliding_window", False):
             window = None
         keys.inert(*sparse.TRAINING, "max_window_layers")  # a window is of all layers
-        biased = ("q", "k", "v", "out") if keys.flag("attention_bias", False) else ()
+        keys.expect("qkv_bias", False)
+        keys.expect("use_qk_norm", True)
+        keys.expect("shared_expert_intermediate_size", 0)
         config = cls(
             **sizes,
             context=stretched(turn, positions),
@@ -40,12 +43,12 @@ class Config(SparseConfig):
             rope=turn,
             windows=(window,) * sizes["layers"],
             scale=sizes["head_dim"] ** -0.5,
-            biased=frozenset(biased),
+            biased=attention_biases(keys),
             routing=checked(keys, routing),
             expert_inner=keys.count("moe_intermediate_size", 768),
             dense=stepped_layers(keys, sizes["layers"]),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

@@ -1,4 +1,7 @@
-"""Seed-OSS, ERNIE 4.5 and Helium: the Llama block under other names, with other numbers where a file leaves them out."""
+"""Seed-OSS, ERNIE 4.5 and Helium: the Llama block under other names, with other numbers where a file leaves them out.
+
+Sources: the cards of ByteDance-Seed/Seed-OSS-36B-Instruct and kyutai/helium-1-2b; Baidu, ERNIE 4.5 Technical Report, 2025.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any, Self
 
 from radixmill.device.models import llama
 from radixmill.device.models.decoder import DecoderConfig, Family
-from radixmill.device.models.keys import Keys, dimensions, llama_biases, rope, stretched
+from radixmill.device.models.keys import Keys, attention_biases, dimensions, llama_biases, rope, stretched
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class Relative:
 def _seed_biases(keys: Keys) -> frozenset[str]:
     keys.inert("residual_dropout")
     inner = {"gate_up", "down"} if keys.flag("mlp_bias", False) else set()
-    inner |= {"q", "k", "v"} if keys.flag("attention_bias", True) else set()
-    return frozenset(inner | ({"out"} if keys.flag("attention_out_bias", False) else set()))
+    inner |= {"out"} if keys.flag("attention_out_bias", False) else set()
+    return attention_biases(keys, True, "qkv") | inner
 
 
 def _ernie_biases(keys: Keys) -> frozenset[str]:
@@ -56,7 +59,7 @@ ARCHITECTURES = tuple(RELATIVES)
 class Config(DecoderConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         (name,) = set(keys.get("architectures", ())) & set(RELATIVES)
         kin = RELATIVES[name]
         sizes = dimensions(keys, **kin.sizes)
@@ -72,7 +75,7 @@ class Config(DecoderConfig):
             scale=sizes["head_dim"] ** -0.5,
             biased=kin.biases(keys),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

@@ -1,4 +1,4 @@
-"""SmolLM3 (Hugging Face, 2025): the Llama block; every fourth layer turns no head."""
+"""SmolLM3 (the card of HuggingFaceTB/SmolLM3-3B): the Llama block; every fourth layer turns no head."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ARCHITECTURES = ("SmolLM3ForCausalLM",)
 class Config(DecoderConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         sizes = dimensions(keys, num_key_value_heads=4, tie_word_embeddings=True)
         positions = keys.count("max_position_embeddings", 32_768)
         turn = rope(keys, positions, 2_000_000.0)
@@ -36,7 +36,7 @@ class Config(DecoderConfig):
             scale=sizes["head_dim"] ** -0.5,
             biased=llama_biases(keys),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

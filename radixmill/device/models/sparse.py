@@ -6,9 +6,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from radixmill.core.errors import BadModel
-from radixmill.device.kernels.contract import Array, Routing
-from radixmill.device.layers import MLP, Attention, Build, ForwardBatch, MoEShape, Norm, Parts, SparseMoE
+from radixmill.device.kernels.contract import Routing
+from radixmill.device.layers import MLP, Attention, Build, MoEShape, Parts, SparseMoE
 from radixmill.device.models import llama
+from radixmill.device.models.blocks import PreNormBlock, head_norms, wide_norms
 from radixmill.device.models.decoder import DecoderConfig
 from radixmill.device.models.keys import Keys
 
@@ -67,39 +68,22 @@ WEIGHTS = replace(
         "experts_down": ("mlp.experts.{e}.down_proj",),
     },
 )
-HEAD_NORMS = {"q_norm": ("self_attn.q_norm",), "k_norm": ("self_attn.k_norm",)}
 
 
-class Block:
-    """Llama's, with a norm on each query and key head where the layer has them, and with experts where it has these."""
+class Block(PreNormBlock):
+    """Llama's, with experts in the layers that have them."""
 
     def __init__(self, build: Build, config: SparseConfig, part: Parts, layer: int) -> None:
-        self.ops = build.ops
-        self.attention_norm = Norm(build, part("attention_norm"), config.hidden, config.eps)
-        norms = None
-        if part.has("q_norm"):
-            q_norm, k_norm = (Norm(build, part(role), config.head_dim, config.eps) for role in ("q_norm", "k_norm"))
-            norms = (q_norm, k_norm)
-        self.attention = Attention(build, part, config.attention(layer), norms)
-        self.mlp_norm = Norm(build, part("mlp_norm"), config.hidden, config.eps)
-        self.mlp = feed_forward(build, config, part)
-
-    def forward(self, x: Array, batch: ForwardBatch) -> Array:
-        x = self.ops.add(x, self.attention(self.attention_norm(x), batch))
-        return self.ops.add(x, self.mlp(self.mlp_norm(x)))
+        attention = Attention(build, part, config.attention(layer), head_norms(build, config, part))
+        super().__init__(build, config, part, attention, feed_forward(build, config, part))
 
 
-class WideNormBlock(Block):
+class WideNormBlock(PreNormBlock):
     """The same, whose norms are of all query heads as one, and of all key heads."""
 
     def __init__(self, build: Build, config: SparseConfig, part: Parts, layer: int) -> None:
-        self.ops = build.ops
-        self.attention_norm = Norm(build, part("attention_norm"), config.hidden, config.eps)
-        q_norm = Norm(build, part("q_norm"), config.heads * config.head_dim, config.eps)
-        k_norm = Norm(build, part("k_norm"), config.kv_heads * config.head_dim, config.eps)
-        self.attention = Attention(build, part, config.attention(layer), wide_norms=(q_norm, k_norm))
-        self.mlp_norm = Norm(build, part("mlp_norm"), config.hidden, config.eps)
-        self.mlp = feed_forward(build, config, part)
+        attention = Attention(build, part, config.attention(layer), wide_norms=wide_norms(build, config, part))
+        super().__init__(build, config, part, attention, feed_forward(build, config, part))
 
 
 def feed_forward(build: Build, config: SparseConfig, part: Parts) -> MLP | SparseMoE:
@@ -123,6 +107,25 @@ def checked(keys: Keys, routing: Routing) -> Routing:
     if routing.top > each * routing.top_groups:
         raise BadModel(f"{keys.where}: {routing.top} experts of {each * routing.top_groups} are to be chosen")
     return routing
+
+
+def sigmoid(
+    keys: Keys, *, experts: int | None = None, top: int | None = None, renormalise: bool = True, scaling: float = 1.0,
+    groups: int = 1, top_groups: int = 1,
+) -> Routing:  # fmt: skip
+    """DeepSeek-V3's way to choose: by the sigmoid of scores, from the groups whose best two are best together. The numbers
+    are the family's own, where the configuration leaves them out."""
+    routing = Routing(
+        experts=keys.count("n_routed_experts", experts),
+        top=keys.count("num_experts_per_tok", top),
+        score="sigmoid",
+        renormalise=keys.flag("norm_topk_prob", renormalise),
+        scaling=keys.number("routed_scaling_factor", scaling),
+        groups=keys.count("n_group", groups),
+        top_groups=keys.count("topk_group", top_groups),
+        group_score="top2",
+    )
+    return checked(keys, routing)
 
 
 def count_of_experts(keys: Keys, default: int) -> int:

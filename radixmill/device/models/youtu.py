@@ -1,4 +1,4 @@
-"""Youtu-LLM (Tencent, 2025): the attention of DeepSeek-V3 without its experts."""
+"""Youtu-LLM (Lu et al., 2025, arXiv:2512.24618): the attention of DeepSeek-V3 without its experts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ARCHITECTURES = ("YoutuForCausalLM",)
 class Config(LatentConfig):
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, allow_unknown: bool = False) -> Self:
-        keys = Keys(hf)
+        keys = Keys(hf, allow_unknown=allow_unknown)
         keys.expect("mlp_bias", False)
         keys.inert("embedding_initializer_range")
         numbers = latent_numbers(keys, q_lora_rank=1536, max_position_embeddings=131_072, tie_word_embeddings=True)
@@ -28,7 +28,7 @@ class Config(LatentConfig):
             expert_inner=1,
             interleaved=keys.flag("rope_interleave", True),
         )
-        keys.done(allow_unknown)
+        keys.done()
         return config
 
 

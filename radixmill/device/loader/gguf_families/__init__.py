@@ -32,7 +32,9 @@ class GGUFFamily:
 FAMILIES: Mapping[str, GGUFFamily] = {
     "command-r": GGUFFamily(("Cohere",), dense.cohere, DENSE),
     "cohere2": GGUFFamily(("Cohere2",), dense.cohere2, DENSE),
-    "deepseek2": GGUFFamily(("DeepseekV2", "DeepseekV3", "Glm4MoeLite"), mixtures.deepseek2, mixtures.DEEPSEEK2),
+    "deepseek2": GGUFFamily(
+        ("DeepseekV2", "DeepseekV3", "Glm4MoeLite", "Youtu"), mixtures.deepseek2, mixtures.DEEPSEEK2
+    ),
     "dots1": GGUFFamily(("Dots1",), mixtures.dots1, mixtures.DOTS1),
     "ernie4_5": GGUFFamily(("Ernie4_5",), dense.ernie4_5, DENSE),
     "ernie4_5-moe": GGUFFamily(("Ernie4_5_Moe",), mixtures.ernie4_5_moe, mixtures.ERNIE4_5_MOE),

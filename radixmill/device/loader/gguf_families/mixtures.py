@@ -25,6 +25,7 @@ from radixmill.device.loader.gguf_families.keys import Metadata
 from radixmill.device.loader.gguf_families.names import EXPERTS, Names
 
 SOFTMAX, SIGMOID = 1, 2  # expert_gating_func
+GLM_FLASH = 154_880  # tokens in the vocabulary of GLM-4.7-Flash, whose older files do not say how experts are weighed
 
 
 def qwen2moe(keys: Metadata) -> Words:
@@ -161,18 +162,16 @@ def minimax_m2(keys: Metadata) -> Words:
 
 
 def deepseek2(keys: Metadata) -> Words:
-    """DeepSeek-V2, whose scores are a softmax; V3, R1 and Kimi K2, whose are sigmoids.
+    """DeepSeek-V2, whose scores are a softmax; V3, R1, Kimi K2 and GLM-4.7-Flash, whose are sigmoids; Youtu without experts.
 
     Older files have keys and values expanded (attn_kv_b, key_length of a whole head), newer ones a latent.
     """
     fixed(keys, "expert_gating_func", SOFTMAX, SIGMOID)
-    sigmoid = keys.get("expert_gating_func") == SIGMOID
     found = {
         **sizes(keys),
         **rms_norms(keys),
         **rope(keys),
         **_latent(keys),
-        **chosen(keys),
         "hidden_act": "silu",
         "attention_bias": keys.has("blk.0.attn_kv_a_mqa.bias"),
     }
@@ -180,7 +179,15 @@ def deepseek2(keys: Metadata) -> Words:
         scale = round(10 * keys.real("rope.scaling.yarn_log_multiplier"), 6) if scale else 0.0  # kept times 0.1
         # The file keeps mscale_all_dim alone; mscale is its equal in all published models.
         found["rope_scaling"] = {**found["rope_scaling"], "mscale": scale, "mscale_all_dim": scale}
-    if sigmoid:
+    if not keys.whole("expert_count", 0, least=0):
+        keys.inert(
+            "expert_feed_forward_length", "expert_shared_count", "expert_used_count", "leading_dense_block_count"
+        )
+        return {**found, "architectures": ["YoutuForCausalLM"], "model_type": "youtu"}
+    found |= chosen(keys)
+    flash = found["vocab_size"] == GLM_FLASH and found["num_hidden_layers"] in (47, 48)
+    gating = keys.get("expert_gating_func")
+    if gating == SIGMOID or (gating is None and flash):
         ahead = {"num_nextn_predict_layers": keys.whole("nextn_predict_layers", 0, least=0)}
         found |= {"architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3"}
         return {**found, "scoring_func": "sigmoid", "topk_method": "noaux_tc", **ahead}
@@ -245,7 +252,7 @@ GRANITEMOE: Names = {
     "ffn_gate_inp": "mlp.router.layer",
     "ffn_gate_shexp": "shared_mlp.gate_proj",
     "ffn_up_shexp": "shared_mlp.up_proj",
-    "ffn_down_shexp": "shared_mlp.down_proj",
+    "ffn_down_shexp": "shared_mlp.output_linear",
 }
 GPT_OSS: Names = {
     **EXPERTS,

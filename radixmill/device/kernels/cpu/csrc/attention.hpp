@@ -102,7 +102,6 @@ struct Softmax {
   }
 };
 
-constexpr int kLatentsAhead = 16;
 constexpr int kColumns = 64;  // of latents as values, 16 KiB a page
 
 // The sizes that follow from a job.
@@ -229,6 +228,8 @@ class Visitor {
   }
 
  private:
+  int group() const { return block_.slice * size_.rep / (job_.heads / job_.groups); }
+
   // Query q at position t sees keys (t − window, t] of the row: slots [low, high) of a page that begins at `begin`, if
   // low is below the page's size and high above 0.
   int low(int q, int begin) const {
@@ -247,35 +248,22 @@ class Visitor {
     while (first < last && high(first, begin, size) <= 0) first++;
     while (first < last && low(last - 1, begin) >= size) last--;
     if (first == last) return;
-    const int group = block_.slice * size_.rep / (job_.heads / job_.groups);
-    const size_t place = size_t(job_.page_ids[page]) * job_.groups + group, scales = place * size_.stride_p;
+    const size_t place = size_t(job_.page_ids[page]) * job_.groups + group(), scales = place * size_.stride_p;
     const B* keys = (const B*)job_.keys + place * size_.keys(job_);
     const B* values = job_.latent ? keys : (const B*)job_.values + place * size_.values(job_);
     constexpr bool coded = std::is_same_v<B, int8_t>;
     const float *key_scales = coded ? job_.key_scales + scales : nullptr,
                 *value_scales = coded ? job_.value_scales + scales : nullptr;
-    if (job_.latent) return visit_latents(PageView<B, coded>{keys, values, size_.stride_q, key_scales, value_scales, begin}, first, last, s);
+    const int pitch = job_.latent ? size_.stride_q : size_.stride_d;
+    const PageView<B, coded> stored{keys, values, pitch, key_scales, value_scales, begin};
+    if (job_.latent) return visit_latents(stored, first, last, s);
     if (std::is_same_v<B, float> || (last - first) * size_.rep < kWorthWidening)
-      return visit_tiles(PageView<B, coded>{keys, values, size_.stride_d, key_scales, value_scales, begin}, first, last, s);
+      return visit_tiles(stored, first, last, s);
     // Many rows read the page: make floats of it once.
     widen(keys, keys_, 0, size_.keys(job_));
     widen(values, values_, size_t(low(first, begin)) * size_.stride_d,
           size_t(high(last - 1, begin, size)) * size_.stride_d);
-    visit_tiles(PageView<float, coded>{keys_, values_, size_.stride_d, key_scales, value_scales, begin}, first, last, s);
-  }
-
-  // Memory serves a page late otherwise, while the few latents at hand keep the processor busy.
-  template <class B>
-  void ask_for_latents(int key, int begin) const {
-    const int size = job_.page_size;
-    for (int i = key; i < key + kKeyStrip; i++) {
-      if (begin + i >= block_.position + block_.queries) return;
-      const int group = block_.slice * size_.rep / (job_.heads / job_.groups);
-      const size_t place = size_t(job_.page_ids[(begin + i) / size]) * job_.groups + group;
-      const size_t row = (place * size + size_t(i % size)) * size_.stride_q;
-      for (int d = 0; d < size_.stride_q; d += 64 / int(sizeof(B)))
-        __builtin_prefetch((const B*)job_.keys + row + d);
-    }
+    visit_tiles(PageView<float, coded>{keys_, values_, pitch, key_scales, value_scales, begin}, first, last, s);
   }
 
   template <class B>
@@ -291,7 +279,6 @@ class Visitor {
     const int rep = size_.rep, begin = page.begin, size = job_.page_size, pitch = page.pitch;
     const int from = low(first, begin) & -kKeyStrip, to = high(last - 1, begin, size);
     for (int key = from; key < to; key += kKeyStrip) {
-      ask_for_latents<B>(key + kLatentsAhead, begin);
       const float* strip[kKeyStrip];
       for (int i = 0; i < kKeyStrip; i++)
         strip[i] = as_floats(page.keys + size_t(key + i < size ? key + i : size - 1) * pitch, keys_ + i * pitch, pitch);
