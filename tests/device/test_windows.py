@@ -10,6 +10,7 @@ import pytest
 
 from radixmill.core.config import CacheOptions, ComputeOptions, Config, Hardware, ModelOptions
 from radixmill.device.executor import open_executor
+from radixmill.device.kernels import open_backend
 from radixmill.device.models import family
 from radixmill.device.worker import detect
 from radixmill.store import ModelFiles
@@ -51,12 +52,14 @@ def test_windows_that_are_never_full_take_no_context_away(tokens: int, tmp_path:
     hf = {**MODELS["gemma3"], "sliding_window": 30}
     (tmp_path / "config.json").write_text(json.dumps(hf))
     model: Any = family(hf).config.from_hf(hf)
-    of_all = sum(model.kv(i).nbytes("f32") for i in range(model.layers))
+    isa = detect().isa
+    ops = open_backend("cpu" if isa else "reference", "exact", 1, isa or "numpy", "f32")
+    of_all = sum(ops.kv_bytes_per_token(model.kv(i), PAGE) for i in range(model.layers))
     settings = Config(
         model=ModelOptions(load_format="dummy"),
         compute=ComputeOptions(threads=1, compute="exact"),
         cache=CacheOptions(page_size=PAGE, kv_cache_dtype="f32", kv_cache_bytes=tokens * of_all),
     )
-    spec = open_executor(settings, ModelFiles("m", tmp_path), Hardware(1, 1 << 30, detect().isa)).spec
+    spec = open_executor(settings, ModelFiles("m", tmp_path), Hardware(1, 1 << 30, isa)).spec
     assert spec.context >= min(tokens - 2 * PAGE, 128)
     assert (len(spec.kv_groups) == 1) == (spec.context <= 30)
