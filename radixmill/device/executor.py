@@ -135,12 +135,12 @@ def open_executor(
         checkpoint = open_checkpoint(files, load_format=config.model.load_format)
     with closing(checkpoint):
         kind = family(checkpoint.config)
-        model_config = kind.config.from_hf(checkpoint.config, allow_unknown=config.model.allow_unknown_config)
+        asked = kind.config.from_hf(checkpoint.config, allow_unknown=config.model.allow_unknown_config)
         if isinstance(checkpoint, DummyCheckpoint):
-            checkpoint = checkpoint.shaped(outline(kind, model_config))
+            checkpoint = checkpoint.shaped(outline(kind, asked))
         ops = _open_backend(config, hardware)
-        resolved = _resolve(config, hardware, model_config, ops)
-        model_config = model_config.settled(resolved.context)
+        resolved = _resolve(config, hardware, asked, ops)
+        model_config = asked.settled(resolved.context)
         ops.beats = None if beats is None else np.frombuffer(beats, np.uint64)
         if beside:
             weights = weight_bytes(checkpoint, ops, BITS[config.compute.quantization])
@@ -154,7 +154,9 @@ def open_executor(
         processed = config.compute.logprobs_mode == "processed"
         sampler = f"{SAMPLER} processed" if processed else SAMPLER
         pages = resolved.config.cache.page_size
-        numerics = numerics_id(checkpoint, model.config, ops, pages, build.quantised_to, sampler)
+        # A window that is never full changes no bit: whether it is depends on the memory there is.
+        same = replace(model.config, windows=asked.windows, local=asked.local)
+        numerics = numerics_id(checkpoint, same, ops, pages, build.quantised_to, sampler)
         notes = (*resolved.reasons, *build.notes)
         spec = _spec(files, checkpoint, model, resolved, numerics, notes, tuple(phases.done))
         now, texts_now = _marks(config, files), text_marks(files, config.model)

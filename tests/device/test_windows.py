@@ -59,6 +59,22 @@ def test_windows_that_are_never_full_take_no_context_away(tokens: int, tmp_path:
         compute=ComputeOptions(threads=1, compute="exact"),
         cache=CacheOptions(page_size=PAGE, kv_cache_dtype="f32", kv_cache_bytes=tokens * of_all),
     )
-    spec = open_executor(settings, ModelFiles("m", tmp_path), Hardware(1, 1 << 30, detect().isa)).spec
+    spec = open_executor(settings, ModelFiles("m", tmp_path), Hardware(1, 1 << 30, isa)).spec
     assert spec.context >= min(tokens - 2 * PAGE, 128)
     assert (len(spec.kv_groups) == 1) == (spec.context <= 30)
+
+
+def test_the_numerics_id_does_not_depend_on_the_memory_there_is(tmp_path: Path) -> None:
+    """A window is full at one context and never at another: the same bits, under the same id."""
+    (tmp_path / "config.json").write_text(json.dumps(MODELS["gemma3"]))
+    ids, groups = set(), set()
+    for context in (6, 7):
+        settings = Config(
+            model=ModelOptions(load_format="dummy", context_length=context),
+            compute=ComputeOptions(threads=1),
+            cache=CacheOptions(page_size=PAGE, kv_cache_bytes=1 << 20),
+        )
+        spec = open_executor(settings, ModelFiles("m", tmp_path), Hardware(1, 1 << 30, detect().isa)).spec
+        ids.add(spec.numerics)
+        groups.add(len(spec.kv_groups))
+    assert len(ids) == 1 and groups == {1, 2}

@@ -78,6 +78,15 @@ class Cache:
             for group, pool in enumerate(self.pools.windows, 1)
         )
 
+    def awaits(self, count: int) -> bool:
+        """Of `count` pages that could not be taken: whether in every group that is short some will come free as soon as
+        plans already made are committed."""
+        windows = enumerate(self.pools.windows, 1)
+        slim = [group for group, pool in windows if pool.free + pool.idle < count]
+        if (self.available < count or not slim) and not self._unlocks and not self.pools.awaits(0):
+            return False
+        return all(map(self.pools.awaits, slim))
+
     def peek(self, namespace: Hashable, keys: array[int]) -> int:
         """How many tokens `open` would find. Changes nothing, not even the order of eviction."""
         root = self.tree.roots.get(namespace)
