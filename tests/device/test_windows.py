@@ -59,7 +59,7 @@ def test_windows_that_are_never_full_take_no_context_away(tokens: int, tmp_path:
         compute=ComputeOptions(threads=1, compute="exact"),
         cache=CacheOptions(page_size=PAGE, kv_cache_dtype="f32", kv_cache_bytes=tokens * of_all),
     )
-    spec = open_executor(settings, ModelFiles("m", tmp_path), Hardware(1, 1 << 30, isa)).spec
+    spec = open_executor(settings, ModelFiles("m", tmp_path), Hardware(1, 1 << 30, detect().isa)).spec
     assert spec.context >= min(tokens - 2 * PAGE, 128)
     assert (len(spec.kv_groups) == 1) == (spec.context <= 30)
 
