@@ -73,7 +73,7 @@ def _engine_role(boot: Boot, control: socket.socket) -> None:
         earlier=boot.earlier,
     )
     spec = executor.spec
-    tokens = spec.kv_groups[0].pages * spec.page_size
+    tokens = spec.kv_groups[0].pages * spec.page_size  # from which the next engine's pages of every group follow
     say(control, event="up", tokens=tokens, context=spec.context, bytes=executor.nbytes, identity=spec.identity)
     serve_engine(
         executor,

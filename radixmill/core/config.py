@@ -335,7 +335,7 @@ class Hardware:
 class GroupFacts:
     """Layers whose keys and values live and die together. The first group has no window, and perhaps no bytes."""
 
-    bytes_per_token: int
+    bytes_per_token: int  # as the backend lays them out in pages of the size asked for
     window: int | None = None  # positions a query looks back, itself included; None: all
 
 
@@ -375,14 +375,15 @@ def with_model(config: Config, model: str) -> Config:
 # A lone sequence may need two pages more than its tokens fill: the copy of a partly matched page, and its own prompt's
 # ragged tail, which the tree adopts.
 SPARE_PAGES = 2
+PREFIXES = 64  # that are kept by a model with nothing but windows, whose other pages have no bytes
 USUAL = 1024  # tokens of a sequence, where memory is divided between layers with and without a window
 SMALL_STEP = 16  # tokens that a step may have, besides one for each decoding row, whatever --step-tokens says
 
 
 def resolve(config: Config, hardware: Hardware, model: ModelFacts) -> Resolved:
     """Choose what was left open. Pure: the same arguments give the same answer."""
-    reasons: list[str] = []
-    compute, cache = _compute(config.compute, hardware, reasons), config.cache
+    compute, chosen = choose_compute(config.compute, hardware)
+    reasons, cache = list(chosen), config.cache
     sizes, why = _kv_pages(config, hardware, model)
     pages = sizes[0]
     context, context_reason = _context(config, model, (pages - SPARE_PAGES) * cache.page_size, why)
@@ -405,8 +406,9 @@ def resolve(config: Config, hardware: Hardware, model: ModelFacts) -> Resolved:
     )
 
 
-def _compute(compute: ComputeOptions, hardware: Hardware, reasons: list[str]) -> ComputeOptions:
-    """Who computes, on how many threads, with which instruction set."""
+def choose_compute(compute: ComputeOptions, hardware: Hardware) -> tuple[ComputeOptions, tuple[str, ...]]:
+    """Who computes, on how many threads, with which instruction set; and why. `resolve` chooses the same."""
+    reasons = []
     if compute.backend == "auto":
         compute = replace(compute, backend="cpu" if hardware.isa else "reference")
         reasons.append(
@@ -427,7 +429,7 @@ def _compute(compute: ComputeOptions, hardware: Hardware, reasons: list[str]) ->
     if compute.threads is None:
         compute = replace(compute, threads=hardware.cores)
         reasons.append(f"threads {hardware.cores}: the cores this process may use")
-    return compute
+    return compute, tuple(reasons)
 
 
 def _context(config: Config, model: ModelFacts, room: int, why: str) -> tuple[int, str]:
@@ -438,7 +440,7 @@ def _context(config: Config, model: ModelFacts, room: int, why: str) -> tuple[in
         raise CannotStart(f"--context-length {wanted} is more than the model's {model.context} tokens", "Lower it")
     if room < min(wanted, config.cache.page_size):
         raise NoRoom(
-            f"too little memory for the KV cache: {why} gives {max(room, 0)} tokens at {model.kv_bytes_per_token} bytes each",
+            f"too little memory for the KV cache: {why} gives {max(room, 0)} tokens at {_each(model)}",
             "Free memory, or raise --kv-cache-bytes",
         )
     if asked and room < wanted:
@@ -451,6 +453,13 @@ def _context(config: Config, model: ModelFacts, room: int, why: str) -> tuple[in
     return room, f"{room}: what the KV cache holds ({why}); the model takes {wanted}"
 
 
+def _each(model: ModelFacts) -> str:
+    """What a token takes."""
+    first, *windows = model.kv_groups
+    beside = " and ".join(f"{group.bytes_per_token} for each in windows of {group.window}" for group in windows)
+    return f"{first.bytes_per_token} bytes each" + (f", beside {beside}" if beside else "")
+
+
 def _kv_pages(config: Config, hardware: Hardware, model: ModelFacts) -> tuple[tuple[int, ...], str]:
     """Pages of each KV group, and the reason."""
     cache = config.cache
@@ -461,9 +470,15 @@ def _kv_pages(config: Config, hardware: Hardware, model: ModelFacts) -> tuple[tu
         budget = min(1 << 30, hardware.free_bytes // 4)
         why = f"{budget >> 20} MiB, the lesser of 1 GiB and a quarter of free memory"
     room = budget // cache.page_size
-    most = range(1, room + 1 if model.kv_bytes_per_token else 1)
+    most = range(1, 1 + (room if model.kv_groups[0].bytes_per_token else min(room, _useful(config, model))))
     pages = bisect_right(most, room, key=lambda pages: _bytes(_sizes(pages, config, model), model))
     return _sizes(pages, config, model), why
+
+
+def _useful(config: Config, model: ModelFacts) -> int:
+    """Pages that all that run may use at once, and PREFIXES prefixes beside, each as long as may be."""
+    longest = -(-min(config.model.context_length or model.context, model.context) // config.cache.page_size)
+    return (config.schedule.max_running_requests + PREFIXES) * (longest + SPARE_PAGES)
 
 
 def _sizes(pages: int, config: Config, model: ModelFacts) -> tuple[int, ...]:

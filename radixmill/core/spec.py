@@ -71,5 +71,13 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
         return sum(group.pages * group.bytes_per_token for group in self.kv_groups) * self.page_size
 
     @property
+    def kv_tokens(self) -> int:
+        """Tokens that the cache holds, and what slides out of windows; of a model with nothing but windows: that it holds
+        in sequences as short as they are."""
+        first, *windows = self.kv_groups
+        counted = [first] if first.bytes_per_token or not windows else windows
+        return min(group.pages for group in counted) * self.page_size
+
+    @property
     def identity(self) -> Identity:
         return Identity(self.numerics, self.weight_marks, self.text_marks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_args
@@ -14,12 +14,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from radixmill.core.config import Config, GroupFacts, Hardware, ModelFacts, Resolved, resolve
+from radixmill.core.config import Config, GroupFacts, Hardware, ModelFacts, Resolved, choose_compute, resolve
 from radixmill.core.errors import CannotStart, ModelChanged, NoRoom
 from radixmill.core.plan import Masks, StepPlan, StepResult
 from radixmill.core.spec import FileMark, Identity, KVGroup, ModelSpec
 from radixmill.device.kernels import open_backend
-from radixmill.device.kernels.contract import KVShape, KVType, Mode, Ops, kv_of_mode
+from radixmill.device.kernels.contract import KVType, Mode, Ops, kv_of_mode
 from radixmill.device.layers import Build
 from radixmill.device.loader import Checkpoint, DummyCheckpoint, open_checkpoint
 from radixmill.device.models import Decoder, DecoderConfig, family, outline
@@ -135,12 +135,12 @@ def open_executor(
         checkpoint = open_checkpoint(files, load_format=config.model.load_format)
     with closing(checkpoint):
         kind = family(checkpoint.config)
-        model_config = kind.config.from_hf(checkpoint.config, allow_unknown=config.model.allow_unknown_config)
+        asked = kind.config.from_hf(checkpoint.config, allow_unknown=config.model.allow_unknown_config)
         if isinstance(checkpoint, DummyCheckpoint):
-            checkpoint = checkpoint.shaped(outline(kind, model_config))
-        resolved = _resolve(config, hardware, model_config)
-        model_config = model_config.settled(resolved.context)
-        ops = _open_backend(resolved.config)
+            checkpoint = checkpoint.shaped(outline(kind, asked))
+        ops = _open_backend(config, hardware)
+        resolved = _resolve(config, hardware, asked, ops)
+        model_config = asked.settled(resolved.context)
         ops.beats = None if beats is None else np.frombuffer(beats, np.uint64)
         if beside:
             weights = weight_bytes(checkpoint, ops, BITS[config.compute.quantization])
@@ -154,7 +154,9 @@ def open_executor(
         processed = config.compute.logprobs_mode == "processed"
         sampler = f"{SAMPLER} processed" if processed else SAMPLER
         pages = resolved.config.cache.page_size
-        numerics = numerics_id(checkpoint, model.config, ops, pages, build.quantised_to, sampler)
+        # A window that is never full changes no bit: whether it is depends on the memory there is.
+        same = replace(model.config, windows=asked.windows, local=asked.local)
+        numerics = numerics_id(checkpoint, same, ops, pages, build.quantised_to, sampler)
         notes = (*resolved.reasons, *build.notes)
         spec = _spec(files, checkpoint, model, resolved, numerics, notes, tuple(phases.done))
         now, texts_now = _marks(config, files), text_marks(files, config.model)
@@ -233,26 +235,25 @@ def numerics_id(
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _resolve(config: Config, hardware: Hardware, model: DecoderConfig) -> Resolved:
+def _resolve(config: Config, hardware: Hardware, model: DecoderConfig, ops: Ops) -> Resolved:
     """For the groups that the model has once it is settled for the context that comes out.
 
     A window that this context never fills goes, and its layers join those without. That takes no context away: such a
     window had room for a sequence of the whole context.
     """
-    kv = _kv_type(config)
     while True:
-        groups = _groups(model, lambda shape: shape.nbytes(kv))
-        resolved = resolve(config, hardware, ModelFacts(model.context, groups, kv))
+        groups = _groups(model, ops, config.cache.page_size)
+        resolved = resolve(config, hardware, ModelFacts(model.context, groups, ops.kv_type))
         settled = model.settled(resolved.context)
         if settled.groups == model.groups:
             return resolved
         model = settled
 
 
-def _groups(model: DecoderConfig, nbytes: Callable[[KVShape], int]) -> tuple[GroupFacts, ...]:
-    """`nbytes`: what a layer of such a shape keeps of a token."""
+def _groups(model: DecoderConfig, ops: Ops, page_size: int) -> tuple[GroupFacts, ...]:
     return tuple(
-        GroupFacts(sum(nbytes(model.kv(layer)) for layer in group.layers), group.window) for group in model.groups
+        GroupFacts(sum(ops.kv_bytes_per_token(model.kv(layer), page_size) for layer in group.layers), group.window)
+        for group in model.groups
     )
 
 
@@ -266,8 +267,8 @@ def _kv_type(config: Config) -> KVType:
     return asked or kv_of_mode(_mode(config))
 
 
-def _open_backend(config: Config) -> Ops:
-    compute = config.compute
+def _open_backend(config: Config, hardware: Hardware) -> Ops:
+    compute, _ = choose_compute(config.compute, hardware)
     try:
         return open_backend(compute.backend, _mode(config), compute.threads or 1, compute.isa, _kv_type(config))
     except ValueError as error:
@@ -290,8 +291,9 @@ def _allocate(model: Decoder, resolved: Resolved, room: int) -> PagedKV:
 
 
 def _kv_bytes(ops: Ops, model: DecoderConfig, resolved: Resolved) -> int:
-    groups = zip(_groups(model, ops.kv_bytes_per_token), resolved.pages, strict=True)
-    return sum(group.bytes_per_token * pages for group, pages in groups) * resolved.config.cache.page_size
+    size = resolved.config.cache.page_size
+    groups = zip(_groups(model, ops, size), resolved.pages, strict=True)
+    return sum(group.bytes_per_token * pages for group, pages in groups) * size
 
 
 def _spec(
@@ -304,7 +306,7 @@ def _spec(
     phases: tuple[tuple[str, float], ...],
 ) -> ModelSpec:
     config, ops, chosen = model.config, model.ops, resolved.config
-    facts = zip(config.groups, _groups(config, ops.kv_bytes_per_token), resolved.pages, strict=True)
+    facts = zip(config.groups, _groups(config, ops, chosen.cache.page_size), resolved.pages, strict=True)
     return ModelSpec(
         name=files.name,
         architecture=checkpoint.config["architectures"][0],

@@ -134,6 +134,11 @@ def settled(server: Server, patience: float = 30.0) -> Footprint:
         time.sleep(0.1)
 
 
+def groups(state: dict[str, Any]) -> list[dict[str, int]]:
+    """Pages of each KV group."""
+    return [state, *state.get("kv_windows", ())]
+
+
 def leaks(before: Footprint, after: Footprint, *, filled: bool = True) -> list[str]:
     """What is held that was not held before, each in a line. `filled`: every page of the pool had been used both times;
     where not, the engine's memory tells nothing."""
@@ -141,8 +146,9 @@ def leaks(before: Footprint, after: Footprint, *, filled: bool = True) -> list[s
     state = after.state
     if not state:
         found.append("the server gives no account of itself")
-    elif (gone := state["pages_total"] - state["pages_free"] - state["pages_evictable"]) != 0:
-        found.append(f"{gone} pages are held by nobody")
+    pages = groups(state) if state else []
+    held = [each["pages_total"] - each["pages_free"] - each["pages_evictable"] for each in pages]
+    found += [f"{gone} pages are held by nobody" for gone in held if gone]
     if after.asked or state.get("running") or state.get("waiting"):
         found.append(f"sequences: {after.asked} asked, {state.get('running')} running, {state.get('waiting')} waiting")
     if after.zombies:

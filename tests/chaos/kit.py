@@ -200,7 +200,7 @@ class House:
             bodies = [{"model": "default", "prompt": self.prompt(tokens), "max_tokens": 1} for _ in range(2)]
             await asyncio.gather(*(self.ask("POST", TEXT, body) for body in bodies))
             state = footprint.look(self.server).state
-            if state["pages_free"] * 16 < state["pages_total"]:
+            if all(pages["pages_free"] * 16 < pages["pages_total"] for pages in footprint.groups(state)):
                 self.filled = True
                 return True
         self.figures.notes.append("the pool was not filled")

@@ -168,6 +168,13 @@ def test_a_request_that_had_no_token_yet_pauses_from_the_death_or_from_when_it_w
     assert gap.seconds == pytest.approx(1.5) and gap.recompute == pytest.approx(1.1)  # its own prompt too
 
 
+def test_a_page_of_a_window_that_nobody_holds_is_a_leak() -> None:
+    before, after = held(of("engine", 1)), held(of("engine", 1))
+    pages = {"pages_total": 9, "pages_free": 5, "pages_evictable": 3}
+    after.state["kv_windows"] = [{**pages, "pages_free": 6}, pages]
+    assert leaks(before, after) == ["1 pages are held by nobody"]
+
+
 def held(*processes: Process, files: int = 3) -> Footprint:
     state = {"pages_total": 9, "pages_free": 5, "pages_evictable": 4, "running": 0, "waiting": 0}
     return Footprint(processes, 0, 0, state, files)

@@ -25,6 +25,7 @@ from radixmill.core.config import (
     walk,
 )
 from radixmill.core.errors import CannotStart
+from radixmill.core.spec import KVGroup, ModelSpec
 from tests.data import ROOT, shared
 
 LAPTOP = Hardware(cores=2, free_bytes=8 << 30, isa="avx2")
@@ -107,6 +108,36 @@ def test_a_model_of_windows_alone_has_context_as_its_windows_allow() -> None:
     model = replace(WINDOWED, kv_groups=(GroupFacts(0), GroupFacts(22528, 128)))
     full, window = resolve(Config(cache=CacheOptions(kv_cache_bytes=256 << 20)), LAPTOP, model).pages
     assert window * 22528 * 64 <= 256 << 20 and full > 2 * window
+
+
+def test_pages_that_cost_nothing_are_as_many_as_can_be_of_use() -> None:
+    """Of those that run and as many prefixes as the default runs, each as long as the context."""
+    model = ModelFacts(2048, (GroupFacts(0), GroupFacts(64, 128)))
+    full, window = resolve(Config(), LAPTOP, model).pages
+    assert full == (64 + 64) * (2048 // 64 + SPARE_PAGES) > window > 64 * (128 // 64 + SPARE_PAGES)
+    asked = Config(model=ModelOptions(context_length=1024), schedule=ScheduleOptions(max_running_requests=1))
+    assert resolve(asked, LAPTOP, model).pages[0] == (1 + 64) * (1024 // 64 + SPARE_PAGES)
+    same = Config(cache=CacheOptions(max_total_tokens=full * 64))
+    assert resolve(same, LAPTOP, model).pages == (full, window), "as an engine is started anew"
+
+
+def test_tokens_that_a_cache_is_said_to_hold() -> None:
+    def told(*groups: KVGroup) -> int:
+        return ModelSpec(
+            name="", architecture="", vocab_size=1, context=1, eos_ids=(), page_size=64, kv_groups=groups
+        ).kv_tokens
+
+    window, other = KVGroup((0,), 8, 50, 128), KVGroup((1,), 8, 70, 256)
+    assert told(KVGroup((2,), 8, 400)) == told(KVGroup((2,), 8, 400), window) == 400 * 64
+    assert told(KVGroup((), 0, 400), other, window) == 50 * 64, "what is nobody's keys is no memory"
+
+
+def test_too_little_memory_is_told_of_each_group() -> None:
+    tiny = Config(cache=CacheOptions(kv_cache_bytes=1 << 20))
+    with pytest.raises(CannotStart, match="gives 0 tokens at 23040 bytes each"):
+        resolve(tiny, LAPTOP, MODEL)
+    with pytest.raises(CannotStart, match="at 4096 bytes each, beside 22528 for each in windows of 512"):
+        resolve(tiny, LAPTOP, WINDOWED)
 
 
 def test_little_memory_lowers_the_context_and_says_why() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from radixmill.device.kernels.contract import KVShape, Mode, Ops
-from tests.device.kernel_kit import BACKENDS, Floats, backend, close, normal, same_bits
+from tests.device.kernel_kit import BACKENDS, COMPILED, KV_TYPES, Floats, arrays, backend, close, normal, same_bits
 
 _erf = np.vectorize(math.erf)
 ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -134,6 +134,17 @@ def test_rope_refuses_positions_outside_its_table() -> None:
             ops.rope(normal(1, 2, 8), np.array([bad], np.int32), table, table)
 
 
+@pytest.mark.parametrize("size", [1, 4, 64, 100])
+@pytest.mark.parametrize("which", COMPILED)
+def test_what_a_token_takes_is_what_its_pages_have(which: str, size: int) -> None:
+    """Padding too: columns and scales are padded to whole vectors along the page, rows along the head."""
+    for kv in KV_TYPES:
+        ops = backend(which, "fast", kv=kv)
+        for shape in (KVShape(2, 64, 64), KVShape(2, 80, 20), KVShape(1, 90, 64, latent=True)):
+            taken = sum(array.nbytes for array in arrays(ops.kv_alloc(3, size, shape)))
+            assert ops.kv_bytes_per_token(shape, size) == math.ceil(taken / (3 * size)), (kv, shape)
+
+
 @pytest.mark.parametrize("mode", ("fast", "exact"))
 @pytest.mark.parametrize("which", BACKENDS)
 def test_what_a_backend_says_of_itself(which: str, mode: Mode) -> None:
@@ -141,9 +152,9 @@ def test_what_a_backend_says_of_itself(which: str, mode: Mode) -> None:
     assert ops.mode == mode and which == (ops.name if ops.name == "reference" else f"{ops.name}/{ops.isa}")
     assert ops.version == backend(which, mode, 1).version
     assert {"linear", "attention", "gated"} <= ops.table().keys()
-    assert (ops.kv_type, ops.kv_bytes_per_token(KVShape(3, 64, 64))) == (
+    assert (ops.kv_type, ops.kv_bytes_per_token(KVShape(3, 64, 64), 64)) == (
         ("f16", 768) if mode == "fast" else ("f32", 1536)
     )
-    assert backend(which, mode, kv="int8").kv_bytes_per_token(KVShape(3, 64, 64)) == 2 * 3 * (64 + 4)
+    assert backend(which, mode, kv="int8").kv_bytes_per_token(KVShape(3, 64, 64), 64) == 2 * 3 * (64 + 4)
     assert ops.array(np.arange(3)).dtype == np.float32
     assert ops.numpy(ops.array(np.arange(3.0)))[2] == 2

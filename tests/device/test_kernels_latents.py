@@ -146,8 +146,8 @@ def test_one_copy_of_a_token(which: str) -> None:
         pages = ops.kv_alloc(4, 64, shape)
         scales = 4 if kv == "int8" else 0
         assert sum(array.nbytes for array in arrays(pages)) == 4 * 64 * (576 * most + scales)
-        assert ops.kv_bytes_per_token(shape) == 576 * most + scales
-        assert ops.kv_bytes_per_token(replace(shape, dim=577)) > 577 * most + scales  # padded
+        assert ops.kv_bytes_per_token(shape, 64) == 576 * most + scales
+        assert ops.kv_bytes_per_token(replace(shape, dim=577), 64) > 577 * most + scales  # padded
 
 
 # --- from projections

@@ -162,4 +162,4 @@ def test_what_a_token_keeps_in_a_layer(name: str) -> None:
     shape = config.kv(config.layers - 1)
     for kv, nbytes in (("f16", 2 * (512 + 64)), ("f32", 4 * (512 + 64)), ("int8", 512 + 64 + 4)):
         ops = open_backend("cpu", "fast", 1, native_isa(), kv)  # type: ignore[arg-type]
-        assert shape.nbytes(kv) == nbytes == ops.kv_bytes_per_token(shape)  # type: ignore[arg-type]
+        assert shape.nbytes(kv) == nbytes == ops.kv_bytes_per_token(shape, 64)  # type: ignore[arg-type]

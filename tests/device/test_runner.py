@@ -17,9 +17,11 @@ from radixmill.core.errors import BadModel, CannotStart
 from radixmill.core.plan import LAST_SAMPLED, Admit, Masks, PageCopy, StepPlan
 from radixmill.core.request import SamplingParams
 from radixmill.device.executor import LocalExecutor, open_executor
+from radixmill.device.kernels import native_isa
 from radixmill.device.runner import build_batch
 from radixmill.device.worker import cores, detect, free_bytes
 from radixmill.store import ModelFiles
+from tests.device.kernel_kit import arrays
 from tests.device.model_kit import generate, page_table
 
 PAGE = 4
@@ -224,6 +226,20 @@ def test_int8_keys_and_values(files: ModelFiles, compute: str) -> None:
     assert spec.kv_groups[0].pages == 64
     test_company_chunks_and_slots_change_no_token(executor)
     test_a_copied_page_continues_like_its_source(executor)
+
+
+@pytest.mark.parametrize("size", [1, 100])
+def test_a_pool_takes_no_more_than_it_may(files: ModelFiles, size: int) -> None:
+    """Where neither pages nor heads fill whole vectors."""
+    if not native_isa():
+        pytest.skip("the compiled kernels are not installed")
+    room = 1 << 20
+    options = config(page_size=size, kv_cache_bytes=room, max_total_tokens=None)
+    options = replace(options, compute=ComputeOptions(backend="cpu"))
+    executor = open_executor(options, files, replace(HARDWARE, isa=native_isa()))
+    taken = sum(array.nbytes for layer in executor.runner.kv.layers for array in arrays(layer))
+    most, page = executor.spec.kv_bytes, executor.spec.kv_groups[0].bytes_per_token * size
+    assert 0.99 * most < taken <= most == executor.stats()["kv_bytes"] <= room < most + page
 
 
 def test_equal_numerics_ids_mean_equal_facts(files: ModelFiles, executor: LocalExecutor) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from radixmill.core.config import CacheOptions, ComputeOptions, Config, Hardware, ModelOptions
 from radixmill.device.executor import open_executor
+from radixmill.device.kernels import native_isa, open_backend
 from radixmill.device.models import family
 from radixmill.device.worker import detect
 from radixmill.store import ModelFiles
@@ -51,7 +52,8 @@ def test_windows_that_are_never_full_take_no_context_away(tokens: int, tmp_path:
     hf = {**MODELS["gemma3"], "sliding_window": 30}
     (tmp_path / "config.json").write_text(json.dumps(hf))
     model: Any = family(hf).config.from_hf(hf)
-    of_all = sum(model.kv(i).nbytes("f32") for i in range(model.layers))
+    ops = open_backend("cpu" if native_isa() else "reference", "exact", 1, native_isa(), "f32")
+    of_all = sum(ops.kv_bytes_per_token(model.kv(i), PAGE) for i in range(model.layers))
     settings = Config(
         model=ModelOptions(load_format="dummy"),
         compute=ComputeOptions(threads=1, compute="exact"),
@@ -60,3 +62,19 @@ def test_windows_that_are_never_full_take_no_context_away(tokens: int, tmp_path:
     spec = open_executor(settings, ModelFiles("m", tmp_path), Hardware(1, 1 << 30, detect().isa)).spec
     assert spec.context >= min(tokens - 2 * PAGE, 128)
     assert (len(spec.kv_groups) == 1) == (spec.context <= 30)
+
+
+def test_the_numerics_id_does_not_depend_on_the_memory_there_is(tmp_path: Path) -> None:
+    """A window is full at one context and never at another: the same bits, under the same id."""
+    (tmp_path / "config.json").write_text(json.dumps(MODELS["gemma3"]))
+    ids, groups = set(), set()
+    for context in (6, 7):
+        settings = Config(
+            model=ModelOptions(load_format="dummy", context_length=context),
+            compute=ComputeOptions(threads=1),
+            cache=CacheOptions(page_size=PAGE, kv_cache_bytes=1 << 20),
+        )
+        spec = open_executor(settings, ModelFiles("m", tmp_path), Hardware(1, 1 << 30, detect().isa)).spec
+        ids.add(spec.numerics)
+        groups.add(len(spec.kv_groups))
+    assert len(ids) == 1 and groups == {1, 2}

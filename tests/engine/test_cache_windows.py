@@ -232,6 +232,63 @@ def test_a_window_with_fewer_pages_admits_no_more_than_it_can_hold(overlap: bool
     assert 0 < preempted[1] < 1.2 * preempted[0], preempted
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("window_pages", [24, 32])
+def test_who_waited_for_part_of_what_another_computes_finds_it(overlap: bool, window_pages: int) -> None:
+    """Though the other goes on at once, in a pool that cannot keep all of it."""
+    dice = Random(2)
+    story, cuts = [dice.randrange(50) for _ in range(200)], (180, 150, 120, 90, 60)
+    model = spec(400, windows=(8,), window_pages=window_pages)
+    drive = Drive(model, step_tokens=16, overlap=overlap)
+    drive.submit(submit(story, 0, max_tokens=2))
+    for id, cut in enumerate(cuts, 1):
+        drive.submit(submit([*story[:cut], 49 - story[cut], 3, 4], id, max_tokens=2))
+    drive.run()
+    assert [drive.cached["front", id] for id in range(1, 6)] == list(cuts)
+
+
+def test_one_waits_for_pages_only_where_they_come_in_the_group_that_is_short() -> None:
+    steps = Steps(pages=5, windows={4: 40})
+    cache, (pool,) = steps.cache, steps.cache.pools.windows
+    cache.reuse = False
+    lease, other = steps.open(range(40)), steps.open(range(100, 140))
+    steps.compute(other, [], 8)
+    steps.compute(lease, [], 12, fly=True)
+    assert cache.deferred and pool.free == 40 - 1 - 3 and cache.pools.free == 0
+    assert not cache.awaits(1), "a page of the window is on its way, and of the other group none"
+    other.plan = steps.plan - 1
+    other.drop()
+    assert cache.awaits(1)
+    cache.commit(steps.plan - 1)
+    assert not cache.awaits(3) and cache.available == 2
+
+
+def test_one_waits_for_a_page_of_the_window_that_is_short() -> None:
+    steps = Steps(pages=40, windows={4: 4, 400: 40})
+    cache, (pool, _) = steps.cache, steps.cache.pools.windows
+    cache.reuse = False
+    lease = steps.open(range(40))
+    steps.compute(lease, [], 12, fly=True)
+    assert pool.free == 1 and not lease.grow(24) and cache.awaits(lease.need(24))
+    cache.commit(steps.plan - 1)
+    assert pool.free == 3 and lease.grow(24)
+    assert not lease.grow(28) and not cache.awaits(1)
+
+
+def test_what_slides_out_of_a_window_delays_nobody() -> None:
+    """Steps are those of a model without windows, where pages that forget nothing are the scarce ones."""
+    plans = []
+    for windows in ((), (8,)):
+        model = spec(40, slots=8, context=120, windows=windows, window_pages=400)
+        drive = Drive(model, overlap=True, prefix_cache=False, step_tokens=64, speculation="off")
+        for id in range(8):
+            drive.submit(submit([id, *range(7)], id, seed=id, max_tokens=60))
+        drive.run()
+        plans.append([(plan.slots.tolist(), plan.counts.tolist()) for plan in drive.executor.plans])
+        assert drive.scheduler.counters.preemptions > 3
+    assert plans[0] == plans[1]
+
+
 def play(window: int, size: int, *, pages: int = 40, spare: int = 0, tight: bool = True, **options: object) -> Drive:
     """Prompts with much in common, forks and all, in a pool of a window that is as small as may be."""
     least = lone_pages(window, size, 16, 4) + spare
@@ -258,6 +315,15 @@ def test_windows_and_pages_of_any_size(size: int, window: int, overlap: bool) ->
     pages = {1: 120, 4: 40, 64: 5}[size]
     play(window, size, pages=pages, overlap=overlap, speculation="off" if overlap else "ngram")
     play(window, size, pages=pages, overlap=overlap, prefix_cache=False)
+
+
+def test_each_window_is_told_by_itself() -> None:
+    drive = Drive(spec(40, 4, windows=(6, 9), window_pages=30), speculation="off")
+    drive.submit(submit(range(20), 1, max_tokens=1))
+    drive.run()
+    stats = drive.scheduler.stats()
+    both = [{"window": w, "bytes": 4 * 30, "pages_total": 30, "pages_free": 25, "pages_evictable": 5} for w in (6, 9)]
+    assert stats["kv_windows"] == both
 
 
 def test_same_answers_with_room_for_more_hits() -> None:

@@ -168,7 +168,7 @@ def test_the_walks_go_where_it_hurts(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Tails, name, _counted(getattr(Tails, name), name, seen))
     totals = {"preemptions": 0, "reused_tokens": 0, "computed_tokens": 0, "drafted": 0, "accepted": 0}
     lonely = 0
-    for seed in range(30):
+    for seed in range(40):
         drive = play(Random(seed), 40)
         lonely += drive.lonely
         counters = vars(drive.scheduler.counters)

@@ -369,8 +369,8 @@ class Ops(Protocol):
         Latent pages have one scale per token and no transform.
         """
 
-    def kv_bytes_per_token(self, shape: KVShape) -> int:
-        """Bytes one layer keeps per token, keys and values and their scales together."""
+    def kv_bytes_per_token(self, shape: KVShape, page_size: int) -> int:
+        """Bytes one layer's pages of such a size take per token, rounded up: keys and values, scales and padding."""
 
     def kv_store(self, kv: Array, k: Array, v: Array, ragged: Ragged) -> None:
         """Write k, v [T, G, D] at the batch's own positions."""

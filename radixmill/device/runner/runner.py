@@ -34,7 +34,9 @@ class PagedKV:
         of = {layer: count for group, count in zip(config.groups, pages, strict=True) for layer in group.layers}
         shapes = [config.kv(layer) for layer in range(config.layers)]
         layers = tuple(ops.kv_alloc(of[layer], page_size, shape) for layer, shape in enumerate(shapes))
-        tokens = [of[layer] * page_size * ops.kv_bytes_per_token(shape) for layer, shape in enumerate(shapes)]
+        tokens = [
+            of[layer] * page_size * ops.kv_bytes_per_token(shape, page_size) for layer, shape in enumerate(shapes)
+        ]
         return cls(layers, tuple(group.layers for group in config.groups), page_size, sum(tokens))
 
     def copy(self, ops: Ops, copy: PageCopy) -> None:

@@ -78,6 +78,15 @@ class Cache:
             for group, pool in enumerate(self.pools.windows, 1)
         )
 
+    def awaits(self, count: int) -> bool:
+        """Of `count` pages that could not be taken: whether in every group that is short some will come free as soon as
+        plans already made are committed."""
+        windows = enumerate(self.pools.windows, 1)
+        slim = [group for group, pool in windows if pool.free + pool.idle < count]
+        if (self.available < count or not slim) and not self._unlocks and not self.pools.awaits(0):
+            return False
+        return all(map(self.pools.awaits, slim))
+
     def peek(self, namespace: Hashable, keys: array[int]) -> int:
         """How many tokens `open` would find. Changes nothing, not even the order of eviction."""
         root = self.tree.roots.get(namespace)
@@ -311,6 +320,15 @@ class Lease:
         # NOTE: a ragged page with positions of ours beyond `upto` must not become the tree's while we go on.
         assert upto == self.filled or upto % self.cache.page_size == 0 or not self.cache.reuse
         self._give(keys, upto, RESTING if rests else PASSING)
+
+    def part(self, upto: int) -> bool:
+        """If the tree has [0, upto) of ours, let it know that others will go on behind that; else False."""
+        tree = self.cache.tree
+        if upto > self.shared:
+            return False
+        if tree.tails:
+            tree.tails.mark(tree.cut(self.node, upto))
+        return True
 
     def _give(self, keys: array[int], upto: int, mark: Mark) -> None:
         assert upto <= self.filled

@@ -149,5 +149,9 @@ class Pools:
         for entry in waiting:
             self.retire(entry[1], entry[2], entry[0])
 
+    def awaits(self, group: int) -> bool:
+        """Whether pages of this group wait for a plan."""
+        return any(entry[1] == group for entry in self._retired)
+
     def quarantined(self, group: int) -> list[int]:
         return [page for _, g, page in self._retired if g == group]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from radixmill.engine.cache import Lease
 from radixmill.engine.schedule.draft import Draft
 from radixmill.engine.schedule.patience import Patience
 from radixmill.engine.schedule.room import Holdings, Room
 from radixmill.engine.schedule.sequence import Sequence
-from radixmill.engine.schedule.sharing import should_wait
+from radixmill.engine.schedule.sharing import find_leader, should_wait
+
+FORESEEN = 16  # of the queue's first
 
 
 class Admission:
@@ -16,6 +20,7 @@ class Admission:
     def __init__(self, holdings: Holdings, room: Room, patience: Patience) -> None:
         self._cache, self._accounts, self._queue, self._running, self._counters = holdings
         self._room, self._patience = room, patience
+        self._foreseen = (0, 0)  # admissions, and how many waited
         self._crowded = False  # somebody found no room in the last step
 
     def make_way(self) -> None:
@@ -42,6 +47,16 @@ class Admission:
                 continue
             if not self.open(seq, draft) or not self._may(draft):
                 return
+
+    def foresee(self) -> None:
+        """Where there are windows: have those who compute what the queue's first will need keep it for them. They may not be
+        asked, for want of tokens or slots, before it has slid out."""
+        now = self._counters.admissions, len(self._queue)
+        if now == self._foreseen or not self._cache.pools.windows or not self._cache.reuse:
+            return
+        self._foreseen = now
+        for seq in islice(self._queue.order(), FORESEEN):
+            find_leader(seq, self._running.rows, self._cache)
 
     def _may(self, draft: Draft) -> bool:
         return draft.left > 0 and self._running.free_slots > 0 and len(self._queue) > 0

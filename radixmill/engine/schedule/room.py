@@ -53,7 +53,7 @@ class Room:
         """Pages for positions below `upto`, preempting from the end of the line if there are none."""
         assert seq.lease is not None
         while not self.grow(seq.lease, upto):
-            if self._cache.deferred and not seq.starved:
+            if not seq.starved and self._cache.awaits(seq.lease.need(upto)):
                 seq.starved = True  # pages are on their way; ask for a victim if they were too few
                 return False
             victim = self._running.last

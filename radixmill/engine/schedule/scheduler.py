@@ -159,6 +159,7 @@ class Scheduler:
         for seq in turns.prompts:
             grant(seq, draft)
         self.admission.admit(draft)
+        self.admission.foresee()
         if self.guesser and draft.rows and not self._flying:
             add_guesses(draft, self.guesser)
         return draft
@@ -233,10 +234,24 @@ class Scheduler:
             "pages_free": self.cache.pools.free,
             "pages_evictable": self.cache.tree.evictable,
             "pages_total": self.cache.pools.full.total,
-            **_windows(self.cache),
+            **({"kv_windows": windows} if (windows := self._windows()) else {}),
             "tree_nodes": self.cache.tree.nodes,
             **vars(self.counters),
         }
+
+    def _windows(self) -> list[dict[str, int]]:
+        """Of each group with a window: its pages, free, and held by prefixes that would let go of them; bytes of all."""
+        groups = [group for group in self.spec.kv_groups if group.window]
+        return [
+            {
+                "window": pool.window,
+                "bytes": group.bytes_per_token * self.spec.page_size * pool.total,
+                "pages_total": pool.total,
+                "pages_free": pool.free,
+                "pages_evictable": pool.idle,
+            }
+            for group, pool in zip(groups, self.cache.pools.windows, strict=True)
+        ]
 
     def _expire(self) -> None:
         """End those that have waited for their first step longer than they may."""
@@ -268,6 +283,8 @@ class Scheduler:
             upto -= upto % self.spec.page_size
         if upto > lease.shared:
             lease.adopt(seq.tokens, upto, rests=upto == seq.goal)
+            if seq.awaited:
+                seq.awaited = {at for at in seq.awaited if not lease.part(at)}
 
     # --- ends
 
@@ -358,14 +375,6 @@ class Scheduler:
         if seq.prompt_len > self.spec.context:
             return f"the prompt has {seq.prompt_len} tokens; the context holds {self.spec.context}"
         return "" if seq.prompt_len else "the prompt has no tokens"
-
-
-def _windows(cache: Cache) -> dict[str, int]:
-    """Pages of the groups with a window: all, free, and held by prefixes that would let go of them."""
-    pools = cache.pools.windows
-    names = ("window_pages_total", "window_pages_free", "window_pages_evictable")
-    counts = (sum(pool.total for pool in pools), sum(pool.free for pool in pools), sum(pool.idle for pool in pools))
-    return dict(zip(names, counts, strict=True)) if pools else {}
 
 
 def _guesser(options: ScheduleOptions) -> Guesser | None:

@@ -35,6 +35,7 @@ class Sequence:
     __slots__ = (
         "ahead",
         "alone",
+        "awaited",
         "billed",
         "borrowed",
         "cached",
@@ -112,6 +113,7 @@ class Sequence:
         self.owed = start.paid  # of the prompt, to earlier engines, until its account has been told; None: nothing
         self.passed = 0  # younger sequences admitted before this one
         self.starved = False  # got no page in the last step
+        self.awaited: set[int] = set()  # with windows: lengths that it has or will have, behind which others will go on
         self.ahead: tuple[Sequence, int] | None = None  # while waiting: who computes our tokens up to there
 
     @property

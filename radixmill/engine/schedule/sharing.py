@@ -16,11 +16,21 @@ def should_wait(seq: Sequence, running: Iterable[Sequence], cache: Cache) -> boo
     if seq.ahead and _at_work(*seq.ahead):
         return True
     seq.ahead = None
-    leaders = [other for other in running if prefilling(other) and _comparable(seq, other)]
-    if leaders:
-        have = matched(cache, seq)
-        seq.ahead = next((found for other in leaders if (found := _worth(seq, other, have))), None)
+    seq.ahead = find_leader(seq, running, cache)
     return seq.ahead is not None
+
+
+def find_leader(seq: Sequence, running: Iterable[Sequence], cache: Cache) -> tuple[Sequence, int] | None:
+    """Who computes what `seq` needs next, and up to where; where there are windows, it is told to have that kept."""
+    leaders = [other for other in running if prefilling(other) and _comparable(seq, other)]
+    if not leaders:
+        return None
+    have = matched(cache, seq)
+    found = next((found for other in leaders if (found := _worth(seq, other, have))), None)
+    if found and cache.pools.windows:
+        leader, upto = found
+        leader.awaited.add(upto)
+    return found
 
 
 def matched(cache: Cache, seq: Sequence) -> int:

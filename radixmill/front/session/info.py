@@ -62,7 +62,7 @@ def server_info(front: Front) -> dict[str, Any]:
         "engine": health,
         "requests": front.live,
         "spec": None if spec is None else msgspec.to_builtins(spec),
-        "max_total_num_tokens": None if spec is None else sum(g.pages for g in spec.kv_groups[:1]) * spec.page_size,
+        "max_total_num_tokens": spec.kv_tokens if spec and spec.kv_groups else None,
         "max_req_input_len": None if spec is None else spec.context - 1,
     }
 

@@ -198,10 +198,12 @@ class CpuOps:
             pages, page_size, heads, shape.dim, shape.value_dim, latent,
         )  # fmt: skip
 
-    def kv_bytes_per_token(self, shape: KVShape) -> int:
-        if shape.latent:
-            return replace(shape, dim=self._padded(shape.dim)).nbytes(self.kv_type)
-        return replace(shape, value_dim=self._padded(shape.value_dim)).nbytes(self.kv_type)
+    def kv_bytes_per_token(self, shape: KVShape, page_size: int) -> int:
+        stride, each = self._padded(page_size), np.dtype(KEPT[self.kv_type]).itemsize
+        rows = page_size * self._padded(shape.dim if shape.latent else shape.value_dim)
+        columns = 0 if shape.latent else shape.dim * stride
+        scales = (1 if shape.latent else 2) * 4 * stride if self.kv_type == "int8" else 0
+        return -(-shape.heads * ((rows + columns) * each + scales) // page_size)
 
     def kv_store(self, kv: Array, k: Array, v: Array, ragged: Ragged) -> None:
         self._engine.kv_store(kv, k, v, ragged.query_starts, ragged.starts, ragged.page_ids, ragged.page_starts)

@@ -188,7 +188,7 @@ class ReferenceOps:
     def kv_alloc(self, pages: int, page_size: int, shape: KVShape) -> Array:
         return attention.Pages.empty(self.kv_type, pages, page_size, shape)
 
-    def kv_bytes_per_token(self, shape: KVShape) -> int:
+    def kv_bytes_per_token(self, shape: KVShape, page_size: int) -> int:
         return shape.nbytes(self.kv_type)
 
     def kv_store(self, kv: Array, k: Array, v: Array, ragged: Ragged) -> None:
