@@ -375,6 +375,26 @@ def test_attention_in_a_recorded_pass(ops: Ops, name: str) -> None:
     assert same_bits(outs[0], outs[2]) and same_bits(outs[1], outs[3])
 
 
+def test_what_was_put_off_reads_heads_before_they_turn(ops: Ops) -> None:
+    """A product of queries, recorded late, and rope on them in place."""
+    rows, params = case("plain", [9])
+    _, heads, groups, dim, *_ = CASES["plain"]
+    table = ops.pack(Stored("F32", (30, (heads + 2 * groups) * dim), normal(30, (heads + 2 * groups) * dim)))
+    wide = ops.pack(Stored("F32", (heads * dim, heads * dim), normal(heads * dim, heads * dim)))
+    cos, sin = ops.array(normal(9, dim // 2)), ops.array(normal(9, dim // 2, seed=1))
+    shape, kv = Heads(heads, groups, dim, cos, sin), rows.fresh(ops)
+
+    def forward(ids: Any, positions: Any, wanted: Any, ragged: Any) -> Any:
+        q = ops.qkv((ops.embed(ids, table),), shape, positions, kv, ragged[0])
+        before = ops.linear(q.reshape(-1, heads * dim), wide)
+        y = ops.attention(ops.rope(q, positions, cos, sin), kv, ragged[0], params)
+        return ops.gather(ops.add(y.reshape(-1, heads * dim), before), wanted)
+
+    at = np.arange(9, dtype=np.int32)
+    step = at.astype(np.int64), at, at, (rows.batch([(0, 0, 9)]),)
+    assert same_bits(ops.capture(forward, 1)(*step), forward(*step))
+
+
 def test_qkv_refuses_what_would_leave_its_arrays(ops: Ops) -> None:
     rows, _ = case("plain", [4])
     shape = Heads(9, 3, 64, ops.array(normal(4, 32)), ops.array(normal(4, 32)))

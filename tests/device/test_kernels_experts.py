@@ -215,6 +215,17 @@ def test_what_does_not_fit_is_refused() -> None:
             ops.mixture(wrong)
 
 
+@pytest.mark.skipif(not isas(), reason="the compiled kernels are not installed")
+def test_an_expert_named_twice_counts_twice() -> None:
+    """route() names none twice. The first token's two stand where those of the first and the second would."""
+    ops = backend(f"cpu/{isas()[0]}", "fast")
+    mixture, x = ops.mixture(experts(ops, 4)), normal(3, K)
+    ways = np.array([[1, 1, 0.5, 0.25], [2, 3, 0.5, 0.5], [1, 2, 0.5, 0.5]], np.float32)
+    y = ops.experts(x, ways, mixture)
+    for i in range(3):
+        assert same_bits(ops.experts(x[i : i + 1], ways[i : i + 1], mixture)[0], y[i])
+
+
 # --- heads
 
 
@@ -308,7 +319,7 @@ def test_logits_that_are_no_numbers_choose_experts_that_there_are(ops: Ops) -> N
     for routing in (
         Routing(16, 4, "softmax", True),
         Routing(16, 4, "sigmoid", True, 2.0, 4, 2, "top2"),
-        Routing(16, 16, "sigmoid", False, 1.0, 4, 1),
+        Routing(16, 4, "sigmoid", False, 1.0, 4, 1),
     ):
         got = ops.route(logits, routing)
         numbers = got[:, : routing.top]
@@ -318,6 +329,13 @@ def test_logits_that_are_no_numbers_choose_experts_that_there_are(ops: Ops) -> N
     with np.errstate(all="ignore"):
         y = ops.experts(normal(12, K), ops.route(logits, Routing(16, 4, "softmax", True)), ops.mixture(of))
     assert np.isfinite(y[6:]).all() and not np.isfinite(y[:4]).any()
+
+
+def test_more_than_the_best_groups_have_cannot_be_chosen(ops: Ops) -> None:
+    ops.route(normal(2, 8), Routing(8, 2, "softmax", True, groups=4, top_groups=1))
+    for bad in (Routing(8, 3, "softmax", True, groups=4, top_groups=1), Routing(8, 9, "softmax", True)):
+        with pytest.raises(ValueError, match="chosen"):
+            ops.route(normal(2, 8), bad)
 
 
 @pytest.mark.skipif(not isas(), reason="the compiled kernels are not installed")

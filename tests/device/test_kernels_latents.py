@@ -232,6 +232,31 @@ def test_latents_in_a_recorded_pass(ops: Ops) -> None:
     assert same_bits(outs[0], outs[2]) and same_bits(outs[1], outs[3])
 
 
+def test_latents_that_are_not_turned(ops: Ops) -> None:
+    """Rotated dimensions there need not be, recorded or not."""
+    norm, n = ops.array(normal(RANK, seed=8)), 5
+    none = ops.array(np.empty((80, 0), np.float32))
+    shape = replace(heads(ops, "F16"), rope=0, cos=none, sin=none, norm=(norm, 1e-5))
+    rows = Rows.latents([n], 16, H, RANK, RANK)
+    kv, ragged, at = rows.fresh(ops), rows.batch([(0, 0, n)]), np.arange(n, dtype=np.int32)
+    table = ops.pack(stored("F32", n, RANK + H * NOPE))
+    down, up = ops.pack(stored("F32", RANK, RANK + H * NOPE)), ops.pack(stored("F32", H * NOPE, RANK + H * NOPE))
+
+    def forward(ids: Any, positions: Any, wanted: Any, ragged: Any) -> Any:
+        x = ops.embed(ids, table)
+        y = ops.latents(ops.linear(x, up), ops.linear(x, down), shape, positions, kv, ragged[0])
+        return ops.gather(y.reshape(-1, H * RANK), wanted)
+
+    got = forward(at.astype(np.int64), at, at, (ragged,))
+    x = ops.embed(at.astype(np.int64), table)
+    assert same_bits(got.reshape(n, H, RANK), ops.linear_heads(ops.linear(x, up).reshape(n, H, NOPE), shape.up))
+    assert same_bits(ops.capture(forward, 1)(at.astype(np.int64), at, at, (ragged,)), got)
+    other = rows.fresh(ops)
+    latent = ops.rms_norm(ops.linear(x, down), norm, 1e-5).reshape(n, 1, RANK)
+    ops.kv_store(other, latent, latent, ragged)
+    assert all(same_bits(a, b) for a, b in zip(arrays(kv), arrays(other), strict=True))
+
+
 @pytest.mark.parametrize("which", COMPILED)
 def test_wrong_latents_are_refused(which: str) -> None:
     ops = backend(which, "exact")

@@ -133,7 +133,9 @@ class Recorder:
 
     def rope(self, x: Value, positions: Any, cos: Array, sin: Array) -> Value:
         """In place, of heads."""
-        self.program.rope(self._register(x), x.width // x.dim, cos, sin, cos.shape[1])
+        into = self._register(x)
+        self._before_writing(into)
+        self.program.rope(into, x.width // x.dim, cos, sin, cos.shape[1])
         return x
 
     def latents(self, q: Value, latent: Value, heads: LatentHeads, positions: Any, kv: Array, ragged: Group) -> Value:

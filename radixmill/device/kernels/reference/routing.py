@@ -12,7 +12,9 @@ _ONE = np.float32(1)
 
 
 def route(logits: Floats, routing: Routing, bias: Floats | None) -> Floats:
-    """[T, E] → [T, 2k]."""
+    """[T, E] → [T, 2k]. Raises ValueError where there are not as many to choose among as are to be chosen."""
+    if not 0 < routing.top <= routing.top_groups * (routing.experts // routing.groups):
+        raise ValueError(f"{routing.top} experts to be chosen, more than there are in {routing.top_groups} groups")
     scores = _scores(logits, routing)
     wanted = scores if bias is None else scores + bias
     if routing.groups > 1:

@@ -74,11 +74,23 @@ class Maybe {
   std::optional<Array<T>> array_;
 };
 
+// What a Python object holds; None is nobody's.
+template <class T>
+const T& held(nb::handle object) {
+  if (!nb::isinstance<T>(object))
+    throw nb::type_error((std::string("no ") + nb::type_name(nb::type<T>()).c_str()).c_str());
+  return nb::cast<const T&>(object);
+}
+
 // Matrices side by side with the order of columns that each wants (int64 [K], checked to be within K) or None. Memory of
 // both stays with Python.
 [[maybe_unused]] Stack make_stack(const nb::sequence& matrices, const nb::sequence& orders) {
   Stack w;
-  for (nb::handle matrix : matrices) w.matrices.push_back(nb::cast<const Matrix*>(matrix));
+  for (nb::handle matrix : matrices) {
+    w.matrices.push_back(&held<Matrix>(matrix));
+    if (w.matrices.back()->k() != w.k()) throw std::invalid_argument("matrices of different sizes");
+  }
+  if (w.matrices.empty()) throw std::invalid_argument("no matrices");
   for (nb::handle order : orders) {
     const Maybe<int64_t> columns(order, size_t(w.k()));
     for (int i = 0; i < w.k() && columns.data(); i++)
@@ -143,6 +155,8 @@ inline KV kv_kind(const std::string& name) {
 [[maybe_unused]] OwnedPages make_pages(const Engine& engine, const std::string& type, nb::object keys, nb::object values,
                       nb::object key_scales, nb::object value_scales, int pages, int page_size, int groups, int dim,
                       int value_dim, bool latent) {
+  if (pages < 0 || page_size < 1 || groups < 1 || dim < 1 || value_dim < 1)
+    throw std::invalid_argument("pages: a size below one");
   if (latent && value_dim > dim) throw std::invalid_argument("pages: a value is longer than the key that holds it");
   OwnedPages kv{{kv_kind(type), nullptr, nullptr, nullptr, nullptr, pages, page_size, groups, dim, value_dim,
                  engine.lanes(), latent}, keys, values, key_scales, value_scales};
@@ -163,8 +177,13 @@ struct RaggedArrays {
     const size_t rows = starts.size();
     if (query_starts.size() != rows + 1 || page_starts.size() != rows + 1)
       throw std::invalid_argument("ragged: arrays disagree on the number of rows");
-    if (page_starts.data()[0] < 0 || size_t(page_starts.data()[rows]) > page_ids.size())
-      throw std::invalid_argument("ragged: page_starts leaves page_ids");
+    int32_t before = 0;
+    for (size_t r = 0; r <= rows; r++) {
+      const int32_t start = page_starts.data()[r];
+      if (start < before || size_t(start) > page_ids.size())
+        throw std::invalid_argument("ragged: page_starts leaves page_ids");
+      before = start;
+    }
   }
   Ragged view() const {
     return {int(starts.size()), query_starts.data(), starts.data(), page_ids.data(), page_starts.data()};

@@ -15,11 +15,11 @@ struct OwnedProgram {
   }
   const Matrix* matrix(nb::object object) {
     kept.push_back(object);
-    return nb::cast<const Matrix*>(object);
+    return &held<Matrix>(object);
   }
   const Pages* pages(nb::object object) {
     kept.push_back(object);
-    return nb::cast<const OwnedPages*>(object);
+    return &held<OwnedPages>(object);
   }
   Stack stack(const nb::sequence& matrices, const nb::sequence& orders) {
     for (nb::handle object : matrices) kept.push_back(nb::borrow(object));
@@ -68,9 +68,9 @@ Register record_latents(OwnedProgram& self, Register q, Register latent, nb::obj
                         nb::object cos, nb::object sin, int half, nb::object norm, float eps, int group) {
   const Pages* kv = self.pages(pages);
   self.kept.push_back(stacks);
-  const Stacks* up = nb::cast<const OwnedStacks*>(stacks);
+  const Stacks* up = &held<OwnedStacks>(stacks);
   const float* cosines = self.floats(cos, kAny);
-  const int limit = Array<float>(cos).rows(size_t(half));
+  const int limit = table_limit(Array<float>(cos), half);
   const LatentJob job{nullptr, nullptr, up, kv->dim - up->n(), nullptr, cosines, self.floats(sin, size_t(limit) * half),
                       limit, half, self.floats(norm, size_t(up->n())), eps};
   return self.program.latents(q, latent, kv, job, group);
@@ -132,11 +132,11 @@ void bind_program(nb::module_& m) {
       }, nb::arg(), nb::arg(), nb::arg().none())
       .def("experts", [](OwnedProgram& self, Register x, Register routes, nb::object mixture) {
         self.kept.push_back(mixture);
-        return self.program.experts(x, routes, nb::cast<const OwnedMixture*>(mixture));
+        return self.program.experts(x, routes, &held<OwnedMixture>(mixture));
       })
       .def("heads", [](OwnedProgram& self, Register x, nb::object stacks) {
         self.kept.push_back(stacks);
-        return self.program.heads(x, nb::cast<const OwnedStacks*>(stacks));
+        return self.program.heads(x, &held<OwnedStacks>(stacks));
       })
       .def("qkv", record_qkv, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), none, none, nb::arg(),
            nb::arg())

@@ -201,8 +201,7 @@ void Engine::dimmed(float* x, const float* gate, int t, int k) {
 void Engine::rope(float* x, int t, int heads, int dim, const int32_t* positions, const float* cos, const float* sin,
                   int limit, int half) {
   if (2 * half > dim) throw std::invalid_argument("rope: more rotated dimensions than the head has");
-  for (int i = 0; i < t; i++)
-    if (positions[i] < 0 || positions[i] >= limit) throw std::out_of_range("rope: position outside the table");
+  check_positions(positions, t, limit, "rope");
   spread(t, int64_t(heads) * dim, [&](int64_t from, int64_t to, int) {
     for (int64_t i = from; i < to; i++) {
       const int64_t angle = int64_t(positions[i]) * half;
@@ -264,7 +263,7 @@ void Engine::cut_spans(const AttentionJob& job) {
 void Engine::attention(const Pages& kv, const float* q, float* y, int heads, const Ragged& ragged,
                        const Scores& scores) {
   check(kv, ragged);
-  if (heads % kv.groups) throw std::invalid_argument("attention: query heads must be a multiple of key heads");
+  if (heads < 1 || heads % kv.groups) throw std::invalid_argument("attention: query heads must be a multiple of key heads");
   const AttentionJob common{kv.kind, kv.keys, kv.values, kv.key_scales, kv.value_scales, kv.groups, kv.page_size,
                             kv.dim, kv.value_dim, heads, scores.scale, scores.softcap, scores.window, scores.sinks,
                             nullptr, pool_.word(), kv.latent, kv.latent ? latent_share(heads / kv.groups) : 0};

@@ -77,6 +77,8 @@ struct Source {
 
 // Throws std::invalid_argument or std::out_of_range for a batch that leaves its pages.
 void check(const Pages& kv, const Ragged& ragged);
+// std::out_of_range, in the op's name, unless each is in [0, limit).
+void check_positions(const int32_t* positions, int tokens, int limit, const char* op);
 
 class Engine {
  public:
@@ -152,12 +154,14 @@ class Engine {
   void spread_flat(int64_t n, int cost, const F& f);
   float* scratch(int worker, size_t floats);
   template <class F>
-  void each_position(const Pages& kv, const Ragged& ragged, int64_t cost, const F& f);
+  void each_position(const Pages& kv, const Ragged& ragged, int64_t cost, size_t floats, const F& f);
   void turned(const float* x, float* y, int heads, int dim, const float* norm, const QkvJob& job, int position);
   const float* rotated(const float* q, int64_t heads, int dim);
   void cut_queries(const AttentionJob& job, const float* q, float* y, const Ragged& ragged);
   void cut_spans(const AttentionJob& job);
-  void store_head(const Pages& kv, const float* key, const float* value, size_t page, int slot, int group);
+  static size_t room(const Pages& kv);
+  void store_head(const Pages& kv, const float* key, const float* value, size_t page, int slot, int group,
+                  float* memory);
   void store_latent(const Pages& kv, const float* key, size_t page, int slot, int group);
 
   const Kernels& kernels_;

@@ -112,7 +112,8 @@ void Engine::some_experts(const Mixture& mixture, const float* x, const float* r
   products_.clear(), fills_.clear();
   each([&](size_t e, size_t first, int count) {
     const int64_t token = pairs_[first];
-    const bool neighbours = pairs_[first + size_t(count) - 1] - token == count - 1;
+    bool neighbours = true;
+    for (int i = 0; i < count; i++) neighbours &= pairs_[first + size_t(i)] == token + i;
     plan(mixture.gate_up.each[e], count, neighbours ? token : -1,
          mixture.gate_up_bias ? mixture.gate_up_bias + e * both : nullptr, inner + first * both, size_t(both),
          [&](int i) { return std::pair(x + pairs_[first + size_t(i)] * k, pairs_[first + size_t(i)]); });

@@ -56,6 +56,7 @@ void Routing::check() const {
   expect(top > 0 && top <= experts, "more experts to be chosen than there are");
   expect(experts < 1 << 24, "more experts than a float can number");
   expect(groups > 0 && experts % groups == 0 && top_groups > 0 && top_groups <= groups, "groups that do not fit");
+  expect(top <= top_groups * (experts / groups), "more experts to be chosen than their groups have");
   expect(groups == 1 || !top2 || experts / groups > 1, "groups of one have no best two");
 }
 

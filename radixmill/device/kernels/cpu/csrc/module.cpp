@@ -142,7 +142,7 @@ void latents(Engine& engine, const OwnedPages& kv, nb::handle q, nb::handle late
       cosines(cos), sines(sin, cosines.size()), weight(norm, size_t(up.n()));
   Array<int32_t> at(positions, t);
   const LatentJob job{in.data(),      kept.data(),   &up, rope, at.data(), cosines.data(), sines.data(),
-                      cosines.rows(size_t(half)), half, weight.data(), eps};
+                      table_limit(cosines, half), half, weight.data(), eps};
   const Call call(engine);
   engine.latents(kv, job, ragged.view(), out.data());
 }

@@ -1,6 +1,7 @@
 #include "pool.hpp"
 
 #include <chrono>
+#include <utility>
 
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
@@ -37,10 +38,17 @@ bool spin(F done) {
 }  // namespace
 
 Pool::Pool(int threads) {
-  for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { work(i); });
+  try {
+    for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { work(i); });
+  } catch (...) {
+    close();
+    throw;
+  }
 }
 
-Pool::~Pool() {
+Pool::~Pool() { close(); }
+
+void Pool::close() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     closing_ = true;
@@ -65,11 +73,19 @@ void Pool::start(Job job) {
   take(0);
   turn_.fetch_add(1);
   while (!spin([this] { return inside_ == 0; })) std::this_thread::yield();
+  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
+// Where a task throws, those that nobody has taken yet are left out.
 void Pool::take(int worker) {
-  for (int64_t task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < job_.tasks;)
-    job_.call(job_.context, task, worker), beat(job_.word);
+  try {
+    for (int64_t task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < job_.tasks;)
+      job_.call(job_.context, task, worker), beat(job_.word);
+  } catch (...) {
+    next_ = job_.tasks;
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!error_) error_ = std::current_exception();
+  }
 }
 
 void Pool::work(int worker) {

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -26,7 +27,8 @@ class Pool {
   void watch(uint64_t* word) { word_ = word; }
   uint64_t* word() const { return word_; }
 
-  // f(task, worker) for every task in [0, tasks); worker is in [0, threads()), 0 the caller. f may not throw.
+  // f(task, worker) for every task in [0, tasks); worker is in [0, threads()), 0 the caller. Throws the first of what f
+  // throws, once no thread is in f any more; some tasks are then not done.
   template <class F>
   void run(int64_t tasks, const F& f) {
     if (tasks <= 1 || workers_.empty()) {
@@ -46,6 +48,7 @@ class Pool {
   };
 
   void start(Job job);
+  void close();
   void take(int worker);
   void work(int worker);
   bool wait(uint32_t seen);  // false: the pool is closing
@@ -58,6 +61,7 @@ class Pool {
   std::atomic<int> sleepers_{0};
   std::atomic<bool> closing_{false};
   std::mutex mutex_;
+  std::exception_ptr error_;  // of the job
   std::condition_variable wake_;
   std::vector<std::thread> workers_;
 };

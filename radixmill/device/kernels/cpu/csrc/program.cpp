@@ -17,7 +17,7 @@ void Program::record(Rows rows, Call call) { calls_.emplace_back(rows, std::move
 namespace {
 
 void expect(bool fits, const char* what) {
-  if (!fits) throw std::invalid_argument(std::string("program: ") + what + " of the wrong width");
+  if (!fits) throw std::invalid_argument(std::string("program: ") + what + " of the wrong width, or of other rows");
 }
 
 int count(const Step& step, Program::Rows rows) { return rows == Program::Rows::tokens ? step.tokens : step.wanted; }
@@ -122,7 +122,7 @@ Program::Register Program::gated(Register x, Activation activation) {
 void Program::rope(Register x, int heads, const float* cos, const float* sin, int limit, int half) {
   use(x);
   const Value in = value(x);
-  expect(in.rows == Rows::tokens && in.width % heads == 0, "heads of tokens");
+  expect(heads > 0 && in.rows == Rows::tokens && in.width % heads == 0, "heads of tokens");
   record(in.rows, [=](const Step& step, const std::vector<float*>& at) {
     engine_.rope(at[size_t(x)], step.tokens, heads, in.width / heads, step.positions, cos, sin, limit, half);
   });
@@ -174,7 +174,8 @@ Program::Register Program::heads(Register x, const Stacks* w) {
 }
 
 Program::Register Program::qkv(std::vector<Register> parts, const Pages* kv, QkvJob job, int group) {
-  for (const Register part : parts) use(part);
+  expect(job.heads > 0, "query heads");
+  for (const Register part : parts) expect(value(part).rows == Rows::tokens, "q, k, v"), use(part);
   groups_ = std::max(groups_, group + 1);
   const int queries = job.heads * kv->dim, keys = kv->groups * kv->dim, values = kv->groups * kv->value_dim;
   if (parts.size() == 3)
@@ -210,7 +211,7 @@ Program::Register Program::latents(Register q, Register latent, const Pages* kv,
 }
 
 Program::Register Program::attention(Register q, const Pages* kv, int heads, int group, Scores scores) {
-  expect(value(q).rows == Rows::tokens && value(q).width == heads * kv->dim, "queries");
+  expect(heads > 0 && value(q).rows == Rows::tokens && value(q).width == heads * kv->dim, "queries");
   use(q);
   groups_ = std::max(groups_, group + 1);
   const Register y = make(Rows::tokens, heads * kv->value_dim);
