@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radixmill.device.kernels.contract import AttentionParams, Heads, KVShape, KVType, Mode, Ops, Stored
+from radixmill.device.kernels import isas
+from radixmill.device.kernels.contract import AttentionParams, Heads, KVShape, KVType, Mode, Ops, Ragged, Stored
 from tests.device.kernel_kit import (
     BACKENDS,
     COMPILED,
@@ -373,6 +374,31 @@ def test_attention_in_a_recorded_pass(ops: Ops, name: str) -> None:
             wanted = np.arange(len(ids), dtype=np.int32)
             outs.append(run(ids, positions, wanted, (rows.batch(spans),)).copy())
     assert same_bits(outs[0], outs[2]) and same_bits(outs[1], outs[3])
+
+
+@pytest.mark.skipif(not isas(), reason="the compiled kernels are not installed")
+@pytest.mark.parametrize(
+    ("latent", "queries", "count", "threads", "end", "window"), [(False, 6, 14, 4, 800, 540), (True, 1, 84, 24, 515, 8)]
+)
+def test_spans_visited_in_several_runs(
+    latent: bool, queries: int, count: int, threads: int, end: int, window: int
+) -> None:
+    """What so many rows, heads and threads find in their spans is more than is kept at once; one thread cuts nothing."""
+    which, heads, wide = f"cpu/{isas()[0]}", 64, 512
+    dim = wide if latent else 16
+    rows = replace(Rows.make([end], 16, heads, 1, dim), v=[normal(end, 1, wide)], latent=latent)
+    one = rows.batch([(0, end - queries, end)])
+    many = Ragged(
+        np.arange(count + 1, dtype=np.int32) * queries, np.tile(one.starts, count), np.tile(one.page_ids, count),
+        np.arange(count + 1, dtype=np.int32) * len(one.page_ids), 16,
+    )  # fmt: skip
+    q, params, outs = normal(count * queries, heads, dim, seed=9), AttentionParams(dim**-0.5, window), []
+    for used in (1, threads):
+        ops = backend(which, "exact", used, "f16")
+        kv = rows.fresh(ops)
+        ops.kv_store(kv, rows.k[0], rows.v[0], rows.batch([(0, 0, end)]))
+        outs.append(ops.attention(q, kv, many, params))
+    assert np.isfinite(outs[0]).all() and same_bits(outs[0], outs[1])
 
 
 def test_what_was_put_off_reads_heads_before_they_turn(ops: Ops) -> None:

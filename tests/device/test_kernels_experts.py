@@ -244,6 +244,21 @@ def test_heads_are_their_products(ops: Ops, heads: int, kind: str) -> None:
         assert ops.linear_heads(x[:0], made).shape == (0, heads, n)
 
 
+@pytest.mark.skipif(not isas(), reason="the compiled kernels are not installed")
+def test_more_rows_of_heads_than_go_through_at_once() -> None:
+    """Floats that are read where they lie, and codes and columns in an order, which are made for some tokens at a time."""
+    ops = backend(f"cpu/{isas()[0]}", "fast")
+    k, heads, tokens = 4096, 64, 70
+    turned = replace(stored("F32", 4, k, seed=2), order=rng(3).permutation(k).astype(np.intp))
+    some = [ops.pack(stored("F32", 4, k)), ops.pack(stored("Q8_0", 4, k, seed=1)), ops.pack(turned)]
+    stacks, x = ops.per_head([some[h % 3] for h in range(heads)]), normal(tokens, heads, k)
+    got = ops.linear_heads(x, stacks)
+    for at in (0, 63, 64, 69):
+        assert same_bits(ops.linear_heads(x[at : at + 1], stacks), got[at : at + 1]), at
+    for h in (0, 1, 2, 63):
+        assert same_bits(ops.linear(np.ascontiguousarray(x[:, h]), some[h % 3]), got[:, h]), h
+
+
 def test_heads_whose_columns_lie_in_other_orders(ops: Ops) -> None:
     weights = [
         ops.pack(replace(stored("Q8_0", 40, K, i), order=rng(i).permutation(K) if i % 2 else None)) for i in range(4)

@@ -30,6 +30,7 @@ CASES = {  # page size, H, key, value, window, softcap, sinks
     "page of one": (1, 2, 9, 8, 3, None, False),
     "page of many": (300, 7, 24, 16, None, None, True),
     "many heads": (32, 80, 24, 9, 50, None, False),  # more than are looked at together
+    "heads of a prime": (16, 67, 24, 9, None, None, True),  # of which no two blocks of equal size are made
     "one head": (16, 1, 40, 24, None, 8.0, False),
 }
 KEPT: list[tuple[Mode, KVType]] = [("fast", "f16"), ("exact", "f32"), ("fast", "int8")]

@@ -62,8 +62,10 @@ struct Row {
                            s.page_size, s.dim, s.value_dim, s.heads, 1 / std::sqrt(float(s.dim)), s.softcap, s.window,
                            nullptr, page_ids.data(), nullptr, s.latent, s.latent ? s.heads : 0};
     Floats y(size_t(queries) * s.heads * s.value_dim), scratch(kernels.attention_scratch(job, queries), std::nanf(""));
-    for (int g = 0; g < s.groups; g++)
-      kernels.attention(job, {&q[size_t(position) * s.heads * s.dim], y.data(), queries, position, g}, scratch.data());
+    const int share = shared_heads(job);
+    for (int h = 0; h < s.heads; h += share)
+      kernels.attention(job, {&q[size_t(position) * s.heads * s.dim], y.data(), queries, position, h, share},
+                        scratch.data());
     return y;
   }
 

@@ -102,14 +102,14 @@ struct Softmax {
   }
 };
 
-constexpr int kColumns = 64;  // of latents as values, 16 KiB a page
+constexpr int kLatentColumns = 64;  // of latents as values, 16 KiB a page
 
 // The sizes that follow from a job.
 struct Sizes {
   int rep, rows, stride_p, stride_d, stride_q, tile_rows;
 
-  Sizes(const AttentionJob& job, int queries) {
-    rep = shared_heads(job), rows = queries * rep;
+  Sizes(const AttentionJob& job, int queries, int heads) {
+    rep = heads, rows = queries * rep;
     stride_p = pad(job.page_size, kLanes), stride_d = pad(job.value_dim, kLanes);
     stride_q = job.latent ? pad(job.dim, kLanes) : job.dim;
     tile_rows = (job.latent || queries < kQueryTile ? queries : kQueryTile) * rep;
@@ -124,16 +124,16 @@ struct Sizes {
   // Of a page, or of some latents or some columns of them, as floats.
   size_t widened(const AttentionJob& job) const {
     if (!job.latent) return keys(job) + values(job);
-    const size_t columns = size_t(job.page_size) * kColumns, strip = size_t(kKeyStrip) * stride_q;
+    const size_t columns = size_t(job.page_size) * kLatentColumns, strip = size_t(kKeyStrip) * stride_q;
     return columns > strip ? columns : strip;
   }
   size_t state() const { return Softmax::floats(rows, stride_d); }
 };
 
-size_t attention_state(const AttentionJob& job, int queries) { return Sizes(job, queries).state(); }
+size_t attention_state(const AttentionJob& job, int queries) { return Sizes(job, queries, shared_heads(job)).state(); }
 
 size_t attention_scratch(const AttentionJob& job, int queries) {
-  const Sizes s(job, queries);
+  const Sizes s(job, queries, shared_heads(job));
   return s.queries() + 2 * s.state() + s.weights() + s.widened(job);
 }
 
@@ -156,7 +156,7 @@ void widen(const B* from, float* to, size_t begin, size_t end) {
 class Visitor {
  public:
   Visitor(const AttentionJob& job, const AttentionBlock& block, float* scratch)
-      : job_(job), block_(block), size_(job, block.queries) {
+      : job_(job), block_(block), size_(job, block.queries, block.heads) {
     queries_ = scratch;
     spare_ = queries_ + size_.queries();
     weights_ = spare_ + 2 * size_.state();
@@ -170,7 +170,7 @@ class Visitor {
   void take_queries() {
     const int rep = size_.rep, dim = job_.dim, stride = size_.stride_q;
     for (int i = 0; i < block_.queries; i++) {
-      const float* from = block_.q + size_t(i * job_.heads + block_.slice * rep) * dim;
+      const float* from = block_.q + size_t(i * job_.heads + block_.head) * dim;
       float* to = queries_ + size_t(i) * rep * stride;
       if (stride == dim) {
         __builtin_memcpy(to, from, size_t(rep) * dim * 4);
@@ -214,7 +214,7 @@ class Visitor {
   // A head's sink is one more score, of a key without a value.
   void finish(const Softmax& all) const {
     for (int row = 0; row < size_.rows; row++) {
-      const int head = block_.slice * size_.rep + row % size_.rep;
+      const int head = block_.head + row % size_.rep;
       V total = set1(sum_lanes(load(all.totals + row * kLanes))), faded = set1(1);
       if (job_.sinks) {
         const float sink = job_.sinks[head], top = sink > all.peaks[row] ? sink : all.peaks[row];
@@ -228,7 +228,7 @@ class Visitor {
   }
 
  private:
-  int group() const { return block_.slice * size_.rep / (job_.heads / job_.groups); }
+  int group() const { return block_.head / (job_.heads / job_.groups); }
 
   // Query q at position t sees keys (t − window, t] of the row: slots [low, high) of a page that begins at `begin`, if
   // low is below the page's size and high above 0.
@@ -287,14 +287,14 @@ class Visitor {
     }
     weigh_tile(page, first, last, s);
     // Some columns of all keys stay near while every row takes them.
-    for (int c = 0; c < s.stride; c += kColumns) {
-      const int columns = s.stride - c < kColumns ? s.stride - c : kColumns;
+    for (int c = 0; c < s.stride; c += kLatentColumns) {
+      const int columns = s.stride - c < kLatentColumns ? s.stride - c : kLatentColumns;
       if constexpr (std::is_same_v<B, float>) {
         add_tile(page.keys + c, pitch, begin, first, last, s, c, columns);
       } else {
         for (int key = low(first, begin); key < to; key++)
-          as_floats(page.keys + size_t(key) * pitch + c, keys_ + size_t(key) * kColumns, columns);
-        add_tile(keys_, kColumns, begin, first, last, s, c, columns);
+          as_floats(page.keys + size_t(key) * pitch + c, keys_ + size_t(key) * kLatentColumns, columns);
+        add_tile(keys_, kLatentColumns, begin, first, last, s, c, columns);
       }
     }
   }
@@ -396,15 +396,16 @@ void attention_span(const AttentionJob& job, const AttentionBlock& block, int sp
   visitor.visit(span, visitor.state(state));
 }
 
-void attention_join(const AttentionJob& job, const AttentionBlock& block, float* states, float* scratch) {
+void attention_join(const AttentionJob& job, const AttentionBlock& block, Spans found, float* states, float* so_far,
+                    float* scratch) {
   const Visitor visitor(job, block, scratch);
   const size_t size = attention_state(job, block.queries);
   const Spans spans = spans_of(job, block);
-  Softmax all = visitor.spare(0);
-  all.clear();
-  for (int span = spans.first; span < spans.end; span++)
-    visitor.join(all, visitor.state(states + size_t(span - spans.first) * size), span);
-  visitor.finish(all);
+  Softmax all = visitor.state(so_far);
+  if (found.first == spans.first) all.clear();
+  for (int span = found.first; span < found.end; span++)
+    visitor.join(all, visitor.state(states + size_t(span - found.first) * size), span);
+  if (found.end == spans.end) visitor.finish(all);
 }
 
 // Spans between two beats: 0.05 to 50 ms of work, by the rows.

@@ -12,8 +12,10 @@ namespace {
 
 constexpr int kBlockRows = 96;      // query heads that share one visit of a page
 constexpr int kMostQueries = 48;
+constexpr int kMostShare = 64;   // query heads that read a latent together
 constexpr int kManyTokens = 16;  // from so many on a piece of a product may be long, and tells on the way that it gets on
 constexpr int kPartsPerThread = 4;  // attention is cut until no part is more than this share of a thread's work
+constexpr size_t kMostStates = size_t(32) << 20;  // bytes of what spans that are visited apart have found
 
 // Queries in a block: as many as share a page well, fewer where threads would have nothing to do. No bit depends on it.
 int block_queries(const AttentionJob& job, int tokens, int threads) {
@@ -26,9 +28,8 @@ int block_queries(const AttentionJob& job, int tokens, int threads) {
 // Query heads that read a latent together: enough that a page is seldom made floats of, few enough that what they have
 // found stays near, and that there are several blocks for the threads to join. No bit depends on it.
 int latent_share(int heads) {
-  int share = std::min(heads, 64);
-  while (heads % share) share--;
-  return share;
+  const int blocks = (heads + kMostShare - 1) / kMostShare;
+  return (heads + blocks - 1) / blocks;
 }
 
 }  // namespace
@@ -98,8 +99,13 @@ void Engine::multiply(bool add) {
   pool_.run(int64_t(pieces_.size()), [&](int64_t task, int worker) {
     const auto& [product, from, to] = pieces_[size_t(task)];
     const Matrix& m = *product->matrix;
-    Prepared& rows = *product->rows;
     const int k = m.k();
+    if (product->x) {
+      const LinearJob job{m.format(), m.data(), product->t, m.n(), k, product->x, {}, nullptr, product->bias, product->y,
+                          product->stride, add, product->t >= kManyTokens ? pool_.word() : nullptr, product->apart};
+      return kernels_.linear(job, from, to, scratch(worker, kernels_.linear_scratch(most)));
+    }
+    Prepared& rows = *product->rows;
     const Wanted one = wanted(m);
     const LinearJob job{m.format(), m.data(), product->t, m.n(), k,
                         one.floats ? rows.floats + product->row * size_t(k) : nullptr,
@@ -223,53 +229,72 @@ const float* Engine::rotated(const float* q, int64_t heads, int dim) {
 void Engine::cut_queries(const AttentionJob& job, const float* q, float* y, const Ragged& ragged) {
   blocks_.clear();
   const int most = block_queries(job, ragged.query_starts[ragged.rows], pool_.threads());
+  const int together = job.heads / job.groups, share = shared_heads(job);
   for (int row = 0; row < ragged.rows; row++)
     for (int at = 0; at < ragged.queries(row); at += most)
-      for (int slice = 0; slice < job.heads / shared_heads(job); slice++) {
+      for (int head = 0, heads; head < job.heads; head += heads) {
+        heads = std::min(share, together - head % together);
         const int64_t token = ragged.query_starts[row] + at;
         const AttentionBlock block{q + token * job.heads * job.dim, y + token * job.heads * job.value_dim,
-                                   std::min(most, ragged.queries(row) - at), ragged.starts[row] + at, slice};
+                                   std::min(most, ragged.queries(row) - at), ragged.starts[row] + at, head, heads};
         blocks_.push_back({block, ragged.page_ids + ragged.page_starts[row], spans_of(job, block), nullptr});
       }
 }
 
-// A long block of few queries is cut into its spans where threads would wait for it.
+// A long block of few queries is cut into its spans where threads would wait for it. Where they are many, a run of them
+// is visited at a time: no bit depends on how long runs are.
 void Engine::cut_spans(const AttentionJob& job) {
-  parts_.clear(), apart_.clear();
+  apart_.clear(), run_ = longest_ = 0;
   const auto cost = [](const Block& b) { return int64_t(b.queries.queries) * (b.spans.end - b.spans.first); };
   int64_t all = 0;
   for (const Block& block : blocks_) all += cost(block);
-  size_t bytes = 0;
+  size_t state = 0;
   for (int i = 0; i < int(blocks_.size()); i++) {
     const Block& b = blocks_[size_t(i)];
-    const bool few = b.queries.queries <= kQueryTile && b.spans.end - b.spans.first > 1;
-    if (!few || pool_.threads() == 1 || cost(b) * kPartsPerThread * pool_.threads() <= all) {
-      parts_.push_back({i, b.spans.first});
-      continue;
-    }
+    const int spans = b.spans.end - b.spans.first;
+    const bool few = b.queries.queries <= kQueryTile && spans > 1;
+    if (!few || pool_.threads() == 1 || cost(b) * kPartsPerThread * pool_.threads() <= all) continue;
     apart_.push_back(i);
-    bytes += size_t(b.spans.end - b.spans.first) * kernels_.attention_state(job, b.queries.queries) * 4;
-    for (int span = b.spans.first; span < b.spans.end; span++) parts_.push_back({i, span});
+    longest_ = std::max(longest_, spans);
+    state = std::max(state, kernels_.attention_state(job, b.queries.queries));
   }
+  if (apart_.empty()) return;
+  const size_t fit = kMostStates / (apart_.size() * state * 4);
+  run_ = int(std::clamp<size_t>(fit, 2, size_t(longest_) + 1)) - 1;  // one more is what they come to
+  const size_t each = size_t(run_ + 1) * state, bytes = apart_.size() * each * 4;
   if (bytes > states_bytes_) states_ = allocate(bytes), states_bytes_ = bytes;
-  float* next = (float*)states_.get();
-  for (const int i : apart_) {
-    Block& b = blocks_[size_t(i)];
-    b.states = next;
-    next += size_t(b.spans.end - b.spans.first) * kernels_.attention_state(job, b.queries.queries);
+  for (size_t i = 0; i < apart_.size(); i++) blocks_[size_t(apart_[i])].states = (float*)states_.get() + i * each;
+}
+
+// What threads take in one go: with the first run also all blocks that stay whole.
+void Engine::take_parts(int from) {
+  parts_.clear();
+  for (int i = 0; i < int(blocks_.size()); i++) {
+    const Block& b = blocks_[size_t(i)];
+    if (!b.states && from == 0) parts_.push_back({i, b.spans.first});
+    const Spans some = b.states ? run_of(b, from) : Spans{0, 0};
+    for (int span = some.first; span < some.end; span++) parts_.push_back({i, span});
   }
 }
 
 void Engine::attention(const Pages& kv, const float* q, float* y, int heads, const Ragged& ragged,
                        const Scores& scores) {
   check(kv, ragged);
-  if (heads < 1 || heads % kv.groups) throw std::invalid_argument("attention: query heads must be a multiple of key heads");
+  if (heads < 1 || heads % kv.groups)
+    throw std::invalid_argument("attention: query heads must be a multiple of key heads");
   const AttentionJob common{kv.kind, kv.keys, kv.values, kv.key_scales, kv.value_scales, kv.groups, kv.page_size,
                             kv.dim, kv.value_dim, heads, scores.scale, scores.softcap, scores.window, scores.sinks,
                             nullptr, pool_.word(), kv.latent, kv.latent ? latent_share(heads / kv.groups) : 0};
   if (kv.kind == KV::int8 && !kv.latent) q = rotated(q, int64_t(ragged.query_starts[ragged.rows]) * heads, kv.dim);
   cut_queries(common, q, y, ragged);
   cut_spans(common);
+  attend(common, 0);
+  for (int from = run_; from < longest_; from += run_) attend(common, from);
+}
+
+// Visit whole blocks, and of the others a run of spans, `from` their first.
+void Engine::attend(const AttentionJob& common, int from) {
+  take_parts(from);
   const auto at_work = [&](const Block& block, int worker, const auto& f) {
     AttentionJob job = common;
     job.page_ids = block.page_ids;
@@ -281,16 +306,19 @@ void Engine::attention(const Pages& kv, const float* q, float* y, int heads, con
     at_work(block, worker, [&](const AttentionJob& job, float* memory) {
       if (!block.states) return kernels_.attention(job, block.queries, memory);
       const size_t state = kernels_.attention_state(job, block.queries.queries);
-      float* mine = block.states + size_t(part.span - block.spans.first) * state;
+      float* mine = block.states + size_t(1 + part.span - run_of(block, from).first) * state;
       kernels_.attention_span(job, block.queries, part.span, mine, memory);
     });
   });
-  const int64_t rows = heads / kv.groups, spans = apart_.empty() ? 0 : blocks_[size_t(apart_[0])].spans.end;
-  spread(int64_t(apart_.size()), rows * spans * kv.value_dim, [&](int64_t from, int64_t to, int worker) {
-    for (int64_t i = from; i < to; i++) {
+  const int64_t cost = int64_t(shared_heads(common)) * run_ * common.value_dim;
+  spread(int64_t(apart_.size()), cost, [&](int64_t first, int64_t last, int worker) {
+    for (int64_t i = first; i < last; i++) {
       const Block& block = blocks_[size_t(apart_[size_t(i)])];
+      const Spans found = run_of(block, from);
+      if (found.first == found.end) continue;
       at_work(block, worker, [&](const AttentionJob& job, float* memory) {
-        kernels_.attention_join(job, block.queries, block.states, memory);
+        float* states = block.states + kernels_.attention_state(job, block.queries.queries);
+        kernels_.attention_join(job, block.queries, found, states, block.states, memory);
       });
     }
   });

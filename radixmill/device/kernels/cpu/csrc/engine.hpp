@@ -119,13 +119,19 @@ class Engine {
   void attention(const Pages& kv, const float* q, float* y, int heads, const Ragged& ragged, const Scores& scores);
 
  private:
-  // Queries of one row against one key head; where its spans are visited apart, what each of them found.
+  // Queries of one row against one key head; where its spans are visited apart, what all of them came to so far, and what
+  // each of the current run found.
   struct Block {
     AttentionBlock queries;
     const int32_t* page_ids;
     Spans spans;
     float* states;
   };
+  // The run of a block's spans that begins `from` after its first.
+  Spans run_of(const Block& block, int from) const {
+    const int first = std::min(block.spans.end, block.spans.first + from);
+    return {first, std::min(block.spans.end, first + run_)};
+  }
   // A block, or one span of it.
   struct Part {
     int block, span;
@@ -148,6 +154,8 @@ class Engine {
   void plan(const Stack& w, int t, int64_t ready, const float* bias, float* y, size_t stride, const F& where);
   Wanted all_wanted() const;
   void multiply_planned(const Source& source, int k);
+  bool as_it_lies(const Stack& w) const;
+  void some_heads(const Stacks& w, Strided<const float> x, int t, Strided<float> y);
   void group(const float* routes, int t, int top, int64_t experts);
   void some_experts(const Mixture& mixture, const float* x, const float* routes, int t, int top, float* y);
   template <class F>
@@ -159,6 +167,8 @@ class Engine {
   const float* rotated(const float* q, int64_t heads, int dim);
   void cut_queries(const AttentionJob& job, const float* q, float* y, const Ragged& ragged);
   void cut_spans(const AttentionJob& job);
+  void take_parts(int from);
+  void attend(const AttentionJob& job, int from);
   static size_t room(const Pages& kv);
   void store_head(const Pages& kv, const float* key, const float* value, size_t page, int slot, int group,
                   float* memory);
@@ -182,6 +192,7 @@ class Engine {
   std::vector<Part> parts_;
   std::vector<float> queries_;
   std::vector<int> apart_;  // blocks whose spans are parts of their own
+  int run_ = 0, longest_ = 0;  // spans of such a block: visited in one go, and at most there
   Buffer<uint8_t> states_;
   size_t states_bytes_ = 0;
 };

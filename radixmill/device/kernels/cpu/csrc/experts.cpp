@@ -10,9 +10,9 @@ namespace radixmill {
 
 namespace {
 
-constexpr size_t kMostBetween = size_t(64) << 20;  // bytes of what lies between the products of one mixture
+constexpr size_t kMostBetween = size_t(64) << 20;  // bytes between the products of one mixture, or of heads' rows
 constexpr int kFewestTokens = 64;                  // … but so many go through at once: experts are read again for others
-constexpr int kColumns = 512;                      // of a sum that one thread takes at a time
+constexpr int kSumColumns = 512;                      // of a sum that one thread takes at a time
 
 }  // namespace
 
@@ -53,6 +53,7 @@ void Engine::plan(const Stack& w, int t, int64_t ready, const float* bias, float
 Wanted Engine::all_wanted() const {
   Wanted all{false, false, false};
   for (const Product& product : products_) {
+    if (product.x) continue;
     const Wanted one = wanted(*product.matrix);
     all = {all.floats || one.floats, all.codes || one.codes, all.pairs || one.pairs};
   }
@@ -100,9 +101,10 @@ void Engine::group(const float* routes, int t, int top, int64_t experts) {
 void Engine::some_experts(const Mixture& mixture, const float* x, const float* routes, int t, int top, float* y) {
   const int k = mixture.gate_up.k(), both = mixture.gate_up.n(), f = mixture.inner(), n = mixture.down.n();
   group(routes, t, top, mixture.gate_up.count());
-  const size_t pairs = pairs_.size(), bytes = pairs * size_t(both + n) * 4;
+  const size_t bytes = pairs_.size() * size_t(std::max(both, n)) * 4;
   if (bytes > between_bytes_) between_ = allocate(bytes), between_bytes_ = bytes;
-  float *inner = (float*)between_.get(), *out = inner + pairs * both;
+  // What came up is in slots_, gated, before anything goes down.
+  float *inner = (float*)between_.get(), *out = inner;
   // f(expert, first pair, how many) for every expert that has any.
   const auto each = [&](const auto& go) {
     for (size_t e = 0; e < size_t(mixture.gate_up.count()); e++)
@@ -130,11 +132,11 @@ void Engine::some_experts(const Mixture& mixture, const float* x, const float* r
   });
   multiply_planned({Source::gated, nullptr, 0, mixture.activation}, f);
 
-  const int64_t blocks = (n + kColumns - 1) / kColumns;
-  spread(t * blocks, int64_t(top) * std::min(n, kColumns), [&](int64_t from, int64_t to, int) {
+  const int64_t blocks = (n + kSumColumns - 1) / kSumColumns;
+  spread(t * blocks, int64_t(top) * std::min(n, kSumColumns), [&](int64_t from, int64_t to, int) {
     for (int64_t i = from; i < to; i++) {
-      const int64_t token = i / blocks, column = i % blocks * kColumns;
-      const size_t columns = size_t(std::min<int64_t>(kColumns, n - column));
+      const int64_t token = i / blocks, column = i % blocks * kSumColumns;
+      const size_t columns = size_t(std::min<int64_t>(kSumColumns, n - column));
       float* sum = y + token * n + column;
       memset(sum, 0, columns * 4);
       for (int place = 0; place < top; place++)
@@ -146,19 +148,43 @@ void Engine::some_experts(const Mixture& mixture, const float* x, const float* r
 
 void Engine::experts(const Mixture& mixture, const float* x, const float* routes, int t, int top, float* y) {
   const int k = mixture.gate_up.k(), n = mixture.down.n();
-  const size_t row = size_t(top) * size_t(mixture.gate_up.n() + n) * 4;
+  const size_t row = size_t(top) * size_t(std::max(mixture.gate_up.n(), n)) * 4;
   const int most = std::max(kFewestTokens, int(kMostBetween / row));
   for (int from = 0; from < t; from += most)
     some_experts(mixture, x + int64_t(from) * k, routes + int64_t(from) * 2 * top, std::min(most, t - from), top,
                  y + int64_t(from) * n);
 }
 
-void Engine::heads(const Stacks& w, Strided<const float> x, int t, Strided<float> y) {
+// Whether products read floats as they lie.
+bool Engine::as_it_lies(const Stack& w) const {
+  const auto other = [](const int64_t* order) { return order != nullptr; };
+  return std::none_of(w.orders.begin(), w.orders.end(), other) &&
+         std::all_of(w.matrices.begin(), w.matrices.end(), [&](const Matrix* m) { return wanted(*m).floats; });
+}
+
+void Engine::some_heads(const Stacks& w, Strided<const float> x, int t, Strided<float> y) {
   products_.clear(), fills_.clear();
-  for (int64_t h = 0; h < w.count(); h++)
-    plan(w.each[size_t(h)], t, -1, nullptr, y.at + h * y.head, size_t(y.token),
-         [&](int i) { return std::pair(x.at + i * x.token + h * x.head, int64_t(-1)); });
+  for (int64_t h = 0; h < w.count(); h++) {
+    const Stack& stack = w.each[size_t(h)];
+    const float* rows = x.at + h * x.head;  // those of this head, x.token apart
+    float* out = y.at + h * y.head;
+    if (as_it_lies(stack)) {
+      for (const Matrix* matrix : stack.matrices) {
+        products_.push_back({matrix, nullptr, 0, t, nullptr, out, size_t(y.token), rows, size_t(x.token)});
+        out += matrix->n();
+      }
+      continue;
+    }
+    plan(stack, t, -1, nullptr, out, size_t(y.token), [&](int i) { return std::pair(rows + i * x.token, int64_t(-1)); });
+  }
   multiply_planned({}, w.k());
+}
+
+void Engine::heads(const Stacks& w, Strided<const float> x, int t, Strided<float> y) {
+  const int most = std::max(kFewestTokens, int(kMostBetween / (size_t(w.count()) * size_t(w.k()) * 4)));
+  for (int from = 0; from < t; from += most)
+    some_heads(w, {x.at + from * x.token, x.token, x.head}, std::min(most, t - from),
+               {y.at + from * y.token, y.token, y.head});
 }
 
 }  // namespace radixmill

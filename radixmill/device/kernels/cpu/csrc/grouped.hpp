@@ -83,7 +83,7 @@ struct Prepared {
   uint16_t* pairs_at(size_t at, int k) { return pairs.data() + at * size_t(k + k % 2); }
 };
 
-// Rows [row, row + t) of `rows`, times one matrix.
+// Rows [row, row + t) of `rows`, or t rows of floats at x, times one matrix.
 struct Product {
   const Matrix* matrix;
   Prepared* rows;
@@ -92,6 +92,8 @@ struct Product {
   const float* bias;  // [n] or null
   float* y;
   size_t stride;  // of y
+  const float* x = nullptr;
+  size_t apart = 0;  // floats between rows of x
 };
 
 // What one row of a grouped product is made of.

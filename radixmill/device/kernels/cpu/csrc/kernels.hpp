@@ -36,6 +36,9 @@ struct LinearJob {
   size_t stride;
   bool add;  // to what y holds
   uint64_t* word = nullptr;  // to be counted up on the way, see beat.hpp; null where the way is short
+  size_t apart = 0;          // floats between rows of x; 0: k
+
+  __attribute__((always_inline)) size_t pitch() const { return apart ? apart : size_t(k); }
 };
 
 enum class Activation : int { silu, gelu_tanh, gelu, clamped };
@@ -60,15 +63,17 @@ struct AttentionJob {
   // Latent pages: keys are [pages, G, P, padded D], and a value is the first numbers of its key; `values` and
   // `value_scales` point to the same memory.
   bool latent = false;
-  int share = 0;  // query heads of a block, neighbours with one key/value head; 0: all that have it
+  int share = 0;  // the most query heads that a block has; 0: all of a key/value head
 };
 static constexpr int shared_heads(const AttentionJob& job) { return job.share ? job.share : job.heads / job.groups; }
 
-// Some neighbouring queries of the row, and the heads among them that are looked at together.
+// Some neighbouring queries of the row, and the heads of them that are looked at together: neighbours with one key/value
+// head, no more than shared_heads().
 struct AttentionBlock {
   const float* q;  // of the first query, [queries, heads, D]
   float* y;        // [queries, heads, Dv]
-  int queries, position, slice;  // position: of the first; heads [slice · share, …)
+  int queries, position;  // of the first
+  int head, heads;        // [head, head + heads)
 };
 
 // A softmax begins afresh at every span of about this many positions, and spans are joined in their order.
@@ -112,10 +117,12 @@ struct Kernels {
   float (*to_int8)(const float* x, int8_t* y, int n);
   size_t (*attention_scratch)(const AttentionJob&, int queries);
   void (*attention)(const AttentionJob&, const AttentionBlock&, float* scratch);
-  // The same in two steps: each span for itself, to attention_state() floats; then all of the block's, side by side.
+  // The same in two steps: each span for itself, to attention_state() floats; then those found, side by side, are added to
+  // what the block's earlier ones came to, its first ones to nothing. With its last ones it is done.
   size_t (*attention_state)(const AttentionJob&, int queries);
   void (*attention_span)(const AttentionJob&, const AttentionBlock&, int span, float* state, float* scratch);
-  void (*attention_join)(const AttentionJob&, const AttentionBlock&, float* states, float* scratch);
+  void (*attention_join)(const AttentionJob&, const AttentionBlock&, Spans found, float* states, float* so_far,
+                         float* scratch);
 };
 
 const Kernels& portable_kernels();

@@ -40,7 +40,8 @@ void scatter(T* column, const T* key, int n, size_t stride) {
 
 void check_positions(const int32_t* positions, int tokens, int limit, const char* op) {
   for (int i = 0; i < tokens; i++)
-    if (positions[i] < 0 || positions[i] >= limit) throw std::out_of_range(op + std::string(": position outside the table"));
+    if (positions[i] < 0 || positions[i] >= limit)
+      throw std::out_of_range(std::string(op) + ": position outside the table");
 }
 
 void check(const Pages& kv, const Ragged& ragged) {

@@ -364,7 +364,7 @@ void block_f32(const LinearJob& job, int panel, int panels, float* out, size_t l
         unpack(job.format, job.panels + (panel + p) * bytes, from, k, unpacked + p * kBlockK * kLanes);
       w = unpacked, stride = kBlockK * kLanes;
     }
-    multiply_block(panels, w, stride, job.x + from, size_t(job.k), k, out, ldo, job.t);
+    multiply_block(panels, w, stride, job.x + from, job.pitch(), k, out, ldo, job.t);
   }
 }
 
@@ -417,7 +417,7 @@ void linear_panels(const LinearJob& job, int first, int last, float* scratch) {
     LinearJob part = job;
     part.t = job.t - from < kBlockTokens ? job.t - from : kBlockTokens;
     part.y = job.y + from * job.stride;
-    if (job.x) part.x = job.x + size_t(from) * job.k;
+    if (job.x) part.x = job.x + size_t(from) * job.pitch();
     if (job.codes.codes) part.codes = job.codes.row(from, job.k);
     if (job.pairs) part.pairs = job.pairs + size_t(from) * (job.k + job.k % 2);
     for (int panel = first; panel < last; panel += kBlockPanels)
