@@ -56,7 +56,8 @@ class Stored:
 
     `kind`: "F32", "F16", "BF16" (`data` is float32 / float16 / uint16, [N, K]), or a GGML block type such as "Q4_1",
     "Q8_0", "Q6_K" (`data` is uint8, [N, bytes per row]), or "F8B128" (uint8, [N, K/128 · 132]: for each 128 values of a
-    row a float32 scale, then their codes of E4M3FN; a value is float32(code) · scale, rounded once). `data` may be a view of a memory map; pack() copies what it keeps.
+    row a float32 scale, then their codes of E4M3FN; a value is float32(code) · scale, rounded once). `data` may be a view
+    of a memory map; pack() copies what it keeps.
 
     Where columns that share a scale do not lie together, `data` holds them in another order: its column j is column
     order[j] of the matrix.

@@ -96,7 +96,7 @@ class CpuOps:
         self._engine.watch(word)
 
     def table(self) -> dict[str, str]:
-        return dict.fromkeys(NATIVE, f"c++ {self.isa}") | {"gather": "c++", "columns": "c++, within linear"}
+        return dict.fromkeys(NATIVE, f"c++ {self.isa}") | {"gather": "numpy; c++ when captured", "columns": "numpy"}
 
     def packs(self, kind: str) -> str | None:
         return FORMATS.get(kind)
