@@ -10,7 +10,9 @@ HEAD_NORMS = {"q_norm": ("self_attn.q_norm",), "k_norm": ("self_attn.k_norm",)}
 
 
 class PreNormBlock:
-    """x + attention(norm(x)), then x + feed-forward(norm(x))."""
+    """x + attention(norm(x)), then x + feed-forward(norm(x)); what is added is first multiplied by `residual`."""
+
+    residual = 1.0
 
     def __init__(
         self, build: Build, config: DecoderConfig, part: Parts, attention: Attention | MLA, mlp: MLP | SparseMoE
@@ -20,8 +22,11 @@ class PreNormBlock:
         self.mlp_norm = norm(build, part("mlp_norm"), config)
 
     def forward(self, x: Array, batch: ForwardBatch) -> Array:
-        x = self.ops.add(x, self.attention(self.attention_norm(x), batch))
-        return self.ops.add(x, self.mlp(self.mlp_norm(x)))
+        x = self.ops.add(x, self._scaled(self.attention(self.attention_norm(x), batch)))
+        return self.ops.add(x, self._scaled(self.mlp(self.mlp_norm(x))))
+
+    def _scaled(self, y: Array) -> Array:
+        return y if self.residual == 1.0 else self.ops.scale(y, self.residual)
 
 
 class PostNormBlock:

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from radixmill.device.kernels.contract import Array
-from radixmill.device.layers import Build, ForwardBatch, Parts
+from radixmill.device.layers import Build, Parts
 from radixmill.device.models import llama
 from radixmill.device.models.decoder import DecoderConfig, Family
 from radixmill.device.models.keys import Keys, dimensions, llama_biases, rope, stretched
@@ -48,11 +47,7 @@ WEIGHTS = llama.WEIGHTS
 class Block(llama.Block):
     def __init__(self, build: Build, config: Config, part: Parts, layer: int) -> None:
         super().__init__(build, config, part, layer)
-        self.scale = config.residual_scale
-
-    def forward(self, x: Array, batch: ForwardBatch) -> Array:
-        x = self.ops.add(x, self.ops.scale(self.attention(self.attention_norm(x), batch), self.scale))
-        return self.ops.add(x, self.ops.scale(self.mlp(self.mlp_norm(x)), self.scale))
+        self.residual = config.residual_scale
 
 
 FAMILY = Family(Config, WEIGHTS, Block)

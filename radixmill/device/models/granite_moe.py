@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from radixmill.device.kernels.contract import Array, Routing
-from radixmill.device.layers import Build, ForwardBatch, Parts
+from radixmill.device.kernels.contract import Routing
+from radixmill.device.layers import Build, Parts
 from radixmill.device.models import sparse
 from radixmill.device.models.decoder import Family
 from radixmill.device.models.keys import Keys, attention_biases, dimensions, rope, stretched
@@ -69,12 +69,7 @@ WEIGHTS = replace(
 class Block(sparse.Block):
     def __init__(self, build: Build, config: Config, part: Parts, layer: int) -> None:
         super().__init__(build, config, part, layer)
-        self.residual_scale = config.residual_scale
-
-    def forward(self, x: Array, batch: ForwardBatch) -> Array:
-        attended = self.attention(self.attention_norm(x), batch)
-        x = self.ops.add(x, self.ops.scale(attended, self.residual_scale))
-        return self.ops.add(x, self.ops.scale(self.mlp(self.mlp_norm(x)), self.residual_scale))
+        self.residual = config.residual_scale
 
 
 FAMILY = Family(Config, WEIGHTS, Block)
