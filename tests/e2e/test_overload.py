@@ -132,8 +132,13 @@ def test_who_waits_too_long_is_told_when_to_come_back(single: Server) -> None:
 def test_tokens_that_wait_are_bounded(single: Server) -> None:
     async def refused(http: httpx.AsyncClient) -> httpx.Response | None:
         """What a third request is told while one runs and one waits; nothing where the second was told first to go."""
-        async with asyncio.TaskGroup() as tasks, http.stream("POST", TEXT, json=body("long", 4000, stream=True)) as long:
-            lines = long.aiter_lines()  # held: an iterator that is dropped closes its connection, which ends the request
+        async with (
+            asyncio.TaskGroup() as tasks,
+            http.stream("POST", TEXT, json=body("long", 4000, stream=True)) as long,
+        ):
+            lines = (
+                long.aiter_lines()
+            )  # held: an iterator that is dropped closes its connection, which ends the request
             await anext(lines)
             waits = tasks.create_task(http.post(TEXT, json=body("x" * 90, 1)))
             while not waits.done():
