@@ -51,6 +51,28 @@ def pulse() -> EnginePulse:
     return EnginePulse.private()
 
 
+def seen_while(pulse: EnginePulse, work: Callable[[], Any], few: int) -> set[int]:
+    """The counts that one sees who looks all the time while the work is done. Once more if they are few: whoever looks may
+    have been kept from it."""
+    for _ in range(5):
+        seen, begun, done = set[int](), threading.Event(), threading.Event()
+
+        def look(seen: set[int] = seen, begun: threading.Event = begun, done: threading.Event = done) -> None:
+            begun.set()
+            while not done.is_set():
+                seen.add(pulse.beats)
+
+        watcher = threading.Thread(target=look)
+        watcher.start()
+        begun.wait()
+        work()
+        done.set()
+        watcher.join()
+        if len(seen) > few:
+            break
+    return seen
+
+
 @pytest.mark.parametrize("captured", [True, False], ids=["recorded", "op by op"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_each_layer_is_counted(tmp_path: Path, pulse: EnginePulse, backend: str, captured: bool) -> None:
@@ -70,18 +92,7 @@ def test_a_step_longer_than_the_patience_is_no_stall(tmp_path: Path, pulse: Engi
     its layers it would be called a stall."""
     executor = opened(tmp_path, backend, pulse.word, hidden=128 if backend == "cpu" else 32)
     step = prefill(3000 if backend == "cpu" else 500)
-    seen: set[int] = set()
-    done = threading.Event()
-
-    def look() -> None:
-        while not done.is_set():
-            seen.add(pulse.beats)
-
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    executor.launch(step)
-    done.set()
-    watcher.join()
+    seen = seen_while(pulse, lambda: executor.launch(step), int(LAYERS / 2) + 2)
     assert len(seen) > LAYERS / 2 + 2  # it moved while the step ran, not only at its ends
 
     watch, blind = Watch(LAYERS / 2), Watch(LAYERS / 2)  # of a step whose layers take a second each
@@ -142,20 +153,7 @@ def test_an_op_is_counted_while_it_runs(pulse: EnginePulse, backend: str) -> Non
     ops = open_backend(backend, "exact", 1, native_isa() if backend == "cpu" else "")
     weight, x = ops.pack(stored("F32", 2048, 1024)), normal(2048 if backend == "cpu" else 512, 1024)
     ops.beats = np.frombuffer(pulse.word, np.uint64)
-    seen, begun, done = set[int](), threading.Event(), threading.Event()
-
-    def look() -> None:
-        begun.set()
-        while not done.is_set():
-            seen.add(pulse.beats)
-
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    begun.wait()
-    ops.linear(x, weight)
-    done.set()
-    watcher.join()
-    assert len(seen) > 8
+    assert len(seen_while(pulse, lambda: ops.linear(x, weight), 8)) > 8
 
 
 class Slow:
@@ -178,16 +176,20 @@ def test_the_watch_lets_a_slow_step_run(tmp_path: Path, pulse: EnginePulse) -> N
     model = executor.runner.model
     for block in model.blocks:
         block.attention.ops = Slow(model.ops, 0.1)  # type: ignore[attr-defined]
-    watch, stalls, done = Watch(0.6), [], threading.Event()
-
-    def look() -> None:
-        while not done.wait(watch.interval):
-            stalls.append(watch.look(pulse.beats, True, time.monotonic()))
-
-    watcher = threading.Thread(target=look)
-    watcher.start()
     runner = Runner(model, executor.runner.kv, executor.runner.sampler, captured=False)
-    took = runner.step(prefill(5)).seconds
-    done.set()
-    watcher.join()
-    assert took > 2 * watch.patience and len(stalls) > 10 and not any(stalls)
+    for _ in range(4):  # the machine may keep the step from its work, though not whoever looks
+        watch, stalls, done = Watch(0.6), list[bool](), threading.Event()
+
+        def look(watch: Watch = watch, stalls: list[bool] = stalls, done: threading.Event = done) -> None:
+            while not done.wait(watch.interval):
+                stalls.append(watch.look(pulse.beats, True, time.monotonic()))
+
+        watcher = threading.Thread(target=look)
+        watcher.start()
+        took = runner.step(prefill(5)).seconds
+        done.set()
+        watcher.join()
+        assert took > 2 * watch.patience
+        if len(stalls) > 10 and not any(stalls):
+            break
+    assert len(stalls) > 10 and not any(stalls)

@@ -41,10 +41,13 @@ def test_backends_run_side_by_side_and_callers_take_turns(ops: Ops) -> None:
 def test_idle_threads_sleep(ops: Ops) -> None:
     weight = ops.pack(stored("Q8_0", 512, 128))
     ops.linear(normal(8, 128), weight)
-    time.sleep(0.01)
-    before = time.process_time()
-    time.sleep(0.25)
-    assert time.process_time() - before < 0.05
+    spent = []
+    for _ in range(5):  # on a busy machine they may come late to their rest
+        time.sleep(0.01)
+        before = time.process_time()
+        time.sleep(0.25)
+        spent.append(time.process_time() - before)
+    assert min(spent) < 0.05, spent
     ops.linear(normal(8, 128), weight)  # and wake again
 
 
@@ -59,7 +62,9 @@ def test_threads_end_with_their_backend() -> None:
     many = backend("cpu/portable", "fast", 5)
     assert count() == before + 4
     del many
-    assert count() == before
+    until = time.monotonic() + 20  # one that has been joined is counted until the system has put it away
+    while count() != before:
+        assert time.monotonic() < until
 
 
 def test_wrong_names_are_refused() -> None:
