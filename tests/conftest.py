@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import httpx
 import hypothesis
 import pytest
 
@@ -13,6 +14,8 @@ from radixmill.store.catalogue import pull
 # Machines that run tests are busy: how long an example takes says nothing.
 hypothesis.settings.register_profile("radixmill", deadline=None)
 hypothesis.settings.load_profile("radixmill")
+for what in ("connect", "read", "write", "pool"):  # of requests that name no timeout: five seconds, else
+    setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, what, 60.0)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

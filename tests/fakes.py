@@ -70,6 +70,18 @@ class ByteText:
         return [id for part in cut for id in ([self.control[part]] if part in self.control else part.encode())]
 
 
+class Turnstile(asyncio.Event):
+    """A gate that lets so many deltas through and then none, until it is set."""
+
+    def __init__(self, deltas: int) -> None:
+        super().__init__()
+        self.deltas = deltas
+
+    def is_set(self) -> bool:
+        self.deltas -= 1
+        return self.deltas >= 0 or super().is_set()
+
+
 @dataclass
 class EchoClient:
     """An EngineClient in memory. `script(request, choice)` gives a sequence's tokens, EOS included or not.

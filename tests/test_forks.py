@@ -13,7 +13,7 @@ import pytest
 from radixmill.sacrifice.forks import Bounds, Fate, Forks
 
 Work = Callable[[str], bytes]
-PROMPT = 3.0  # seconds, of a busy machine
+PROMPT = 8.0  # seconds, of a busy machine
 
 
 class Bench:

@@ -72,7 +72,7 @@ def test_who_logs_does_not_wait_and_every_line_comes_in_its_order(pipe: Pipe) ->
 
     thread = threading.Thread(target=say, daemon=True)
     thread.start()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive(), "it waits for a reader"
     assert pipe.read("line 49 of it\n") == "".join(f"line {number} of it\n" for number in range(50))
 
@@ -94,7 +94,7 @@ def test_an_end_waits_for_what_was_said_but_not_for_ever(pipe: Pipe) -> None:
     pipe.logger.warning("said")
     began = time.monotonic()
     pipe.writer.flush()
-    assert logs.PATIENCE * 0.9 <= time.monotonic() - began < logs.PATIENCE + 3
+    assert logs.PATIENCE * 0.9 <= time.monotonic() - began < logs.PATIENCE + 10
     threading.Timer(0.2, lambda: os.read(pipe.reader, 1 << 20)).start()
     pipe.writer.flush()
     assert pipe.read("said\n") == "said\n"
@@ -130,7 +130,7 @@ def test_a_process_whose_log_nobody_reads_ends_all_the_same(tmp_path: Path) -> N
     argv = [sys.executable, "-c", DYING.format(role="supervisor", end="1 / 0")]
     process = subprocess.Popen(argv, stderr=writer)
     try:
-        assert process.wait(20) == 1
+        assert process.wait(60) == 1
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)

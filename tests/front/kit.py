@@ -172,12 +172,12 @@ def serving(app: FastAPI, *, judge: bool = True, **limits: Any) -> Iterator[Live
         yield Live(f"http://127.0.0.1:{port}", port, house, server)
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(60)
         listener.close()
     assert not judged.faults, "\n".join(judged.faults)
 
 
-def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

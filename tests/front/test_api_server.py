@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from tests.fakes import EOS, EchoClient
+from tests.fakes import EOS, EchoClient, Turnstile
 from tests.front.kit import CHAT, HELLO, TEXT, make_app, make_front, parse_sse, says, serving, until
 
 LONG = says("x" * 400)
@@ -20,7 +20,7 @@ LONG = says("x" * 400)
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("path, body", [(CHAT, {**HELLO, "n": 3}), (TEXT, {"prompt": ["a", "b"], "max_tokens": 300})])
 def test_a_client_that_leaves_stops_its_generation(path, body, stream):
-    client = EchoClient(LONG, pause=0.01)
+    client = EchoClient(LONG, pause=0.1)
     app, front = make_front(client)
     with serving(app) as live:
         with socket.create_connection(("127.0.0.1", live.port)) as raw:
@@ -62,7 +62,7 @@ def test_the_others_do_not_notice():
 
 
 def stream_text(url: str) -> str:
-    parts = parse_sse(httpx.post(url + CHAT, json={**HELLO, "stream": True}, timeout=20, trust_env=False).text)
+    parts = parse_sse(httpx.post(url + CHAT, json={**HELLO, "stream": True}, timeout=60, trust_env=False).text)
     return "".join(part["choices"][0]["delta"].get("content", "") for part in parts)
 
 
@@ -75,14 +75,16 @@ def request_bytes(path: str, body: dict) -> bytes:
 
 
 def test_the_first_token_is_sent_when_it_is_there():
-    client = EchoClient(says("ab"), pause=0.2)
+    client = EchoClient(says("ab"), gate=(gate := Turnstile(1)))
     with (
         serving(make_app(client)) as live,
-        httpx.stream("POST", live.url + CHAT, json={**HELLO, "stream": True}, timeout=20, trust_env=False) as response,
+        httpx.stream("POST", live.url + CHAT, json={**HELLO, "stream": True}, timeout=60, trust_env=False) as response,
     ):
         texts = response.iter_text()
         first = next(texts)
         assert '"content":"a"' in first and '"content":"b"' not in first and client.live
+        gate.set()
+        assert '"content":"b"' in "".join(texts)
         assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert "content-length" not in response.headers
 
@@ -91,7 +93,7 @@ def test_the_first_token_is_sent_when_it_is_there():
 def test_too_large_is_said_before_all_of_it_is_read(head):
     with (
         serving(make_app(max_body_bytes=10_000)) as live,
-        socket.create_connection(("127.0.0.1", live.port), timeout=5) as raw,
+        socket.create_connection(("127.0.0.1", live.port), timeout=60) as raw,
     ):
         raw.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" + head + b"\r\n")
         if b"chunked" in head:

@@ -30,14 +30,20 @@ def endless(request: Any, choice: int) -> list[int]:
 
 async def interrupted(path: str, body: dict[str, Any], *, after: int = 3) -> tuple[httpx.Response, Front, EchoClient]:
     """The answer to a request during which all is interrupted, once so many deltas have been said."""
+
+    def left() -> int:
+        return len(client.streams[0]._queues[0])
+
     client = EchoClient(endless, pause=0.002)
     app, front = make_front(client)
     assert front.session
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", trust_env=False) as http:
         asking = asyncio.create_task(http.post(path, json=body))
         while not client.live:
-            await asyncio.sleep(0.001)
-        await asyncio.sleep(0.002 * after)
+            await asyncio.sleep(0)
+        whole = left()
+        while whole - left() < after:
+            await asyncio.sleep(0)
         front.session.interrupt(ENDING)
         answer = await asyncio.wait_for(asking, 10)
     return answer, front, client

@@ -193,7 +193,7 @@ def test_trailers_are_counted_and_dropped(caplog):
 
 # --- times
 
-FAST = {"header_seconds": 0.3, "body_seconds": 0.3, "keep_alive": 0.3, "write_seconds": 0.5}
+FAST = {"header_seconds": 1.0, "body_seconds": 0.3, "keep_alive": 0.3, "write_seconds": 0.5}
 
 
 def dribble(live: Live, start: bytes, drop: bytes, seconds: float = 20.0) -> tuple[bytes, float]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from radixmill.front.dialects import THINKING
 from radixmill.front.session.session import Session
-from tests.fakes import ByteText, EchoClient
+from tests.fakes import ByteText, EchoClient, Turnstile
 from tests.front.kit import make_app, make_front, says, serving, until
 from tests.front.responses_kit import HI, PATH, WEATHER
 from tests.front.test_api_server import request_bytes
@@ -133,7 +133,7 @@ def test_errors_are_the_clients(official):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_stops_its_response(stream):
-    engine = EchoClient(says("x" * 400), pause=0.01)
+    engine = EchoClient(says("x" * 400), pause=0.1)
     app, front = make_front(engine)
     with serving(app) as live:
         with socket.create_connection(("127.0.0.1", live.port)) as raw:
@@ -157,7 +157,7 @@ def test_a_background_response_goes_on_without_its_client():
 
 
 def test_the_first_event_does_not_wait_for_the_first_token():
-    engine = EchoClient(says("a"), pause=0.3)
+    engine = EchoClient(says("a"), gate=(gate := Turnstile(0)))
     with (
         serving(make_app(engine)) as live,
         openai.OpenAI(base_url=live.url + "/v1", api_key="x") as client,
@@ -166,4 +166,5 @@ def test_the_first_event_does_not_wait_for_the_first_token():
         events = iter(stream)
         assert [next(events).type for _ in range(2)] == ["response.created", "response.in_progress"]
         assert engine.live, "nothing was said yet"
+        gate.set()
         assert list(events)[-1].type == "response.completed"

@@ -27,7 +27,7 @@ def session(app, go):
 
 
 async def ended(http, id: str) -> dict:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while (response := (await http.get(f"{PATH}/{id}")).json())["status"] in ("queued", "in_progress"):
             await asyncio.sleep(0.005)
     return response
@@ -112,7 +112,8 @@ def test_a_background_response_is_cancelled():
 
     async def go(http):
         id = (await http.post(PATH, json={**HI, "background": True})).json()["id"]
-        await asyncio.sleep(0.05)
+        while not (await http.get(f"{PATH}/{id}")).json()["output"]:
+            await asyncio.sleep(0.01)
         cancelled = (await http.post(f"{PATH}/{id}/cancel")).json()
         conforms("Response", cancelled)
         assert cancelled["status"] == "cancelled" and 0 < len(cancelled["output"][0]["content"][0]["text"]) < 400
@@ -246,7 +247,7 @@ def test_a_deleted_background_response_stops_and_stays_deleted():
     async def go(http):
         id = (await http.post(PATH, json={**HI, "background": True})).json()["id"]
         assert (await http.delete(f"{PATH}/{id}")).json()["deleted"]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while client.live:
                 await asyncio.sleep(0.005)
         await asyncio.sleep(0.05)
@@ -289,8 +290,8 @@ def test_a_listener_who_comes_late_hears_all_of_it():
 
     async def go(http):
         make = asyncio.create_task(http.post(PATH, json={**HI, "background": True, "stream": True, "rid": "r"}))
-        await asyncio.sleep(0.05)
-        again = await http.get(f"{PATH}/resp_r", params={"stream": "true"})
+        while (again := await http.get(f"{PATH}/resp_r", params={"stream": "true"})).status_code == 404:
+            await asyncio.sleep(0.01)
         assert parse(again.text) == parse((await make).text)
 
     session(app, go)

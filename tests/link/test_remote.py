@@ -107,7 +107,7 @@ def run(folder: Path, story: Callable[[RemoteEngine, Callable[..., ToyEngine]], 
     async def told() -> None:
         client = RemoteEngine()
         try:
-            await asyncio.wait_for(story(client, engine), 20)  # type: ignore[arg-type]
+            await asyncio.wait_for(story(client, engine), 60)  # type: ignore[arg-type]
         finally:
             client.close()
 
@@ -117,7 +117,7 @@ def run(folder: Path, story: Callable[[RemoteEngine, Callable[..., ToyEngine]], 
     finally:
         for each in engines:
             each.stopping = True
-            each.join(5)
+            each.join(60)
 
 
 @pytest.mark.parametrize("lives", [0, 1, 2, 3, 7, 19])
@@ -208,7 +208,7 @@ def test_what_is_cancelled_while_no_engine_lives_is_not_tried_again(folder: Path
         engine(lives=4)
         await client.connect(str(folder / "0"), 1)
         await client.ready()
-        stream = client.submit(request(1000), [1, 2])
+        stream = client.submit(request(10**9), [1, 2])
         while client.health().state != "restarting":
             await asyncio.sleep(0.001)
         gone, stays = stream.seqs

@@ -200,7 +200,7 @@ def test_of_many_at_once_one_fetches(cache: Path) -> None:
     for child in children:
         child.start()
     for child in children:
-        child.join(30)
+        child.join(120)
     assert [child.exitcode for child in children] == [0] * 4
     assert calls.read_text() == "x"
 
@@ -249,7 +249,7 @@ def test_names_that_are_not_there() -> None:
 
 
 def test_running_a_command_reports_growth_and_output(tmp_path: Path) -> None:
-    script = "import os, sys, time; open(sys.argv[1], 'wb').write(bytes(1000)); print('said', flush=True); time.sleep(0.5); os._exit(3)"
+    script = "import os, sys, time; open(sys.argv[1], 'wb').write(bytes(1000)); print('said', flush=True); time.sleep(2); os._exit(3)"
     sizes: list[int] = []
     status, said = wheel.run_watched([sys.executable, "-c", script, str(tmp_path / "grow")], tmp_path, sizes.append)
     assert (status, said, max(sizes)) == (3, "said\n", 1000)

@@ -153,9 +153,9 @@ def test_damaged_headers_are_refused_or_read(good: bytes, scratch: Path, data: s
 @pytest.mark.parametrize("at", [8, 16])
 def test_absurd_counts_are_refused_at_once(good: bytes, scratch: Path, at: int, count: int) -> None:
     scratch.write_bytes(good[:at] + struct.pack("<Q", count) + good[at + 8 :])
-    started = time.monotonic()
+    started = time.process_time()
     assert read(scratch) is None
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize("kind", [8, 9, 4, 7])
@@ -165,9 +165,9 @@ def test_absurd_arrays_in_a_large_file_are_refused(scratch: Path, kind: int) -> 
     with scratch.open("wb") as out:
         out.write(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + key + struct.pack("<IIQ", 9, kind, 1 << 29))
         out.truncate(1 << 36)  # sparse
-    started = time.monotonic()
+    started = time.process_time()
     assert read(scratch) is None
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize(
@@ -227,6 +227,7 @@ def test_the_embedded_model(smollm2: Path, tmp_path: Path) -> None:
 
 
 def _seconds(what: Any) -> float:
-    started = time.perf_counter()
+    """Of the processor: what else the machine does is no matter."""
+    started = time.process_time()
     what()
-    return time.perf_counter() - started
+    return time.process_time() - started

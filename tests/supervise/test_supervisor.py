@@ -100,7 +100,7 @@ class Stage:
             self.supervisor.turn(0)
 
     def until(self, what: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not what():
             assert time.monotonic() < deadline
             self.supervisor.turn(0.01)
