@@ -62,7 +62,7 @@ class Server:
     def get(self, route: str) -> httpx.Response:
         return judged(self.client.get(f"{self.url}{route}"))
 
-    def stop(self, patience: float = 20.0) -> int:
+    def stop(self, patience: float = 60.0) -> int:
         if self.process.poll() is None:
             self.process.terminate()
         try:
@@ -149,7 +149,7 @@ def _await_answer(server: Server, patience: float) -> None:
     raise AssertionError(f"not ready after {patience} s")
 
 
-def run_cli(*argv: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+def run_cli(*argv: str, timeout: float = 180.0) -> subprocess.CompletedProcess[str]:
     """One command of ours, to its end."""
     return subprocess.run(
         [sys.executable, "-m", "radixmill", *argv],

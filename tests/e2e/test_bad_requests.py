@@ -9,9 +9,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-import pytest
 
 from tests.e2e.kit import Server, same, stream, streams
+from tests.e2e.test_supervisor import wait_until
 
 BODIES = [
     {
@@ -106,13 +106,10 @@ def test_a_client_that_goes_away_stops_its_generation(tiny_server: Server) -> No
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
+    wait_until(lambda: running(tiny_server) == 0)  # of those who left before
     for streaming in (True, False):
         asyncio.run(leave(streaming))
-        for _ in range(200):
-            if running(tiny_server) == 0:
-                break
-        else:
-            pytest.fail("the sequence still runs")
+        wait_until(lambda: running(tiny_server) == 0)
 
 
 def running(server: Server) -> int:

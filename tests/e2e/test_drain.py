@@ -77,6 +77,10 @@ async def ended_by(server: Server, signals: int) -> tuple[dict[str, list[str]], 
             client.post(f"{server.url}/v1/completions", json={"model": "default", **LONG, **FOREVER})
         )
         await asyncio.gather(*(event.wait() for event in begun.values()))
+        while not whole.done():  # it has no first event to wait for
+            (state,) = (await client.get(f"{server.url}/server_info")).json()["internal_states"]
+            if state["running"] == len(STREAMS) + 1:
+                break
         for nth in range(signals):
             server.process.send_signal(signal.SIGTERM)
             while not nth and "finishing live requests" not in server.log.read_text():
@@ -95,7 +99,7 @@ def test_what_is_left_ends_explicitly_in_every_api(
         wait_until(lambda: len(server.pids("front")) == int(fronts))
         pids = [*server.pids("engine"), *server.pids("front")]
         streams, whole = asyncio.run(ended_by(server, signals))
-        assert server.process.wait(30) == 0
+        assert server.process.wait(60) == 0
     assert {route: ended_explicitly(route, events) for route, events in streams.items()} == dict.fromkeys(STREAMS, True)
     assert whole.status_code == 503 and whole.headers["Retry-After"]
     assert whole.json()["error"]["code"] == "shutting_down"
@@ -104,7 +108,7 @@ def test_what_is_left_ends_explicitly_in_every_api(
 
 def test_engines_that_die_while_the_server_drains_are_replaced(tiny: Path, tmp_path: Path, room: Path) -> None:
     """Both before and after the signal; what runs finishes with the bytes of an undisturbed run."""
-    request = {**LONG, "max_tokens": 500}
+    request = {**LONG, "max_tokens": 1500}
     with serving(tiny, *DUMMY, folder=tmp_path, environment=within(room)) as server:
         calm = asyncio.run(stream(server.url, request))
 
@@ -121,7 +125,7 @@ def test_engines_that_die_while_the_server_drains_are_replaced(tiny: Path, tmp_p
             return await live
 
         assert same(asyncio.run(story()), calm)
-        assert server.process.wait(30) == 0
+        assert server.process.wait(60) == 0
 
 
 def test_sigterm_while_the_model_loads(tiny: Path, tmp_path: Path, room: Path) -> None:

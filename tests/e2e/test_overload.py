@@ -90,26 +90,44 @@ def test_a_flood_of_one_key_leaves_the_other_its_part(shared: Server) -> None:
 
 
 def test_higher_priorities_are_served_first(shared: Server) -> None:
+    """One place is free at a time: whoever has got it leaves only when it has been seen to have it."""
+
     async def go() -> list[str]:
         order: list[str] = []
-        async with client(shared, "one") as http:
+        leave = asyncio.Condition()
+        gone = 0
 
-            async def ask(name: str, tokens: int, priority: int) -> None:
-                answer = await http.post(TEXT, json=body(name, tokens, priority=priority))
-                assert answer.status_code == 200
+        async def ask(name: str, priority: int, n: int = 1) -> None:
+            async with http.stream("POST", TEXT, json=body(name, 3900, priority=priority, n=n, stream=True)) as answer:
+                lines = answer.aiter_lines()
+                await anext(lines)
+                if n > 1:  # to the end
+                    await asyncio.Event().wait()
                 order.append(name)
+                async with leave:
+                    place = len(order)
+                    leave.notify_all()
+                    await leave.wait_for(lambda: gone >= place)
 
-            async with asyncio.TaskGroup() as tasks:
-                for i in range(4):
-                    tasks.create_task(ask(f"long {i}", 400, 9))
-                await until(http, lambda state: state["running"] == 4)
-                for name, priority in (("low", -1), ("usual", 0), ("high", 7)):
-                    for i in range(4):
-                        tasks.create_task(ask(f"{name} {i}", 8, priority))
-                await until(http, lambda state: state["waiting"] == 12)
-        return [name.split()[0] for name in order if not name.startswith("long")]
+        async with client(shared, "one") as http, asyncio.TaskGroup() as tasks:
+            others = tasks.create_task(ask("others", 9, n=3))
+            await until(http, lambda state: state["running"] == 3)
+            tasks.create_task(ask("first", 9))
+            await until(http, lambda state: state["running"] == 4)
+            for name, priority in (("low", -1), ("usual", 0), ("high", 7)):
+                for _ in range(2):
+                    tasks.create_task(ask(name, priority))
+            await until(http, lambda state: state["waiting"] == 6)
+            async with leave, asyncio.timeout(60):
+                for gone in range(7):
+                    leave.notify_all()
+                    await leave.wait_for(lambda gone=gone: len(order) > gone)
+                gone = 7
+                leave.notify_all()
+            others.cancel()
+        return order
 
-    assert asyncio.run(go()) == ["high"] * 4 + ["usual"] * 4 + ["low"] * 4
+    assert asyncio.run(go()) == ["first", "high", "high", "usual", "usual", "low", "low"]
 
 
 def test_who_waits_too_long_is_told_when_to_come_back(single: Server) -> None:
@@ -169,10 +187,15 @@ def test_timeouts_stop_the_work(single: Server) -> None:
         async with client(single) as http:
             whole = await http.post(TEXT, json=body("whole", 4000, timeout=0.3))
             assert whole.status_code == 408 and whole.json()["error"]["code"] == "timeout"
-            part = await http.post(TEXT, json=body("part", 4000, timeout=0.3, stream=True))
+            tried = 0
+            for seconds in (0.3, 0.6, 1.2, 2.4):  # a machine may stand still for so long
+                tried += 1
+                part = await http.post(TEXT, json=body("part", 4000, timeout=seconds, stream=True))
+                if part.status_code == 200 and part.text.count("data: ") > 2:
+                    break
             assert part.status_code == 200 and '"code":"timeout"' in part.text and part.text.count("data: ") > 2
             state = await until(http, lambda state: state["running"] + state["waiting"] == 0)
-            assert state["timed_out_requests"] == 2
+            assert state["timed_out_requests"] == 1 + tried
             quick = await http.post(TEXT, json=body("quick", 4, timeout=60))
             assert quick.status_code == 200 and quick.json()["usage"]["completion_tokens"] == 4
 

@@ -23,7 +23,7 @@ from tests.e2e.test_stall import grammar_builders
 @pytest.fixture(scope="module")
 def server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("moments")
-    flags = ["--load-format", "dummy", "--stall-timeout", "1", "--step-tokens", "64"]
+    flags = ["--load-format", "dummy", "--stall-timeout", "2.5", "--step-tokens", "64"]
     with serving(tiny, *flags, folder=folder, environment=faulty(folder, seconds=0.1)) as started:
         yield started
 
@@ -113,8 +113,8 @@ def test_while_an_engine_comes_up_and_right_after_it_has(server: Server) -> None
         engine = await another(server, engine)
         await asyncio.sleep(0.2)  # it loads
         os.kill(engine, signal.SIGKILL)
-        engine = await another(server, engine)
         before = takeovers(server)
+        engine = await another(server, engine)
         await until(lambda: takeovers(server) > before)
         os.kill(engine, signal.SIGKILL)  # it has just been told what there is to do
         await another(server, engine)

@@ -80,7 +80,7 @@ def stopped_while_loading(server: Server, order: dict[str, Any]) -> Iterator[tup
         try:
             yield new, answer
         finally:
-            if not gone(new):
+            with suppress(ProcessLookupError):
                 os.kill(new, signal.SIGCONT)
 
 
@@ -95,20 +95,24 @@ async def running(server: Server, count: int = 4, body: dict[str, Any] = LONG) -
 def test_live_streams_finish_on_the_old_model_and_new_requests_get_the_new(
     server: Server, tiny: Path, other: Path, expected: dict[Path, list[dict[str, Any]]]
 ) -> None:
-    reload(server, tiny).raise_for_status()
-    wait_until(lambda: len(server.pids("engine")) == 1)
-    (engine,) = server.pids("engine")
-
-    async def story() -> tuple[list[dict[str, Any]], dict[str, Any], httpx.Response]:
+    async def story() -> tuple[list[dict[str, Any]], dict[str, Any], httpx.Response, bool]:
         live = await running(server, 6)
         async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
             answer = await client.post(f"{server.url}/admin/reload", json={"model": str(other)})
-            assert not all(task.done() for task in live)
+            beside = not all(task.done() for task in live)
             new = await stream(server.url, SHORT)
-        return await asyncio.gather(*live), new, answer
+        return await asyncio.gather(*live), new, answer, beside
 
-    kept, new, answer = asyncio.run(story())
-    assert answer.status_code == 200, answer.text
+    for _ in range(5):  # until some still run when the other model has come up
+        reload(server, tiny).raise_for_status()
+        wait_until(lambda: len(server.pids("engine")) == 1)
+        (engine,) = server.pids("engine")
+        kept, new, answer, beside = asyncio.run(story())
+        assert answer.status_code == 200, answer.text
+        if beside:
+            break
+    else:
+        pytest.fail("all streams were over before the other model had come up, five times")
     told = answer.json()
     assert told["served"]["names"] == ["other"] and told["previous"]["names"] == [tiny.name]
     assert told["served"]["numerics"] != told["previous"]["numerics"] and told["seconds"] > 0
@@ -197,10 +201,7 @@ def test_a_kept_alive_connection_lives_on(server: Server, tiny: Path, other: Pat
 def test_engines_that_die_on_either_side_are_replaced(
     server: Server, tiny: Path, other: Path, expected: dict[Path, list[dict[str, Any]]]
 ) -> None:
-    reload(server, tiny).raise_for_status()
-    wait_until(lambda: len(server.pids("engine")) == 1)
-
-    async def story() -> list[dict[str, Any]]:
+    async def story() -> tuple[list[dict[str, Any]], bool]:
         (old,) = server.pids("engine")
         live = await running(server)
         loop = asyncio.get_running_loop()
@@ -209,12 +210,20 @@ def test_engines_that_die_on_either_side_are_replaced(
             await asyncio.sleep(0.002)
         os.kill(old, signal.SIGKILL)  # while the new one loads
         (await order).raise_for_status()
-        assert not all(task.done() for task in live)
+        beside = not all(task.done() for task in live)
         for pid in server.pids("engine"):  # the new one, and the old one's successor while it retires
-            os.kill(pid, signal.SIGKILL)
-        return await asyncio.gather(*live, stream(server.url, SHORT))
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return await asyncio.gather(*live, stream(server.url, SHORT)), beside
 
-    *kept, new = asyncio.run(story())
+    for _ in range(5):  # until some still run when the other model has come up
+        reload(server, tiny).raise_for_status()
+        wait_until(lambda: len(server.pids("engine")) == 1)
+        (*kept, new), beside = asyncio.run(story())
+        if beside:
+            break
+    else:
+        pytest.fail("all streams were over before the other model had come up, five times")
     assert all(same(each, expected[tiny][0]) for each in kept) and same(new, expected[other][1])
     wait_until(lambda: len(server.pids("engine")) == 1)
 
@@ -423,7 +432,7 @@ def test_sigterm_during_a_reload_ends_everything(tiny: Path, other: Path, tmp_pa
             pids = [*server.pids("engine"), *server.pids("front")]
             with stopped_while_loading(server, {"model": str(other), "mode": mode}) as (new, answer):
                 server.process.terminate()
-                assert server.process.wait(30) == 0
+                assert server.process.wait(60) == 0
                 assert all(map(gone, [*pids, new]))
-                assert answer.result(30).status_code == 503, "the order was cut"
+                assert answer.result(60).status_code == 503, "the order was cut"
             assert not os.listdir(room)

@@ -189,6 +189,11 @@ def test_a_record_that_no_front_would_have_made_reaches_no_engine(
     assert not small.again(told[0]).differences, "the engine lives on"
 
 
+def said(llm: LLM) -> dict[int, int]:
+    """Tokens of each sequence that is not at its end."""
+    return {seq: len(record.output) for seq, record in list(llm.session.client._journal._live.items())}
+
+
 def killing(llm: LLM, over: threading.Event, every: float, live: int = 1, most: int = 30) -> threading.Thread:
     """Kills the engine again and again, whenever there is one; the first time when it has that many sequences. On a busy
     machine `most` of them keep it from being given up."""
@@ -196,10 +201,13 @@ def killing(llm: LLM, over: threading.Event, every: float, live: int = 1, most: 
     def work() -> None:
         while llm.session.client.health().live < live and not over.is_set():
             time.sleep(0.01)
-        killed = 0
+        killed, before = 0, said(llm)
         while not over.is_set() and killed < most:
             asked = llm.session.client._questions  # one that meets two deaths is refused
-            if (pid := llm.engine_pid) is not None and llm.session.client.health().state == "ready" and not asked:
+            ready = llm.session.client.health().state == "ready"
+            # Only once it has said something: five in a row that have not are the last.
+            if (pid := llm.engine_pid) is not None and ready and not asked and (not killed or said(llm) != before):
+                before = said(llm)
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
             over.wait(every)

@@ -162,9 +162,12 @@ def test_a_shared_prefix_is_found_whole_and_makes_the_first_token_fast(smollm2_s
         prefix = prefix_of(1000, rng, smollm2_server)
         cold, cached = first_token(smollm2_server, [*prefix, 100, 101, 102])
         assert cached < 8  # by chance
-        warm, cached = first_token(smollm2_server, [*prefix, 200, 201, 202])
-        assert cached == 1000  # not rounded to a page
-        ratios.append(cold / warm)
+        warm = []
+        for i in range(3):  # the least: a moment's pause of the machine is nothing to a cold one, and much to these
+            seconds, cached = first_token(smollm2_server, [*prefix, 200 + i, 201, 202])
+            assert cached == 1000  # not rounded to a page
+            warm.append(seconds)
+        ratios.append(cold / min(warm))
     assert statistics.median(ratios) >= 10
 
 

