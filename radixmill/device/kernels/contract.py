@@ -405,6 +405,11 @@ class Ops(Protocol):
         Keys are walked in the order of their positions, page by page; the softmax is float32. Where it is taken in
         several pieces, their bounds and the order in which they are joined follow from positions alone. Stale slots
         beyond a query's position, whatever they hold (NaN too, in codes' scales as well), never reach the result.
+
+        In `fast` mode, over latent pages of f16 or int8, where the instruction set multiplies pairs of integers: the first
+        Dv numbers of a query (one scale each), those of a key (one scale, for f16 a power of two) and the weights of each
+        32 keys of a page (one scale) may be seen as integers of 11 to 13 bits and a sign. What that costs is what float16
+        costs where numbers are of one size.
         """
 
     def gather(self, x: Array, rows: NDArray[np.int32]) -> Array:

@@ -17,6 +17,25 @@ RADIXMILL_INLINE V load_stored(const float* p) { return load(p); }
 RADIXMILL_INLINE V load_stored(const uint16_t* p) { return load_half(p); }
 RADIXMILL_INLINE V load_stored(const int8_t* p) { return int8_floats((const uint8_t*)p); }
 
+}  // namespace
+}  // namespace radixmill
+
+#ifdef RADIXMILL_LATENT_CODES
+#include "latents.hpp"
+#endif
+
+namespace radixmill {
+namespace {
+
+#ifdef RADIXMILL_LATENT_CODES
+bool in_codes(const AttentionJob& job) {
+  return job.latent && job.fast && job.kind != KV::f32 && worth_codes(job.value_dim);
+}
+LatentCodes codes_of(const AttentionJob& job, int rows) {
+  return {rows, job.page_size, job.value_dim, job.dim - job.value_dim};
+}
+#endif
+
 // ── products of small blocks ──
 
 // out[q][n] += Σ_k a[q][k] · b[k][n] for NQ rows and NV vectors of columns; `fresh`: out[q][n] was 0.
@@ -134,6 +153,9 @@ size_t attention_state(const AttentionJob& job, int queries) { return Sizes(job,
 
 size_t attention_scratch(const AttentionJob& job, int queries) {
   const Sizes s(job, queries, shared_heads(job));
+#ifdef RADIXMILL_LATENT_CODES
+  if (in_codes(job)) return 2 * s.state() + s.weights() + codes_of(job, s.rows).floats();
+#endif
   return s.queries() + 2 * s.state() + s.weights() + s.widened(job);
 }
 
@@ -157,11 +179,14 @@ class Visitor {
  public:
   Visitor(const AttentionJob& job, const AttentionBlock& block, float* scratch)
       : job_(job), block_(block), size_(job, block.queries, block.heads) {
-    queries_ = scratch;
-    spare_ = queries_ + size_.queries();
+    spare_ = scratch;
     weights_ = spare_ + 2 * size_.state();
-    keys_ = weights_ + size_.weights();
+    queries_ = weights_ + size_.weights();
+    keys_ = queries_ + size_.queries();
     values_ = keys_ + size_.keys(job);
+#ifdef RADIXMILL_LATENT_CODES
+    if (in_codes(job)) codes_.use(queries_);
+#endif
   }
 
   Softmax spare(int i) const { return state(spare_ + i * size_.state()); }
@@ -171,6 +196,12 @@ class Visitor {
     const int rep = size_.rep, dim = job_.dim, stride = size_.stride_q;
     for (int i = 0; i < block_.queries; i++) {
       const float* from = block_.q + size_t(i * job_.heads + block_.head) * dim;
+#ifdef RADIXMILL_LATENT_CODES
+      if (in_codes(job_)) {
+        for (int r = 0; r < rep; r++) codes_.take_query(i * rep + r, from + size_t(r) * dim);
+        continue;
+      }
+#endif
       float* to = queries_ + size_t(i) * rep * stride;
       if (stride == dim) {
         __builtin_memcpy(to, from, size_t(rep) * dim * 4);
@@ -256,6 +287,14 @@ class Visitor {
                 *value_scales = coded ? job_.value_scales + scales : nullptr;
     const int pitch = job_.latent ? size_.stride_q : size_.stride_d;
     const PageView<B, coded> stored{keys, values, pitch, key_scales, value_scales, begin};
+#ifdef RADIXMILL_LATENT_CODES
+    if constexpr (!std::is_same_v<B, float>)
+      if (in_codes(job_)) {
+        const bool more = (page + 1) * size < block_.position + block_.queries;
+        const size_t next = more ? size_t(job_.page_ids[page + 1]) * job_.groups + group() : 0;
+        return visit_codes(stored, more ? (const B*)job_.keys + next * size_.keys(job_) : nullptr, first, last, s);
+      }
+#endif
     if (job_.latent) return visit_latents(stored, first, last, s);
     if (std::is_same_v<B, float> || (last - first) * size_.rep < kWorthWidening)
       return visit_tiles(stored, first, last, s);
@@ -265,6 +304,31 @@ class Visitor {
           size_t(high(last - 1, begin, size)) * size_.stride_d);
     visit_tiles(PageView<float, coded>{keys_, values_, pitch, key_scales, value_scales, begin}, first, last, s);
   }
+
+#ifdef RADIXMILL_LATENT_CODES
+  template <class B, bool coded>
+  void visit_codes(const PageView<B, coded>& page, const B* ahead, int first, int last, Softmax& s) {
+    const int rep = size_.rep, begin = page.begin, size = job_.page_size;
+    const int from = low(first, begin) & -kKeyStrip, to = high(last - 1, begin, size);
+    const int row = first * rep, rows = (last - first) * rep;
+    for (int key = from; key < to; key += kKeyStrip) {
+      const int end = key + kKeyStrip < to ? key + kKeyStrip : to;
+      const B *next = ahead + size_t(key) * page.pitch, *last = ahead ? ahead + size_t(end) * page.pitch : next;
+      codes_.take_keys(page.keys, page.pitch, page.key_scales, key, end);
+      codes_.score(row, rows, key, end, (const char*)next, (const char*)last, weights_, size_t(size_.stride_p));
+    }
+    // The scales are in the scores already; a value's goes into its weight.
+    const PageView<float, true> seen{nullptr, nullptr, 0, nullptr, codes_.scales(), begin};
+    for (int q = first; q < last; q++)
+      for (int r = 0; r < rep; r++) {
+        const int one = q * rep + r, oldest = low(q, begin), end = high(q, begin, size);
+        float* weights = weights_ + size_t(one - row) * size_.stride_p;
+        *codes_.fading(one) = weigh(seen, weights, one, oldest, end, s);
+        codes_.take_weights(one, weights, oldest, end, from, to);
+      }
+    codes_.add_values(row, rows, from, to, s.out, s.stride);
+  }
+#endif
 
   template <class B>
   static const float* as_floats(const B* from, float* spare, int n) {
@@ -321,9 +385,13 @@ class Visitor {
   void weigh_tile(const PageView<B, coded>& page, int first, int last, Softmax& s) const {
     const int rep = size_.rep, begin = page.begin;
     for (int q = first; q < last; q++)
-      for (int r = 0; r < rep; r++)
-        weigh(page, weights_ + size_t((q - first) * rep + r) * size_.stride_p, q * rep + r, low(q, begin),
-              high(q, begin, job_.page_size), s);
+      for (int r = 0; r < rep; r++) {
+        const int row = q * rep + r;
+        const V faded = set1(weigh(page, weights_ + size_t(row - first * rep) * size_.stride_p, row, low(q, begin),
+                                   high(q, begin, job_.page_size), s));
+        float* out = s.out + size_t(row) * s.stride;
+        for (int c = 0; c < s.stride; c += kLanes) store(out + c, mul(load(out + c), faded));
+      }
   }
 
   // Weight · value for `columns` columns of the tile's queries, which begin at `column` of their outputs and at `values`.
@@ -345,16 +413,16 @@ class Visitor {
       add_values(q, q + 1, apart > low(q, begin) ? apart : low(q, begin), high(q, begin, size));
   }
 
-  // Turn a row of raw products into weights for keys [low, high) of its page, and rescale what came before. Weights of
+  // Turn a row of raw products into weights for keys [low, high) of its page; the factor for what came before. Weights of
   // other keys in the same vectors are 0, or NaN: nobody reads them.
   template <class B, bool coded>
-  void weigh(const PageView<B, coded>& page, float* w, int row, int low, int high, Softmax& s) const {
+  float weigh(const PageView<B, coded>& page, float* w, int row, int low, int high, Softmax& s) const {
     const int from = low & -kLanes, to = pad(high, kLanes);
     const V scale = set1(job_.scale), hidden = set1(-__builtin_inff()), lane = load(kLaneNumbers);
     V peak = set1(s.peaks[row]);
     for (int c = from; c < to; c += kLanes) {
       V x = load(w + c);
-      if constexpr (coded) x = mul(x, load(page.key_scales + c));
+      if (coded && page.key_scales) x = mul(x, load(page.key_scales + c));
       x = mul(x, scale);
       if (job_.softcap > 0) x = mul(tanh(div(x, set1(job_.softcap))), set1(job_.softcap));
       if (low > c) x = where_less(lane, set1(float(low - c)), hidden, x);
@@ -372,13 +440,13 @@ class Visitor {
       store(w + c, coded ? mul(e, load(page.value_scales + c)) : e);
     }
     store(s.totals + row * kLanes, total);
-    float* out = s.out + size_t(row) * s.stride;
-    for (int c = 0; c < s.stride; c += kLanes) store(out + c, mul(load(out + c), faded));
     s.peaks[row] = top;
+    float factors[kLanes];
+    store(factors, faded);
+    return factors[0];
   }
 
   static constexpr int kWorthWidening = 18;  // rows
-  static constexpr float kLaneNumbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
   const AttentionJob& job_;
   const AttentionBlock& block_;
@@ -388,6 +456,9 @@ class Visitor {
   float* weights_;  // [rows of a tile, padded P]: scores, then exp(score − peak)
   float* keys_;     // one page as floats
   float* values_;
+#ifdef RADIXMILL_LATENT_CODES
+  LatentCodes codes_ = codes_of(job_, size_.rows);  // in place of queries and pages, where in_codes()
+#endif
 };
 
 void attention_span(const AttentionJob& job, const AttentionBlock& block, int span, float* state, float* scratch) {

@@ -284,7 +284,7 @@ void Engine::attention(const Pages& kv, const float* q, float* y, int heads, con
     throw std::invalid_argument("attention: query heads must be a multiple of key heads");
   const AttentionJob common{kv.kind, kv.keys, kv.values, kv.key_scales, kv.value_scales, kv.groups, kv.page_size,
                             kv.dim, kv.value_dim, heads, scores.scale, scores.softcap, scores.window, scores.sinks,
-                            nullptr, pool_.word(), kv.latent, kv.latent ? latent_share(heads / kv.groups) : 0};
+                            nullptr, pool_.word(), kv.latent, kv.latent ? latent_share(heads / kv.groups) : 0, fast_};
   if (kv.kind == KV::int8 && !kv.latent) q = rotated(q, int64_t(ragged.query_starts[ragged.rows]) * heads, kv.dim);
   cut_queries(common, q, y, ragged);
   cut_spans(common);

@@ -64,6 +64,7 @@ struct AttentionJob {
   // `value_scales` point to the same memory.
   bool latent = false;
   int share = 0;  // the most query heads that a block has; 0: all of a key/value head
+  bool fast = false;  // latents may be seen as integers, see Ops.attention in contract.py
 };
 static constexpr int shared_heads(const AttentionJob& job) { return job.share ? job.share : job.heads / job.groups; }
 

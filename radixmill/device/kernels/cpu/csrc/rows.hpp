@@ -5,13 +5,15 @@ namespace radixmill {
 namespace {
 
 // Lane i of the result is the sum of v[i], the halves of what is left added until one is. Overwrites v.
+template <int half = kLanes / 2>
 RADIXMILL_INLINE V sum_each(V* v) {
-#pragma GCC unroll 4
-  for (int half = kLanes / 2; half; half /= 2)
 #pragma GCC unroll 8
-    for (int i = 0; i < half; i++) v[i] = add(zip_low(v[i], v[i + half]), zip_high(v[i], v[i + half]));
+  for (int i = 0; i < half; i++) v[i] = add_halves<half>(v[i], v[i + half]);
+  if constexpr (half > 1) return sum_each<half / 2>(v);
   return v[0];
 }
+
+constexpr float kLaneNumbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 constexpr int kKeyStrip = 4;                     // keys that are scored at once
 constexpr int kQueryStrip = kLanes / kKeyStrip;  // … against so many queries: a vector of scores

@@ -51,12 +51,12 @@ RADIXMILL_INLINE float max_lanes(V v) {
   a = _mm_max_ps(a, _mm_movehl_ps(a, a));
   return _mm_cvtss_f32(_mm_max_ss(a, _mm_movehdup_ps(a)));
 }
-// Of the lower halves, then of the upper ones: a, b, a, b, …
-RADIXMILL_INLINE V zip_low(V a, V b) {
-  return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x20);
-}
-RADIXMILL_INLINE V zip_high(V a, V b) {
-  return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x31);
+// Of every 2 · half lanes: the halves of a added, then those of b.
+template <int half>
+RADIXMILL_INLINE V add_halves(V a, V b) {
+  if constexpr (half == 4) return add(_mm256_blend_ps(a, b, 0xF0), _mm256_permute2f128_ps(a, b, 0x21));
+  if constexpr (half == 2) return add(_mm256_blend_ps(a, b, 0xCC), _mm256_shuffle_ps(a, b, 0x4E));
+  return add(_mm256_blend_ps(a, b, 0xAA), _mm256_permute_ps(_mm256_blend_ps(a, b, 0x55), 0xB1));
 }
 
 RADIXMILL_INLINE V load_half(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
@@ -132,6 +132,37 @@ RADIXMILL_INLINE VI broadcast4(const int8_t* p) {
 RADIXMILL_INLINE void store_int8(int8_t* p, VI v) {
   const __m128i w = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
   _mm_storel_epi64((__m128i*)p, _mm_packs_epi16(w, w));
+}
+
+// ── products of pairs of int16 ──
+
+#define RADIXMILL_LATENT_CODES
+RADIXMILL_INLINE VI load_codes(const int16_t* p) { return _mm256_loadu_si256((const __m256i*)p); }
+RADIXMILL_INLINE void store_codes(int16_t* p, VI v) { _mm256_storeu_si256((__m256i*)p, v); }
+RADIXMILL_INLINE VI same_pair(const int16_t* p) { return broadcast4((const int8_t*)p); }
+RADIXMILL_INLINE VI bits_of(V a) { return _mm256_castps_si256(a); }
+// Of each lane the lower halves of both, and the upper ones.
+RADIXMILL_INLINE VI lower_halves(VI a, VI b) { return _mm256_blend_epi16(a, _mm256_slli_epi32(b, 16), 0xAA); }
+RADIXMILL_INLINE VI upper_halves(VI a, VI b) { return _mm256_blend_epi16(_mm256_srli_epi32(a, 16), b, 0xAA); }
+// acc + the sum of each lane's two products.
+RADIXMILL_INLINE VI dot_pairs(VI acc, VI a, VI b) {
+#ifdef __AVXVNNI__
+  asm("%{vex%} vpdpwssd %2, %1, %0" : "+x"(acc) : "x"(a), "xm"(b));
+  return acc;
+#else
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b));
+#endif
+}
+RADIXMILL_INLINE void store_int16(int16_t* p, VI v) {
+  _mm_storeu_si128((__m128i*)p, _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
+}
+// The largest of n float16 but for their signs, as bits; n is a whole number of two vectors.
+RADIXMILL_INLINE int largest_half(const uint16_t* p, int n) {
+  VI most = _mm256_setzero_si256();
+  for (int i = 0; i < n; i += 2 * kLanes)
+    most = _mm256_max_epu16(most, _mm256_and_si256(load_codes((const int16_t*)p + i), _mm256_set1_epi16(0x7fff)));
+  const __m128i last = _mm_max_epu16(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
+  return 0xffff - _mm_extract_epi16(_mm_minpos_epu16(_mm_xor_si128(last, _mm_set1_epi16(-1))), 0);
 }
 
 // ── products of codes with int8 activations ──

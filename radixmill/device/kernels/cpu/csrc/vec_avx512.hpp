@@ -48,12 +48,16 @@ RADIXMILL_INLINE float sum_lanes(V v) {
   return _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)));
 }
 RADIXMILL_INLINE float max_lanes(V v) { return _mm512_reduce_max_ps(v); }
-// Of the lower halves, then of the upper ones: a, b, a, b, …
-RADIXMILL_INLINE V zip_low(V a, V b) {
-  return _mm512_permutex2var_ps(a, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), b);
-}
-RADIXMILL_INLINE V zip_high(V a, V b) {
-  return _mm512_permutex2var_ps(a, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), b);
+// Of every 2 · half lanes: the halves of a added, then those of b.
+template <int half>
+RADIXMILL_INLINE V add_halves(V a, V b) {
+  if constexpr (half == 8) return add(_mm512_mask_blend_ps(0xFF00, a, b), _mm512_shuffle_f32x4(a, b, 0x4E));
+  if constexpr (half == 4) {
+    const V mixed = _mm512_mask_blend_ps(0x0F0F, a, b);
+    return add(_mm512_mask_blend_ps(0xF0F0, a, b), _mm512_shuffle_f32x4(mixed, mixed, 0xB1));
+  }
+  if constexpr (half == 2) return add(_mm512_mask_blend_ps(0xCCCC, a, b), _mm512_shuffle_ps(a, b, 0x4E));
+  return add(_mm512_mask_blend_ps(0xAAAA, a, b), _mm512_permute_ps(_mm512_mask_blend_ps(0x5555, a, b), 0xB1));
 }
 
 RADIXMILL_INLINE V load_half(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
@@ -124,6 +128,37 @@ RADIXMILL_INLINE V half_floats(const uint8_t* p) {
 
 // Sixteen int8 from sixteen floats that hold integers in [−127, 127].
 RADIXMILL_INLINE void store_int8(int8_t* p, VI v) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(v)); }
+
+// ── products of pairs of int16 ──
+
+#define RADIXMILL_LATENT_CODES
+RADIXMILL_INLINE VI load_codes(const int16_t* p) { return _mm512_loadu_si512(p); }
+RADIXMILL_INLINE void store_codes(int16_t* p, VI v) { _mm512_storeu_si512(p, v); }
+RADIXMILL_INLINE VI same_pair(const int16_t* p) {
+  int32_t word;
+  __builtin_memcpy(&word, p, 4);
+  return _mm512_set1_epi32(word);
+}
+RADIXMILL_INLINE VI bits_of(V a) { return _mm512_castps_si512(a); }
+// Of each lane the lower halves of both, and the upper ones.
+RADIXMILL_INLINE VI lower_halves(VI a, VI b) { return _mm512_mask_blend_epi16(0xAAAAAAAA, a, _mm512_slli_epi32(b, 16)); }
+RADIXMILL_INLINE VI upper_halves(VI a, VI b) { return _mm512_mask_blend_epi16(0xAAAAAAAA, _mm512_srli_epi32(a, 16), b); }
+// acc + the sum of each lane's two products.
+// GCC keeps half of the sums in memory where the intrinsic is used.
+RADIXMILL_INLINE VI dot_pairs(VI acc, VI a, VI b) {
+  asm("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(a), "vm"(b));
+  return acc;
+}
+RADIXMILL_INLINE void store_int16(int16_t* p, VI v) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(v)); }
+// The largest of n float16 but for their signs, as bits; n is a whole number of two vectors.
+RADIXMILL_INLINE int largest_half(const uint16_t* p, int n) {
+  VI most = _mm512_setzero_si512();
+  for (int i = 0; i < n; i += 2 * kLanes)
+    most = _mm512_max_epu16(most, _mm512_and_si512(_mm512_loadu_si512(p + i), _mm512_set1_epi16(0x7fff)));
+  const __m256i half = _mm256_max_epu16(_mm512_castsi512_si256(most), _mm512_extracti64x4_epi64(most, 1));
+  const __m128i last = _mm_max_epu16(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+  return 0xffff - _mm_extract_epi16(_mm_minpos_epu16(_mm_xor_si128(last, _mm_set1_epi16(-1))), 0);
+}
 
 #ifdef __AVX512BF16__
 // ── products of pairs of bf16 ──

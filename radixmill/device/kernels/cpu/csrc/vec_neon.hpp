@@ -64,9 +64,11 @@ RADIXMILL_INLINE float sum_lanes(V v) {
   return vaddv_f32(vadd_f32(vget_low_f32(a), vget_high_f32(a)));
 }
 RADIXMILL_INLINE float max_lanes(V v) { return vmaxvq_f32(vmaxq_f32(v.low, v.high)); }
-// Of the lower halves, then of the upper ones: a, b, a, b, …
-RADIXMILL_INLINE V zip_low(V a, V b) { return {vzip1q_f32(a.low, b.low), vzip2q_f32(a.low, b.low)}; }
-RADIXMILL_INLINE V zip_high(V a, V b) { return {vzip1q_f32(a.high, b.high), vzip2q_f32(a.high, b.high)}; }
+// The halves of a and those of b added, lane by lane in turns: those of what is left are halves again.
+template <int half>
+RADIXMILL_INLINE V add_halves(V a, V b) {
+  return add(V{vzip1q_f32(a.low, b.low), vzip2q_f32(a.low, b.low)}, V{vzip1q_f32(a.high, b.high), vzip2q_f32(a.high, b.high)});
+}
 
 RADIXMILL_INLINE V load_half(const uint16_t* p) {
   const float16x8_t halves = vreinterpretq_f16_u16(vld1q_u16(p));

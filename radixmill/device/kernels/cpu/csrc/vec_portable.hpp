@@ -62,9 +62,11 @@ RADIXMILL_INLINE float max_lanes(V v) {
   for (int i = 1; i < kLanes; i++) m = v[i] > m ? v[i] : m;
   return m;
 }
-// Of the lower halves, then of the upper ones: a, b, a, b, …
-RADIXMILL_INLINE V zip_low(V a, V b) { return V{a[0], b[0], a[1], b[1], a[2], b[2], a[3], b[3]}; }
-RADIXMILL_INLINE V zip_high(V a, V b) { return V{a[4], b[4], a[5], b[5], a[6], b[6], a[7], b[7]}; }
+// The halves of a and those of b added, lane by lane in turns: those of what is left are halves again.
+template <int half>
+RADIXMILL_INLINE V add_halves(V a, V b) {
+  return add(V{a[0], b[0], a[1], b[1], a[2], b[2], a[3], b[3]}, V{a[4], b[4], a[5], b[5], a[6], b[6], a[7], b[7]});
+}
 
 RADIXMILL_INLINE V load_half(const uint16_t* p) {
   V v;
