@@ -44,11 +44,12 @@ void to_codes(const B* from, int n, V factor, V rounding, int16_t* to) {
 // n numbers → the rest up to a whole vector is 0.
 template <class B>
 void to_floats(const B* from, int n, V factor, float* to) {
-  for (int i = 0; i < n; i += kLanes) {
-    B some[kLanes] = {};
-    __builtin_memcpy(some, from + i, size_t(n - i < kLanes ? n - i : kLanes) * sizeof(B));
-    store(to + i, mul(load_stored(some), factor));
-  }
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(to + i, mul(load_stored(from + i), factor));
+  if (i == n) return;
+  B rest[kLanes] = {};
+  __builtin_memcpy(rest, from + i, size_t(n - i) * sizeof(B));
+  store(to + i, mul(load_stored(rest), factor));
 }
 
 // 2ˢ such that n float16 are at most kLatentPeak · 2ˢ; NaN if one of them is not finite.
@@ -126,15 +127,10 @@ class LatentCodes {
   void take_keys(const B* keys, int pitch, const float* stored_scales, int from, int to) {
     for (int key = from; key < to; key++) {
       const B* row = keys + size_t(key) * pitch;
-      float rounding = kRounding, factor = 1;
-      if constexpr (sizeof(B) == 1) {
-        scales_[key] = factor = stored_scales[key];
-      } else {
-        scales_[key] = scale_of(row, rank_);
-        rounding *= scales_[key];
-      }
-      to_codes(row, rank_, set1(1), set1(rounding), codes_ + size_t(key) * width_);
-      to_floats(row + rank_, tail_, set1(factor), key_tails_ + size_t(key) * floats_);
+      const float scale = sizeof(B) == 1 ? 1 : scale_of((const uint16_t*)row, rank_);
+      scales_[key] = sizeof(B) == 1 ? stored_scales[key] : scale;
+      to_codes(row, rank_, set1(1), set1(kRounding * scale), codes_ + size_t(key) * width_);
+      to_floats(row + rank_, tail_, set1(1 / scale), key_tails_ + size_t(key) * floats_);
     }
   }
 
@@ -142,9 +138,11 @@ class LatentCodes {
   // The bytes [next, last), which will be needed next, are asked for on the way.
   void score(int first, int rows, int key, int end, const char* next, const char* last, float* out, size_t ldo) const {
     const int lines = int(last - next) / 64 * kQueryStrip / rows + 1;
+    float scales[kLanes];  // of a strip's scores
+    for (int i = 0; i < kLanes; i++) scales[i] = scales_[key + i % kKeyStrip < end ? key + i % kKeyStrip : end - 1];
     for (int row = 0; row < rows; row += kQueryStrip) {
       for (int i = 0; i < lines && next < last; i++, next += 64) __builtin_prefetch(next, 0, 2);
-      score_strip(key, end, first + row, rows - row, out + size_t(row) * ldo + key, ldo);
+      score_strip(key, end, load(scales), first + row, rows - row, out + size_t(row) * ldo + key, ldo);
     }
   }
 
@@ -188,6 +186,7 @@ class LatentCodes {
         };
         int row = first;
         for (; row + 6 <= last; row += 6) add(std::integral_constant<int, 6>(), row);
+        for (; row + 4 <= last; row += 4) add(std::integral_constant<int, 4>(), row);
         for (; row + 2 <= last; row += 2) add(std::integral_constant<int, 2>(), row);
         for (; row < last; row++) add(std::integral_constant<int, 1>(), row);
       }
@@ -195,20 +194,20 @@ class LatentCodes {
   }
 
  private:
-  void score_strip(int first, int end, int row, int rows, float* out, size_t ldo) const {
+  void score_strip(int first, int end, V scales, int row, int rows, float* out, size_t ldo) const {
     const int real = rows < kQueryStrip ? rows : kQueryStrip;  // the others are the first once more
     const int16_t *query[kQueryStrip], *key[kKeyStrip];
     const float *tail[kQueryStrip], *key_tail[kKeyStrip];
-    V scales[kKeyStrip];
     for (int q = 0; q < kQueryStrip; q++) {
       const size_t at = size_t(row + (q < real ? q : 0));
       query[q] = queries_ + at * width_, tail[q] = tails_ + at * floats_;
     }
     for (int i = 0; i < kKeyStrip; i++) {
       const size_t at = size_t(first + i < end ? first + i : end - 1);
-      key[i] = codes_ + at * width_, key_tail[i] = key_tails_ + at * floats_, scales[i] = set1(scales_[at]);
+      key[i] = codes_ + at * width_, key_tail[i] = key_tails_ + at * floats_;
     }
     VI dots[kLanes];
+#pragma GCC unroll 16
     for (int i = 0; i < kLanes; i++) dots[i] = set1_int(0);
     for (int d = 0; d < width_; d += kTwo) {
       VI keys[kKeyStrip];
@@ -219,8 +218,7 @@ class LatentCodes {
       }
     }
     V sum[kLanes];
-    for (int q = 0; q < kQueryStrip; q++)
-      for (int i = 0; i < kKeyStrip; i++) sum[q * kKeyStrip + i] = mul(to_float(dots[q * kKeyStrip + i]), scales[i]);
+    for (int i = 0; i < kLanes; i++) sum[i] = to_float(dots[i]);
     for (int d = 0; d < floats_; d += kLanes) {
       V keys[kKeyStrip];
       for (int i = 0; i < kKeyStrip; i++) keys[i] = load(key_tail[i] + d);
@@ -230,7 +228,7 @@ class LatentCodes {
       }
     }
     float scores[kLanes];
-    store(scores, mul(sum_each(sum), load(query_scales_ + row * kKeyStrip)));
+    store(scores, mul(mul(sum_each(sum), scales), load(query_scales_ + row * kKeyStrip)));
     for (int q = 0; q < real; q++) __builtin_memcpy(out + q * ldo, scores + q * kKeyStrip, kKeyStrip * 4);
   }
 
@@ -291,7 +289,7 @@ class LatentCodes {
   int32_t* pairs_;       // [kRun / 2, kRunColumns], each of two keys
   float* tails_;         // [rows, padded tail], over the query's scale
   float* query_scales_;  // [rows, kKeyStrip], a row's all the same
-  float* key_tails_;     // [keys, padded tail]
+  float* key_tails_;     // [keys, padded tail], over the key's scale
   float* scales_;        // [keys]
   float* steps_;         // [rows, keys / kRun]
   float* fadings_;       // [rows]
