@@ -33,6 +33,7 @@ CASES = {  # page size, H, key, value, window, softcap, sinks
     "many heads": (32, 80, 24, 9, 50, None, False),  # more than are looked at together
     "heads of a prime": (16, 67, 24, 9, None, None, True),  # of which no two blocks of equal size are made
     "one head": (16, 1, 40, 24, None, 8.0, False),
+    "window within a page": (100, 5, 150, 100, 40, None, False),  # which is larger than what has one scale
 }
 KEPT: list[tuple[Mode, KVType]] = [("fast", "f16"), ("exact", "f32"), ("fast", "int8")]
 
@@ -174,15 +175,44 @@ def test_latents_and_queries_of_nothing(which: str) -> None:
     rows.k[0][:10] = 0
     rows.k[0][10:20, :, :32] = 0
     rows.k[0][20:30] *= 1e-7
-    rows.k[0][30, 0, 3] = 65504
+    rows.k[0][69, 0, 3] = 65504
     rows.q[0][40:50] = 0
     rows.q[0][50:60, :, :32] = 0
     rows.q[0][60:] *= 1e-30
     rows.v[0][...] = rows.k[0][..., :32]
     [got] = rows.step(ops, rows.fresh(ops), [(0, 0, n)], params)
     expected = rows.rounded("f16").oracle(0, params)
-    assert close(got[:30], expected[:30], 1e-3) and close(got[30:], expected[30:], 1e-3)
+    for some in (slice(30), slice(30, 69), slice(69, 70)):
+        assert close(got[some], expected[some], 1e-3)
     assert not got[:20, :, :32].any()
+
+
+@pytest.mark.parametrize("which", COMPILED)
+def test_turned_dimensions_of_a_query_of_almost_nothing_stay_finite(which: str) -> None:
+    ops, n, params = backend(which, "fast"), 40, AttentionParams(1e-9)
+    rows = Rows.latents([n], 16, 4, 512 + 64, 512)
+    rows.q[0][..., :512] *= np.logspace(-30, -1, n)[:, None, None].astype(np.float32)
+    rows.q[0][..., 512:] = 1e3
+    rows.k[0][..., :512] *= np.where(np.arange(n) % 3, 1e-7, 0)[:, None, None].astype(np.float32)
+    rows.k[0][..., 512:] *= 1e3
+    rows.v[0][...] = rows.k[0][..., :512]
+    [got] = rows.step(ops, rows.fresh(ops), [(0, 0, n)], params)
+    assert close(got, rows.rounded("f16").oracle(0, params), 1e-3)
+
+
+@pytest.mark.parametrize("where", ["query", "tail"])
+def test_one_that_is_not_a_number_spoils_those_that_see_it(ops: Ops, where: str) -> None:
+    rows, params = case("plain", [40])
+    [clean] = rows.step(ops, rows.fresh(ops), [(0, 0, 40)], params)
+    if where == "query":
+        rows.q[0][7, 3, 40] = np.nan
+    else:
+        rows.k[0][20, 0, 40] = np.nan  # beyond what is also a value
+    with np.errstate(all="ignore"):
+        [spoiled] = rows.step(ops, rows.fresh(ops), [(0, 0, 40)], params)
+    bad = np.zeros(spoiled.shape[:2], bool)
+    bad[(7, 3) if where == "query" else slice(20, None)] = True
+    assert np.isnan(spoiled[bad]).all() and same_bits(spoiled[~bad], clean[~bad])
 
 
 def test_codes_are_near_floats() -> None:

@@ -4,7 +4,7 @@
 // span of kSpan positions; then the spans are joined, in order. So spans of one row can be visited by several threads.
 // Per page: scores of a vector of keys at a time, summed over D ascending; one rescaling; then weight · value, one
 // multiply-add per visible key in order. Queries that share a block only share loads: each goes through exactly the
-// operations it would go through alone.
+// operations it would go through alone. Latents in `fast` mode: see latents.hpp.
 #pragma once
 #include <type_traits>
 
@@ -115,10 +115,12 @@ struct Softmax {
     totals = out + size_t(rows) * stride;
     peaks = totals + size_t(rows) * kLanes;
   }
-  void clear() {
-    __builtin_memset(out, 0, size_t(rows) * (stride + kLanes) * 4);  // and totals, which follow
-    for (int i = 0; i < rows; i++) peaks[i] = -__builtin_inff();
+  void clear(int first, int end) {
+    __builtin_memset(out + size_t(first) * stride, 0, size_t(end - first) * stride * 4);
+    __builtin_memset(totals + size_t(first) * kLanes, 0, size_t(end - first) * kLanes * 4);
+    for (int i = first; i < end; i++) peaks[i] = -__builtin_inff();
   }
+  void clear() { clear(0, rows); }
 };
 
 constexpr int kLatentColumns = 64;  // of latents as values, 16 KiB a page
@@ -225,10 +227,13 @@ class Visitor {
       }
   }
 
-  // What a span found, added to what earlier ones did. Queries that see nothing of it are left as they are.
-  void join(Softmax all, const Softmax& found, int span) const {
+  int rows() const { return size_.rows; }
+
+  // What a span found for rows [first, last), added to what earlier ones did. Queries that see nothing of it are left as
+  // they are.
+  void join(Softmax all, const Softmax& found, int span, int first, int last) const {
     const int size = span_pages(job_.page_size) * job_.page_size, begin = span * size;
-    for (int row = 0; row < size_.rows; row++) {
+    for (int row = first; row < last; row++) {
       const int q = row / size_.rep;
       if (low(q, begin) >= size || high(q, begin, size) <= 0) continue;
       const float top = found.peaks[row] > all.peaks[row] ? found.peaks[row] : all.peaks[row];
@@ -243,8 +248,8 @@ class Visitor {
   }
 
   // A head's sink is one more score, of a key without a value.
-  void finish(const Softmax& all) const {
-    for (int row = 0; row < size_.rows; row++) {
+  void finish(const Softmax& all, int first, int last) const {
+    for (int row = first; row < last; row++) {
       const int head = block_.head + row % size_.rep;
       V total = set1(sum_lanes(load(all.totals + row * kLanes))), faded = set1(1);
       if (job_.sinks) {
@@ -313,7 +318,8 @@ class Visitor {
     const int row = first * rep, rows = (last - first) * rep;
     for (int key = from; key < to; key += kKeyStrip) {
       const int end = key + kKeyStrip < to ? key + kKeyStrip : to;
-      const B *next = ahead + size_t(key) * page.pitch, *last = ahead ? ahead + size_t(end) * page.pitch : next;
+      const B *next = ahead ? ahead + size_t(key) * page.pitch : nullptr;
+      const B* last = ahead ? ahead + size_t(end) * page.pitch : nullptr;
       codes_.take_keys(page.keys, page.pitch, page.key_scales, key, end);
       codes_.score(row, rows, key, end, (const char*)next, (const char*)last, weights_, size_t(size_.stride_p));
     }
@@ -467,16 +473,17 @@ void attention_span(const AttentionJob& job, const AttentionBlock& block, int sp
   visitor.visit(span, visitor.state(state));
 }
 
-void attention_join(const AttentionJob& job, const AttentionBlock& block, Spans found, float* states, float* so_far,
-                    float* scratch) {
+void attention_join(const AttentionJob& job, const AttentionBlock& block, Spans found, float* states, float* so_far, int part,
+                    int parts, float* scratch) {
   const Visitor visitor(job, block, scratch);
   const size_t size = attention_state(job, block.queries);
   const Spans spans = spans_of(job, block);
+  const int first = visitor.rows() * part / parts, last = visitor.rows() * (part + 1) / parts;
   Softmax all = visitor.state(so_far);
-  if (found.first == spans.first) all.clear();
+  if (found.first == spans.first) all.clear(first, last);
   for (int span = found.first; span < found.end; span++)
-    visitor.join(all, visitor.state(states + size_t(span - found.first) * size), span);
-  if (found.end == spans.end) visitor.finish(all);
+    visitor.join(all, visitor.state(states + size_t(span - found.first) * size), span, first, last);
+  if (found.end == spans.end) visitor.finish(all, first, last);
 }
 
 // Spans between two beats: 0.05 to 50 ms of work, by the rows.
@@ -490,10 +497,10 @@ void attention_block(const AttentionJob& job, const AttentionBlock& block, float
   all.clear();
   for (int span = spans.first; span < spans.end; span++) {
     visitor.visit(span, found);
-    visitor.join(all, found, span);
+    visitor.join(all, found, span, 0, visitor.rows());
     if (span % kQuietSpans == 0) beat(job.word);
   }
-  visitor.finish(all);
+  visitor.finish(all, 0, visitor.rows());
 }
 
 }  // namespace

@@ -14,6 +14,7 @@ constexpr int kBlockRows = 96;      // query heads that share one visit of a pag
 constexpr int kMostQueries = 48;
 constexpr int kMostShare = 64;   // query heads that read a latent together
 constexpr int kManyTokens = 16;  // from so many on a piece of a product may be long, and tells on the way that it gets on
+constexpr int kJoinParts = 8;       // of a block's rows: there may be no other block for the other threads to join
 constexpr int kPartsPerThread = 4;  // attention is cut until no part is more than this share of a thread's work
 constexpr size_t kMostStates = size_t(32) << 20;  // bytes of what spans that are visited apart have found
 
@@ -25,8 +26,8 @@ int block_queries(const AttentionJob& job, int tokens, int threads) {
   return std::max(most / kQueryTile * kQueryTile, kQueryTile);
 }
 
-// Query heads that read a latent together: enough that a page is seldom made floats of, few enough that what they have
-// found stays near, and that there are several blocks for the threads to join. No bit depends on it.
+// Query heads that read a latent together: enough that a page is seldom made floats or codes of, few enough that what they
+// have found stays near, and that there are several blocks for the threads to join. No bit depends on it.
 int latent_share(int heads) {
   const int blocks = (heads + kMostShare - 1) / kMostShare;
   return (heads + blocks - 1) / blocks;
@@ -310,15 +311,15 @@ void Engine::attend(const AttentionJob& common, int from) {
       kernels_.attention_span(job, block.queries, part.span, mine, memory);
     });
   });
-  const int64_t cost = int64_t(shared_heads(common)) * run_ * common.value_dim;
-  spread(int64_t(apart_.size()), cost, [&](int64_t first, int64_t last, int worker) {
+  const int64_t cost = int64_t(shared_heads(common)) * run_ * common.value_dim / kJoinParts;
+  spread(int64_t(apart_.size()) * kJoinParts, cost, [&](int64_t first, int64_t last, int worker) {
     for (int64_t i = first; i < last; i++) {
-      const Block& block = blocks_[size_t(apart_[size_t(i)])];
+      const Block& block = blocks_[size_t(apart_[size_t(i / kJoinParts)])];
       const Spans found = run_of(block, from);
       if (found.first == found.end) continue;
       at_work(block, worker, [&](const AttentionJob& job, float* memory) {
         float* states = block.states + kernels_.attention_state(job, block.queries.queries);
-        kernels_.attention_join(job, block.queries, found, states, block.states, memory);
+        kernels_.attention_join(job, block.queries, found, states, block.states, int(i % kJoinParts), kJoinParts, memory);
       });
     }
   });

@@ -119,11 +119,12 @@ struct Kernels {
   size_t (*attention_scratch)(const AttentionJob&, int queries);
   void (*attention)(const AttentionJob&, const AttentionBlock&, float* scratch);
   // The same in two steps: each span for itself, to attention_state() floats; then those found, side by side, are added to
-  // what the block's earlier ones came to, its first ones to nothing. With its last ones it is done.
+  // what the block's earlier ones came to, its first ones to nothing, one part of the block's rows at a time. With its last
+  // ones it is done.
   size_t (*attention_state)(const AttentionJob&, int queries);
   void (*attention_span)(const AttentionJob&, const AttentionBlock&, int span, float* state, float* scratch);
-  void (*attention_join)(const AttentionJob&, const AttentionBlock&, Spans found, float* states, float* so_far,
-                         float* scratch);
+  void (*attention_join)(const AttentionJob&, const AttentionBlock&, Spans found, float* states, float* so_far, int part,
+                         int parts, float* scratch);
 };
 
 const Kernels& portable_kernels();

@@ -1,11 +1,12 @@
 // Attention over latents in integers, for `fast` mode: the products of pairs of int16 take half the time of floats.
 //
-// Of each key what is also its value becomes codes of 13 bits and a sign, with one scale, a power of two for float16 so that
-// numbers near the largest keep every bit; so does that part of each query, and so do the weights of each run of keys. What
-// is only key (the rotated dimensions, whose size is not the latent's) is multiplied as floats. Integer sums are exact:
-// only what is rounded to codes differs from floats, and of a query nothing depends on its company.
+// Of each key what is also its value becomes codes with one scale: of float16 13 bits and a sign, the scale a power of two so
+// that numbers near the largest keep every bit; of int8 what is stored. That part of each query has codes of up to 13 bits
+// too, and so have the weights of each run of keys. What is only key (the rotated dimensions, whose size is not the latent's)
+// is multiplied as floats. Integer sums are exact: only what is rounded to codes differs from floats, and of a query nothing
+// depends on its company.
 //
-// Include after rows.hpp.
+// Include after elementwise.hpp, rows.hpp and load_stored().
 #pragma once
 #include <type_traits>
 
@@ -41,7 +42,7 @@ void to_codes(const B* from, int n, V factor, V rounding, int16_t* to) {
   store_codes(to + i, two(rest));
 }
 
-// n numbers → the rest up to a whole vector is 0.
+// n numbers times `factor`, and zeros up to a whole vector.
 template <class B>
 void to_floats(const B* from, int n, V factor, float* to) {
   int i = 0;
@@ -64,7 +65,7 @@ float scale_of(const uint16_t* from, int n) {
   }
   const int exponent = most >> 10;
   if (exponent == 31) return __builtin_nanf("");
-  const uint32_t bits = uint32_t(127 - 27 + (exponent ? exponent : 1)) << 23;  // below 2^(exponent − 14)
+  const uint32_t bits = uint32_t(127 - 27 + (exponent ? exponent : 1)) << 23;  // they are below 2^(exponent − 14)
   float scale;
   __builtin_memcpy(&scale, &bits, 4);
   return scale;
@@ -115,7 +116,9 @@ class LatentCodes {
       nan |= any_nan(v);
     }
     const float largest = max_lanes(peak);
-    const bool none = !(largest > 1e-20f);  // … that counts: what is rotated is divided by the scale, and must stay finite
+    // A query that is smaller adds less to a score than counts; what is rotated is divided by both scales, and must stay
+    // finite.
+    const bool none = !(largest > 1e-14f);
     const float scale = nan || largest > __FLT_MAX__ ? __builtin_nanf("") : none ? 1 : largest / float(most);
     to_codes(q, rank_, none ? zero() : set1(float(most) / largest), set1(kRounding), queries_ + size_t(row) * width_);
     to_floats(q + rank_, tail_, set1(1 / scale), tails_ + size_t(row) * floats_);
@@ -177,12 +180,12 @@ class LatentCodes {
       for (int run = begin; run * kRun < to; run++) {
         const int pairs = ((to - run * kRun < kRun ? to - run * kRun : kRun) + 1) / 2;
         take_pairs(run, pairs, c);
-        const auto add = [&](auto rows, int row) {
+        const auto add = [&](auto some, int row) {
           float* y = out + size_t(row) * stride + c;
           if (run == begin)
-            add_columns<rows.value, true>(row, run, pairs, y, stride, columns);
+            add_columns<some.value, true>(row, run, pairs, y, stride, columns);
           else
-            add_columns<rows.value, false>(row, run, pairs, y, stride, columns);
+            add_columns<some.value, false>(row, run, pairs, y, stride, columns);
         };
         int row = first;
         for (; row + 6 <= last; row += 6) add(std::integral_constant<int, 6>(), row);
@@ -291,7 +294,7 @@ class LatentCodes {
   float* query_scales_;  // [rows, kKeyStrip], a row's all the same
   float* key_tails_;     // [keys, padded tail], over the key's scale
   float* scales_;        // [keys]
-  float* steps_;         // [rows, keys / kRun]
+  float* steps_;         // [rows, keys / kRun]: what 1 in the code of a run's weight is worth
   float* fadings_;       // [rows]
 };
 

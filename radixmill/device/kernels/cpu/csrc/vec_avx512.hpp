@@ -144,7 +144,7 @@ RADIXMILL_INLINE VI bits_of(V a) { return _mm512_castps_si512(a); }
 RADIXMILL_INLINE VI lower_halves(VI a, VI b) { return _mm512_mask_blend_epi16(0xAAAAAAAA, a, _mm512_slli_epi32(b, 16)); }
 RADIXMILL_INLINE VI upper_halves(VI a, VI b) { return _mm512_mask_blend_epi16(0xAAAAAAAA, _mm512_srli_epi32(a, 16), b); }
 // acc + the sum of each lane's two products.
-// GCC keeps half of the sums in memory where the intrinsic is used.
+// In assembly, since GCC keeps half of the sums in memory where the intrinsic is used.
 RADIXMILL_INLINE VI dot_pairs(VI acc, VI a, VI b) {
   asm("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(a), "vm"(b));
   return acc;

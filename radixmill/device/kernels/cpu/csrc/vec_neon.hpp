@@ -67,7 +67,9 @@ RADIXMILL_INLINE float max_lanes(V v) { return vmaxvq_f32(vmaxq_f32(v.low, v.hig
 // The halves of a and those of b added, lane by lane in turns: those of what is left are halves again.
 template <int half>
 RADIXMILL_INLINE V add_halves(V a, V b) {
-  return add(V{vzip1q_f32(a.low, b.low), vzip2q_f32(a.low, b.low)}, V{vzip1q_f32(a.high, b.high), vzip2q_f32(a.high, b.high)});
+  const V low{vzip1q_f32(a.low, b.low), vzip2q_f32(a.low, b.low)};
+  const V high{vzip1q_f32(a.high, b.high), vzip2q_f32(a.high, b.high)};
+  return add(low, high);
 }
 
 RADIXMILL_INLINE V load_half(const uint16_t* p) {
