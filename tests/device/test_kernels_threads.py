@@ -62,9 +62,8 @@ def test_threads_end_with_their_backend() -> None:
         pytest.skip("finds threads through /proc")
     before = threads()
     many = backend("cpu/portable", "fast", 5)
-    mine = (
-        threads() - before
-    )  # by their ids: those that others have joined may be there until the system puts them away
+    # By their ids: threads that others have joined may be there until the system puts them away.
+    mine = threads() - before
     assert len(mine) == 4
     del many
     until = time.monotonic() + 20
