@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from radixmill.store.catalogue import pull
 # Machines that run tests are busy: how long an example takes says nothing.
 hypothesis.settings.register_profile("radixmill", deadline=None)
 hypothesis.settings.load_profile("radixmill")
-for what in ("connect", "read", "write", "pool"):  # of requests that name no timeout: five seconds, else
-    setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, what, 60.0)
+# httpx gives up after five seconds where a test names no timeout: too soon on a busy machine. All of its functions and
+# classes have one and the same object as their default, which it has no public name for.
+for what in ("connect", "read", "write", "pool"):
+    setattr(inspect.signature(httpx.Client).parameters["timeout"].default, what, 60.0)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -72,7 +72,7 @@ def test_who_logs_does_not_wait_and_every_line_comes_in_its_order(pipe: Pipe) ->
 
     thread = threading.Thread(target=say, daemon=True)
     thread.start()
-    thread.join(60)
+    thread.join(20)  # less than the patience of an end for each line
     assert not thread.is_alive(), "it waits for a reader"
     assert pipe.read("line 49 of it\n") == "".join(f"line {number} of it\n" for number in range(50))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -40,31 +41,35 @@ def test_backends_run_side_by_side_and_callers_take_turns(ops: Ops) -> None:
 
 def test_idle_threads_sleep(ops: Ops) -> None:
     weight = ops.pack(stored("Q8_0", 512, 128))
-    ops.linear(normal(8, 128), weight)
     spent = []
     for _ in range(5):  # on a busy machine they may come late to their rest
+        ops.linear(normal(8, 128), weight)  # each time: who rests only long after the work rests too late
         time.sleep(0.01)
         before = time.process_time()
         time.sleep(0.25)
         spent.append(time.process_time() - before)
+        if spent[-1] < 0.05:
+            break
     assert min(spent) < 0.05, spent
     ops.linear(normal(8, 128), weight)  # and wake again
 
 
 def test_threads_end_with_their_backend() -> None:
-    def count() -> int:
-        with open("/proc/self/status") as status:
-            return next(int(line.split()[1]) for line in status if line.startswith("Threads"))
+    def threads() -> set[str]:
+        return set(os.listdir("/proc/self/task"))
 
     if not sys.platform.startswith("linux"):
-        pytest.skip("counts threads through /proc")
-    before = count()
+        pytest.skip("finds threads through /proc")
+    before = threads()
     many = backend("cpu/portable", "fast", 5)
-    assert count() == before + 4
+    # By their ids: threads that others have joined may be there until the system puts them away.
+    mine = threads() - before
+    assert len(mine) == 4
     del many
-    until = time.monotonic() + 20  # one that has been joined is counted until the system has put it away
-    while count() != before:
+    until = time.monotonic() + 20
+    while mine & threads():
         assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_wrong_names_are_refused() -> None:

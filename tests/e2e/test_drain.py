@@ -78,9 +78,10 @@ async def ended_by(server: Server, signals: int) -> tuple[dict[str, list[str]], 
         )
         await asyncio.gather(*(event.wait() for event in begun.values()))
         while not whole.done():  # it has no first event to wait for
-            (state,) = (await client.get(f"{server.url}/server_info")).json()["internal_states"]
-            if state["running"] == len(STREAMS) + 1:
+            states = (await client.get(f"{server.url}/server_info")).json()["internal_states"]
+            if states and states[0]["running"] == len(STREAMS) + 1:  # none from an engine that is late
                 break
+            await asyncio.sleep(0.01)
         for nth in range(signals):
             server.process.send_signal(signal.SIGTERM)
             while not nth and "finishing live requests" not in server.log.read_text():

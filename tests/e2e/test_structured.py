@@ -179,7 +179,8 @@ BOMBS["five megabytes"] = {
 
 
 def test_bombs_are_refused_while_streams_go_on(smollm2_server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each within two seconds (the machine's noise aside), by name; the streams beside them keep their bytes."""
+    """By name, each by the trial's own limits and not because its builder died or hung (which takes ten seconds); the
+    streams beside them keep their bytes. What a bomb takes of the processor is judged in engine/test_grammar_builder."""
     calm, _ = _streams_meanwhile(smollm2_server, lambda: None)
     answers: dict[str, tuple[float, httpx.Response]] = {}
 
@@ -199,10 +200,11 @@ def test_bombs_are_refused_while_streams_go_on(smollm2_server: Server, capsys: p
     for name, (_, answer) in answers.items():
         assert answer.status_code in (400, 413), (name, answer.text[:300])
         assert answer.status_code == 413 or answer.json()["error"]["param"], name
+        assert "its process" not in answer.text, (name, answer.text[:300])
     for one, two in zip(calm, stormy, strict=True):
         assert same(one, two)
     took = [seconds for seconds, _ in answers.values()]
-    assert statistics.median(took) < 4.0 and max(took) < 20.0
+    assert statistics.median(took) < 4.0 and max(took) < 10.0
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,7 @@ EITHER: dict[str, tuple[str, Any]] = {
 
 @pytest.mark.parametrize("case", [*REFUSED, *EITHER])
 def test_a_bomb_is_answered_within_two_seconds_and_leaves_no_trace(warm: Bench, case: str) -> None:
+    """Of processor time: what others take is no matter."""
     kind, text = (REFUSED | EITHER)[case]
     whole = text if isinstance(text, str) else json.dumps(text)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -273,6 +274,21 @@ def test_a_grammar_that_takes_too_much_memory(bench: Bench) -> None:
 # --- deaths
 
 
+# A job that sleeps far longer than anyone waits here: neither its trial nor the builder ends by itself before that.
+ASLEEP = ("regex", "asleep")
+SLEEPER = SLEEPY.replace("SECONDS", "600 if constraint.text == 'asleep' else 0") + BUILDER.replace(
+    "type=Vocabulary))", "type=Vocabulary), builder.Bounds(patience=600.0))"
+)
+
+
+@pytest.fixture
+def sleeper() -> Iterator[Bench]:
+    bench = Bench(code=SLEEPER, silence=Silence(starting=60.0, owing=600.0))
+    assert isinstance(bench.wait("regex", "a"), Built)
+    yield bench
+    bench.close()
+
+
 def kill(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait(60)
@@ -286,27 +302,25 @@ def test_a_builder_that_dies_is_replaced(bench: Bench) -> None:
     assert isinstance(bench.begin("regex", "a"), Built), "what was built stays"
 
 
-def test_a_job_goes_to_another_builder_and_is_refused_when_that_dies_too(bench: Bench) -> None:
-    assert isinstance(bench.wait("regex", "a"), Built)
-    assert bench.begin(*SLOW) is None
-    children = wait_for_children(bench.processes[0].pid)
-    kill(bench.processes[0])
+def test_a_job_goes_to_another_builder_and_is_refused_when_that_dies_too(sleeper: Bench) -> None:
+    assert sleeper.begin(*ASLEEP) is None
+    children = wait_for_children(sleeper.processes[0].pid)
+    kill(sleeper.processes[0])
     assert all(gone(pid) for pid in children), "a trial outlives its builder"
     until = time.monotonic() + 60
-    while len(bench.processes) < 2 and time.monotonic() < until:
+    while len(sleeper.processes) < 2 and time.monotonic() < until:
         time.sleep(0.01)
-    wait_for_children(bench.processes[1].pid)
-    kill(bench.processes[1])
-    assert bench.wait(*SLOW) == Refused("the grammar cannot be tried: its process died over it")
-    assert isinstance(bench.wait("regex", "c"), Built)
+    wait_for_children(sleeper.processes[1].pid)
+    kill(sleeper.processes[1])
+    assert sleeper.wait(*ASLEEP) == Refused("the grammar cannot be tried: its process died over it")
+    assert isinstance(sleeper.wait("regex", "c"), Built)
 
 
-def test_the_builder_ends_with_the_line(bench: Bench) -> None:
-    assert isinstance(bench.wait("regex", "a"), Built)
-    assert bench.begin(*SLOW) is None
-    children = wait_for_children(bench.processes[0].pid)
-    bench.grammars._smith._line.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
-    assert bench.processes[0].wait(60) is not None
+def test_the_builder_ends_with_the_line(sleeper: Bench) -> None:
+    assert sleeper.begin(*ASLEEP) is None
+    children = wait_for_children(sleeper.processes[0].pid)
+    sleeper.grammars._smith._line.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
+    assert sleeper.processes[0].wait(60) is not None
     assert all(gone(pid) for pid in children)
 
 
@@ -378,7 +392,7 @@ def test_a_grammar_over_which_two_builders_hang_is_refused(impatient: Bench) -> 
 
 
 def test_a_start_has_longer_but_not_for_ever() -> None:
-    bench = Bench(code=SLEEPY_START + BUILDER, silence=Silence(starting=60.0, owing=1.9))
+    bench = Bench(code=SLEEPY_START + BUILDER, silence=Silence(starting=60.0, owing=1.9))  # it sleeps longer, twice
     assert isinstance(bench.wait("regex", "a"), Built) and len(bench.processes) == 1
     bench.close()
     bench = Bench(code=HANGS.replace("WHERE", AT_ONCE) + BUILDER, silence=Silence(starting=0.3, owing=20.0))
@@ -391,10 +405,10 @@ import time
 from radixmill.engine.grammar import builder, vocabulary
 
 def sleepy(self, really=vocabulary.Vocabulary.tokenizer):
-    time.sleep(1.0)
+    time.sleep(2.5)
     return really(self)
 
-time.sleep(1.0)
+time.sleep(2.5)
 vocabulary.Vocabulary.tokenizer = sleepy
 """
 

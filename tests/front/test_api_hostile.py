@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -249,21 +249,14 @@ def test_others_are_answered_beside_a_large_bad_body(items):
 
     def longest(live: Live) -> float:
         """Of the others' waits, while the body is read."""
-        waits, done = [0.0], threading.Event()
-
-        def send() -> None:
-            try:
-                httpx.post(live.url + TEXT, content=raw, headers=JSON)
-            finally:
-                done.set()
-
-        sender = threading.Thread(target=send)
-        sender.start()
-        while not done.is_set():
-            began = time.monotonic()
-            assert httpx.get(live.url + "/live", trust_env=False, timeout=60).status_code == 200
-            waits.append(time.monotonic() - began)
-        sender.join()
+        waits = list[float]()
+        with ThreadPoolExecutor(1) as pool:
+            sent = pool.submit(httpx.post, live.url + TEXT, content=raw, headers=JSON, trust_env=False, timeout=60)
+            while not sent.done():
+                began = time.monotonic()
+                assert httpx.get(live.url + "/live", trust_env=False, timeout=60).status_code == 200
+                waits.append(time.monotonic() - began)
+        error(sent.result(), 400)
         return max(waits)
 
     with serving(app, judge=False) as live:

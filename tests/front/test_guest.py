@@ -302,7 +302,7 @@ def test_what_a_template_does_that_has_escaped_is_a_400(patch: str, words: str) 
 
 def test_who_gets_no_time_is_told_to_try_again() -> None:
     """It may be others that take it all."""
-    with closing(World(*hosting("time.sleep(60)"), bounds=HASTY)) as slow:
+    with closing(World(*hosting("time.sleep(600)"), bounds=HASTY)) as slow:
         response = post(slow.app, CHAT, {**ASKS, "chat_template": "escape"})
         assert "busy" in error(response, 503)["message"] and float(response.headers["retry-after"]) > 0
         until(lambda: not slow.children)

@@ -39,11 +39,12 @@ async def interrupted(path: str, body: dict[str, Any], *, after: int = 3) -> tup
     assert front.session
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", trust_env=False) as http:
         asking = asyncio.create_task(http.post(path, json=body))
-        while not client.live:
-            await asyncio.sleep(0)
-        whole = left()
-        while whole - left() < after:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(60):
+            while not client.live:
+                await asyncio.sleep(0)
+            whole = left()
+            while whole - left() < after:
+                await asyncio.sleep(0)
         front.session.interrupt(ENDING)
         answer = await asyncio.wait_for(asking, 10)
     return answer, front, client

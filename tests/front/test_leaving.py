@@ -96,7 +96,7 @@ class SlowText(ByteText):
 
     def encode(self, text: str, **more: Any) -> list[int]:
         self.begun.set()
-        self.go.wait(20)
+        self.go.wait(600)
         return super().encode("short", **more)
 
     def encode_chat(self, chat: Any) -> list[int]:
@@ -110,11 +110,13 @@ def test_while_its_prompt_is_tokenised(path, stream):
     app, front = make_front()
     install(front, client, text)
     with serving(app) as live:
-        with connected(live, path, {**bodies("x" * (THREAD_CHARS + 1))[path], "stream": stream}):
-            until(text.begun.is_set)
-            assert front.session.live == 1
-        until(lambda: idle(client, front) and not live.connections)
-        text.go.set()
+        try:
+            with connected(live, path, {**bodies("x" * (THREAD_CHARS + 1))[path], "stream": stream}):
+                until(text.begun.is_set)
+                assert front.session.live == 1
+            until(lambda: idle(client, front) and not live.connections)
+        finally:
+            text.go.set()
     assert not client.requests, "nothing reached the engine"
 
 
@@ -124,7 +126,7 @@ class SlowGrammars(EchoClient):
     async def control(self, verb: str, **args: Any) -> dict[str, Any]:
         self.controls.append(verb)
         try:
-            await asyncio.sleep(60)
+            await asyncio.sleep(600)
         finally:
             self.controls.remove(verb)
         return {}

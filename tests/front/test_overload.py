@@ -358,8 +358,9 @@ class Looking(EchoClient):
 
     async def looks(self) -> None:
         """Until it does."""
-        while not self.controls:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(60):
+            while not self.controls:
+                await asyncio.sleep(0)
 
 
 SLOW = Constraint(kind="regex", text="a")

@@ -242,14 +242,18 @@ def test_only_background_responses_are_cancelled():
 
 
 def test_a_deleted_background_response_stops_and_stays_deleted():
-    client = EchoClient(says("x" * 400), **SLOW)
+    client = EchoClient(says("x" * 400), pause=1.0)
 
     async def go(http):
         id = (await http.post(PATH, json={**HI, "background": True})).json()["id"]
+        async with asyncio.timeout(60):
+            while not client.live:
+                await asyncio.sleep(0.005)
         assert (await http.delete(f"{PATH}/{id}")).json()["deleted"]
         async with asyncio.timeout(60):
             while client.live:
                 await asyncio.sleep(0.005)
+        assert client.cancelled == [0]
         await asyncio.sleep(0.05)
         assert (await http.get(f"{PATH}/{id}")).status_code == 404
 
