@@ -22,14 +22,14 @@ from tests.e2e.test_supervisor import gone, wait_until
 
 LONG = {"prompt": "a long way", "max_tokens": 3900, "ignore_eos": True, "seed": 1}
 MESSAGES = [{"role": "user", "content": "a long way"}]
+ENDLESS = {"ignore_eos": True}  # to their last token: each has to run when the others do
 STREAMS: dict[str, dict[str, Any]] = {
-    "/v1/completions": {"prompt": "a long way", "max_tokens": 3900},
-    "/v1/chat/completions": {"messages": MESSAGES, "max_tokens": 3900},
-    "/v1/messages": {"messages": MESSAGES, "max_tokens": 3900},
-    "/v1/responses": {"input": "a long way", "max_output_tokens": 3900},
-    "/generate": {"text": "a long way", "sampling_params": {"max_new_tokens": 3900, "ignore_eos": True}},
+    "/v1/completions": {"prompt": "a long way", "max_tokens": 3900, **ENDLESS},
+    "/v1/chat/completions": {"messages": MESSAGES, "max_tokens": 3900, **ENDLESS},
+    "/v1/messages": {"messages": MESSAGES, "max_tokens": 3900, **ENDLESS},
+    "/v1/responses": {"input": "a long way", "max_output_tokens": 3900, **ENDLESS},
+    "/generate": {"text": "a long way", "sampling_params": {"max_new_tokens": 3900, **ENDLESS}},
 }
-FOREVER = {"logit_bias": {"257": -100}}  # no end token
 DUMMY = ("--load-format", "dummy", "--max-total-tokens", "65536")
 
 
@@ -73,9 +73,7 @@ async def ended_by(server: Server, signals: int) -> tuple[dict[str, list[str]], 
     async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
         begun = {route: asyncio.Event() for route in STREAMS}
         live = {route: asyncio.create_task(raw_stream(client, server, route, event)) for route, event in begun.items()}
-        whole = asyncio.create_task(
-            client.post(f"{server.url}/v1/completions", json={"model": "default", **LONG, **FOREVER})
-        )
+        whole = asyncio.create_task(client.post(f"{server.url}/v1/completions", json={"model": "default", **LONG}))
         await asyncio.gather(*(event.wait() for event in begun.values()))
         while not whole.done():  # it has no first event to wait for
             states = (await client.get(f"{server.url}/server_info")).json()["internal_states"]
