@@ -32,6 +32,10 @@ async def two_fronts(house: House) -> None:
         load = {front: sum(owner == front for owner in owners.values()) for front in fronts}
         house.figures.notes.append(f"connections by front: {sorted(load.values())}")
         victim = max(fronts, key=lambda front: load[front])
+        # It takes no more connections while it is looked at: one that it has taken since may break as well.
+        os.kill(victim, signal.SIGSTOP)
+        await house.until(lambda victim=victim: stopped(victim))
+        owners = owners_of(house)
         open_then = list(house.live)
         os.kill(victim, signal.SIGKILL)
         house.figures.faults["kill -9 of a front"] += 1
@@ -42,6 +46,10 @@ async def two_fronts(house: House) -> None:
         await house.seen_idle(60.0)
     if house.engine() != engine:
         house.figures.wrong.append("a front's death took the engine with it")
+
+
+def stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def under_way(house: House) -> int:
