@@ -79,7 +79,8 @@ class ComputeOptions:
 
     compute: str = option(
         "fast",
-        "fast: int8 activations on quantised weights, f16 KV, latents as integers of 11 to 13 bits; exact: f32 activations and KV over the same weights",
+        "fast: int8 activations on quantised weights, f16 KV, latents as integers of 11 to 13 bits; exact: f32 activations "
+        "and KV over the same weights",
         choices=("fast", "exact"),
     )
     quantization: str = option(

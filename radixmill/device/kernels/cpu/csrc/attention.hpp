@@ -311,6 +311,7 @@ class Visitor {
   }
 
 #ifdef RADIXMILL_LATENT_CODES
+  // The same in integers; `ahead` is the row's next page, or null.
   template <class B, bool coded>
   void visit_codes(const PageView<B, coded>& page, const B* ahead, int first, int last, Softmax& s) {
     const int rep = size_.rep, begin = page.begin, size = job_.page_size;
@@ -318,10 +319,10 @@ class Visitor {
     const int row = first * rep, rows = (last - first) * rep;
     for (int key = from; key < to; key += kKeyStrip) {
       const int end = key + kKeyStrip < to ? key + kKeyStrip : to;
-      const B *next = ahead ? ahead + size_t(key) * page.pitch : nullptr;
-      const B* last = ahead ? ahead + size_t(end) * page.pitch : nullptr;
+      const char* next = ahead ? (const char*)(ahead + size_t(key) * page.pitch) : nullptr;
+      const size_t bytes = ahead ? size_t(end - key) * page.pitch * sizeof(B) : 0;
       codes_.take_keys(page.keys, page.pitch, page.key_scales, key, end);
-      codes_.score(row, rows, key, end, (const char*)next, (const char*)last, weights_, size_t(size_.stride_p));
+      codes_.score(row, rows, key, end, next, bytes, weights_, size_t(size_.stride_p));
     }
     // The scales are in the scores already; a value's goes into its weight.
     const PageView<float, true> seen{nullptr, nullptr, 0, nullptr, codes_.scales(), begin};

@@ -138,9 +138,10 @@ class LatentCodes {
   }
 
   // Rows [first, first + rows) against keys [key, key + kKeyStrip), of which those before `end` are taken: out[row][key].
-  // The bytes [next, last), which will be needed next, are asked for on the way.
-  void score(int first, int rows, int key, int end, const char* next, const char* last, float* out, size_t ldo) const {
-    const int lines = int(last - next) / 64 * kQueryStrip / rows + 1;
+  // The `bytes` at `next`, which will be needed next, are asked for on the way.
+  void score(int first, int rows, int key, int end, const char* next, size_t bytes, float* out, size_t ldo) const {
+    const int lines = int(bytes) / 64 * kQueryStrip / rows + 1;
+    const char* last = next + bytes;
     float scales[kLanes];  // of a strip's scores
     for (int i = 0; i < kLanes; i++) scales[i] = scales_[key + i % kKeyStrip < end ? key + i % kKeyStrip : end - 1];
     for (int row = 0; row < rows; row += kQueryStrip) {
